@@ -1,0 +1,1 @@
+"""The `hybridlm` command line: one module per area, one function per command."""

@@ -1,0 +1,152 @@
+"""Finds the command that was asked for, parses its options, and turns mistakes into one line.
+
+A command is a function: its signature and docstring are its command line, parsed by tyro. Where settings
+come in layers (a preset, the environment) it is a dataclass instead, with a class method
+`with_defaults(arguments)` that makes the instance under the command line, and a method `run`. Its module
+is imported only when the command is called, so that `hybridlm oracle …` never waits for torch.
+
+Exit codes: 0 done, 1 failed (the input's or the system's fault, one line on stderr), 2 wrong usage,
+130 interrupted. Anything else is a bug of ours and shows its traceback.
+"""
+
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+# Each name is at most two words. The order is the order of `hybridlm --help`.
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "run": ("hybridlm.cli.run", "run", "the whole pipeline on your text, or on text that is already here"),
+    "data tokenizer": ("hybridlm.cli.data", "tokenizer", "train a SentencePiece BPE tokenizer"),
+    "data shard": ("hybridlm.cli.data", "shard", "text to token shards"),
+    "data inspect": ("hybridlm.cli.data", "inspect", "what a shard holds"),
+    "oracle build": ("hybridlm.cli.oracle", "build", "shards to a frozen n-gram oracle"),
+    "oracle inspect": ("hybridlm.cli.oracle", "inspect", "what an oracle holds"),
+    "oracle eval": ("hybridlm.cli.oracle", "evaluate", "bits per byte of an oracle alone"),
+    "train": ("hybridlm.cli.train", "train", "train a GPT (also under torchrun)"),
+    "artifact pack": ("hybridlm.cli.artifact", "pack", "bundle a trained model and an oracle into one file"),
+    "artifact inspect": ("hybridlm.cli.artifact", "inspect", "what an artifact holds, against its budget"),
+    "eval": ("hybridlm.cli.evaluate", "evaluate", "score an artifact: bits per byte (also under torchrun)"),
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    name: str
+    module: str
+    function: str
+    arguments: list[str]
+
+    def load(self) -> Any:
+        return getattr(importlib.import_module(self.module), self.function)
+
+
+def find(argv: Sequence[str]) -> Command | None:
+    """The longest command name that ``argv`` starts with, and what follows it."""
+    for words in (2, 1):
+        name = " ".join(argv[:words])
+        if len(argv) >= words and name in COMMANDS:
+            module, function, _ = COMMANDS[name]
+            return Command(name, module, function, list(argv[words:]))
+    return None
+
+
+def overview(group: str = "") -> str:
+    """The help text that lists all commands, or those of one group such as ``oracle``."""
+    names = [name for name in COMMANDS if not group or name.split()[0] == group]
+    width = max(len(name) for name in names)
+    lines = [f"usage: hybridlm {group + ' ' if group else ''}COMMAND ...", ""]
+    lines += [f"  {name:{width}}  {COMMANDS[name][2]}" for name in names]
+    lines += ["", "`hybridlm COMMAND --help` shows a command's options; `hybridlm --version` the version."]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    _log_to_stderr()
+    command = find(argv)
+    if command is None:
+        return _without_command(argv)
+    try:
+        return _call(command)
+    except BrokenPipeError:
+        # The reader had enough (`hybridlm … | head`): a quiet success. Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt as interrupt:
+        _complain(str(interrupt) or "interrupted")
+        return 130
+    except OSError as error:
+        _complain(_describe_os_error(error))
+        return 1
+    except ValueError as error:
+        # Imported late: the usage answers above work even where the extension can't be loaded.
+        from hybridlm.errors import InputError
+
+        if not isinstance(error, InputError):
+            raise
+        _complain(str(error))
+        return 1
+
+
+def _call(command: Command) -> int:
+    import tyro
+
+    target = command.load()
+    layers = {"default": target.with_defaults(command.arguments)} if isinstance(target, type) else {}
+    try:
+        parsed = tyro.cli(
+            target,
+            prog=f"hybridlm {command.name}",
+            args=command.arguments,
+            config=(tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff),
+            **layers,
+        )
+        if layers:
+            parsed.run()
+    except SystemExit as stop:  # tyro's answer to --help (0) and to wrong usage (2)
+        return stop.code if isinstance(stop.code, int) else 1
+    sys.stdout.flush()
+    return 0
+
+
+def _without_command(argv: Sequence[str]) -> int:
+    groups = {name.split()[0] for name in COMMANDS if " " in name}
+    group = argv[0] if argv and argv[0] in groups else ""
+    rest = argv[1:] if group else argv
+    if rest and rest[0] in ("-h", "--help"):
+        print(overview(group))
+        return 0
+    if rest and rest[0] in ("-V", "--version") and not group:
+        from hybridlm import __version__
+
+        print(f"hybridlm {__version__}")
+        return 0
+    if rest:
+        print(f"hybridlm: there is no command {' '.join(argv[:2])!r}\n", file=sys.stderr)
+    print(overview(group), file=sys.stderr)
+    return 2
+
+
+def _complain(message: str) -> None:
+    print(f"hybridlm: error: {' '.join(message.split())}", file=sys.stderr)
+
+
+def _describe_os_error(error: OSError) -> str:
+    if error.strerror is None:
+        return str(error)
+    reason = error.strerror[0].lower() + error.strerror[1:]
+    return f"{error.filename}: {reason}" if error.filename is not None else reason
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("hybridlm")
+    logger.handlers[:] = [handler]
+    # Under torchrun only rank 0 tells what all ranks are doing.
+    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
+    logger.propagate = False

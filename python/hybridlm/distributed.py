@@ -1,0 +1,121 @@
+"""The process group that torchrun describes, or a group of one.
+
+Every decision that depends on a clock or on chance is taken on rank 0 and broadcast, so that all ranks
+take the same number of steps and no collective is left waiting.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as torch_distributed
+
+from hybridlm.errors import InputError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Distributed:
+    """This process's place among the ranks. Collectives are no-ops in a group of one."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        if self.world_size > 1:
+            torch_distributed.barrier()
+
+    def broadcast_object(self, value: T) -> T:
+        """Rank 0's ``value``, on every rank. Picklable values of this program's own making only."""
+        if self.world_size == 1:
+            return value
+        box = [value]
+        torch_distributed.broadcast_object_list(box, src=0, device=self._object_device())
+        return box[0]
+
+    def all_gather_object(self, value: T) -> list[T]:
+        """Every rank's ``value``, by rank."""
+        if self.world_size == 1:
+            return [value]
+        gathered: list[Any] = [None] * self.world_size
+        torch_distributed.all_gather_object(gathered, value)
+        return gathered
+
+    def all_reduce_sum_(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sums ``tensor`` over the ranks, in place."""
+        if self.world_size > 1:
+            torch_distributed.all_reduce(tensor)
+        return tensor
+
+    def all_gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        """Every rank's ``tensor`` (one shape and dtype on all), by rank."""
+        if self.world_size == 1:
+            return [tensor]
+        gathered = [torch.empty_like(tensor) for _ in range(self.world_size)]
+        torch_distributed.all_gather(gathered, tensor.contiguous())
+        return gathered
+
+    def broadcast_(self, tensor: torch.Tensor, source: int = 0) -> torch.Tensor:
+        """Overwrites ``tensor`` with that of rank ``source``."""
+        if self.world_size > 1:
+            torch_distributed.broadcast(tensor, src=source)
+        return tensor
+
+    def on_main(self, function: Callable[[], T]) -> T:
+        """Runs ``function`` on rank 0 alone and hands its result, or its exception, to every rank."""
+        outcome: tuple[T | None, Exception | None] = (None, None)
+        if self.is_main:
+            try:
+                outcome = (function(), None)
+            except Exception as error:
+                outcome = (None, error)
+        result, raised = self.broadcast_object(outcome)
+        if raised is not None:
+            raise raised
+        return result  # type: ignore[return-value]
+
+    def close(self) -> None:
+        if self.world_size > 1 and torch_distributed.is_initialized():
+            torch_distributed.destroy_process_group()
+
+    def _object_device(self) -> torch.device | None:
+        return self.device if self.device.type == "cuda" else None
+
+
+def pick_device(name: str | None, local_rank: int = 0) -> torch.device:
+    """``name``, or CUDA where there is one, else the CPU. Raises InputError for a device that isn't there."""
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"{name!r} is not a device; try cpu or cuda") from None
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise InputError("no CUDA device is available here; try --device cpu")
+        device = torch.device("cuda", local_rank if device.index is None else device.index)
+        torch.cuda.set_device(device)
+    return device
+
+
+def initialise(device: str | None = None) -> Distributed:
+    """Joins the group that torchrun's environment names (gloo on CPU, NCCL on CUDA), or stays alone."""
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    rank = int(os.environ.get("RANK", "0"))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    picked = pick_device(device, local_rank)
+    if world_size > 1 and not torch_distributed.is_initialized():
+        on_cuda = picked.type == "cuda"
+        torch_distributed.init_process_group(
+            "nccl" if on_cuda else "gloo", device_id=picked if on_cuda else None
+        )
+    return Distributed(rank, world_size, local_rank, picked)

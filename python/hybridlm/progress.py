@@ -1,0 +1,59 @@
+"""Progress with rate and ETA on a terminal; nothing in a pipe."""
+
+import sys
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from rich.text import Text
+
+_SCALES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def quantity(value: float) -> str:
+    """12_345_678 as "12.3M"."""
+    for scale, letter in _SCALES:
+        if value >= scale:
+            return f"{value / scale:.1f}{letter}"
+    return f"{value:.0f}"
+
+
+class _RateColumn(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        done = f"{quantity(task.completed)}/{quantity(task.total or 0)} {self.unit}"
+        return Text(f"{done}, {quantity(task.speed)}/s" if task.speed else done)
+
+
+class Progress:
+    """A progress line for one piece of work of ``total`` units; use as a context manager."""
+
+    def __init__(self, label: str, total: int, unit: str) -> None:
+        console = Console(stderr=True)
+        self._bar = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            _RateColumn(unit),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not sys.stderr.isatty(),
+        )
+        self._task = self._bar.add_task(label, total=total)
+
+    def update(self, done: int) -> None:
+        """``done`` units in all so far, not since the last call."""
+        self._bar.update(self._task, completed=done)
+
+    def __enter__(self) -> "Progress":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
