@@ -96,7 +96,7 @@ def _call(command: Command) -> int:
     import tyro
 
     target = command.load()
-    layers = {"default": target.with_defaults(command.arguments)} if isinstance(target, type) else {}
+    layers = {"default": target.with_defaults(command.arguments)} if hasattr(target, "with_defaults") else {}
     try:
         parsed = tyro.cli(
             target,
