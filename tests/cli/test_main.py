@@ -83,6 +83,9 @@ def test_closed_pipe_is_a_quiet_success() -> None:
 
 @pytest.mark.parametrize("name", ["oracle build", "train", "eval", "run"])
 def test_help_does_not_wait_for_torch(name: str) -> None:
-    code = f"import sys; from hybridlm.cli.main import main; main({[*name.split(), '--help']!r}); print('torch' in sys.modules)"
+    code = (
+        "import sys; from hybridlm.cli.main import main; "
+        f"main({[*name.split(), '--help']!r}); print('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "False", done.stderr

@@ -1,4 +1,3 @@
-import os
 import stat
 from pathlib import Path
 
@@ -14,7 +13,7 @@ def test_content_appears_only_when_the_block_ends(tmp_path: Path) -> None:
         file.flush()
         assert not target.exists()
     assert target.read_bytes() == b"half"
-    assert os.listdir(tmp_path) == ["result.bin"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["result.bin"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
@@ -25,7 +24,7 @@ def test_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: typ
         file.write(b"new")
         raise error
     assert target.read_text() == "old"
-    assert os.listdir(tmp_path) == ["result.txt"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["result.txt"]
 
 
 def test_mode_is_that_of_an_ordinary_file(tmp_path: Path) -> None:
