@@ -1,0 +1,109 @@
+//! Contexts to table rows: FNV-1a over the context's tokens, one 32-bit word each, oldest first.
+//!
+//! The mapping is part of the oracle's file format. Order 1 has one row; order 2 is exact, the row
+//! being the previous token; from order 3 on the row is the hash of the n − 1 tokens before the
+//! position, modulo the rows. With words below 256 the hash is FNV-1a over octets, so the published
+//! test vectors apply.
+
+pub const OFFSET_BASIS: u32 = 2_166_136_261;
+pub const PRIME: u32 = 16_777_619;
+
+/// The longest context is `MAX_ORDER - 1` tokens.
+pub const MAX_ORDER: usize = 8;
+
+/// FNV-1a (Fowler, Noll and Vo) over 32-bit words.
+pub fn fnv1a(words: &[u16]) -> u32 {
+    words.iter().fold(OFFSET_BASIS, |hash, &word| (hash ^ u32::from(word)).wrapping_mul(PRIME))
+}
+
+/// Writes the row of the context before each of `tokens[order - 1..]`.
+///
+/// `tokens` is a stretch of the stream that begins with the first position's context, so
+/// `out.len() == tokens.len() - (order - 1)`. `rows` is at least 1 and `order` 1 to [`MAX_ORDER`].
+pub fn context_rows(tokens: &[u16], order: usize, rows: u32, out: &mut [u32]) {
+    debug_assert_eq!(out.len() + order - 1, tokens.len());
+    match order {
+        1 => out.fill(0),
+        2 => widen(&tokens[..out.len()], out),
+        _ => hashed_rows(tokens, order, rows, out),
+    }
+}
+
+fn widen(tokens: &[u16], out: &mut [u32]) {
+    for (row, &token) in out.iter_mut().zip(tokens) {
+        *row = u32::from(token);
+    }
+}
+
+/// Positions hashed at a time; what is in flight stays in the first-level cache.
+const LANES: usize = 1024;
+
+fn hashed_rows(tokens: &[u16], order: usize, rows: u32, out: &mut [u32]) {
+    let context = order - 1;
+    for (index, block) in out.chunks_mut(LANES).enumerate() {
+        let stretch = &tokens[index * LANES..][..block.len() + context];
+        if rows.is_power_of_two() && rows <= 1 << 16 {
+            // Bits of a product depend on no higher bits of its factors, so the low 16 bits of the hash
+            // come out right in 16-bit lanes, of which a vector register holds twice as many.
+            let mut hash = [OFFSET_BASIS as u16; LANES];
+            let hash = &mut hash[..block.len()];
+            for age in 0..context {
+                for (h, &token) in hash.iter_mut().zip(&stretch[age..]) {
+                    *h = (*h ^ token).wrapping_mul(PRIME as u16);
+                }
+            }
+            let mask = (rows - 1) as u16;
+            for (row, &h) in block.iter_mut().zip(hash.iter()) {
+                *row = u32::from(h & mask);
+            }
+        } else {
+            block.fill(OFFSET_BASIS);
+            for age in 0..context {
+                for (h, &token) in block.iter_mut().zip(&stretch[age..]) {
+                    *h = (*h ^ u32::from(token)).wrapping_mul(PRIME);
+                }
+            }
+            if rows.is_power_of_two() {
+                block.iter_mut().for_each(|row| *row &= rows - 1);
+            } else {
+                block.iter_mut().for_each(|row| *row %= rows);
+            }
+        }
+    }
+}
+
+/// The row of the context that ends just before position `position` of the stream `tokens`, positions
+/// before the stream's start counting as token 0.
+pub fn context_row_at(tokens: &[u16], position: usize, order: usize, rows: u32) -> u32 {
+    let context = order - 1;
+    let known = &tokens[position.saturating_sub(context)..position];
+    match order {
+        1 => 0,
+        2 => known.first().map_or(0, |&token| u32::from(token)),
+        _ => {
+            let mut words = [0u16; MAX_ORDER - 1];
+            words[context - known.len()..context].copy_from_slice(known);
+            fnv1a(&words[..context]) % rows
+        }
+    }
+}
+
+/// Writes the row of the context before each position of `range`, as [`context_row_at`] does.
+pub fn context_rows_in(
+    tokens: &[u16],
+    range: std::ops::Range<usize>,
+    order: usize,
+    rows: u32,
+    out: &mut [u32],
+) {
+    let context = order - 1;
+    // Only the first positions reach back beyond the stream's start.
+    let head = context.clamp(range.start, range.end) - range.start;
+    for (offset, row) in out[..head].iter_mut().enumerate() {
+        *row = context_row_at(tokens, range.start + offset, order, rows);
+    }
+    let first = range.start + head;
+    if first < range.end {
+        context_rows(&tokens[first - context..range.end], order, rows, &mut out[head..]);
+    }
+}

@@ -1,0 +1,83 @@
+//! Work over scoped threads, with a way to watch it and to stop it.
+//!
+//! Threads live only as long as a call: nothing of the crate outlives it, so a process that forks
+//! (as a data loader does) never inherits a pool whose threads are gone.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::Mutex;
+
+use crate::{Error, Result};
+
+/// What a long computation shares with whoever waits for it: how much is done, and whether to stop.
+#[derive(Debug, Default)]
+pub struct Control {
+    done: AtomicU64,
+    cancelled: AtomicBool,
+}
+
+impl Control {
+    /// Adds finished work; [`Error::Interrupted`] once the caller has asked to stop.
+    pub fn advance(&self, amount: u64) -> Result<()> {
+        self.done.fetch_add(amount, Ordering::Relaxed);
+        self.check()
+    }
+
+    pub fn check(&self) -> Result<()> {
+        if self.cancelled.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted);
+        }
+        Ok(())
+    }
+
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    pub fn done(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
+    }
+}
+
+/// Runs `job(0), …, job(jobs - 1)` on up to `threads` threads, each taking the next undone one.
+///
+/// After an error no further job starts; of several errors the one of the lowest job is returned, so
+/// the message doesn't depend on timing more than it must.
+pub fn run(threads: usize, jobs: usize, job: impl Fn(usize) -> Result<()> + Sync) -> Result<()> {
+    if threads <= 1 || jobs <= 1 {
+        return (0..jobs).try_for_each(job);
+    }
+    let next = AtomicUsize::new(0);
+    let failed = Mutex::new(None::<(usize, Error)>);
+    let work = || loop {
+        let index = next.fetch_add(1, Ordering::Relaxed);
+        if index >= jobs {
+            return;
+        }
+        if let Err(error) = job(index) {
+            next.store(jobs, Ordering::Relaxed);
+            let mut slot = failed.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            if slot.as_ref().is_none_or(|(earlier, _)| index < *earlier) {
+                *slot = Some((index, error));
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads.min(jobs) {
+            scope.spawn(work);
+        }
+        work();
+    });
+    match failed.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+        Some((_, error)) => Err(error),
+        None => Ok(()),
+    }
+}
+
+/// Hands each element of `pieces` to `job`, on up to `threads` threads.
+pub fn for_each<T: Send>(threads: usize, pieces: Vec<T>, job: impl Fn(T) -> Result<()> + Sync) -> Result<()> {
+    let slots: Vec<Mutex<Option<T>>> = pieces.into_iter().map(|piece| Mutex::new(Some(piece))).collect();
+    run(threads, slots.len(), |index| {
+        let piece = slots[index].lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        piece.map_or(Ok(()), &job)
+    })
+}
