@@ -1,0 +1,294 @@
+"""The decoder-only GPT: every feature of it can be switched off in its :class:`ModelConfig`.
+
+Shapes: B sequences, T positions, D = ``width``, H query heads, G key/value heads, C = D / H channels a
+head, V = ``vocab_size``. Weights are float32; under autocast the matrix products run in its dtype.
+
+Attention is causal and looks at the whole window, across document boundaries: a window that starts in the
+middle of a document can't see where it began anyway, and what a finished document says about words and
+style helps with the next one. Only the smear gate, which blends neighbouring embeddings unconditionally,
+stops at the token that starts a document.
+"""
+
+import math
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hybridlm.errors import InputError
+from hybridlm.model.config import ModelConfig
+from hybridlm.quantize import fake_quantize_int6, is_quantized
+
+
+class Linear(nn.Linear):
+    """y = x Wᵀ with W [out, in]; while ``fake_quantize`` is set, W is seen as the artifact would hold it."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+        self.fake_quantize = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, seen_weight(self))
+
+
+class Embedding(nn.Embedding):
+    """Rows [rows, width]; while ``fake_quantize`` is set, they are seen as the artifact would hold them."""
+
+    def __init__(self, rows: int, width: int) -> None:
+        super().__init__(rows, width)
+        self.fake_quantize = False
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return F.embedding(rows, seen_weight(self))
+
+
+def seen_weight(layer: Linear | Embedding) -> Tensor:
+    """The layer's weight as forward uses it: rounded to int6 during quantisation-aware training."""
+    weight = layer.weight
+    return fake_quantize_int6(weight) if layer.fake_quantize and is_quantized(weight) else weight
+
+
+def rms_norm(x: Tensor) -> Tensor:
+    """x over the root mean square of its last dimension; no learned gain."""
+    return F.rms_norm(x, (x.shape[-1],))
+
+
+def rotary_angles(positions: int, dims: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """cos and sin, each float32 [T, dims/2], of position × base^(−2i/dims)."""
+    frequencies = base ** (-torch.arange(0, dims, 2, device=device, dtype=torch.float32) / dims)
+    angles = torch.outer(torch.arange(positions, device=device, dtype=torch.float32), frequencies)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turns the first 2·cos.shape[-1] channels of x [..., T, C]; channel i pairs with i + dims/2."""
+    half = cos.shape[-1]
+    first, second = x[..., :half], x[..., half : 2 * half]
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    return torch.cat((first * cos - second * sin, first * sin + second * cos, x[..., 2 * half :]), dim=-1)
+
+
+def exclude_own_value(y: Tensor, value: Tensor) -> Tensor:
+    """y [B, H, T, C] without its component along the same position's value [B, G, T, C].
+
+    y − (y·v̂) v̂: what a position could tell about itself the residual stream holds already.
+    """
+    unit = F.normalize(value, dim=-1).unsqueeze(2)
+    grouped = y.unflatten(1, (value.shape[1], -1))
+    return (grouped - (grouped * unit).sum(-1, keepdim=True) * unit).flatten(1, 2)
+
+
+class Attention(nn.Module):
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_width = config.heads, config.kv_heads, config.head_width
+        self.qk_norm = config.qk_norm
+        self.excludes_own_value = layer >= config.layers - config.xsa_layers
+        self.query = Linear(config.width, config.width)
+        self.key = Linear(config.width, config.kv_heads * config.head_width)
+        self.value = Linear(config.width, config.kv_heads * config.head_width)
+        self.output = Linear(config.width, config.width)
+        self.query_gain = nn.Parameter(torch.full((config.heads,), 1.5)) if config.query_gain else None
+        self.value_mix = (
+            nn.Parameter(torch.tensor([0.5, 0.5] if layer else [0.0, 1.0])) if config.value_residual else None
+        )
+        if config.gated_attention:
+            self.gate_weight = nn.Parameter(torch.zeros(config.heads, config.width))
+            self.gate_bias = nn.Parameter(torch.full((config.heads,), 4.0))
+        self.gated = config.gated_attention
+
+    def forward(
+        self, x: Tensor, first_value: Tensor | None, rotation: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
+        """x [B, T, D] → what attention adds [B, T, D], and this layer's unmixed values [B, G, T, C]."""
+        batch, positions, width = x.shape
+        query = self.query(x).view(batch, positions, self.heads, self.head_width).transpose(1, 2)
+        key = self.key(x).view(batch, positions, self.kv_heads, self.head_width).transpose(1, 2)
+        own_value = self.value(x).view(batch, positions, self.kv_heads, self.head_width).transpose(1, 2)
+
+        if self.qk_norm:
+            query, key = rms_norm(query), rms_norm(key)
+        if rotation is not None:
+            query, key = rotate(query, *rotation), rotate(key, *rotation)
+        if self.query_gain is not None:
+            query = query * self.query_gain.to(query.dtype)[:, None, None]
+        value = own_value
+        if self.value_mix is not None:
+            mix = self.value_mix.to(value.dtype)
+            value = mix[0] * (own_value if first_value is None else first_value) + mix[1] * own_value
+
+        y = F.scaled_dot_product_attention(
+            query, key, value, is_causal=True, enable_gqa=self.heads != self.kv_heads
+        )
+        if self.excludes_own_value:
+            y = exclude_own_value(y, value)
+        y = y.transpose(1, 2)
+        if self.gated:
+            y = y * torch.sigmoid(F.linear(x, self.gate_weight) + self.gate_bias).to(y.dtype)[..., None]
+        return self.output(y.reshape(batch, positions, width)), own_value
+
+
+class MLP(nn.Module):
+    """x → W_down(scale · LeakyReLU(W_up x)² + bias)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.slope = config.leaky_relu_slope
+        self.up = Linear(config.width, config.mlp_hidden)
+        self.down = Linear(config.mlp_hidden, config.width)
+        self.hidden_scale = nn.Parameter(torch.ones(config.mlp_hidden)) if config.mlp_affine else None
+        self.hidden_bias = nn.Parameter(torch.zeros(config.mlp_hidden)) if config.mlp_affine else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = F.leaky_relu(self.up(x), self.slope).square()
+        if self.hidden_scale is not None and self.hidden_bias is not None:
+            hidden = torch.addcmul(
+                self.hidden_bias.to(hidden.dtype), hidden, self.hidden_scale.to(hidden.dtype)
+            )
+        return cast(Tensor, self.down(hidden))
+
+
+class Block(nn.Module):
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.attention = Attention(config, layer)
+        self.mlp = MLP(config)
+        self.norm_scale = 1 / math.sqrt(layer + 1) if config.depth_scaled_norm else 1.0
+        # Rows: how much of the stream, how much of the embedding output.
+        self.residual_mix = (
+            nn.Parameter(torch.stack((torch.ones(config.width), torch.zeros(config.width))))
+            if config.residual_mix
+            else None
+        )
+        self.attention_scale = nn.Parameter(torch.ones(config.width)) if config.branch_scales else None
+        self.mlp_scale = nn.Parameter(torch.ones(config.width)) if config.branch_scales else None
+
+    def forward(
+        self, x: Tensor, x0: Tensor, first_value: Tensor | None, rotation: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
+        """Stream x and embedding output x0, both [B, T, D] → the stream after the block, and its values."""
+        if self.residual_mix is not None:
+            x = self.residual_mix[0] * x + self.residual_mix[1] * x0
+        added, value = self.attention(rms_norm(x) * self.norm_scale, first_value, rotation)
+        x = x + (added if self.attention_scale is None else self.attention_scale * added)
+        added = self.mlp(rms_norm(x) * self.norm_scale)
+        return x + (added if self.mlp_scale is None else self.mlp_scale * added), value
+
+
+class BigramHash(nn.Module):
+    """An embedding of the last two tokens, hashed together, projected to the stream's width."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.table = Embedding(config.bigram_rows, config.bigram_width)
+        self.projection = Linear(config.bigram_width, config.width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """int64 [B, T] → [B, T, D]; the token before the window counts as 0."""
+        previous = F.pad(tokens[:, :-1], (1, 0))
+        return cast(
+            Tensor, self.projection(self.table((1009 * previous + tokens) % self.table.num_embeddings))
+        )
+
+
+class SmearGate(nn.Module):
+    """x_t ← (1 − σ(g)) x_t + σ(g) x_{t−1} per channel, but not where a document or the window starts."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.bos_id = config.bos_id
+        self.gate = nn.Parameter(torch.zeros(config.width))
+
+    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
+        previous = torch.cat((x[:, :1], x[:, :-1]), dim=1)
+        gate = torch.sigmoid(self.gate) * (tokens != self.bos_id).unsqueeze(-1)
+        return torch.lerp(x, previous, gate.to(x.dtype))
+
+
+class GPT(nn.Module):
+    """Next-token model over windows of a token stream. Raises InputError for a config without vocabulary."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        if config.vocab_size < 1:
+            raise InputError(f"model.vocab_size must be at least 1 to build a model, not {config.vocab_size}")
+        self.config = config
+        self.token_embedding = Embedding(config.vocab_size, config.width)
+        self.bigram_hash = BigramHash(config) if config.bigram_rows else None
+        self.smear_gate = SmearGate(config) if config.smear_gate else None
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        if config.unet_skips and config.encoder_layers:
+            # Row i belongs to the skip that the decoder's layer i takes up.
+            self.skip_weight = nn.Parameter(torch.ones(config.encoder_layers, config.width))
+            self.skip_gate = nn.Parameter(torch.zeros(config.encoder_layers, config.width))
+        self.head = None if config.tied_embeddings else Linear(config.width, config.vocab_size)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        config = self.config
+        for module in self.modules():
+            if isinstance(module, Linear):
+                nn.init.orthogonal_(module.weight)
+        nn.init.normal_(self.token_embedding.weight, std=config.embedding_std)
+        if self.bigram_hash is not None:
+            nn.init.normal_(self.bigram_hash.table.weight, std=config.embedding_std)
+            nn.init.zeros_(self.bigram_hash.projection.weight)
+        if self.head is not None:
+            nn.init.zeros_(self.head.weight)
+        if config.zero_init_projections:
+            for block in self.blocks:
+                nn.init.zeros_(cast(Block, block).attention.output.weight)
+                nn.init.zeros_(cast(Block, block).mlp.down.weight)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """int64 [B, T] → logits float32 [B, T, V]; row t predicts the token at t + 1 from tokens[: t + 1]."""
+        config = self.config
+        rotation = (
+            rotary_angles(tokens.shape[1], config.rope_dims, config.rope_base, tokens.device)
+            if config.rope_dims
+            else None
+        )
+        x = self.token_embedding(tokens)
+        if self.bigram_hash is not None:
+            x = x + self.bigram_hash(tokens)
+        x = rms_norm(x)
+        if self.smear_gate is not None:
+            x = self.smear_gate(x, tokens)
+
+        x0 = x
+        first_value: Tensor | None = None
+        skips: list[Tensor] = []
+        for layer, block in enumerate(self.blocks):
+            if config.unet_skips and layer >= config.encoder_layers and skips:
+                row = config.encoder_layers - len(skips)
+                gate = torch.sigmoid(self.skip_gate[row])
+                x = gate * x + (1 - gate) * self.skip_weight[row] * skips.pop()
+            x, value = block(x, x0, first_value, rotation)
+            first_value = value if first_value is None else first_value
+            if config.unet_skips and layer < config.encoder_layers:
+                skips.append(x)
+
+        x = rms_norm(x)
+        logits = (
+            F.linear(x, seen_weight(self.token_embedding)) if self.head is None else self.head(x)
+        ).float()
+        if config.logit_softcap:
+            logits = config.logit_softcap * torch.tanh(logits / config.logit_softcap)
+        return logits
+
+    def loss(self, tokens: Tensor, weights: Tensor, total_weight: Tensor) -> tuple[Tensor, Tensor]:
+        """This batch's part of the objective Σ w·nll / Σ w, and its plain Σ nll, in nats.
+
+        tokens int64 [B, T + 1], weights float32 [B, T], one for each target tokens[:, 1:]; total_weight, a
+        scalar tensor, is Σ w over the whole step: all micro-batches of all ranks. So the parts of a step
+        add up to the same objective however it is cut.
+        """
+        nats = F.cross_entropy(self(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
+        return (weights.flatten() * nats).sum() / total_weight, nats.detach().sum()
+
+    def set_fake_quantization(self, enabled: bool) -> None:
+        """Switches quantisation-aware training: forward sees the matrices rounded to int6."""
+        for module in self.modules():
+            if isinstance(module, Linear | Embedding):
+                module.fake_quantize = enabled
