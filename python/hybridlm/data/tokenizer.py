@@ -1,0 +1,181 @@
+"""The SentencePiece tokenizer: training, loading, text to token ids and back."""
+
+import hashlib
+import io
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import sentencepiece
+from numpy.typing import NDArray
+
+from hybridlm.data.byte_table import ByteTable
+from hybridlm.errors import FormatError, InputError
+from hybridlm.files import atomic_write_bytes
+from hybridlm.threads import thread_count
+
+DEFAULT_VOCAB_SIZE = 1024
+MAX_VOCAB_SIZE = 1 << 16
+"""Shards hold token ids in 16 bits."""
+
+PAD, BOS, EOS, UNK = 0, 1, 2, 3
+BYTE_PIECES = 256
+
+# A document is one SentencePiece "sentence"; the limit is the largest that it accepts, in bytes.
+_LONGEST_SENTENCE = 1 << 30
+
+# SentencePiece marks unknown characters with this one and leaves out every training text that contains it.
+_UNKNOWN_MARK = "\u2585"
+
+
+class Tokenizer:
+    """A SentencePiece model whose ids fit a shard and whose documents start with BOS (id 1).
+
+    model: the ``SentencePieceProcessor``.
+    vocab_size: the number of pieces V, at most 65,536.
+    fingerprint: SHA-256 of the model file as 64 hex digits; what shards and artifacts are matched by.
+    """
+
+    bos_id = BOS
+
+    def __init__(self, model: bytes, name: str = "tokenizer") -> None:
+        """``model``: the bytes of a model file; ``name`` is what errors call it. Raises FormatError."""
+        self.model = sentencepiece.SentencePieceProcessor()
+        try:
+            self.model.load_from_serialized_proto(model)
+        except RuntimeError:
+            raise FormatError(f"{name}: not a SentencePiece model, or a damaged one") from None
+        self.vocab_size: int = self.model.get_piece_size()
+        self.fingerprint = hashlib.sha256(model).hexdigest()
+        if self.vocab_size > MAX_VOCAB_SIZE:
+            raise FormatError(
+                f"{name}: {self.vocab_size} pieces, but a token in a shard has 16 bits: "
+                f"{MAX_VOCAB_SIZE} pieces at most"
+            )
+        if self.model.bos_id() != BOS:
+            found = self.model.bos_id()
+            raise FormatError(
+                f"{name}: {'no BOS piece' if found < 0 else f'BOS is piece {found}'}, but documents in "
+                f"shards start with BOS as piece {BOS}; train the tokenizer with `hybridlm data tokenizer`"
+            )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Raises FormatError for a file that isn't such a tokenizer, OSError if it can't be read."""
+        return cls(Path(path).read_bytes(), name=os.fspath(path))
+
+    @classmethod
+    def train(
+        cls, texts: Iterable[str], path: str | os.PathLike[str], vocab_size: int = DEFAULT_VOCAB_SIZE
+    ) -> Self:
+        """Learn ``vocab_size`` BPE pieces from ``texts``, one per document, and write the model to ``path``.
+
+        The pieces are pad, BOS, EOS and unknown (0 to 3), one for each of the 256 bytes, the most frequent
+        characters (99.9% of the text) and merges; digits are never merged. Text is normalised by NFKC, runs
+        of white space become one space, and no space is put before a text's first word. The same texts give
+        the same bytes on any machine. All of the texts are held in memory.
+
+        Raises InputError when the texts can't fill such a vocabulary or it is too small to hold their
+        characters, OSError when ``path`` can't be written. Whatever ``texts`` raises comes through.
+        """
+        if not BYTE_PIECES < vocab_size <= MAX_VOCAB_SIZE:
+            raise InputError(
+                f"a vocabulary of {vocab_size} pieces: it must be above {BYTE_PIECES} (one for each byte) "
+                f"and at most {MAX_VOCAB_SIZE} (a token has 16 bits)"
+            )
+        source = _Source(texts)
+        model = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(source),
+                model_writer=model,
+                model_type="bpe",
+                vocab_size=vocab_size,
+                byte_fallback=True,
+                character_coverage=0.999,
+                split_digits=True,
+                normalization_rule_name="nmt_nfkc",
+                remove_extra_whitespaces=True,
+                add_dummy_prefix=False,
+                pad_id=PAD,
+                bos_id=BOS,
+                eos_id=EOS,
+                unk_id=UNK,
+                max_sentence_length=_LONGEST_SENTENCE,
+                # The number of threads is written into the model file, so it can't follow the machine.
+                num_threads=1,
+                minloglevel=2,
+            )
+        except RuntimeError as error:
+            if source.failure is not None:
+                raise source.failure from None
+            raise InputError(_training_refusal(str(error), vocab_size, source.characters)) from None
+        trained = cls(model.getvalue(), name=os.fspath(path))
+        atomic_write_bytes(path, model.getvalue())
+        return trained
+
+    @cached_property
+    def byte_table(self) -> ByteTable:
+        return ByteTable.from_tokenizer(self)
+
+    def encode(self, text: str) -> NDArray[np.uint16]:
+        """uint16 [n]: the tokens of ``text``, without BOS."""
+        return np.array(self.model.encode(text), np.uint16)
+
+    def encode_batch(self, texts: Sequence[str], threads: int | None = None) -> list[NDArray[np.uint16]]:
+        """``encode`` of each text, on ``threads`` threads (by default, this process's share of the cores)."""
+        encoded = self.model.encode(list(texts), num_threads=thread_count(threads))
+        return [np.array(tokens, np.uint16) for tokens in encoded]
+
+    def decode(self, tokens: NDArray[np.uint16] | Sequence[int]) -> str:
+        """The text of ``tokens``; BOS and the like give nothing, bytes that aren't UTF-8 give U+FFFD.
+
+        Raises InputError for an id that the vocabulary doesn't have.
+        """
+        ids = [int(token) for token in tokens]
+        for at, token in enumerate(ids):
+            if not 0 <= token < self.vocab_size:
+                raise InputError(
+                    f"token {token} at position {at} is outside the tokenizer's {self.vocab_size} pieces"
+                )
+        text: str = self.model.decode(ids)
+        return text
+
+
+class _Source:
+    """The training texts on their way into SentencePiece, which hides what an iterator raises."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self.texts = texts
+        self.failure: BaseException | None = None
+        self.characters = 0
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            for text in self.texts:
+                self.characters += len(text)
+                yield text.replace(_UNKNOWN_MARK, " ")
+        except BaseException as error:
+            self.failure = error
+            raise
+
+
+def _training_refusal(message: str, vocab_size: int, characters: int) -> str:
+    """SentencePiece's own words for the three ways in which a text and a vocabulary don't fit, made plain."""
+    if too_many := re.search(r"value <= (\d+)", message):
+        return (
+            f"the text ({characters:,} characters) yields only {too_many[1]} pieces, not {vocab_size}: "
+            "give more text or a smaller --vocab-size"
+        )
+    if too_few := re.search(r"required_chars\. \d+ vs (\d+)", message):
+        return (
+            f"a vocabulary of {vocab_size} can't hold the text's characters beside the bytes: "
+            f"--vocab-size must be at least {too_few[1]}"
+        )
+    if "sentences_.empty()" in message or "all_chars_count" in message:
+        return "there is no text to train a tokenizer on"
+    return f"the tokenizer can't be trained on this text: {message.strip().splitlines()[0]}"

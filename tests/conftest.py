@@ -1,0 +1,40 @@
+"""Real text, a real tokenizer trained on it and real shards, made once for all tests."""
+
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import pytest
+
+from hybridlm.data import documents
+from hybridlm.data.documents import Document
+from hybridlm.data.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="session")
+def corpus() -> list[str]:
+    """The language reference that `help()` shows: some 80 English documents, 0.5 MB."""
+    return [documents.clean(topics[name]) for name in sorted(topics)]
+
+
+@pytest.fixture(scope="session")
+def tokenizer_path(tmp_path_factory: pytest.TempPathFactory, corpus: list[str]) -> Path:
+    """A model file of 512 pieces, trained on all of ``corpus``."""
+    path = tmp_path_factory.mktemp("tokenizer") / "tok.model"
+    Tokenizer.train(corpus, path, vocab_size=512)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tokenizer_path: Path) -> Tokenizer:
+    return Tokenizer.load(tokenizer_path)
+
+
+@pytest.fixture(scope="session")
+def shard_dir(tmp_path_factory: pytest.TempPathFactory, corpus: list[str], tokenizer: Tokenizer) -> Path:
+    """A data folder: a few training shards of at most 60,000 tokens and a validation shard."""
+    from hybridlm.data import shards
+
+    folder = tmp_path_factory.mktemp("shards")
+    train, val = documents.split([Document("pydoc", text) for text in corpus], 0.05)
+    shards.write_shards(train, val, tokenizer, folder, name="topics", shard_tokens=60_000)
+    return folder
