@@ -2,12 +2,16 @@
 //!
 //! Everything here works on plain slices and paths; [`python`] is the only module that knows Python.
 
+pub mod count;
 pub mod error;
+pub mod files;
 pub mod hash;
+pub mod online;
 pub mod oracle;
 pub mod parallel;
 #[cfg(feature = "python")]
 mod python;
 pub mod quant;
+pub mod tokens;
 
 pub use error::{Error, Result};

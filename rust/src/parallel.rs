@@ -43,31 +43,52 @@ impl Control {
 /// After an error no further job starts; of several errors the one of the lowest job is returned, so
 /// the message doesn't depend on timing more than it must.
 pub fn run(threads: usize, jobs: usize, job: impl Fn(usize) -> Result<()> + Sync) -> Result<()> {
-    if threads <= 1 || jobs <= 1 {
-        return (0..jobs).try_for_each(job);
-    }
+    run_with(threads, jobs, || Ok(()), |(), index| job(index), |()| ())
+}
+
+/// [`run`], where each thread has a state of its own: made by `begin`, given up to `end` when no job is
+/// left (not after an error).
+pub fn run_with<S>(
+    threads: usize,
+    jobs: usize,
+    begin: impl Fn() -> Result<S> + Sync,
+    job: impl Fn(&mut S, usize) -> Result<()> + Sync,
+    end: impl Fn(S) + Sync,
+) -> Result<()> {
     let next = AtomicUsize::new(0);
-    let failed = Mutex::new(None::<(usize, Error)>);
-    let work = || loop {
-        let index = next.fetch_add(1, Ordering::Relaxed);
-        if index >= jobs {
-            return;
-        }
-        if let Err(error) = job(index) {
-            next.store(jobs, Ordering::Relaxed);
-            let mut slot = failed.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            if slot.as_ref().is_none_or(|(earlier, _)| index < *earlier) {
-                *slot = Some((index, error));
+    let work = || -> Result<(), (usize, Error)> {
+        let mut state = None;
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            if index >= jobs {
+                break;
+            }
+            let result = match &mut state {
+                Some(state) => job(state, index),
+                None => begin().and_then(|fresh| job(state.insert(fresh), index)),
+            };
+            if let Err(error) = result {
+                next.store(jobs, Ordering::Relaxed);
+                return Err((index, error));
             }
         }
-    };
-    std::thread::scope(|scope| {
-        for _ in 1..threads.min(jobs) {
-            scope.spawn(work);
+        if let Some(state) = state {
+            end(state);
         }
-        work();
+        Ok(())
+    };
+    let results = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads.min(jobs)).map(|_| scope.spawn(work)).collect();
+        let mut results = vec![work()];
+        for other in others {
+            match other.join() {
+                Ok(result) => results.push(result),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        results
     });
-    match failed.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+    match results.into_iter().filter_map(Result::err).min_by_key(|(index, _)| *index) {
         Some((_, error)) => Err(error),
         None => Ok(()),
     }

@@ -8,6 +8,7 @@
 //! before it. Each order of an oracle is one expert, so K = `orders().len()`.
 
 pub mod dense;
+pub mod ngor;
 pub mod survey;
 
 use std::ops::Range;

@@ -1,0 +1,299 @@
+//! Counting n-grams into dense tables: `counts[row of the context][token]`, for orders 1 to 8.
+//!
+//! What bounds this is the cache, so counters are one byte wide while counting and spill into the 64-bit
+//! totals when they wrap; each thread has its own. Additions commute: the totals depend neither on the
+//! number of threads nor on the order of the shards. N-grams don't reach from one shard into another, and
+//! a shard's first n − 1 tokens, whose context isn't whole, count only for the lower orders.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::hash::{self, MAX_ORDER};
+use crate::oracle::dense;
+use crate::parallel::{self, Control};
+use crate::{quant, tokens, Error, Result};
+
+/// What is counted: a vocabulary, and the rows of each order's table, orders ascending.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    vocab_size: usize,
+    tables: Vec<(usize, u32)>,
+}
+
+impl Layout {
+    /// Rows of orders 3 to 8 where nothing else is asked for.
+    pub const DEFAULT_ROWS: [(usize, u32); 6] =
+        [(3, 4096), (4, 2048), (5, 1024), (6, 512), (7, 256), (8, 256)];
+
+    pub fn new(vocab_size: usize, tables: &[(usize, u32)]) -> Result<Self> {
+        let mut tables = tables.to_vec();
+        tables.sort_unstable();
+        if tables.is_empty() {
+            return Err(Error::input("no orders to count"));
+        }
+        for &(order, rows) in &tables {
+            dense::check_shape(order, rows, vocab_size)?;
+        }
+        if let Some(pair) = tables.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            return Err(Error::input(format!("order {} appears twice", pair[0].0)));
+        }
+        Ok(Self { vocab_size, tables })
+    }
+
+    /// Orders 1 to `orders`, with the default rows but where `rows` names others.
+    pub fn with_defaults(vocab_size: usize, orders: usize, rows: &[(usize, u32)]) -> Result<Self> {
+        if !(1..=MAX_ORDER).contains(&orders) {
+            return Err(Error::input(format!("orders run from 1 to {MAX_ORDER}, not {orders}")));
+        }
+        if let Some((order, _)) = rows.iter().find(|(order, _)| !(3..=orders).contains(order)) {
+            return Err(Error::input(format!(
+                "rows can be chosen for orders 3 to {orders}, not for order {order}"
+            )));
+        }
+        let chosen = |order| {
+            let named = |list: &[(usize, u32)]| list.iter().find(|(o, _)| *o == order).map(|&(_, rows)| rows);
+            named(rows).or_else(|| named(&Self::DEFAULT_ROWS)).unwrap_or(1)
+        };
+        let tables: Vec<_> = (1..=orders)
+            .map(|order| (order, if order == 2 { vocab_size as u32 } else { chosen(order) }))
+            .collect();
+        Self::new(vocab_size, &tables)
+    }
+
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// (order, rows), orders ascending.
+    pub fn tables(&self) -> &[(usize, u32)] {
+        &self.tables
+    }
+
+    fn cells(&self, rows: u32) -> usize {
+        rows as usize * self.vocab_size
+    }
+}
+
+/// A stream of tokens to be counted, and the file it comes from if it comes from one.
+#[derive(Debug, Clone, Copy)]
+pub struct Stream<'a> {
+    pub tokens: &'a [u16],
+    pub path: Option<&'a Path>,
+}
+
+/// The counts of everything counted so far.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counts {
+    layout: Layout,
+    tables: Vec<Vec<u64>>,
+    tokens: u64,
+}
+
+/// Tokens counted in one go. Long enough that bringing an order's counters into the cache doesn't show,
+/// short enough that the tokens themselves stay there over all orders.
+const BLOCK: usize = 1 << 19;
+
+/// Cells whose numbers are worked out ahead of being counted, within the first-level cache.
+const BATCH: usize = 2048;
+
+/// Below this many cells per token, counters of a thread's own cost more than they save.
+const DIRECT: usize = 4;
+
+impl Counts {
+    pub fn new(layout: Layout) -> Result<Self> {
+        let tables = layout.tables.iter().map(|&(order, rows)| {
+            zeroed(layout.cells(rows)).map_err(|cells| {
+                Error::input(format!("order {order}: no memory for {cells} counters of 8 bytes"))
+            })
+        });
+        Ok(Self { tables: tables.collect::<Result<_>>()?, layout, tokens: 0 })
+    }
+
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Counts per order, row-major, in the layout's order.
+    pub fn tables(&self) -> &[Vec<u64>] {
+        &self.tables
+    }
+
+    /// Tokens in the streams counted so far.
+    pub fn tokens(&self) -> u64 {
+        self.tokens
+    }
+
+    /// Counts whole streams. After an error the counts hold part of them and are of no more use.
+    pub fn count(&mut self, streams: &[Stream], threads: usize, control: &Control) -> Result<()> {
+        let jobs: Vec<(Stream, Range<usize>)> = streams
+            .iter()
+            .flat_map(|&stream| {
+                let length = stream.tokens.len();
+                (0..length).step_by(BLOCK).map(move |start| (stream, start..length.min(start + BLOCK)))
+            })
+            .collect();
+        let tokens: usize = streams.iter().map(|stream| stream.tokens.len()).sum();
+        let cells: usize = self.tables.iter().map(Vec::len).sum();
+        let layout = &self.layout;
+        let totals: Vec<&[AtomicU64]> = self.tables.iter_mut().map(|table| as_atomic(table)).collect();
+        if tokens < cells / DIRECT {
+            for (stream, block) in jobs {
+                check_block(&stream, &block, layout.vocab_size)?;
+                count_block(layout, stream.tokens, block.clone(), |table, cell| {
+                    totals[table][cell].fetch_add(1, Ordering::Relaxed);
+                });
+                control.advance(block.len() as u64)?;
+            }
+        } else {
+            parallel::run_with(
+                threads,
+                jobs.len(),
+                || Narrow::new(layout),
+                |narrow, job| {
+                    let (stream, block) = &jobs[job];
+                    check_block(stream, block, layout.vocab_size)?;
+                    narrow.count(layout, stream.tokens, block.clone(), &totals);
+                    control.advance(block.len() as u64)
+                },
+                |narrow| narrow.add_to(&totals),
+            )?;
+        }
+        self.tokens += tokens as u64;
+        Ok(())
+    }
+
+    /// Adds what `other` counted; unchanged on an error.
+    pub fn merge(&mut self, other: &Counts) -> Result<()> {
+        if self.layout != other.layout {
+            return Err(Error::input("counts of different vocabularies, orders or rows don't add up"));
+        }
+        // No cell exceeds the number of tokens, so where that doesn't overflow none does.
+        self.tokens = self
+            .tokens
+            .checked_add(other.tokens)
+            .ok_or_else(|| Error::input("the merged counts don't fit 64 bits"))?;
+        for (totals, counts) in self.tables.iter_mut().zip(&other.tables) {
+            totals.iter_mut().zip(counts).for_each(|(total, &count)| *total += count);
+        }
+        Ok(())
+    }
+
+    /// The table at `index` of the layout as int8 log-probabilities.
+    pub fn quantise(&self, index: usize, threads: usize) -> Vec<i8> {
+        let vocab_size = self.layout.vocab_size;
+        let counts = &self.tables[index];
+        let mut cells = vec![0i8; counts.len()];
+        let step = vocab_size * (counts.len() / vocab_size).div_ceil(threads.max(1) * 4);
+        let pieces = counts.chunks(step).zip(cells.chunks_mut(step)).collect();
+        // The job never fails.
+        let _ = parallel::for_each(threads, pieces, |(counts, cells): (&[u64], &mut [i8])| {
+            quant::quantise_rows(counts, vocab_size, cells);
+            Ok(())
+        });
+        cells
+    }
+}
+
+/// A vector of zeros, or the number asked for if there is no memory for it.
+fn zeroed<T: Clone + Default>(cells: usize) -> Result<Vec<T>, usize> {
+    let mut vector = Vec::new();
+    vector.try_reserve_exact(cells).map_err(|_| cells)?;
+    vector.resize(cells, T::default());
+    Ok(vector)
+}
+
+fn as_atomic(table: &mut [u64]) -> &[AtomicU64] {
+    // SAFETY: AtomicU64 has the size, alignment and bit validity of u64, and the exclusive borrow is held
+    // for as long as the shared one lives.
+    unsafe { &*(table as *mut [u64] as *const [AtomicU64]) }
+}
+
+/// Checks the tokens of a block and of its context, which may lie in a block that is not checked yet.
+fn check_block(stream: &Stream, block: &Range<usize>, vocab_size: usize) -> Result<()> {
+    let first = block.start.saturating_sub(MAX_ORDER - 1);
+    let tokens = &stream.tokens[first..block.end];
+    if let Some(path) = stream.path {
+        return tokens::check_vocabulary(tokens, first, vocab_size, path);
+    }
+    match tokens::out_of_vocabulary(tokens, vocab_size) {
+        Some(index) => Err(Error::input(format!(
+            "token {} at position {} is outside the vocabulary of {vocab_size}",
+            tokens[index],
+            first + index
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Calls `add(table, cell)` for every n-gram that ends within `block`, order by order.
+#[inline(always)]
+fn count_block(layout: &Layout, tokens: &[u16], block: Range<usize>, mut add: impl FnMut(usize, usize)) {
+    for (index, &(order, rows)) in layout.tables.iter().enumerate() {
+        for_each_cell(layout.vocab_size, order, rows, tokens, block.clone(), |cell| add(index, cell));
+    }
+}
+
+/// Calls `add(cell)` for every n-gram of `order` that ends within `block`; cells are below
+/// `rows * vocab_size` if the tokens of the block and of its context are below `vocab_size`.
+#[inline(always)]
+fn for_each_cell(
+    vocab_size: usize,
+    order: usize,
+    rows: u32,
+    tokens: &[u16],
+    block: Range<usize>,
+    mut add: impl FnMut(usize),
+) {
+    let context = order - 1;
+    let mut cells = [0u32; BATCH];
+    let mut start = block.start.max(context);
+    while start < block.end {
+        let end = block.end.min(start + BATCH);
+        let cells = &mut cells[..end - start];
+        hash::context_rows(&tokens[start - context..end], order, rows, cells);
+        for (cell, &token) in cells.iter_mut().zip(&tokens[start..end]) {
+            *cell = *cell * vocab_size as u32 + u32::from(token);
+        }
+        cells.iter().for_each(|&cell| add(cell as usize));
+        start = end;
+    }
+}
+
+/// One thread's counters: a byte per cell, which wraps into the totals.
+struct Narrow {
+    tables: Vec<Vec<u8>>,
+}
+
+impl Narrow {
+    fn new(layout: &Layout) -> Result<Self> {
+        let table = |&(order, rows): &(usize, u32)| {
+            zeroed(layout.cells(rows)).map_err(|cells| {
+                Error::input(format!("order {order}: no memory for {cells} counters per thread"))
+            })
+        };
+        Ok(Self { tables: layout.tables.iter().map(table).collect::<Result<_>>()? })
+    }
+
+    fn count(&mut self, layout: &Layout, tokens: &[u16], block: Range<usize>, totals: &[&[AtomicU64]]) {
+        for ((&(order, rows), counters), totals) in layout.tables.iter().zip(&mut self.tables).zip(totals) {
+            for_each_cell(layout.vocab_size, order, rows, tokens, block.clone(), |cell| {
+                let counter = &mut counters[cell];
+                *counter = counter.wrapping_add(1);
+                if *counter == 0 {
+                    totals[cell].fetch_add(256, Ordering::Relaxed);
+                }
+            });
+        }
+    }
+
+    fn add_to(self, totals: &[&[AtomicU64]]) {
+        for (counters, totals) in self.tables.iter().zip(totals) {
+            for (&counter, total) in counters.iter().zip(*totals) {
+                if counter != 0 {
+                    total.fetch_add(u64::from(counter), Ordering::Relaxed);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! N-gram counting and the dense estimator.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use numpy::ndarray::Array2;
+use numpy::{IntoPyArray, PyArray2};
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyTuple};
+
+use super::{interruptible, slice, tokens as tokens_array, InputError};
+use crate::count::{Counts, Layout, Stream};
+use crate::oracle::dense::Table;
+use crate::oracle::ngor;
+use crate::tokens::Shard;
+
+#[pyclass(module = "hybridlm._core", frozen)]
+struct NgramCounts {
+    layout: Layout,
+    /// None after an error in the middle of counting.
+    core: Mutex<Option<Counts>>,
+}
+
+impl NgramCounts {
+    fn with<T>(&self, work: impl FnOnce(&Counts) -> crate::Result<T>) -> crate::Result<T> {
+        let guard = self.core.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        work(guard.as_ref().ok_or_else(spoiled)?)
+    }
+
+    /// Work that leaves the counts unusable if it fails.
+    fn change(&self, work: impl FnOnce(&mut Counts) -> crate::Result<()>) -> crate::Result<()> {
+        let mut guard = self.core.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut counts = guard.take().ok_or_else(spoiled)?;
+        work(&mut counts)?;
+        *guard = Some(counts);
+        Ok(())
+    }
+
+    fn index(&self, order: usize) -> PyResult<usize> {
+        let found = self.layout.tables().iter().position(|&(other, _)| other == order);
+        found.ok_or_else(|| InputError::new_err(format!("order {order} was not counted")))
+    }
+
+    fn matrix<'py, T: numpy::Element>(
+        &self,
+        py: Python<'py>,
+        cells: Vec<T>,
+    ) -> PyResult<Bound<'py, PyArray2<T>>> {
+        let vocab_size = self.layout.vocab_size();
+        let array = Array2::from_shape_vec((cells.len() / vocab_size, vocab_size), cells);
+        Ok(array.map_err(|error| PyRuntimeError::new_err(error.to_string()))?.into_pyarray(py))
+    }
+}
+
+fn spoiled() -> crate::Error {
+    crate::Error::input("these counts are incomplete: counting into them was stopped by an error")
+}
+
+#[pymethods]
+impl NgramCounts {
+    #[new]
+    #[pyo3(signature = (vocab_size, orders=8, buckets=None))]
+    fn new(vocab_size: usize, orders: usize, buckets: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
+        let rows: Vec<(usize, u32)> = match buckets {
+            Some(buckets) => buckets
+                .iter()
+                .map(|(order, rows)| Ok((order.extract()?, rows.extract()?)))
+                .collect::<PyResult<_>>()?,
+            None => Vec::new(),
+        };
+        let layout = Layout::with_defaults(vocab_size, orders, &rows)?;
+        Ok(Self { core: Mutex::new(Some(Counts::new(layout.clone())?)), layout })
+    }
+
+    #[getter]
+    fn vocab_size(&self) -> usize {
+        self.layout.vocab_size()
+    }
+
+    #[getter]
+    fn orders<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, self.layout.tables().iter().map(|&(order, _)| order))
+    }
+
+    #[getter]
+    fn buckets<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let dict = PyDict::new(py);
+        for &(order, rows) in self.layout.tables() {
+            dict.set_item(order, rows)?;
+        }
+        Ok(dict)
+    }
+
+    #[getter]
+    fn tokens(&self) -> PyResult<u64> {
+        Ok(self.with(|counts| Ok(counts.tokens()))?)
+    }
+
+    #[pyo3(signature = (tokens, threads=1, progress=None))]
+    fn count_tokens(
+        &self,
+        py: Python<'_>,
+        tokens: &Bound<'_, PyAny>,
+        threads: usize,
+        progress: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let tokens = tokens_array(tokens)?;
+        let stream = Stream { tokens: slice(&tokens), path: None };
+        interruptible(py, progress, |control| self.change(|counts| counts.count(&[stream], threads, control)))
+    }
+
+    #[pyo3(signature = (paths, threads=1, progress=None))]
+    fn count_shards(
+        &self,
+        py: Python<'_>,
+        paths: Vec<PathBuf>,
+        threads: usize,
+        progress: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        interruptible(py, progress, |control| {
+            let shards = paths.iter().map(Shard::open).collect::<crate::Result<Vec<_>>>()?;
+            let streams: Vec<Stream> = shards
+                .iter()
+                .map(|shard| Stream { tokens: shard.tokens(), path: Some(shard.path()) })
+                .collect();
+            self.change(|counts| counts.count(&streams, threads, control))
+        })
+    }
+
+    fn merge(&self, py: Python<'_>, other: &NgramCounts) -> PyResult<()> {
+        if std::ptr::eq(self, other) {
+            return Err(InputError::new_err("counts can't be merged into themselves"));
+        }
+        let add = |other: &Counts| {
+            let mut guard = self.core.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            guard.as_mut().ok_or_else(spoiled)?.merge(other)
+        };
+        Ok(py.detach(|| other.with(add))?)
+    }
+
+    fn table<'py>(&self, py: Python<'py>, order: usize) -> PyResult<Bound<'py, PyArray2<u64>>> {
+        let index = self.index(order)?;
+        let cells = py.detach(|| self.with(|counts| Ok(counts.tables()[index].clone())))?;
+        self.matrix(py, cells)
+    }
+
+    #[pyo3(signature = (order, threads=1))]
+    fn quantise<'py>(
+        &self,
+        py: Python<'py>,
+        order: usize,
+        threads: usize,
+    ) -> PyResult<Bound<'py, PyArray2<i8>>> {
+        let index = self.index(order)?;
+        let cells = py.detach(|| self.with(|counts| Ok(counts.quantise(index, threads))))?;
+        self.matrix(py, cells)
+    }
+
+    #[pyo3(signature = (level=22, threads=1, progress=None))]
+    fn dense_oracle<'py>(
+        &self,
+        py: Python<'py>,
+        level: i32,
+        threads: usize,
+        progress: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let bytes = interruptible(py, progress, |control| {
+            let tables = self.with(|counts| {
+                let table = |(index, &(order, rows)): (usize, &(usize, u32))| Table {
+                    order,
+                    rows,
+                    cells: counts.quantise(index, threads),
+                };
+                Ok(self.layout.tables().iter().enumerate().map(table).collect::<Vec<_>>())
+            })?;
+            ngor::encode(self.layout.vocab_size(), &tables, level, control)
+        })?;
+        Ok(PyBytes::new(py, &bytes))
+    }
+}
+
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<NgramCounts>()
+}

@@ -1,0 +1,104 @@
+//! Shards and zstd frames.
+
+use std::path::PathBuf;
+
+use numpy::{IntoPyArray, PyArray1};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use super::{interruptible, slice, tokens as tokens_array, InputError};
+use crate::files;
+use crate::tokens::{self, Shard};
+
+#[pyfunction]
+fn shard_tokens(py: Python<'_>, path: PathBuf) -> PyResult<usize> {
+    Ok(py.detach(|| Shard::open(path).map(|shard| shard.tokens().len()))?)
+}
+
+#[pyfunction]
+#[pyo3(signature = (path, start=0, count=None, vocab_size=None))]
+fn read_shard(
+    py: Python<'_>,
+    path: PathBuf,
+    start: usize,
+    count: Option<usize>,
+    vocab_size: Option<usize>,
+) -> PyResult<Bound<'_, PyArray1<u16>>> {
+    let tokens = py.detach(|| {
+        let shard = Shard::open(&path)?;
+        let length = shard.tokens().len();
+        let end = match count {
+            None => length.max(start),
+            Some(count) => start.saturating_add(count),
+        };
+        let part = shard.tokens().get(start..end).ok_or_else(|| {
+            crate::Error::input(format!(
+                "{}: tokens {start} to {end} asked for, but it holds {length}",
+                path.display()
+            ))
+        })?;
+        if let Some(vocab_size) = vocab_size {
+            tokens::check_vocabulary(part, start, vocab_size, &path)?;
+        }
+        Ok::<_, crate::Error>(part.to_vec())
+    })?;
+    Ok(tokens.into_pyarray(py))
+}
+
+#[pyfunction]
+fn write_shard(py: Python<'_>, path: PathBuf, tokens: &Bound<'_, PyAny>) -> PyResult<()> {
+    let tokens = tokens_array(tokens)?;
+    let tokens = slice(&tokens);
+    Ok(py.detach(|| tokens::write_shard(path, tokens))?)
+}
+
+#[pyfunction]
+#[pyo3(signature = (data, level=22, progress=None))]
+fn compress<'py>(
+    py: Python<'py>,
+    data: &[u8],
+    level: i32,
+    progress: Option<&Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let frame = interruptible(py, progress, |control| files::compress(data, level, control))?;
+    Ok(PyBytes::new(py, &frame))
+}
+
+#[pyfunction]
+#[pyo3(signature = (data, max_bytes, what))]
+fn decompress<'py>(
+    py: Python<'py>,
+    data: &[u8],
+    max_bytes: usize,
+    what: &str,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let content = py.detach(|| files::decompress(data, max_bytes, what))?;
+    Ok(PyBytes::new(py, &content))
+}
+
+/// The row (bucket) of each position's context, for the twins of the hash to be held against.
+#[pyfunction]
+fn context_buckets<'py>(
+    py: Python<'py>,
+    tokens: &Bound<'py, PyAny>,
+    order: usize,
+    rows: u32,
+) -> PyResult<Bound<'py, PyArray1<u32>>> {
+    let tokens = tokens_array(tokens)?;
+    let tokens = slice(&tokens);
+    if !(1..=crate::hash::MAX_ORDER).contains(&order) || rows == 0 {
+        return Err(InputError::new_err(format!("no table has order {order} and {rows} rows")));
+    }
+    let mut out = vec![0u32; tokens.len()];
+    py.detach(|| crate::hash::context_rows_in(tokens, 0..tokens.len(), order, rows, &mut out));
+    Ok(out.into_pyarray(py))
+}
+
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(shard_tokens, module)?)?;
+    module.add_function(wrap_pyfunction!(read_shard, module)?)?;
+    module.add_function(wrap_pyfunction!(write_shard, module)?)?;
+    module.add_function(wrap_pyfunction!(compress, module)?)?;
+    module.add_function(wrap_pyfunction!(decompress, module)?)?;
+    module.add_function(wrap_pyfunction!(context_buckets, module)?)
+}

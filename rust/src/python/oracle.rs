@@ -1,0 +1,163 @@
+//! Frozen oracles.
+
+use numpy::ndarray::{Array2, Array3};
+use numpy::{IntoPyArray, PyArray1, PyArray2, PyArray3, PyReadwriteArray2, PyReadwriteArray3};
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyTuple};
+
+use super::{positions as positions_array, slice, tokens as tokens_array, InputError};
+use crate::oracle::{self, ngor, Info, Oracle};
+
+#[pyclass(module = "hybridlm._core", frozen)]
+struct FrozenOracle {
+    core: Box<dyn Oracle>,
+    nbytes: usize,
+}
+
+#[pymethods]
+impl FrozenOracle {
+    #[staticmethod]
+    #[pyo3(signature = (data, name="oracle"))]
+    fn from_bytes(py: Python<'_>, data: &[u8], name: &str) -> PyResult<Self> {
+        let core = py.detach(|| ngor::load(data, name))?;
+        Ok(Self { core, nbytes: data.len() })
+    }
+
+    #[getter]
+    fn estimator(&self) -> &'static str {
+        self.core.estimator()
+    }
+
+    #[getter]
+    fn vocab_size(&self) -> usize {
+        self.core.vocab_size()
+    }
+
+    #[getter]
+    fn orders<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, self.core.orders())
+    }
+
+    #[getter]
+    fn nbytes(&self) -> usize {
+        self.nbytes
+    }
+
+    fn info<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let info = py.detach(|| self.core.info());
+        to_python(py, info)
+    }
+
+    #[pyo3(signature = (tokens, start=0, threads=1, out=None))]
+    fn target_log_probs<'py>(
+        &self,
+        py: Python<'py>,
+        tokens: &Bound<'py, PyAny>,
+        start: usize,
+        threads: usize,
+        out: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let tokens = tokens_array(tokens)?;
+        let tokens = slice(&tokens);
+        let shape = [self.core.orders().len(), tokens.len().saturating_sub(start)];
+        let fill = |out: &mut [f32]| oracle::target_log_probs(&*self.core, tokens, start, threads, out);
+        match out {
+            Some(out) => {
+                let array = out.extract::<PyReadwriteArray2<f32>>().map_err(|_| {
+                    PyTypeError::new_err(format!("out must be a writable float32 array of shape {shape:?}"))
+                })?;
+                let mut array = array;
+                check_shape(array.as_array().shape(), &shape)?;
+                let values =
+                    array.as_slice_mut().map_err(|_| PyTypeError::new_err("out must be contiguous"))?;
+                py.detach(|| fill(values))?;
+                Ok(out.cast::<PyArray2<f32>>()?.clone())
+            }
+            None => {
+                let mut values = vec![0f32; shape.iter().product()];
+                py.detach(|| fill(&mut values))?;
+                let array = Array2::from_shape_vec(shape, values);
+                Ok(array.map_err(|error| InputError::new_err(error.to_string()))?.into_pyarray(py))
+            }
+        }
+    }
+
+    #[pyo3(signature = (tokens, positions, threads=1, out=None))]
+    fn log_probs<'py>(
+        &self,
+        py: Python<'py>,
+        tokens: &Bound<'py, PyAny>,
+        positions: &Bound<'py, PyAny>,
+        threads: usize,
+        out: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyArray3<f32>>> {
+        let tokens = tokens_array(tokens)?;
+        let tokens = slice(&tokens);
+        let positions = positions_array(positions)?;
+        let shape = [self.core.orders().len(), positions.len(), self.core.vocab_size()];
+        let fill = |out: &mut [f32]| oracle::log_probs(&*self.core, tokens, &positions, threads, out);
+        match out {
+            Some(out) => {
+                let mut array = out.extract::<PyReadwriteArray3<f32>>().map_err(|_| {
+                    PyTypeError::new_err(format!("out must be a writable float32 array of shape {shape:?}"))
+                })?;
+                check_shape(array.as_array().shape(), &shape)?;
+                let values =
+                    array.as_slice_mut().map_err(|_| PyTypeError::new_err("out must be contiguous"))?;
+                py.detach(|| fill(values))?;
+                Ok(out.cast::<PyArray3<f32>>()?.clone())
+            }
+            None => {
+                let mut values = vec![0f32; shape.iter().product()];
+                py.detach(|| fill(&mut values))?;
+                let array = Array3::from_shape_vec(shape, values);
+                Ok(array.map_err(|error| InputError::new_err(error.to_string()))?.into_pyarray(py))
+            }
+        }
+    }
+
+    /// Per table (order, int8 cells [rows, V], float32 log-sums [rows]); None unless the oracle is dense.
+    fn dense_tables<'py>(&self, py: Python<'py>) -> PyResult<Option<Vec<DenseTable<'py>>>> {
+        let Some(dense) = self.core.dense() else { return Ok(None) };
+        let convert = |(index, table): (usize, &oracle::dense::Table)| {
+            let shape = (table.rows as usize, dense.vocab_size());
+            let cells = Array2::from_shape_vec(shape, table.cells.clone());
+            let cells = cells.map_err(|error| InputError::new_err(error.to_string()))?.into_pyarray(py);
+            Ok((table.order, cells, PyArray1::from_slice(py, dense.log_sums(index))))
+        };
+        dense.tables().iter().enumerate().map(convert).collect::<PyResult<_>>().map(Some)
+    }
+}
+
+type DenseTable<'py> = (usize, Bound<'py, PyArray2<i8>>, Bound<'py, PyArray1<f32>>);
+
+fn check_shape(found: &[usize], wanted: &[usize]) -> PyResult<()> {
+    if found != wanted {
+        return Err(InputError::new_err(format!("out has shape {found:?}, but the result {wanted:?}")));
+    }
+    Ok(())
+}
+
+fn to_python(py: Python<'_>, info: Info) -> PyResult<Bound<'_, PyAny>> {
+    Ok(match info {
+        Info::Int(value) => value.into_pyobject(py)?.into_any(),
+        Info::Float(value) => value.into_pyobject(py)?.into_any(),
+        Info::Text(value) => value.into_pyobject(py)?.into_any(),
+        Info::List(items) => {
+            let items: Vec<_> = items.into_iter().map(|item| to_python(py, item)).collect::<PyResult<_>>()?;
+            PyList::new(py, items)?.into_any()
+        }
+        Info::Map(entries) => {
+            let dict = PyDict::new(py);
+            for (key, value) in entries {
+                dict.set_item(key, to_python(py, value)?)?;
+            }
+            dict.into_any()
+        }
+    })
+}
+
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<FrozenOracle>()
+}
