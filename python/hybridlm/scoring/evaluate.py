@@ -1,0 +1,282 @@
+"""The protocol of a score: chunk by chunk, every target once, scored before anything learns from it."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybridlm.artifact import Artifact
+from hybridlm.data.byte_table import ByteTable
+from hybridlm.errors import InputError
+from hybridlm.progress import Progress
+from hybridlm.scoring.experts import Expert, OnlineCounts, OracleExperts, expert_names, gather
+from hybridlm.scoring.mixtures import create_mixture
+from hybridlm.scoring.settings import ScoringSettings, TTTOptimizer
+
+if TYPE_CHECKING:
+    from hybridlm.distributed import Distributed
+    from hybridlm.scoring.neural import NeuralExpert
+
+FAMILIES = ("neural", "online", "oracle")
+
+# Sums of nll are kept as whole multiples of this many nats. Whole numbers add up to the same in any order,
+# so a total doesn't depend on the chunks; the rounding is 10^-10 nats a target.
+_UNIT = 2.0**-32
+
+Learn = Callable[[NDArray[np.uint16], int], None]
+
+
+@dataclass(frozen=True)
+class MixtureSpec:
+    """A mixture by name, over the experts of some families."""
+
+    mixer: str
+    families: tuple[str, ...] = FAMILIES
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What a predictor costs: bits per token, and bits per byte of decoded text."""
+
+    bits_per_token: float
+    bpb: float
+
+
+@dataclass(frozen=True)
+class ScoredChunk:
+    """Committed scores of consecutive targets.
+
+    Attributes:
+        start: the first target's index in the stream; the first chunk's is 1.
+        log_probs: float32 [K, n], nats, a row per expert.
+        nll: by mixture, float64 [n], nats.
+    """
+
+    start: int
+    log_probs: NDArray[np.float32]
+    nll: dict[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """A score of ``tokens`` targets that decode to ``bytes`` bytes of text.
+
+    Attributes:
+        bits_per_token, bpb: of the mixture ``mixer`` over all experts.
+        experts: each expert's own rate.
+        mixtures: the rates of further mixtures over the same experts' scores.
+        ttt: the optimiser of test-time training, or ``off``.
+        seconds: wall time; ``stages`` says what for.
+    """
+
+    tokens: int
+    bytes: int
+    bits_per_token: float
+    bpb: float
+    experts: dict[str, Rate]
+    mixer: str
+    mixtures: dict[str, Rate]
+    ttt: TTTOptimizer
+    seconds: float
+    stages: dict[str, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Stopwatch:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+class _Timed:
+    """An expert whose time is taken."""
+
+    def __init__(self, expert: Expert, watch: Stopwatch) -> None:
+        self._expert = expert
+        self._watch = watch
+        self.family = expert.family
+        self.names = expert.names
+
+    def score(self, stream: NDArray[np.uint16], start: int) -> NDArray[np.float32]:
+        with self._watch.stage(self.family):
+            return self._expert.score(stream, start)
+
+
+def score_chunks(
+    stream: NDArray[np.uint16],
+    experts: Sequence[Expert],
+    mixtures: Mapping[str, MixtureSpec],
+    *,
+    chunk: int,
+    learn: Learn | None = None,
+    watch: Stopwatch | None = None,
+) -> Iterator[ScoredChunk]:
+    """Scores targets 1 … N − 1 of ``stream``, ``chunk`` at a time.
+
+    Experts and mixtures are given the stream only up to a chunk's end. A chunk is committed by being
+    yielded; only then, and never after the last one, ``learn(stream so far, chunk's start)`` is called.
+    """
+    watch = watch or Stopwatch()
+    timed = [_Timed(expert, watch) for expert in experts]
+    families = [expert.family for expert in experts for _ in expert.names]
+    names = expert_names(experts)
+    rows = {
+        label: np.flatnonzero([family in spec.families for family in families])
+        for label, spec in mixtures.items()
+    }
+    mixers = {
+        label: create_mixture(spec.mixer, [names[row] for row in rows[label]])
+        for label, spec in mixtures.items()
+    }
+    for start in range(1, len(stream), chunk):
+        seen = stream[: start + chunk]
+        log_probs = gather(timed, seen, start)
+        with watch.stage("mixture"):
+            nll = {label: mixer.mix(log_probs[rows[label]]) for label, mixer in mixers.items()}
+        yield ScoredChunk(start, log_probs, nll)
+        if learn is not None and len(seen) < len(stream):
+            with watch.stage("ttt"):
+                learn(seen, start)
+
+
+def evaluate(
+    artifact: Artifact,
+    stream: NDArray[np.uint16],
+    byte_table: ByteTable,
+    settings: ScoringSettings | None = None,
+    dist: "Distributed | None" = None,
+    *,
+    mixtures: Mapping[str, MixtureSpec] | None = None,
+    threads: int | None = None,
+) -> EvaluationResult:
+    """Scores every token of ``stream`` but the first.
+
+    Under a process group it is a collective: the neural expert's windows and test-time training are shared
+    out, and every rank gets the same result. ``mixtures`` are scored besides ``settings.mixer``, over the
+    same expert scores. The artifact is left as it is: the model that learns is a copy of what it holds.
+
+    Raises InputError for a stream without targets or bytes, a vocabulary that isn't the artifact's, settings
+    that can't be; FormatError for a damaged artifact.
+    """
+    settings = settings or ScoringSettings()
+    began = time.perf_counter()
+    watch = Stopwatch()
+    if len(stream) < 2:
+        raise InputError(f"a stream of {len(stream)} tokens has no target to score: it takes at least two")
+    lengths = byte_table.lengths(stream, start=1)
+    total_bytes = int(lengths.sum())
+    if not total_bytes:
+        raise InputError("the targets decode to no text, so there are no bytes to divide by")
+
+    experts: list[Expert] = []
+    learn: Learn | None = None
+    ttt: TTTOptimizer = "off"
+    if artifact.neural_blob is not None and not settings.no_neural:
+        with watch.stage("load"):
+            neural, learn = _neural(artifact, settings, dist)
+            _check_vocabulary("model", neural.model.config.vocab_size, byte_table)
+        experts.append(neural)
+        ttt = settings.ttt or "sgd"
+    elif settings.ttt not in (None, "off"):
+        raise InputError(f"test-time training ({settings.ttt}) needs a neural model, and none is scored")
+    experts.append(OnlineCounts(byte_table.vocab_size))
+    if not settings.no_oracle:
+        with watch.stage("load"):
+            oracle = artifact.load_oracle()
+        if oracle is not None:
+            _check_vocabulary("oracle", oracle.vocab_size, byte_table)
+            experts.append(OracleExperts(oracle, threads))
+
+    specs = {"": MixtureSpec(settings.mixer), **(mixtures or {})}
+    names = expert_names(experts)
+    expert_totals = [0] * len(names)
+    mixture_totals = dict.fromkeys(specs, 0)
+    tokens = len(stream) - 1
+    with ExitStack() as stack:
+        progress = None
+        if dist is None or dist.is_main:
+            progress = stack.enter_context(Progress("score", tokens, "tokens"))
+        for scored in score_chunks(stream, experts, specs, chunk=settings.chunk, learn=learn, watch=watch):
+            for row, log_probs in enumerate(scored.log_probs):
+                expert_totals[row] += _total(-log_probs.astype(np.float64))
+            for label, nll in scored.nll.items():
+                mixture_totals[label] += _total(nll)
+            if progress is not None:
+                progress.update(scored.start - 1 + scored.log_probs.shape[1])
+
+    def rate(total: int) -> Rate:
+        bits = total * _UNIT / float(np.log(2.0))
+        return Rate(bits / tokens, bits / total_bytes)
+
+    result = rate(mixture_totals.pop(""))
+    return EvaluationResult(
+        tokens=tokens,
+        bytes=total_bytes,
+        bits_per_token=result.bits_per_token,
+        bpb=result.bpb,
+        experts=dict(zip(names, map(rate, expert_totals), strict=True)),
+        mixer=settings.mixer,
+        mixtures={label: rate(total) for label, total in mixture_totals.items()},
+        ttt=ttt,
+        seconds=time.perf_counter() - began,
+        stages=watch.seconds,
+    )
+
+
+def _neural(
+    artifact: Artifact, settings: ScoringSettings, dist: "Distributed | None"
+) -> "tuple[NeuralExpert, Learn | None]":
+    """The neural expert, and what makes it learn."""
+    import torch
+
+    from hybridlm.distributed import Distributed, pick_device
+    from hybridlm.scoring.neural import NeuralExpert
+    from hybridlm.scoring.ttt import TestTimeTrainer
+    from hybridlm.scoring.windows import WindowGrid
+
+    dist = dist or Distributed(rank=0, world_size=1, local_rank=0, device=pick_device(None))
+    model = artifact.load_model()
+    if model is None:
+        raise ValueError("the artifact has no neural part")
+    model.to(dist.device)
+    window = settings.window or model.config.sequence_length
+    if not window:
+        raise InputError(f"{artifact.name}: the model names no sequence length; give --window")
+    grid = WindowGrid(window, settings.stride or max(1, window // 2))
+    precision = settings.precision or ("bfloat16" if dist.device.type == "cuda" else "float32")
+    autocast = torch.bfloat16 if precision == "bfloat16" else None
+    expert = NeuralExpert(model, grid, dist, group=settings.group, autocast=autocast)
+    optimizer = settings.ttt or "sgd"
+    if optimizer == "off":
+        return expert, None
+    trainer = TestTimeTrainer(
+        model, optimizer, settings.ttt_options, dist, sequence_length=window, autocast=autocast
+    )
+    return expert, trainer.learn
+
+
+def _check_vocabulary(part: str, vocab_size: int, byte_table: ByteTable) -> None:
+    if vocab_size != byte_table.vocab_size:
+        raise InputError(
+            f"the artifact's {part} has a vocabulary of {vocab_size} tokens and the tokenizer one of "
+            f"{byte_table.vocab_size}: use the tokenizer that it was made with"
+        )
+
+
+def _total(nats: NDArray[np.float64]) -> int:
+    return int(np.rint(nats / _UNIT).astype(np.int64).sum())

@@ -1,0 +1,87 @@
+"""Experts: whatever gives each target a probability from the tokens before it.
+
+`neural.NeuralExpert` is the other one; it lives apart because it needs torch.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybridlm._core import OnlineExperts
+from hybridlm.errors import InputError
+from hybridlm.oracle import Oracle
+
+
+class Expert(Protocol):
+    """One source of probabilities, or several that are computed together."""
+
+    @property
+    def family(self) -> str:
+        """``neural``, ``online`` or ``oracle``: what mixtures are told to take or to leave."""
+        ...
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    def score(self, stream: NDArray[np.uint16], start: int) -> NDArray[np.float32]:
+        """float32 [K, N − start]: ln p_k of stream[start:], each given the tokens before it. start ≥ 1.
+
+        Called for consecutive pieces of one stream: ``stream`` ends where the piece does, so nothing later
+        can be seen. A row of it is one distribution over the vocabulary, fixed before the token is known.
+        """
+        ...
+
+
+class OracleExperts:
+    """One expert per order of a frozen oracle, each looked up with the whole stream as context."""
+
+    family = "oracle"
+
+    def __init__(self, oracle: Oracle, threads: int | None = None) -> None:
+        self.names = tuple(f"oracle_{order}" for order in oracle.orders)
+        self._oracle = oracle
+        self._threads = threads
+
+    def score(self, stream: NDArray[np.uint16], start: int) -> NDArray[np.float32]:
+        return self._oracle.target_log_probs(stream, start=start, threads=self._threads)
+
+
+class OnlineCounts:
+    """Unigram, bigram, hashed trigram and decay cache: counts of what the stream has shown so far."""
+
+    family = "online"
+    names = tuple(OnlineExperts.names)
+
+    def __init__(self, vocab_size: int) -> None:
+        self._counts = OnlineExperts(vocab_size)
+        self._seen = 0
+
+    def score(self, stream: NDArray[np.uint16], start: int) -> NDArray[np.float32]:
+        if self._seen == 0:
+            self._counts.observe(stream[:start])
+        elif self._seen != start:
+            raise ValueError(f"scored up to {self._seen}, so the next piece can't start at {start}")
+        self._seen = len(stream)
+        return self._counts.score(stream[start:])
+
+
+def expert_names(experts: Sequence[Expert]) -> tuple[str, ...]:
+    return tuple(name for expert in experts for name in expert.names)
+
+
+def gather(experts: Sequence[Expert], stream: NDArray[np.uint16], start: int) -> NDArray[np.float32]:
+    """float32 [K, N − start], the rows in the order of `expert_names`.
+
+    Raises InputError where an expert's value is not finite: a model that has diverged has no score.
+    """
+    log_probs = np.concatenate([expert.score(stream, start) for expert in experts])
+    finite = np.isfinite(log_probs)
+    if not finite.all():
+        row, column = np.argwhere(~finite)[0]
+        raise InputError(
+            f"expert {expert_names(experts)[row]} gives target {start + column} a log-probability of "
+            f"{log_probs[row, column]}: its weights have diverged"
+        )
+    return log_probs
