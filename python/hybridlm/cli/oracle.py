@@ -1,0 +1,183 @@
+"""`hybridlm oracle …`: build, inspect and evaluate n-gram oracles."""
+
+import dataclasses
+import json as json_module
+import logging
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from hybridlm.errors import InputError
+
+log = logging.getLogger("hybridlm.oracle")
+
+
+@dataclasses.dataclass(frozen=True)
+class Buckets:
+    """The rows of one order's table."""
+
+    order: int
+    rows: int
+
+
+def _parse_buckets(words: list[str]) -> Buckets:
+    order, equals, rows = words[0].partition("=")
+    if not (equals and order.isdecimal() and rows.isdecimal()):
+        raise ValueError(f"{words[0]!r} is not of the form ORDER=ROWS, such as 3=8192")
+    return Buckets(int(order), int(rows))
+
+
+BucketsOption = Annotated[
+    Buckets,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="N=ROWS",
+        instance_from_str=_parse_buckets,
+        is_instance=lambda value: isinstance(value, Buckets),
+        str_from_instance=lambda value: [f"{value.order}={value.rows}"],
+    ),
+]
+
+
+def _vocab_size(vocab_size: int | None, tokenizer: Path | None) -> int:
+    """The vocabulary that was asked for, by number or by tokenizer; SP1024's otherwise."""
+    if tokenizer is None:
+        return 1024 if vocab_size is None else vocab_size
+    from hybridlm.data.tokenizer import Tokenizer
+
+    pieces = Tokenizer.load(tokenizer).vocab_size
+    if vocab_size is not None and vocab_size != pieces:
+        raise InputError(f"--vocab-size is {vocab_size}, but {tokenizer} has {pieces} pieces")
+    return pieces
+
+
+def build(
+    shards: tyro.conf.Positional[tuple[Path, ...]],
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
+    estimator: Literal["dense"] = "dense",
+    orders: int = 8,
+    buckets: tuple[BucketsOption, ...] = (),
+    vocab_size: int | None = None,
+    tokenizer: Path | None = None,
+    level: int = 22,
+    threads: int | None = None,
+) -> None:
+    """Build a frozen oracle from training shards.
+
+    Args:
+        shards: Training shards (globs are understood too).
+        out: The oracle's file.
+        estimator: dense: Laplace-smoothed int8 rows of hashed contexts, NGOR version 1.
+        orders: The highest n-gram order, 1 to 8.
+        buckets: Rows of single orders' tables, from order 3 on.
+        vocab_size: Tokens in the vocabulary (1024 by default).
+        tokenizer: A SentencePiece model to take the vocabulary's size from.
+        level: zstd's level, 1 to 22.
+        threads: Threads to use; all cores by default. The bytes don't depend on it.
+    """
+    from hybridlm.data.shards import expand
+    from hybridlm.files import atomic_write_bytes
+    from hybridlm.oracle.build import build_dense
+
+    paths = [path for pattern in shards for path in expand(os.fspath(pattern))]
+    data = build_dense(
+        paths,
+        _vocab_size(vocab_size, tokenizer),
+        orders=orders,
+        buckets={bucket.order: bucket.rows for bucket in buckets},
+        level=level,
+        threads=threads,
+    )
+    atomic_write_bytes(out, data)
+    log.info("%s: %s bytes, orders 1 to %d, %s estimator", out, f"{len(data):,}", orders, estimator)
+
+
+def inspect(oracle: tyro.conf.Positional[Path], json: bool = False) -> None:
+    """Show what an oracle holds: how full each order is, and what it knows beyond the unigram.
+
+    Args:
+        oracle: The oracle's file.
+        json: One JSON object instead of a table.
+    """
+    from hybridlm.oracle import Oracle
+
+    loaded = Oracle.from_file(oracle)
+    info: dict[str, Any] = {
+        "estimator": loaded.estimator,
+        "vocab_size": loaded.vocab_size,
+        "orders": list(loaded.orders),
+        "bytes": loaded.nbytes,
+        **loaded.info(),
+    }
+    if json:
+        print(json_module.dumps(info))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    console.print(
+        f"{oracle}: {loaded.estimator} estimator, {loaded.vocab_size} tokens, {loaded.nbytes:,} bytes",
+        highlight=False,
+    )
+    tables = info.get("tables", [])
+    shown = Table(box=None, pad_edge=False)
+    for key in tables[0] if tables else []:
+        shown.add_column(key.replace("_", " "), justify="right")
+    for table in tables:
+        shown.add_row(
+            *(f"{value:,.3f}" if isinstance(value, float) else f"{value:,}" for value in table.values())
+        )
+    console.print(shown)
+
+
+def evaluate(
+    oracle: tyro.conf.Positional[Path],
+    val: str,
+    tokenizer: Path,
+    threads: int | None = None,
+    json: bool = False,
+) -> None:
+    """Score validation shards with an oracle alone, order by order.
+
+    Bytes are those of the decoded text: the tokenizer normalises, so they are not in general those of the
+    original files.
+
+    Args:
+        oracle: The oracle's file.
+        val: Validation shards: a glob, taken as one stream in the order of their names.
+        tokenizer: The SentencePiece model of the shards, for their bytes.
+        threads: Threads to use; all cores by default.
+        json: One JSON object instead of a table.
+    """
+    from hybridlm.data.shards import expand, read_stream
+    from hybridlm.data.tokenizer import Tokenizer
+    from hybridlm.oracle import Oracle
+    from hybridlm.oracle.evaluate import evaluate as score
+
+    loaded = Oracle.from_file(oracle)
+    stream = read_stream(expand(val), loaded.vocab_size)
+    result = score(loaded, stream, Tokenizer.load(tokenizer).byte_table, threads=threads)
+    if json:
+        print(json_module.dumps(dataclasses.asdict(result)))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("expert", "bits/token", "bits/byte", "weight in the mix"):
+        table.add_column(column, justify="left" if column == "expert" else "right")
+    for order, bits in result.orders.items():
+        weight = result.best_static_weights[order]
+        table.add_row(f"order {order}", f"{bits.bits_per_token:.4f}", f"{bits.bpb:.4f}", f"{weight:.3f}")
+    mix = result.best_static_mix
+    table.add_row("best static mix", f"{mix.bits_per_token:.4f}", f"{mix.bpb:.4f}", "")
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{result.tokens:,} tokens, {result.bytes:,} bytes of decoded text, "
+        f"rows sum to 1 within {result.max_row_sum_error:.1e}",
+        highlight=False,
+    )

@@ -1,0 +1,86 @@
+"""An n-gram oracle that was estimated once and is only looked up from then on."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybridlm import _core
+from hybridlm.threads import thread_count
+
+if TYPE_CHECKING:
+    import torch
+
+    from hybridlm.oracle.tables import OracleTables
+
+
+class Oracle:
+    """K normalised distributions over V tokens at every position of a stream, one per n-gram order.
+
+    Predicting position i of a stream uses all tokens before it, ``tokens[:i]``; positions before the
+    stream's start count as token 0. Log-probabilities are in nats. Look-ups run in native code without the
+    GIL; ``threads`` defaults to this process's share of the machine and never changes a result.
+    """
+
+    def __init__(self, core: _core.FrozenOracle) -> None:
+        self._core = core
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> Self:
+        """Raises OSError, or FormatError when the file is not an intact oracle."""
+        return cls.from_bytes(Path(path).read_bytes(), os.fspath(path))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str = "oracle") -> Self:
+        """Raises FormatError, calling the data ``name``."""
+        return cls(_core.FrozenOracle.from_bytes(data, name))
+
+    @property
+    def orders(self) -> tuple[int, ...]:
+        """Ascending; the K experts of every look-up, in this order."""
+        return self._core.orders
+
+    @property
+    def vocab_size(self) -> int:
+        return self._core.vocab_size
+
+    @property
+    def estimator(self) -> str:
+        """The name that ``--estimator`` selects it by."""
+        return self._core.estimator
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the oracle's file."""
+        return self._core.nbytes
+
+    def info(self) -> dict[str, Any]:
+        """What ``oracle inspect`` shows; the keys depend on the estimator."""
+        return self._core.info()
+
+    def target_log_probs(
+        self, tokens: NDArray[np.uint16], *, start: int = 0, threads: int | None = None
+    ) -> NDArray[np.float32]:
+        """float32 [K, N − start]: ``[k, j]`` = ln p_k(tokens[start + j] | tokens[:start + j]).
+
+        Raises InputError for a token >= ``vocab_size`` or a ``start`` beyond the stream.
+        """
+        return self._core.target_log_probs(tokens, start, thread_count(threads))
+
+    def log_probs(
+        self, tokens: NDArray[np.uint16], positions: NDArray[np.integer[Any]], *, threads: int | None = None
+    ) -> NDArray[np.float32]:
+        """float32 [K, M, V]: ``[k, m, v]`` = ln p_k(v | tokens[:positions[m]]); positions are in 0..=N.
+
+        Raises InputError for a token >= ``vocab_size`` or a position outside the stream.
+        """
+        where: NDArray[np.int64] = np.ascontiguousarray(positions).astype(np.int64, copy=False)
+        return self._core.log_probs(tokens, where, thread_count(threads))
+
+    def tables(self, device: "torch.device | str" = "cpu") -> "OracleTables":
+        """The same look-ups as a torch module on ``device``. Raises InputError unless the oracle is dense."""
+        from hybridlm.oracle.tables import OracleTables
+
+        return OracleTables(self._core, device)
