@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from errno import EISDIR
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hybridlm.errors import FormatError, InputError
+
+Split = Literal["train", "val"]
 
 LONGEST_DOCUMENT = 16_384
 """Characters after which a document of a plain text file is cut."""
@@ -49,7 +52,9 @@ def read(
     cut there, at the end of a line if it has one, so that a text with few or no blank lines gives documents
     of about that length. With ``one_per_file`` each such file is one document, never cut.
 
-    ``on_bytes`` is told the number of bytes after each part that is read. Documents without text are left out.
+    ``on_bytes`` is told the number of bytes after each part that is read. Documents without
+    text are left out.
+
     Raises InputError naming the file and byte offset (text) or line (JSONL) of what can't be read, or when
     there is no document at all; OSError for a file that can't be opened, before any is read.
     """
@@ -233,9 +238,35 @@ def text_hash(text: str) -> int:
     return int.from_bytes(digest, "big")
 
 
-def is_held_out(text: str, val_fraction: float) -> bool:
-    """Whether a document is for validation, by its own text alone: equal documents are never parted."""
-    return text_hash(text) < val_fraction * 2**64
+def split_stream(documents: Iterable[Document], val_fraction: float) -> Iterator[tuple[Split, Document]]:
+    """Each document with its side, as they come: held out if its ``text_hash`` falls in the fraction.
+
+    So a document's side depends on its own text, equal documents are never parted, and memory holds one
+    document. The one with the smallest hash so far waits for the end, so that with a fraction above 0 neither
+    side is empty where two different documents exist; a single one goes to train. Raises InputError for a
+    fraction outside [0, 1).
+    """
+    check_fraction(val_fraction)
+    limit = val_fraction * 2**64
+    waiting: list[Document] = []
+    smallest = 2**64
+    seen: set[Split] = set()
+    for document in documents:
+        value = text_hash(document.text)
+        if value == smallest:
+            waiting.append(document)
+            continue
+        ready = [document]
+        if value < smallest:
+            ready, waiting = waiting, ready
+            value, smallest = smallest, value
+        side: Split = "val" if value < limit else "train"
+        for settled in ready:
+            seen.add(side)
+            yield side, settled
+    side = "val" if "train" in seen and (smallest < limit or (limit and "val" not in seen)) else "train"
+    for document in waiting:
+        yield side, document
 
 
 def check_fraction(val_fraction: float) -> None:

@@ -15,17 +15,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hybridlm import _core
-from hybridlm.data.documents import Document
+from hybridlm.data.documents import Document, Split
 from hybridlm.data.tokenizer import BOS, Tokenizer
 from hybridlm.errors import InputError
-
-Split = Literal["train", "val"]
 
 DEFAULT_SHARD_TOKENS = 10_000_000
 MAX_SHARD_TOKENS = 2**31 - 1
@@ -138,11 +136,13 @@ class DataFolderWriter:
         self.summaries: list[ShardSummary] = []
         """The shards in place, training first; filled when the block ends."""
 
-        self._old = [path for split in ("train", "val") for path in self._numbered(self.folder, split)]
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f"{self.folder}: not a folder")
+        self._old = sorted(self.folder.glob(f"{name}_train_??????.bin"))
+        self._old += sorted(self.folder.glob(f"{name}_val_??????.bin"))
         if self._old and not replace:
-            raise InputError(f"{self._old[0]} exists; --force replaces the shards of that name")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._staging = Path(tempfile.mkdtemp(dir=self.folder, prefix=f".{name}.", suffix=".part"))
+            raise InputError(f"{self._old[0]} is there already; --force replaces the shards of that name")
+        self._folder_is_new = not self.folder.exists()
         self._waiting: list[tuple[Split, str]] = []
         self._waiting_characters = 0
         self._open: dict[Split, list[NDArray[np.uint16]]] = {"train": [], "val": []}
@@ -156,6 +156,8 @@ class DataFolderWriter:
             self._encode()
 
     def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._staging = Path(tempfile.mkdtemp(dir=self.folder, prefix=f".{self.name}.", suffix=".part"))
         return self
 
     def __exit__(
@@ -169,6 +171,8 @@ class DataFolderWriter:
                 self._publish()
         finally:
             shutil.rmtree(self._staging, ignore_errors=True)
+            if self._folder_is_new and not self.summaries:
+                self.folder.rmdir()
 
     def _encode(self) -> None:
         texts = [text for _, text in self._waiting]
@@ -207,9 +211,6 @@ class DataFolderWriter:
             final = self.folder / staged.path.name
             staged.path.replace(final)
             self.summaries.append(ShardSummary(final, staged.split, staged.tokens, staged.documents))
-
-    def _numbered(self, folder: Path, split: str) -> list[Path]:
-        return sorted(folder.glob(f"{glob.escape(self.name)}_{split}_[0-9][0-9][0-9][0-9][0-9][0-9].bin"))
 
 
 def write_shards(
@@ -272,9 +273,19 @@ def examine(path: str | os.PathLike[str], tokenizer: Tokenizer | None = None) ->
     )
 
 
-def document_starts(tokens: NDArray[np.uint16]) -> NDArray[np.int64]:
-    """int64 [documents]: the positions of BOS."""
-    return np.flatnonzero(tokens == BOS)
+def beginnings(
+    path: str | os.PathLike[str], tokenizer: Tokenizer, documents: int = 3, tokens: int = 60
+) -> list[str]:
+    """The decoded first ``tokens`` tokens of a shard's first documents; fewer if they start far behind."""
+    name = os.fspath(path)
+    stream = _core.read_shard(name, 0, min(_core.shard_tokens(name), 1 << 16), tokenizer.vocab_size)
+    starts = [0, *np.flatnonzero(stream[1:] == BOS) + 1][:documents]
+    ends = [*starts[1:], len(stream)]
+    return [
+        tokenizer.decode(stream[start : min(end, start + tokens)])
+        for start, end in zip(starts, ends, strict=True)
+        if start < end
+    ]
 
 
 def total_tokens(summaries: Sequence[ShardSummary], split: Split) -> int:

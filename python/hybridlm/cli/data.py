@@ -1,0 +1,162 @@
+"""`hybridlm data …`: train a tokenizer, turn text into shards, look into a shard."""
+
+import json as json_format
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from hybridlm.errors import InputError
+from hybridlm.progress import Progress
+
+if TYPE_CHECKING:
+    from hybridlm.data.documents import Document
+
+log = logging.getLogger("hybridlm.data")
+
+# SentencePiece holds its training text in memory, several times over; more hardly changes a small vocabulary.
+_TOKENIZER_BYTES = 100_000_000
+
+
+def tokenizer(
+    text: tyro.conf.Positional[tuple[Path, ...]],
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
+    vocab_size: int = 1024,
+    one_per_file: bool = False,
+) -> None:
+    """Train a SentencePiece BPE tokenizer with byte fallback.
+
+    The same text gives the same bytes. Of more than 100 MB of text, a sample of the documents is used.
+
+    Args:
+        text: UTF-8 text files with blank lines between documents, or .jsonl files with a "text" in each line.
+        output: The model file to write.
+        vocab_size: Pieces, the 256 bytes and 4 special ones among them.
+        one_per_file: A text file is one document, whatever blank lines it has.
+    """
+    from hybridlm.data.documents import text_hash
+    from hybridlm.data.tokenizer import Tokenizer
+
+    if not output.parent.is_dir():
+        raise InputError(f"{output.parent}: no such folder to write {output.name} to")
+    documents = _documents(text, one_per_file, "reading")
+    size = sum(path.stat().st_size for path in text)
+    if size > _TOKENIZER_BYTES:
+        share = _TOKENIZER_BYTES / size
+        log.info("training on a sample of %.1f%% of the documents", 100 * share)
+        documents = (document for document in documents if text_hash(document.text) < share * 2**64)
+    trained = Tokenizer.train((document.text for document in documents), output, vocab_size)
+    print(f"{output}: {trained.vocab_size} pieces, fingerprint {trained.fingerprint}")
+
+
+def shard(
+    text: tyro.conf.Positional[tuple[Path, ...]],
+    tokenizer: Path,
+    out: Path,
+    val_fraction: float = 0.05,
+    shard_tokens: int = 10_000_000,
+    name: str = "text",
+    one_per_file: bool = False,
+    force: bool = False,
+    threads: int | None = None,
+) -> None:
+    """Turn text into the token shards of a data folder, NAME_train_*.bin and NAME_val_*.bin.
+
+    Each document becomes BOS and its tokens. Whether it is held out for validation depends on its own text
+    alone, so copies of it stay on one side. Shards are cut between documents and appear together at the end.
+
+    Args:
+        text: UTF-8 text files with blank lines between documents, or .jsonl files with a "text" in each line.
+            A text without blank lines is cut into documents of about 16,000 characters.
+        tokenizer: The SentencePiece model.
+        out: The data folder.
+        val_fraction: The part of the documents that is held out for validation, 0 to below 1.
+        shard_tokens: The most tokens in a shard (a longer document gets a shard of its own).
+        name: What the shards' names begin with.
+        one_per_file: A text file is one document, whatever blank lines it has.
+        force: Replace shards of that name.
+        threads: Threads to use; all cores by default. The bytes don't depend on it.
+    """
+    from hybridlm.data.documents import check_fraction, split_stream
+    from hybridlm.data.shards import DataFolderWriter
+    from hybridlm.data.tokenizer import Tokenizer
+
+    check_fraction(val_fraction)
+    loaded = Tokenizer.load(tokenizer)
+    documents = _documents(text, one_per_file, "tokenizing")
+    with DataFolderWriter(
+        out, loaded, name=name, shard_tokens=shard_tokens, replace=force, threads=threads
+    ) as writer:
+        for side, document in split_stream(documents, val_fraction):
+            writer.add(side, document.text)
+    for summary in writer.summaries:
+        print(f"{summary.path}: {summary.tokens:,} tokens, {summary.documents:,} documents")
+    if val_fraction and all(summary.split == "train" for summary in writer.summaries):
+        log.warning("no validation shard: the text is a single document")
+
+
+def inspect(
+    shard: tyro.conf.Positional[Path],
+    tokenizer: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Show what a shard holds.
+
+    Args:
+        shard: The shard's file.
+        tokenizer: The shard's SentencePiece model, to show its bytes (those of the decoded text, which the
+            tokenizer has normalised) and how its first documents begin.
+        json: One JSON object instead of a table.
+    """
+    import hashlib
+
+    from hybridlm.data.shards import beginnings, examine
+    from hybridlm.data.tokenizer import Tokenizer
+
+    loaded = None if tokenizer is None else Tokenizer.load(tokenizer)
+    contents = examine(shard, loaded)
+    with shard.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    numbers = {
+        "tokens": contents.tokens,
+        "documents": contents.documents,
+        "distinct_ids": contents.distinct_ids,
+        "max_id": contents.max_id,
+        "file_bytes": shard.stat().st_size,
+    }
+    if contents.text_bytes is not None:
+        numbers["bytes"] = contents.text_bytes
+    starts = [] if loaded is None else beginnings(shard, loaded)
+    if json:
+        print(json_format.dumps({**numbers, "sha256": digest, "beginnings": starts}))
+        return
+    for label, value in numbers.items():
+        print(f"{label.replace('_', ' '):14}{value:,}")
+    if contents.text_bytes is not None and contents.tokens:
+        print(f"{'bytes/token':14}{contents.text_bytes / contents.tokens:.3f}")
+    print(f"{'sha256':14}{digest}")
+    for text in starts:
+        print(f"| {text}")
+
+
+def _documents(paths: tuple[Path, ...], one_per_file: bool, label: str) -> "Iterator[Document]":
+    """``documents.read`` behind a progress line; refuses files that aren't there before it returns."""
+    from hybridlm.data.documents import read
+
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress.update(done)
+
+    documents = read(paths, one_per_file=one_per_file, on_bytes=advance)
+    progress = Progress(label, sum(path.stat().st_size for path in paths), "B")
+
+    def shown() -> "Iterator[Document]":
+        with progress:
+            yield from documents
+
+    return shown()
