@@ -241,10 +241,10 @@ def text_hash(text: str) -> int:
 def split_stream(documents: Iterable[Document], val_fraction: float) -> Iterator[tuple[Split, Document]]:
     """Each document with its side, as they come: held out if its ``text_hash`` falls in the fraction.
 
-    So a document's side depends on its own text, equal documents are never parted, and memory holds one
-    document. The one with the smallest hash so far waits for the end, so that with a fraction above 0 neither
-    side is empty where two different documents exist; a single one goes to train. Raises InputError for a
-    fraction outside [0, 1).
+    So a document's side depends on its own text, and equal documents are never parted. Until both sides have
+    a document, the one with the smallest hash so far waits: with a fraction above 0, neither side is empty in
+    the end where two different documents exist; a single one goes to train. Raises InputError for a fraction
+    outside [0, 1).
     """
     check_fraction(val_fraction)
     limit = val_fraction * 2**64
@@ -253,13 +253,14 @@ def split_stream(documents: Iterable[Document], val_fraction: float) -> Iterator
     seen: set[Split] = set()
     for document in documents:
         value = text_hash(document.text)
-        if value == smallest:
-            waiting.append(document)
-            continue
         ready = [document]
-        if value < smallest:
-            ready, waiting = waiting, ready
-            value, smallest = smallest, value
+        if len(seen) < 2:
+            if value == smallest:
+                waiting.append(document)
+                continue
+            if value < smallest:
+                ready, waiting = waiting, ready
+                value, smallest = smallest, value
         side: Split = "val" if value < limit else "train"
         for settled in ready:
             seen.add(side)

@@ -37,6 +37,7 @@ _LITERAL = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _PREFIX = re.compile(r"[A-Za-z]*$")
+_NOT_TEXT = {"b", "br", "rb", "f", "fr", "rf", "t", "tr", "rt"}
 
 _PARAGRAPH_BREAK = re.compile(r"\n[^\S\n]*\n\s*?(?=[^\S\n]*\S)")
 _DIRECTIVE = re.compile(r"\.\. ([\w-]+)::[^\S\n]*")
@@ -161,10 +162,9 @@ def documentation_strings(source: str) -> list[str]:
         if not body:
             continue
         prefix = _PREFIX.findall(source[max(0, match.start() - 3) : match.start()])[0].lower()
-        if prefix in ("", "u") and "\\" in body:
-            strings.append(_unescaped(match[0], body))
-        elif prefix in ("", "u", "r"):
-            strings.append(body)
+        if prefix in _NOT_TEXT:
+            continue
+        strings.append(_unescaped(match[0], body) if "\\" in body and prefix != "r" else body)
     return strings
 
 
