@@ -162,7 +162,7 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, tokenizer_path: Path) -> N
     )
     try:
         with pipe.open("w") as writer:
-            writer.writelines(f"document number {number}\n\n" for number in range(200_000))
+            writer.writelines(f"document number {number}\n\n" for number in range(300_000))
             writer.flush()
             deadline = time.monotonic() + 60
             while not list(tmp_path.glob("out/.*/*.bin")) and time.monotonic() < deadline:
