@@ -125,6 +125,7 @@ def test_a_path_that_cannot_be_written(tmp_path: Path, corpus: list[str]) -> Non
         lambda model: model[: len(model) // 2],
         lambda model: model[:-1],
         lambda model: b"\xff" + model[1:],
+        lambda model: model.replace("▁the".encode(), b"\xe2\x96the\xff"),
     ],
 )
 def test_foreign_and_damaged_models_are_refused_by_name(tmp_path: Path, tokenizer_path: Path, damage) -> None:
