@@ -324,6 +324,16 @@ def test_an_oracle_changes_the_objective(run: Any, oracle_path: Path) -> None:
     assert losses_of(plain) == losses_of(indifferent)
 
 
+def test_bfloat16_activations_stay_close(run: Any) -> None:
+    _, full = run("full")
+    _, half = run("half", precision="bfloat16", optimizer=OptimizerConfig(newton_schulz_dtype="bfloat16"))
+    assert losses_of(full) != losses_of(half)
+    for (_, one), (_, other) in zip(losses_of(full), losses_of(half), strict=True):
+        assert one == pytest.approx(other, rel=0.02)
+    weights = safetensors.torch.load_file(half / "model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+
+
 def test_a_compiled_run_has_the_same_losses(run: Any) -> None:
     schedule = ScheduleConfig(warmup_steps=1)
     # One layer, because compiling takes most of this test's time.
