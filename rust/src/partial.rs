@@ -27,6 +27,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Mutex;
 
+use crate::bytes::Reader;
 use crate::count::{Counts, Layout, Stream};
 use crate::files;
 use crate::hash::MAX_ORDER;
@@ -419,67 +420,60 @@ struct File<'a> {
 
 impl<'a> File<'a> {
     fn parse(data: &'a [u8], what: &'a str) -> Result<Self> {
-        let invalid = |offset: usize, detail: String| {
-            Error::format(what, format!("at offset {offset} of the partial counts: {detail}"))
-        };
-        let mut reader = Reader { data, end: data.len(), offset: 0, what };
+        let mut reader = Reader::new(data, what);
         let magic = reader.u32("the magic number")?;
         if magic != MAGIC {
-            return Err(Error::format(
-                what,
-                format!("not a file of partial counts: it begins with {magic:#010x}, not {MAGIC:#010x}"),
-            ));
+            return Err(reader.error(format!("{magic:#010x} is not how partial counts begin, {MAGIC:#010x}")));
         }
         let version = reader.u32("the version")?;
         if version != VERSION {
-            return Err(invalid(4, format!("version {version}; this program reads version {VERSION}")));
+            return Err(reader.error(format!("version {version}; this program reads version {VERSION}")));
         }
         let length = reader.u64("the file's length")?;
         if length != data.len() as u64 {
             let found = data.len();
-            return Err(invalid(8, format!("a file of {length} bytes, but {found} are here; make it again")));
+            return Err(
+                reader.error(format!("a file of {length} bytes, but {found} are here; make it again"))
+            );
         }
-        if data.len() < HEADER_BYTES + HASH_BYTES {
-            return Err(invalid(8, format!("{length} bytes are too few")));
-        }
-        let (covered, checksum) = data.split_at(data.len() - HASH_BYTES);
-        if blake3::hash(covered).as_bytes() != checksum {
+        let covered = data.len().checked_sub(HASH_BYTES).filter(|&covered| covered >= HEADER_BYTES);
+        let Some(covered) = covered else {
+            return Err(reader.error(format!("{length} bytes are too few")));
+        };
+        if blake3::hash(&data[..covered]).as_bytes() != &data[covered..] {
             return Err(Error::format(what, "the checksum is wrong: the file is damaged; make it again"));
         }
-        reader.end = covered.len();
 
+        let mut reader = Reader::new(&data[..covered], what);
+        reader.take(16, "the start")?;
         let vocab_size = reader.u32("the vocabulary")? as usize;
         let table_count = reader.u32("the number of tables")? as usize;
-        let shard_count = reader.u32("the number of shards")?;
         if !(1..=MAX_ORDER).contains(&table_count) {
-            return Err(invalid(20, format!("{table_count} tables, where 1 to {MAX_ORDER} are possible")));
+            return Err(reader.error(format!("{table_count} tables, where 1 to {MAX_ORDER} are possible")));
         }
+        let shard_count = reader.u32("the number of shards")?;
         let mut tables = Vec::with_capacity(table_count);
         for _ in 0..table_count {
-            let at = reader.offset;
             let order = reader.u32("a table's order")? as usize;
-            let rows = reader.u32("a table's rows")?;
             if tables.last().is_some_and(|&(last, _)| last >= order) {
-                return Err(invalid(at, format!("order {order} is out of order")));
+                return Err(reader.error(format!("order {order} is out of order")));
             }
-            tables.push((order, rows));
+            tables.push((order, reader.u32("a table's rows")?));
         }
-        let layout =
-            Layout::new(vocab_size, &tables).map_err(|error| invalid(HEADER_BYTES, error.to_string()))?;
-        check_cells(&layout).map_err(|detail| invalid(HEADER_BYTES, detail))?;
+        let layout = Layout::new(vocab_size, &tables).map_err(|error| reader.error(error))?;
+        check_cells(&layout).map_err(|detail| reader.error(detail))?;
 
         // Grows with the shards that are really there.
         let mut shards: Vec<CountedShard> = Vec::new();
         let mut tokens = 0u64;
         for _ in 0..shard_count {
-            let at = reader.offset;
-            let shard = reader.shard()?;
+            let shard = read_shard(&mut reader, what)?;
             if shards.last().is_some_and(|last| last.hash >= shard.hash) {
-                return Err(invalid(at, "the shard's hash is out of order".into()));
+                return Err(reader.error("the shard's hash is out of order"));
             }
             tokens = tokens
                 .checked_add(shard.tokens)
-                .ok_or_else(|| invalid(at, "the shards' tokens don't fit 64 bits".into()))?;
+                .ok_or_else(|| reader.error("the shards' tokens don't fit 64 bits"))?;
             shards.push(shard);
         }
 
@@ -488,13 +482,10 @@ impl<'a> File<'a> {
         let mut frames = Vec::new();
         for _ in 0..chunk_count {
             let length = reader.u32("a chunk's length")? as usize;
-            let offset = reader.offset;
+            let offset = reader.offset();
             frames.push(Frame { data: reader.take(length, "a chunk")?, offset });
         }
-        if reader.offset != reader.end {
-            let left = reader.end - reader.offset;
-            return Err(invalid(reader.offset, format!("{left} bytes follow the last chunk")));
-        }
+        reader.end()?;
         Ok(Self { what, layout, shards, tokens, frames })
     }
 
@@ -508,55 +499,11 @@ impl<'a> File<'a> {
     }
 }
 
-struct Reader<'a> {
-    data: &'a [u8],
-    /// Nothing from here on is read.
-    end: usize,
-    offset: usize,
-    what: &'a str,
-}
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, bytes: usize, field: &str) -> Result<&'a [u8]> {
-        let end = self.offset.checked_add(bytes).filter(|&end| end <= self.end);
-        let Some(end) = end else {
-            let (offset, left) = (self.offset, self.end - self.offset);
-            return Err(Error::format(
-                self.what,
-                format!("at offset {offset} of the partial counts: {field} needs {bytes} bytes where {left} are left"),
-            ));
-        };
-        let taken = &self.data[self.offset..end];
-        self.offset = end;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self, field: &str) -> Result<[u8; N]> {
-        let mut array = [0; N];
-        array.copy_from_slice(self.take(N, field)?);
-        Ok(array)
-    }
-
-    fn u32(&mut self, field: &str) -> Result<u32> {
-        Ok(u32::from_le_bytes(self.array(field)?))
-    }
-
-    fn u64(&mut self, field: &str) -> Result<u64> {
-        Ok(u64::from_le_bytes(self.array(field)?))
-    }
-
-    fn shard(&mut self) -> Result<CountedShard> {
-        let hash = self.array("a shard's hash")?;
-        let tokens = self.u64("a shard's tokens")?;
-        let length = u16::from_le_bytes(self.array("the length of a shard's name")?);
-        let at = self.offset;
-        let name = self.take(usize::from(length), "a shard's name")?;
-        let name = std::str::from_utf8(name).map_err(|_| {
-            Error::format(
-                self.what,
-                format!("at offset {at} of the partial counts: a shard's name is not UTF-8"),
-            )
-        })?;
-        Ok(CountedShard { hash, tokens, name: name.to_owned(), source: self.what.to_owned() })
-    }
+fn read_shard(reader: &mut Reader, what: &str) -> Result<CountedShard> {
+    let hash = reader.array("a shard's hash")?;
+    let tokens = reader.u64("a shard's tokens")?;
+    let length = u16::from_le_bytes(reader.array("the length of a shard's name")?);
+    let name = reader.take(usize::from(length), "a shard's name")?;
+    let name = std::str::from_utf8(name).map_err(|_| reader.error("a shard's name is not UTF-8"))?;
+    Ok(CountedShard { hash, tokens, name: name.to_owned(), source: what.to_owned() })
 }

@@ -6,14 +6,18 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from hybridlm import _core
 from hybridlm.errors import InputError
 from hybridlm.files import atomic_write_bytes
+from hybridlm.oracle.hashing import verify_hash_twins
 from hybridlm.progress import Progress
 from hybridlm.threads import thread_count
 
 log = logging.getLogger("hybridlm.oracle")
+
+Engine = Literal["local", "ray"]
 
 DEFAULT_VOCAB_SIZE = 1024
 DEFAULT_ORDERS = 8
@@ -39,19 +43,20 @@ class Tables:
         orders = DEFAULT_ORDERS if self.orders is None else self.orders
         return _core.NgramCounts(vocab_size, orders, self.buckets)
 
-    def check(self, counts: _core.NgramCounts, name: str) -> None:
-        """Raises InputError where ``counts``, read from ``name``, are not of these tables."""
+    def of(self, counts: _core.NgramCounts, name: str) -> "Tables":
+        """The tables of ``counts``, read from ``name``. Raises InputError where others are asked for."""
         if self.vocab_size is not None and counts.vocab_size != self.vocab_size:
             raise InputError(
                 f"{name}: counts of a vocabulary of {counts.vocab_size}, but {self.vocab_size} is asked for"
             )
-        if self.orders is not None and counts.orders != tuple(range(1, self.orders + 1)):
-            raise InputError(f"{name}: counts of orders 1 to {counts.orders[-1]}, not 1 to {self.orders}")
+        if self.orders is not None and len(counts.orders) != self.orders:
+            raise InputError(f"{name}: counts of orders 1 to {len(counts.orders)}, not 1 to {self.orders}")
         for order, rows in self.buckets.items():
             if counts.buckets.get(order) != rows:
-                raise InputError(
-                    f"{name}: order {order} has {counts.buckets.get(order, 'no')} rows, not {rows}"
-                )
+                there = counts.buckets.get(order, "no")
+                raise InputError(f"{name}: counts with {there} rows for order {order}, not {rows}")
+        hashed = {order: rows for order, rows in counts.buckets.items() if order >= 3}
+        return Tables(counts.vocab_size, len(counts.orders), hashed)
 
 
 @dataclass(frozen=True)
@@ -63,31 +68,31 @@ class Checkpoint:
     """Between two writings; 0 writes after every shard."""
 
     def resume(
-        self, counts: _core.NgramCounts, shards: Sequence[str], threads: int
+        self, empty: _core.NgramCounts, shards: Sequence[str], threads: int
     ) -> tuple[_core.NgramCounts, list[str]]:
-        """``counts`` with those of the file, if there is one, and the shards that are still to be counted.
+        """The counts to go on from, ``empty`` if there is no file, and the shards still to be counted.
 
-        A shard counts as counted when its whole content is what was counted, which takes reading it.
-        Raises InputError when the file is of other tables or has shards that are not asked for.
+        A shard has been counted if its content is what was counted. Name, size and date could tell faster
+        but not for certain, and reading a shard takes a tenth of the time of counting it. Raises InputError
+        when the file is of other tables than ``empty``, or of a shard that is not given.
         """
         if not self.path.exists():
-            return counts, list(shards)
-        advice = f"; remove {self.path} to start afresh"
+            return empty, list(shards)
+        advice = f"remove {self.path} to start afresh"
         saved = read_partial(self.path, threads)
-        if saved.buckets != counts.buckets or saved.vocab_size != counts.vocab_size:
+        if (saved.vocab_size, saved.buckets) != (empty.vocab_size, empty.buckets):
             raise InputError(
-                f"{self.path}: an interrupted run left counts of another vocabulary, orders or rows{advice}"
+                f"{self.path}: an interrupted run left counts of another vocabulary, orders or rows; {advice}"
             )
-        identities = [hash for _, _, hash in _core.identify_shards(shards, threads)]
-        for name, _, hash in saved.shards:
-            if hash not in identities:
+        given = [content for _, _, content in _core.identify_shards(shards, threads)]
+        counted = {content: name for name, _, content in saved.shards}
+        for content, name in counted.items():
+            if content not in given:
                 raise InputError(
-                    f"{self.path}: an interrupted run has counted {name}, which is not among the shards{advice}"
+                    f"{self.path}: an interrupted run has counted {name}, which is not given now; {advice}"
                 )
-        counted = {hash for _, _, hash in saved.shards}
-        rest = [shard for shard, hash in zip(shards, identities, strict=True) if hash not in counted]
-        log.info("%s: resuming with %d of %d shards counted", self.path, len(counted), len(shards))
-        saved.merge(counts)
+        rest = [shard for shard, content in zip(shards, given, strict=True) if content not in counted]
+        log.info("%s: resuming, %d of %d shards are counted", self.path, len(counted), len(shards))
         return saved, rest
 
     def save(self, counts: _core.NgramCounts, threads: int) -> None:
@@ -109,27 +114,23 @@ def read_partial(path: str | os.PathLike[str], threads: int | None = None) -> _c
     return _core.NgramCounts.from_bytes(Path(path).read_bytes(), os.fspath(path), thread_count(threads))
 
 
-def merge_partials(
-    paths: Sequence[str | os.PathLike[str]],
-    tables: Tables | None = None,
-    *,
-    threads: int | None = None,
-) -> _core.NgramCounts:
+def merge(paths: Sequence[str | os.PathLike[str]], *, threads: int | None = None) -> _core.NgramCounts:
     """The sum of files of partial counts, of which one at a time is in memory.
 
     Raises FormatError, OSError, or InputError when tables differ or a shard has been counted twice.
     """
     if not paths:
         raise InputError("no partial counts to merge")
-    threads = thread_count(threads)
     counts = read_partial(paths[0], threads)
-    if tables is not None:
-        tables.check(counts, os.fspath(paths[0]))
-    with Progress("merging", len(paths), "files") as progress:
-        for done, path in enumerate(paths[1:], 1):
-            progress.update(done)
-            counts.merge_bytes(Path(path).read_bytes(), os.fspath(path), threads)
+    _add(paths[1:], counts, threads)
     return counts
+
+
+def _add(paths: Sequence[str | os.PathLike[str]], counts: _core.NgramCounts, threads: int | None) -> None:
+    with Progress("merging", len(paths), "files") as progress:
+        for done, path in enumerate(paths, 1):
+            counts.merge_bytes(Path(path).read_bytes(), os.fspath(path), thread_count(threads))
+            progress.update(done)
 
 
 def count(
@@ -138,29 +139,54 @@ def count(
     *,
     threads: int | None = None,
     checkpoint: Checkpoint | None = None,
+    engine: Engine = "local",
+    ray_address: str | None = None,
 ) -> _core.NgramCounts:
     """The counts of shards and of files of partial counts together.
 
     Memory is the tables, a byte per cell and thread, and a constant, however many sources there are. The
-    counts depend on neither the sources' order nor ``threads``. Raises InputError, FormatError or OSError.
+    counts depend on neither the sources' order nor ``threads`` nor ``engine``. On Ray, ``threads`` are those
+    of a task, one if None, and there is no ``checkpoint``: Ray does lost work again. Raises InputError,
+    FormatError or OSError.
     """
+    if not sources:
+        raise InputError("no shards to count")
+    verify_hash_twins()
     tables = tables or Tables()
-    threads = thread_count(threads)
     partials = [os.fspath(source) for source in sources if is_partial(source)]
     shards = [os.fspath(source) for source in sources if not is_partial(source)]
-    counts = merge_partials(partials, tables, threads=threads) if partials else tables.empty()
-    # Looks at every header before the long work begins.
+    if partials:
+        tables = tables.of(read_partial(partials[0], threads), partials[0])
+    counts = tables.empty()
+    if not shards:
+        pass
+    elif engine == "ray":
+        from hybridlm.oracle.ray_counting import count_on_ray
+
+        count_on_ray(shards, counts, address=ray_address, threads=threads or 1)
+    else:
+        counts = _count_here(shards, counts, thread_count(threads), checkpoint)
+    # Last, so that a checkpoint is of shards alone.
+    _add(partials, counts, threads)
+    return counts
+
+
+def _count_here(
+    shards: Sequence[str], counts: _core.NgramCounts, threads: int, checkpoint: Checkpoint | None
+) -> _core.NgramCounts:
+    # Every header is looked at before the long work begins.
     sizes = {shard: _core.shard_tokens(shard) for shard in shards}
     if checkpoint is not None:
         counts, shards = checkpoint.resume(counts, shards, threads)
     every_shard = checkpoint is not None and checkpoint.seconds == 0
-    group_tokens = 0 if every_shard else _GROUP_TOKENS * threads
     done = 0
     saved_at = time.monotonic()
     with Progress("counting", sum(sizes[shard] for shard in shards), "tokens") as progress:
-        for group in _groups(shards, sizes, group_tokens):
+        for group in _groups(shards, sizes, 0 if every_shard else _GROUP_TOKENS * threads):
             before = done
-            counts.count_shards(group, threads, lambda tokens, before=before: progress.update(before + tokens))
+            counts.count_shards(
+                group, threads, lambda tokens, before=before: progress.update(before + tokens)
+            )
             done += sum(sizes[shard] for shard in group)
             if checkpoint is not None and time.monotonic() - saved_at >= checkpoint.seconds:
                 checkpoint.save(counts, threads)
@@ -171,10 +197,12 @@ def count(
 def _groups(shards: Sequence[str], sizes: Mapping[str, int], tokens: int) -> Iterator[list[str]]:
     """Consecutive shards that have at least ``tokens`` tokens together."""
     group: list[str] = []
+    held = 0
     for shard in shards:
         group.append(shard)
-        if sum(sizes[member] for member in group) >= tokens:
+        held += sizes[shard]
+        if held >= tokens:
             yield group
-            group = []
+            group, held = [], 0
     if group:
         yield group
