@@ -183,10 +183,11 @@ def _count_here(
     saved_at = time.monotonic()
     with Progress("counting", sum(sizes[shard] for shard in shards), "tokens") as progress:
         for group in _groups(shards, sizes, 0 if every_shard else _GROUP_TOKENS * threads):
-            before = done
-            counts.count_shards(
-                group, threads, lambda tokens, before=before: progress.update(before + tokens)
-            )
+
+            def report(tokens: int, before: int = done) -> None:
+                progress.update(before + tokens)
+
+            counts.count_shards(group, threads, report)
             done += sum(sizes[shard] for shard in group)
             if checkpoint is not None and time.monotonic() - saved_at >= checkpoint.seconds:
                 checkpoint.save(counts, threads)
