@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "PARTIAL_COUNTS_MAGIC",
     "FormatError",
     "FrozenOracle",
     "InputError",
@@ -21,6 +22,7 @@ __all__ = [
     "compress",
     "context_buckets",
     "decompress",
+    "identify_shards",
     "read_shard",
     "shard_tokens",
     "write_shard",
@@ -54,11 +56,18 @@ def decompress(data: bytes, max_bytes: int, what: str) -> bytes:
 def context_buckets(tokens: NDArray[np.uint16], order: int, rows: int) -> NDArray[np.uint32]:
     """The table row of the context before each token, uint32 [N]; before the first token is token 0."""
 
+PARTIAL_COUNTS_MAGIC: bytes
+"""What a file of partial counts begins with."""
+
+def identify_shards(paths: Sequence[str | os.PathLike[str]], threads: int = 1) -> list[tuple[str, int, str]]:
+    """(name, tokens, hash) of each shard, as ``NgramCounts.shards`` has them. FormatError, OSError."""
+
 @final
 class NgramCounts:
     """Counts of orders 1 to ``orders``: ``table(order)[row of the context, token]``.
 
     ``buckets`` gives the rows of orders >= 3 that shouldn't have the default ones. Totals are 64-bit.
+    After an error in the middle of counting or merging the counts are of no more use, and say so.
     """
 
     def __new__(
@@ -88,10 +97,33 @@ class NgramCounts:
         threads: int = 1,
         progress: Callable[[int], object] | None = None,
     ) -> None:
-        """Counts shards, none of whose n-grams reach into the next. ``progress`` is told tokens."""
+        """Counts shards, none of whose n-grams reach into the next. ``progress`` is told tokens.
+
+        InputError for a shard that has been counted already, whatever its name: its content tells.
+        """
+
+    @property
+    def shards(self) -> list[tuple[str, int, str]]:
+        """(file name, tokens, BLAKE3 of the file in hexadecimal) of each shard counted, by hash."""
 
     def merge(self, other: NgramCounts) -> None:
-        """Adds the counts of ``other``, of the same vocabulary and tables."""
+        """Adds the counts of ``other``, of the same vocabulary and tables and of other shards."""
+
+    def merge_bytes(self, data: bytes, name: str = "partial counts", threads: int = 1) -> None:
+        """Adds the counts of a file that ``to_bytes`` made, which errors call ``name``.
+
+        FormatError for a damaged file; InputError for other tables, or a shard that is counted already.
+        """
+
+    @staticmethod
+    def from_bytes(data: bytes, name: str = "partial counts", threads: int = 1) -> NgramCounts:
+        """The counts of a file that ``to_bytes`` made. FormatError, calling the file ``name``."""
+
+    def to_bytes(self, threads: int = 1) -> bytes:
+        """The file of these counts. The bytes depend on nothing but the set of shards and the tables.
+
+        InputError after ``count_tokens``: what was counted must be known by its file.
+        """
 
     def table(self, order: int) -> NDArray[np.uint64]:
         """The counts of one order, [rows, V]; a copy."""

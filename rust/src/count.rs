@@ -195,15 +195,20 @@ impl Counts {
         if self.layout != other.layout {
             return Err(Error::input("counts of different vocabularies, orders or rows don't add up"));
         }
-        // No cell exceeds the number of tokens, so where that doesn't overflow none does.
-        self.tokens = self
-            .tokens
-            .checked_add(other.tokens)
-            .ok_or_else(|| Error::input("the merged counts don't fit 64 bits"))?;
-        for (totals, counts) in self.tables.iter_mut().zip(&other.tables) {
+        for (totals, counts) in self.add_tables(other.tokens)?.into_iter().zip(&other.tables) {
             totals.iter_mut().zip(counts.iter()).for_each(|(total, &count)| *total += count);
         }
         Ok(())
+    }
+
+    /// The tables, for whoever adds the counts of `tokens` more tokens; unchanged on an error.
+    pub(crate) fn add_tables(&mut self, tokens: u64) -> Result<Vec<&mut [u64]>> {
+        // No cell exceeds the number of tokens, so where that doesn't overflow none does.
+        self.tokens = self
+            .tokens
+            .checked_add(tokens)
+            .ok_or_else(|| Error::input("the merged counts don't fit 64 bits"))?;
+        Ok(self.tables.iter_mut().map(|table| &mut table[..]).collect())
     }
 
     /// The table at `index` of the layout as int8 log-probabilities.

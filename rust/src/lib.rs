@@ -11,6 +11,7 @@ pub mod memory;
 pub mod online;
 pub mod oracle;
 pub mod parallel;
+pub mod partial;
 #[cfg(feature = "python")]
 mod python;
 pub mod quant;

@@ -24,6 +24,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "data shard": ("hybridlm.cli.data", "shard", "text to token shards"),
     "data inspect": ("hybridlm.cli.data", "inspect", "what a shard holds"),
     "oracle build": ("hybridlm.cli.oracle", "build", "shards to a frozen n-gram oracle"),
+    "oracle count": ("hybridlm.cli.oracle", "count", "shards to a file of partial counts"),
+    "oracle merge": ("hybridlm.cli.oracle", "merge", "files of partial counts to one"),
     "oracle inspect": ("hybridlm.cli.oracle", "inspect", "what an oracle holds"),
     "oracle eval": ("hybridlm.cli.oracle", "evaluate", "bits per byte of an oracle alone"),
     "train": ("hybridlm.cli.train", "train", "train a GPT (also under torchrun)"),

@@ -5,12 +5,16 @@ import json as json_module
 import logging
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from hybridlm.cli.arguments import Files
 from hybridlm.errors import InputError
+
+if TYPE_CHECKING:
+    from hybridlm._core import NgramCounts
+    from hybridlm.oracle.counting import Checkpoint
 
 log = logging.getLogger("hybridlm.oracle")
 
@@ -42,10 +46,10 @@ BucketsOption = Annotated[
 ]
 
 
-def _vocab_size(vocab_size: int | None, tokenizer: Path | None) -> int:
-    """The vocabulary that was asked for, by number or by tokenizer; SP1024's otherwise."""
+def _vocab_size(vocab_size: int | None, tokenizer: Path | None) -> int | None:
+    """The vocabulary that is asked for, by number or by tokenizer, if it is."""
     if tokenizer is None:
-        return 1024 if vocab_size is None else vocab_size
+        return vocab_size
     from hybridlm.data.tokenizer import Tokenizer
 
     pieces = Tokenizer.load(tokenizer).vocab_size
@@ -54,50 +58,151 @@ def _vocab_size(vocab_size: int | None, tokenizer: Path | None) -> int:
     return pieces
 
 
+def _sources(patterns: tuple[Path, ...]) -> list[Path]:
+    from hybridlm.data.shards import expand
+
+    return [path for pattern in patterns for path in expand(os.fspath(pattern))]
+
+
+def _checkpoint(out: Path, seconds: float) -> "Checkpoint":
+    from hybridlm.oracle.counting import Checkpoint
+
+    if seconds < 0:
+        raise InputError(f"--checkpoint-seconds must not be negative, as {seconds} is")
+    if not out.parent.is_dir():
+        raise InputError(f"{out}: there is no folder {out.parent}")
+    return Checkpoint(out.with_name(f"{out.name}.unfinished"), seconds)
+
+
 def build(
     shards: Files,
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
     estimator: Literal["dense"] = "dense",
-    orders: int = 8,
+    orders: int | None = None,
     buckets: tuple[BucketsOption, ...] = (),
     vocab_size: int | None = None,
     tokenizer: Path | None = None,
     layout: Literal["reference", "packed"] = "reference",
     level: int | None = None,
     threads: int | None = None,
+    checkpoint_seconds: float = 60.0,
+    engine: Literal["local", "ray"] = "local",
+    ray_address: str | None = None,
 ) -> None:
-    """Build a frozen oracle from training shards.
+    """Build a frozen oracle from training shards, from files of partial counts, or from both.
+
+    Interrupted, it leaves the counts so far in OUT.unfinished, and goes on from there when it is run again.
 
     Args:
-        shards: Training shards (globs are understood too).
+        shards: Training shards, or what `oracle count` made of them (globs are understood too).
         out: The oracle's file.
         estimator: dense: Laplace-smoothed int8 rows of hashed contexts.
-        orders: The highest n-gram order, 1 to 8.
+        orders: The highest n-gram order, 1 to 8; 8 by default, or as in the partial counts.
         buckets: Rows of single orders' tables, from order 3 on.
-        vocab_size: Tokens in the vocabulary (1024 by default).
+        vocab_size: Tokens in the vocabulary; 1024 by default, or as in the partial counts.
         tokenizer: A SentencePiece model to take the vocabulary's size from.
         layout: The dense file's layout. reference: NGOR version 1, which other programs read too. packed:
             NGOR version 2, a fifth smaller and built many times faster.
         level: zstd's level, 1 to 22; by default 22 for the reference layout and 1 for the packed one, where
             higher ones gain next to nothing.
+        threads: Threads to use; all cores by default, with Ray one per task. The bytes don't depend on it.
+        checkpoint_seconds: How often OUT.unfinished is written; 0 for after every shard. Not with Ray.
+        engine: local: this machine. ray: tasks on a Ray cluster, whose nodes must all see the shards under
+            the same path. The bytes are the same.
+        ray_address: The Ray cluster; by default RAY_ADDRESS, or else the one on this machine.
+    """
+    from hybridlm.files import atomic_write_bytes
+    from hybridlm.oracle.build import estimate_dense
+    from hybridlm.oracle.counting import Tables, count
+
+    if ray_address is not None and engine != "ray":
+        raise InputError("--ray-address is for --engine ray")
+    checkpoint = _checkpoint(out, checkpoint_seconds)
+    counts = count(
+        _sources(shards),
+        Tables(_vocab_size(vocab_size, tokenizer), orders, {bucket.order: bucket.rows for bucket in buckets}),
+        threads=threads,
+        checkpoint=checkpoint,
+        engine=engine,
+        ray_address=ray_address,
+    )
+    data = estimate_dense(counts, layout=layout, level=level, threads=threads)
+    atomic_write_bytes(out, data)
+    checkpoint.remove()
+    log.info(
+        "%s: %s bytes, orders 1 to %d, %s estimator", out, f"{len(data):,}", len(counts.orders), estimator
+    )
+
+
+def count(
+    shards: Files,
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
+    orders: int = 8,
+    buckets: tuple[BucketsOption, ...] = (),
+    vocab_size: int | None = None,
+    tokenizer: Path | None = None,
+    threads: int | None = None,
+    checkpoint_seconds: float = 60.0,
+) -> None:
+    """Count shards into a file of partial counts, for `oracle merge` and `oracle build`.
+
+    Interrupted, it leaves the counts so far in OUT.unfinished, and goes on from there when it is run again.
+
+    Args:
+        shards: Training shards (globs are understood too), or files of partial counts to add to theirs.
+        out: The file of partial counts.
+        orders: The highest n-gram order, 1 to 8.
+        buckets: Rows of single orders' tables, from order 3 on.
+        vocab_size: Tokens in the vocabulary (1024 by default).
+        tokenizer: A SentencePiece model to take the vocabulary's size from.
+        threads: Threads to use; all cores by default. The bytes don't depend on it.
+        checkpoint_seconds: How often OUT.unfinished is written; 0 for after every shard.
+    """
+    from hybridlm.oracle.counting import DEFAULT_VOCAB_SIZE, Tables
+    from hybridlm.oracle.counting import count as count_shards
+
+    checkpoint = _checkpoint(out, checkpoint_seconds)
+    tables = Tables(
+        _vocab_size(vocab_size, tokenizer) or DEFAULT_VOCAB_SIZE,
+        orders,
+        {bucket.order: bucket.rows for bucket in buckets},
+    )
+    counts = count_shards(_sources(shards), tables, threads=threads, checkpoint=checkpoint)
+    _write_counts(counts, out, threads)
+    checkpoint.remove()
+
+
+def merge(
+    parts: Files, out: Annotated[Path, tyro.conf.arg(aliases=["-o"])], threads: int | None = None
+) -> None:
+    """Add up files of partial counts.
+
+    They must have been counted with the same options, and no shard twice. The bytes are those of counting
+    all the shards at once, however they were divided.
+
+    Args:
+        parts: Files that `oracle count` or `oracle merge` made (globs are understood too).
+        out: The file of their sum.
         threads: Threads to use; all cores by default. The bytes don't depend on it.
     """
-    from hybridlm.data.shards import expand
-    from hybridlm.files import atomic_write_bytes
-    from hybridlm.oracle.build import build_dense
+    from hybridlm.oracle.counting import merge as merge_parts
 
-    paths = [path for pattern in shards for path in expand(os.fspath(pattern))]
-    data = build_dense(
-        paths,
-        _vocab_size(vocab_size, tokenizer),
-        orders=orders,
-        buckets={bucket.order: bucket.rows for bucket in buckets},
-        layout=layout,
-        level=level,
-        threads=threads,
-    )
+    _write_counts(merge_parts(_sources(parts), threads=threads), out, threads)
+
+
+def _write_counts(counts: "NgramCounts", out: Path, threads: int | None) -> None:
+    from hybridlm.files import atomic_write_bytes
+    from hybridlm.threads import thread_count
+
+    data = counts.to_bytes(thread_count(threads))
     atomic_write_bytes(out, data)
-    log.info("%s: %s bytes, orders 1 to %d, %s estimator", out, f"{len(data):,}", orders, estimator)
+    log.info(
+        "%s: %s bytes, %s tokens in %d shards",
+        out,
+        f"{len(data):,}",
+        f"{counts.tokens:,}",
+        len(counts.shards),
+    )
 
 
 def inspect(oracle: tyro.conf.Positional[Path], json: bool = False) -> None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from hybridlm import _core
 from hybridlm.errors import InputError
-from hybridlm.oracle.hashing import verify_hash_twins
+from hybridlm.oracle.counting import Tables, count
 from hybridlm.progress import Progress
 from hybridlm.threads import thread_count
 
@@ -17,8 +17,31 @@ DEFAULT_LEVEL: dict[Layout, int] = {"reference": 22, "packed": 1}
 1, at a hundred times the time: what there is to find, the packing has found."""
 
 
+def estimate_dense(
+    counts: _core.NgramCounts,
+    *,
+    layout: Layout = "reference",
+    level: int | None = None,
+    threads: int | None = None,
+) -> bytes:
+    """The dense oracle of ``counts``: an NGOR file, version 1, or 2 with the packed layout.
+
+    Raises InputError when nothing has been counted, or for a level that zstd doesn't have.
+    """
+    if counts.tokens == 0:
+        raise InputError("the shards hold no tokens")
+    table_bytes = sum(rows * counts.vocab_size for rows in counts.buckets.values())
+    with Progress("compressing", table_bytes, "bytes") as progress:
+        return counts.dense_oracle(
+            DEFAULT_LEVEL[layout] if level is None else level,
+            thread_count(threads),
+            progress.update,
+            packed=layout == "packed",
+        )
+
+
 def build_dense(
-    shards: Sequence[str | os.PathLike[str]],
+    sources: Sequence[str | os.PathLike[str]],
     vocab_size: int,
     *,
     orders: int = 8,
@@ -27,27 +50,11 @@ def build_dense(
     level: int | None = None,
     threads: int | None = None,
 ) -> bytes:
-    """Count ``shards`` and estimate the dense oracle: an NGOR file, version 1, or 2 with the packed layout.
+    """Count ``sources``, shards or files of partial counts, and estimate the dense oracle of them all.
 
     Orders 1 to ``orders``; ``buckets`` gives the table rows of orders >= 3 that are not to have the default.
-    The bytes depend neither on the shards' order nor on ``threads``. Raises InputError, FormatError or
-    OSError.
+    The bytes depend neither on the sources' order and grouping nor on ``threads``. Raises InputError,
+    FormatError or OSError.
     """
-    if not shards:
-        raise InputError("no shards to count")
-    threads = thread_count(threads)
-    verify_hash_twins()
-    total = sum(_core.shard_tokens(shard) for shard in shards)
-    if total == 0:
-        raise InputError("the shards hold no tokens")
-    counts = _core.NgramCounts(vocab_size, orders, buckets)
-    with Progress("counting", total, "tokens") as progress:
-        counts.count_shards(shards, threads, progress.update)
-    table_bytes = sum(rows * vocab_size for rows in counts.buckets.values())
-    with Progress("compressing", table_bytes, "bytes") as progress:
-        return counts.dense_oracle(
-            DEFAULT_LEVEL[layout] if level is None else level,
-            threads,
-            progress.update,
-            packed=layout == "packed",
-        )
+    counts = count(sources, Tables(vocab_size, orders, buckets or {}), threads=threads)
+    return estimate_dense(counts, layout=layout, level=level, threads=threads)

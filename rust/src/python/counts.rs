@@ -13,23 +13,27 @@ use super::{interruptible, slice, tokens as tokens_array, InputError};
 use crate::count::{Counts, Layout, Stream};
 use crate::oracle::dense::Table;
 use crate::oracle::{ngor, packed};
-use crate::tokens::Shard;
+use crate::partial::{self, CountedShard, PartialCounts};
 
 #[pyclass(module = "hybridlm._core", frozen)]
 struct NgramCounts {
     layout: Layout,
     /// None after an error in the middle of counting.
-    core: Mutex<Option<Counts>>,
+    core: Mutex<Option<PartialCounts>>,
 }
 
 impl NgramCounts {
-    fn with<T>(&self, work: impl FnOnce(&Counts) -> crate::Result<T>) -> crate::Result<T> {
+    fn with_shards<T>(&self, work: impl FnOnce(&PartialCounts) -> crate::Result<T>) -> crate::Result<T> {
         let guard = self.core.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         work(guard.as_ref().ok_or_else(spoiled)?)
     }
 
+    fn with<T>(&self, work: impl FnOnce(&Counts) -> crate::Result<T>) -> crate::Result<T> {
+        self.with_shards(|partial| work(partial.counts()))
+    }
+
     /// Work that leaves the counts unusable if it fails.
-    fn change(&self, work: impl FnOnce(&mut Counts) -> crate::Result<()>) -> crate::Result<()> {
+    fn change(&self, work: impl FnOnce(&mut PartialCounts) -> crate::Result<()>) -> crate::Result<()> {
         let mut guard = self.core.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let mut counts = guard.take().ok_or_else(spoiled)?;
         work(&mut counts)?;
@@ -70,7 +74,7 @@ impl NgramCounts {
             None => Vec::new(),
         };
         let layout = Layout::with_defaults(vocab_size, orders, &rows)?;
-        Ok(Self { core: Mutex::new(Some(Counts::new(layout.clone())?)), layout })
+        Ok(Self { core: Mutex::new(Some(PartialCounts::new(layout.clone())?)), layout })
     }
 
     #[getter]
@@ -107,7 +111,9 @@ impl NgramCounts {
     ) -> PyResult<()> {
         let tokens = tokens_array(tokens)?;
         let stream = Stream { tokens: slice(&tokens), path: None };
-        interruptible(py, progress, |control| self.change(|counts| counts.count(&[stream], threads, control)))
+        interruptible(py, progress, |control| {
+            self.change(|partial| partial.counts_mut().count(&[stream], threads, control))
+        })
     }
 
     #[pyo3(signature = (paths, threads=1, progress=None))]
@@ -118,25 +124,47 @@ impl NgramCounts {
         threads: usize,
         progress: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
-        interruptible(py, progress, |control| {
-            let shards = paths.iter().map(Shard::open).collect::<crate::Result<Vec<_>>>()?;
-            let streams: Vec<Stream> = shards
-                .iter()
-                .map(|shard| Stream { tokens: shard.tokens(), path: Some(shard.path()) })
-                .collect();
-            self.change(|counts| counts.count(&streams, threads, control))
+        interruptible(py, progress, |control| self.change(|partial| partial.count(&paths, threads, control)))
+    }
+
+    /// (name, tokens, BLAKE3 in hexadecimal) of each shard counted.
+    #[getter]
+    fn shards(&self) -> PyResult<Vec<(String, u64, String)>> {
+        Ok(self.with_shards(|partial| Ok(partial.shards().iter().map(described).collect()))?)
+    }
+
+    #[staticmethod]
+    #[pyo3(signature = (data, name="partial counts", threads=1))]
+    fn from_bytes(py: Python<'_>, data: &[u8], name: &str, threads: usize) -> PyResult<Self> {
+        let partial =
+            interruptible(py, None, |control| PartialCounts::from_bytes(data, name, threads, control))?;
+        Ok(Self { layout: partial.counts().layout().clone(), core: Mutex::new(Some(partial)) })
+    }
+
+    #[pyo3(signature = (data, name="partial counts", threads=1))]
+    fn merge_bytes(&self, py: Python<'_>, data: &[u8], name: &str, threads: usize) -> PyResult<()> {
+        interruptible(py, None, |control| {
+            self.change(|partial| partial.merge_bytes(data, name, threads, control))
         })
+    }
+
+    #[pyo3(signature = (threads=1))]
+    fn to_bytes<'py>(&self, py: Python<'py>, threads: usize) -> PyResult<Bound<'py, PyBytes>> {
+        let data = interruptible(py, None, |control| {
+            self.with_shards(|partial| partial.to_bytes(threads, control))
+        })?;
+        Ok(PyBytes::new(py, &data))
     }
 
     fn merge(&self, py: Python<'_>, other: &NgramCounts) -> PyResult<()> {
         if std::ptr::eq(self, other) {
             return Err(InputError::new_err("counts can't be merged into themselves"));
         }
-        let add = |other: &Counts| {
+        let add = |other: &PartialCounts| {
             let mut guard = self.core.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             guard.as_mut().ok_or_else(spoiled)?.merge(other)
         };
-        Ok(py.detach(|| other.with(add))?)
+        Ok(py.detach(|| other.with_shards(add))?)
     }
 
     fn table<'py>(&self, py: Python<'py>, order: usize) -> PyResult<Bound<'py, PyArray2<u64>>> {
@@ -187,6 +215,24 @@ impl NgramCounts {
     }
 }
 
+fn described(shard: &CountedShard) -> (String, u64, String) {
+    let hash = shard.hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    (shard.name.clone(), shard.tokens, hash)
+}
+
+#[pyfunction]
+#[pyo3(signature = (paths, threads=1))]
+fn identify_shards(
+    py: Python<'_>,
+    paths: Vec<PathBuf>,
+    threads: usize,
+) -> PyResult<Vec<(String, u64, String)>> {
+    let shards = interruptible(py, None, |control| partial::identify(&paths, threads, control))?;
+    Ok(shards.iter().map(described).collect())
+}
+
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("PARTIAL_COUNTS_MAGIC", PyBytes::new(module.py(), &partial::MAGIC.to_le_bytes()))?;
+    module.add_function(wrap_pyfunction!(identify_shards, module)?)?;
     module.add_class::<NgramCounts>()
 }

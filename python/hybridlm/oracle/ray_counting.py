@@ -1,0 +1,127 @@
+"""Counting shards on a Ray cluster.
+
+A task counts some shards and returns their partial counts; further tasks add up a few of those at a time, as
+they come in, so that no process ever holds more than a few and the driver meets only the last. Counts add up
+to the same bytes in any order and grouping, so which worker is fast, and what had to be done again because a
+worker was lost, leaves no trace in the result.
+"""
+
+import os
+import socket
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from hybridlm import _core
+from hybridlm.errors import InputError
+from hybridlm.progress import Progress
+
+_FAN_IN = 4
+"""Partial counts that one task adds up."""
+
+_TASKS_PER_CPU = 16
+"""Tasks that each CPU gets: many enough to come out even, few enough that starting them doesn't show."""
+
+_MAX_RETRIES = 10
+"""How often Ray starts a task again whose worker was lost. A task that raises is not started again."""
+
+
+def count_on_ray(
+    shards: Sequence[str | os.PathLike[str]],
+    counts: _core.NgramCounts,
+    *,
+    address: str | None = None,
+    threads: int = 1,
+) -> None:
+    """Count ``shards`` into ``counts``, on the cluster at ``address``.
+
+    Without an address: the cluster that this process is connected to, that RAY_ADDRESS names, that runs on
+    this machine, or else one started for the purpose. A task takes ``threads`` CPUs. Shards must be readable
+    under the same absolute path on every node, and hybridlm installed there.
+
+    Raises InputError when ray is not installed, there is no cluster at ``address``, or a worker can't use a
+    shard; OSError when Ray gives a task up.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise InputError(
+            "--engine ray needs Ray, which is not installed: pip install 'hybridlm[ray]'"
+        ) from None
+
+    ours = not ray.is_initialized()
+    if ours:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="error")
+        except ConnectionError as error:
+            raise InputError(f"no Ray cluster can be reached at {address}: {error}") from None
+    paths = [os.path.abspath(shard) for shard in shards]  # noqa: PTH100 - resolving links may leave what nodes share
+    try:
+        data = _reduce(ray, paths, counts, threads)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, InputError):
+            raise error.cause from None
+        raise
+    except ray.exceptions.RayError as error:
+        raise OSError(f"Ray has given up: {error}") from None
+    finally:
+        if ours:
+            ray.shutdown()
+    counts.merge_bytes(data, "the cluster's counts", threads)
+
+
+def _reduce(ray: Any, paths: Sequence[str], counts: _core.NgramCounts, threads: int) -> bytes:
+    # Two results: a number that the driver fetches, and which raises where the task did, and the counts,
+    # which stay where they are until another task adds them up.
+    options = {"num_cpus": threads, "num_returns": 2, "max_retries": _MAX_RETRIES}
+    count = ray.remote(_count).options(name="hybridlm.count", **options)
+    merge = ray.remote(_merge).options(name="hybridlm.merge", **options)
+    slots = max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
+    size = -(-len(paths) // (slots * _TASKS_PER_CPU))
+    waiting = deque(paths[first : first + size] for first in range(0, len(paths), size))
+    hashed_rows = {order: rows for order, rows in counts.buckets.items() if order >= 3}
+    layout = (counts.vocab_size, len(counts.orders), hashed_rows)
+    running: dict[Any, Any] = {}
+    ready: list[Any] = []
+    done = 0
+    try:
+        with Progress("counting", len(paths), "shards") as progress:
+            while waiting or running or len(ready) > 1:
+                # Some more tasks than CPUs keep these busy; all at once would fill the cluster's memory
+                # with counts that wait to be added up.
+                while waiting and len(running) < 2 * slots:
+                    number, data = count.remote(waiting.popleft(), layout, threads)
+                    running[number] = data
+                while len(ready) >= _FAN_IN or (len(ready) > 1 and not waiting and not running):
+                    number, data = merge.remote(threads, *ready[:_FAN_IN])
+                    running[number] = data
+                    del ready[:_FAN_IN]
+                finished, _ = ray.wait(list(running))
+                done += sum(ray.get(finished))
+                ready += [running.pop(number) for number in finished]
+                progress.update(done)
+        return bytes(ray.get(ready[0]))
+    finally:
+        for number in running:
+            ray.cancel(number, force=True)
+
+
+def _count(shards: list[str], layout: tuple[int, int, dict[int, int]], threads: int) -> tuple[int, bytes]:
+    """On a worker: the number of shards and their counts."""
+    counts = _core.NgramCounts(*layout)
+    try:
+        counts.count_shards(shards, threads)
+    except OSError as error:
+        raise InputError(
+            f"{error.filename}: a worker on {socket.gethostname()} can't read this shard ({error.strerror}); "
+            "every node must see the shards under the same path"
+        ) from None
+    return len(shards), counts.to_bytes(threads)
+
+
+def _merge(threads: int, *parts: bytes) -> tuple[int, bytes]:
+    """On a worker: no further shards, and the sum of ``parts``."""
+    counts = _core.NgramCounts.from_bytes(parts[0], "a worker's counts", threads)
+    for part in parts[1:]:
+        counts.merge_bytes(part, "a worker's counts", threads)
+    return 0, counts.to_bytes(threads)

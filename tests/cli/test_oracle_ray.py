@@ -1,0 +1,135 @@
+"""`hybridlm oracle build --engine ray` on a real cluster of two nodes, one of whose workers is killed."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hybridlm import _core
+from hybridlm.cli.main import main
+from hybridlm.errors import InputError
+from hybridlm.oracle.counting import Tables, count
+from hybridlm.oracle.ray_counting import count_on_ray
+
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+pytest.importorskip("ray", reason="Ray is not installed")
+from ray.cluster_utils import Cluster
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="workers are found in /proc")
+
+# Enough of them that a worker is at it for some tenths of a second, and so can be caught.
+TOKENS = 12_000_000
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """The address of a cluster of two nodes with a CPU and little memory for objects each."""
+    node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=node)
+    try:
+        cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
+        cluster.wait_for_nodes()
+        yield cluster.address
+    finally:
+        cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("ray_shards")
+    generator = np.random.default_rng(5)
+    paths = [str(folder / f"random_train_{index:06d}.bin") for index in range(5)]
+    for path in paths:
+        _core.write_shard(path, generator.integers(0, 1024, TOKENS, np.uint16))
+    return paths
+
+
+def counting_workers() -> list[int]:
+    """The workers of this process's own clusters that are counting; Ray puts the task into their title."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "cmdline").read_bytes().startswith(b"ray::hybridlm.count"):
+                pid = int(process.name)
+                ancestor = pid
+                while ancestor not in (0, os.getpid()):
+                    # The parent's number is the second field behind the name, which ends with the last ")".
+                    stat = Path(f"/proc/{ancestor}/stat").read_text()
+                    ancestor = int(stat.rpartition(")")[2].split()[1])
+                if ancestor:
+                    found.append(pid)
+        except OSError:  # it has ended
+            continue
+    return found
+
+
+def kill_one_when_counting(killed: list[int], stop: threading.Event) -> None:
+    while not stop.is_set():
+        if workers := counting_workers():
+            os.kill(workers[0], signal.SIGKILL)
+            killed.append(workers[0])
+            return
+        time.sleep(0.005)
+
+
+def test_a_build_survives_a_killed_worker_with_the_same_bytes(
+    cluster: str, shards: list[str], tmp_path: Path
+) -> None:
+    local, distributed = tmp_path / "local.ngor", tmp_path / "ray.ngor"
+    options = ["--layout", "packed"]
+    assert main(["oracle", "build", *shards, "-o", str(local), *options]) == 0
+    killed: list[int] = []
+    stop = threading.Event()
+    killer = threading.Thread(target=kill_one_when_counting, args=(killed, stop))
+    killer.start()
+    try:
+        ray_options = ["--engine", "ray", "--ray-address", cluster]
+        assert main(["oracle", "build", *shards, "-o", str(distributed), *options, *ray_options]) == 0
+    finally:
+        stop.set()
+        killer.join()
+    assert killed and not Path(f"/proc/{killed[0]}").exists()
+    assert distributed.read_bytes() == local.read_bytes()
+
+
+def test_counts_are_reduced_to_those_of_one_machine(cluster: str, tmp_path: Path) -> None:
+    """Many small shards: several rounds of adding up, into counts that are there already."""
+    tables = Tables(300, 4, {3: 50})
+    generator = np.random.default_rng(6)
+    paths = [tmp_path / f"{index}.bin" for index in range(37)]
+    for path in paths:
+        _core.write_shard(path, generator.integers(0, 300, 2000).astype(np.uint16))
+    part = tmp_path / "part"
+    part.write_bytes(count(paths[:4], tables).to_bytes())
+    whole = count(paths, tables)
+    distributed = count([part, *paths[4:]], tables, engine="ray", ray_address=cluster)
+    assert distributed.to_bytes() == whole.to_bytes()
+    assert [distributed.tokens, len(distributed.shards)] == [74_000, 37]
+
+
+def test_what_a_worker_cannot_use_is_named(cluster: str, tmp_path: Path) -> None:
+    missing = tmp_path / "elsewhere.bin"
+    good, foreign = tmp_path / "good.bin", tmp_path / "foreign.bin"
+    _core.write_shard(good, np.arange(100, dtype=np.uint16))
+    foreign.write_bytes(good.read_bytes()[:-1])
+    cases = [
+        ([missing], r"elsewhere\.bin: a worker on .* can't read this shard \(No such file.*every node"),
+        ([foreign], r"foreign\.bin: "),
+        ([good, good], "has been counted already"),
+    ]
+    for paths, message in cases:
+        with pytest.raises(InputError, match=message):
+            count_on_ray(paths, Tables(1024, 2).empty(), address=cluster)
+
+
+def test_no_cluster_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _core.write_shard(tmp_path / "a.bin", np.arange(100, dtype=np.uint16))
+    command = ["oracle", "build", str(tmp_path / "a.bin"), "-o", str(tmp_path / "o")]
+    assert main([*command, "--ray-address", "127.0.0.1:1"]) == 1
+    assert "--ray-address is for --engine ray" in capsys.readouterr().err

@@ -1,0 +1,99 @@
+"""Counting apart, merging, building from parts, and builds that were killed."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hybridlm import _core
+from hybridlm.cli.main import main
+from hybridlm.oracle.counting import read_partial
+
+
+@pytest.fixture
+def shards(shard_dir: Path) -> list[str]:
+    return [str(path) for path in sorted(shard_dir.glob("*_train_*.bin"))]
+
+
+OPTIONS = ["--vocab-size", "512", "--orders", "5", "--buckets", "4=100"]
+
+
+def test_counted_apart_and_merged_is_built_at_once(
+    shards: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert len(shards) > 2
+    whole = tmp_path / "whole.ngor"
+    assert main(["oracle", "build", *shards, "-o", str(whole), *OPTIONS, "--level", "3"]) == 0
+    parts = [str(tmp_path / f"part{index}") for index in range(len(shards))]
+    for index, (shard, part) in enumerate(zip(shards, parts, strict=True)):
+        command = ["oracle", "count", shard, "-o", part, *OPTIONS, "--threads", str(1 + index % 2)]
+        assert main(command) == 0
+    all_parts, some_parts, counted = (str(tmp_path / name) for name in ("all", "some", "counted"))
+    assert main(["oracle", "merge", *parts[::-1], "-o", all_parts]) == 0
+    assert main(["oracle", "merge", *parts[1:], "-o", some_parts]) == 0
+    assert main(["oracle", "count", *shards, "-o", counted, *OPTIONS]) == 0
+    assert Path(all_parts).read_bytes() == Path(counted).read_bytes()
+    for sources in (parts, [all_parts], [some_parts, shards[0]], [str(tmp_path / "part?")]):
+        out = tmp_path / "out.ngor"
+        assert main(["oracle", "build", *sources, "-o", str(out), "--level", "3"]) == 0
+        assert out.read_bytes() == whole.read_bytes()
+    assert capsys.readouterr().out == ""
+
+
+def test_mistakes_are_one_line(shards: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    part, again, other, cut = (str(tmp_path / name) for name in ("part", "again", "other", "cut"))
+    assert main(["oracle", "count", shards[0], "-o", part, *OPTIONS]) == 0
+    assert main(["oracle", "count", *shards[:2], "-o", again, *OPTIONS]) == 0
+    assert main(["oracle", "count", shards[2], "-o", other, "--vocab-size", "513"]) == 0
+    Path(cut).write_bytes(Path(part).read_bytes()[:200])
+    capsys.readouterr()
+    out = tmp_path / "out" / "o"
+    out.parent.mkdir()
+    cases = [
+        (["merge", part, again], f"again: shard {Path(shards[0]).name} has been counted already"),
+        (["build", shards[0], part], "has been counted already"),
+        (["merge", part, other], "other: counts of 513 tokens with rows 1=1"),
+        (["merge", cut], "cut: "),
+        (["merge", shards[0]], "not how partial counts begin"),
+        (["build", part, "--vocab-size", "1024"], "part: counts of a vocabulary of 512"),
+        (["build", part, "--orders", "6"], "part: counts of orders 1 to 5, not 1 to 6"),
+        (["count", shards[0], "--checkpoint-seconds", "-1", *OPTIONS], "must not be negative"),
+        (["build", shards[0], "--ray-address", "x", *OPTIONS], "is for --engine ray"),
+        (["count", shards[0], "--vocab-size", "100"], "outside the vocabulary of 100"),
+    ]
+    for (command, *arguments), message in cases:
+        assert main(["oracle", command, *arguments, "-o", str(out)]) == 1
+        shown = capsys.readouterr().err
+        assert shown.startswith("hybridlm: error: ") and shown.count("\n") == 1 and message in shown
+        assert not list(out.parent.iterdir())
+    assert main(["oracle", "count", part, "-o", str(tmp_path / "none" / "o")]) == 1
+    assert main(["oracle", "merge", "-o", str(out)]) == 2
+
+
+def test_a_killed_build_is_resumed_with_the_same_bytes(tmp_path: Path) -> None:
+    generator = np.random.default_rng(1)
+    shards = [str(tmp_path / f"{index}.bin") for index in range(8)]
+    for shard in shards:
+        _core.write_shard(shard, generator.integers(0, 1024, 2_000_000, np.uint16))
+    out = tmp_path / "o.ngor"
+    unfinished = tmp_path / "o.ngor.unfinished"
+    command = [sys.executable, "-m", "hybridlm", "oracle", "build", *shards, "-o", str(out)]
+    command += ["--layout", "packed", "--checkpoint-seconds", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as build:
+        while not unfinished.exists() and build.poll() is None:
+            time.sleep(0.005)
+        build.kill()
+    assert build.returncode != 0 and not out.exists()
+    counted = len(read_partial(unfinished).shards)
+    assert 1 <= counted < len(shards)
+
+    resumed = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=True)
+    assert f"resuming, {counted} of 8 shards are counted" in resumed.stderr
+    # Whatever the killed process was writing aside is its own; what this one made is all in place.
+    assert not unfinished.exists()
+    whole = tmp_path / "whole.ngor"
+    assert main(["oracle", "build", *shards, "-o", str(whole), "--layout", "packed"]) == 0
+    assert out.read_bytes() == whole.read_bytes()
