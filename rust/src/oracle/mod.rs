@@ -9,6 +9,7 @@
 
 pub mod dense;
 pub mod ngor;
+pub mod sparse;
 pub mod survey;
 
 use std::ops::Range;
