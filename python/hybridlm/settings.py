@@ -131,12 +131,22 @@ def _describe(hint: Any) -> str:
 
 def as_dict(settings: Any) -> dict[str, Any]:
     """The dataclass as plain JSON values, nested as it is."""
-    return {
-        key: str(value)
-        if isinstance(value, Path)
-        else as_dict(value)
-        if dataclasses.is_dataclass(value)
-        else value
-        for key in (field.name for field in dataclasses.fields(settings))
-        for value in [getattr(settings, key)]
-    }
+    return {field.name: _plain(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return as_dict(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def peek_option(arguments: list[str], name: str) -> str | None:
+    """The value of ``name`` (such as ``--preset``) among command-line arguments, before they are parsed."""
+    for index, argument in enumerate(arguments):
+        if argument == name and index + 1 < len(arguments):
+            return arguments[index + 1]
+        if argument.startswith(f"{name}="):
+            return argument.partition("=")[2]
+    return None

@@ -19,7 +19,7 @@ from typing import Any
 
 # Each name is at most two words. The order is the order of `hybridlm --help`.
 COMMANDS: dict[str, tuple[str, str, str]] = {
-    "run": ("hybridlm.cli.run", "run", "the whole pipeline on your text, or on text that is already here"),
+    "run": ("hybridlm.cli.run", "Run", "the whole pipeline on your text, or on text that is already here"),
     "data tokenizer": ("hybridlm.cli.data", "tokenizer", "train a SentencePiece BPE tokenizer"),
     "data shard": ("hybridlm.cli.data", "shard", "text to token shards"),
     "data inspect": ("hybridlm.cli.data", "inspect", "what a shard holds"),

@@ -24,7 +24,7 @@ class ModelConfig:
     vocab_size: int = 0
     """0: as many as the tokenizer has."""
     sequence_length: int = 0
-    """Tokens of context the weights were trained with, the natural window to score with; 0: the training's."""
+    """Tokens of context in training, the natural window to score with; 0: the training's."""
     bos_id: int = 1
     """The token that starts a document."""
 

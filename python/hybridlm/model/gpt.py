@@ -75,8 +75,9 @@ def exclude_own_value(y: Tensor, value: Tensor) -> Tensor:
     y − (y·v̂) v̂: what a position could tell about itself the residual stream holds already.
     """
     unit = F.normalize(value, dim=-1).unsqueeze(2)
-    grouped = y.unflatten(1, (value.shape[1], -1))
-    return (grouped - (grouped * unit).sum(-1, keepdim=True) * unit).flatten(1, 2)
+    batch, groups, positions, channels = value.shape
+    grouped = y.reshape(batch, groups, -1, positions, channels)
+    return (grouped - (grouped * unit).sum(-1, keepdim=True) * unit).view(y.shape)
 
 
 class Attention(nn.Module):

@@ -1,0 +1,85 @@
+"""`hybridlm run`: the whole pipeline."""
+
+import json
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from hybridlm.scoring.settings import ScoringSettings, TTTOptimizer
+from hybridlm.settings import peek_option, resolve
+from hybridlm.train.config import TrainConfig
+
+DEFAULT_PRESET = "tiny"
+
+
+@dataclass(frozen=True)
+class Run:
+    """Run the whole pipeline, from text to a bundled artifact and its bits per byte.
+
+    Cleans and deduplicates the text, splits it by document, trains a tokenizer, writes shards, builds the
+    oracle, trains a GPT, quantises and bundles, reloads the artifact from its bytes and scores it. Without
+    --text it takes the English documentation that ships with Python and with the installed dependencies.
+    """
+
+    text: tuple[Path, ...] = ()
+    """Text files to use instead: documents separated by blank lines, or .jsonl with a "text" field."""
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """Folder that keeps everything, ready for the single commands; without it nothing is kept."""
+    preset: str = DEFAULT_PRESET
+    """Preset of the training settings: a name, or a TOML file."""
+    vocab_size: int = 1024
+    """Pieces of the tokenizer."""
+    val_fraction: float = 0.025
+    """Share of the text, by document, that is held out and scored."""
+    ttt: TTTOptimizer = "sgd"
+    """Test-time training while scoring. Its environment variable is TTT_OPTIMIZER."""
+    mixer: str = "hedge"
+    """How the experts are mixed."""
+    threads: int | None = None
+    """Threads of native work; default: HYBRIDLM_NUM_THREADS, else all cores."""
+    json: bool = False
+    """Print the summary as JSON."""
+    training: TrainConfig = field(default_factory=TrainConfig)
+
+    @classmethod
+    def with_defaults(cls, arguments: list[str]) -> "Run":
+        preset = peek_option(arguments, "--preset") or DEFAULT_PRESET
+        scoring = resolve(ScoringSettings)
+        return cls(
+            training=resolve(TrainConfig, preset),
+            ttt=scoring.ttt or "sgd",
+            mixer=scoring.mixer,
+            preset=preset,
+        )
+
+    def run(self) -> None:
+        if self.out is not None:
+            self._run(self.out)
+            return
+        with tempfile.TemporaryDirectory(prefix="hybridlm-run-") as folder:
+            self._run(Path(folder))
+
+    def _run(self, out: Path) -> None:
+        from rich.console import Console
+
+        from hybridlm import pipeline
+
+        settings = pipeline.PipelineSettings(
+            text=self.text,
+            training=self.training,
+            vocab_size=self.vocab_size,
+            val_fraction=self.val_fraction,
+            ttt=self.ttt,
+            mixer=self.mixer,
+            threads=self.threads,
+        )
+        summary = pipeline.run(settings, out)
+        if self.json:
+            json.dump(summary.to_json(), sys.stdout, indent=2)
+            print()
+        else:
+            summary.print(Console())

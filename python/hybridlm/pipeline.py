@@ -1,0 +1,154 @@
+"""The whole pipeline in one call: text in, a bundled artifact and its honest score out.
+
+Everything it makes is a file that the single commands read and write too, so a run can be gone on with by
+hand from any stage.
+"""
+
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hybridlm.artifact import BUDGET_BYTES, Artifact, bundle
+from hybridlm.data import documents as document_files
+from hybridlm.data.documents import Document, deduplicate, split
+from hybridlm.data.shards import data_folder, read_stream, total_tokens, write_shards
+from hybridlm.data.tokenizer import Tokenizer
+from hybridlm.errors import InputError
+from hybridlm.files import atomic_write_bytes, atomic_write_text
+from hybridlm.oracle.build import build_dense
+from hybridlm.report.summary import Score, Summary
+from hybridlm.scoring.evaluate import EvaluationResult, MixtureSpec, Rate, Stopwatch, evaluate
+from hybridlm.scoring.settings import ScoringSettings, TTTOptimizer
+from hybridlm.settings import as_dict
+from hybridlm.threads import thread_count
+from hybridlm.train.config import TrainConfig
+
+logger = logging.getLogger("hybridlm.run")
+
+WITHOUT_ORACLE = "mixture without oracle"
+
+
+@dataclass(frozen=True)
+class PipelineSettings:
+    """text: files to use; none: the English text that is installed here. Fractions are of characters."""
+
+    text: tuple[Path, ...]
+    training: TrainConfig
+    vocab_size: int
+    val_fraction: float
+    ttt: TTTOptimizer
+    mixer: str
+    threads: int | None
+
+
+def run(settings: PipelineSettings, out: Path) -> Summary:
+    """Runs every stage, leaving in ``out`` what each made. Raises what the stages raise."""
+    if (out / "data").exists():
+        raise InputError(f"{out} holds an earlier run; name another folder, or remove it")
+    out.mkdir(parents=True, exist_ok=True)
+    threads = thread_count(settings.threads)
+    watch = Stopwatch()
+
+    with watch.stage("text"):
+        train_text, val_text = split(deduplicate(read_text(settings.text)), settings.val_fraction)
+    if not val_text:
+        raise InputError("the text is a single document, which leaves none to validate on; give more text")
+    logger.info("%d documents to train on, %d to validate on", len(train_text), len(val_text))
+
+    tokenizer_file = out / "tokenizer.model"
+    with watch.stage("tokenizer"):
+        tokenizer = Tokenizer.train(
+            (document.text for document in train_text), tokenizer_file, settings.vocab_size
+        )
+    with watch.stage("shards"):
+        shards = write_shards(train_text, val_text, tokenizer, out / "data", threads=threads)
+    train_shards, val_shards = data_folder(out / "data")
+    logger.info("%s tokens to train on", f"{total_tokens(shards, 'train'):,}")
+
+    with watch.stage("oracle"):
+        oracle = build_dense(train_shards, tokenizer.vocab_size, threads=threads)
+        atomic_write_bytes(out / "oracle.ngor", oracle)
+
+    with watch.stage("train"):
+        # Imported late: torch takes seconds to load, and bad text shouldn't have to wait for it.
+        from hybridlm.distributed import initialise
+        from hybridlm.train.loop import train
+
+        distributed = initialise(settings.training.device)
+        train(
+            settings.training,
+            data=out / "data",
+            tokenizer=tokenizer,
+            out=out / "model",
+            dist=distributed,
+        )
+
+    artifact_file = out / "artifact.pgar"
+    with watch.stage("bundle"):
+        made = bundle(out / "model", oracle, tokenizer, name=str(artifact_file))
+        atomic_write_bytes(artifact_file, made.to_bytes())
+        # What is scored is what a reader of the file gets.
+        artifact = Artifact.from_bytes(artifact_file.read_bytes(), str(artifact_file))
+
+    stream = read_stream(val_shards, tokenizer.vocab_size)
+    without_oracle = {WITHOUT_ORACLE: MixtureSpec(settings.mixer, ("neural", "online"))}
+
+    def score(ttt: TTTOptimizer) -> EvaluationResult:
+        scoring = ScoringSettings(mixer=settings.mixer, ttt=ttt)
+        return evaluate(
+            artifact, stream, tokenizer.byte_table, scoring, mixtures=without_oracle, threads=threads
+        )
+
+    with watch.stage("score"):
+        plain = score("off")
+    learning = plain
+    if settings.ttt != "off":
+        with watch.stage("score with TTT"):
+            learning = score(settings.ttt)
+
+    summary = Summary(
+        experts=[_named(name, rate) for name, rate in plain.experts.items() if name != "neural"],
+        scores=list(_scores(plain, learning)),
+        tokens=plain.tokens,
+        bytes=plain.bytes,
+        parts={
+            "header": artifact.total_bytes - artifact.neural_bytes - artifact.oracle_bytes,
+            "neural": artifact.neural_bytes,
+            "oracle": artifact.oracle_bytes,
+        },
+        budget_bytes=BUDGET_BYTES,
+        seconds=watch.seconds,
+        data={
+            "train_documents": len(train_text),
+            "val_documents": len(val_text),
+            "train_tokens": total_tokens(shards, "train"),
+            "val_tokens": total_tokens(shards, "val"),
+        },
+    )
+    atomic_write_text(out / "settings.json", json.dumps(as_dict(settings), indent=2) + "\n")
+    atomic_write_text(out / "summary.json", json.dumps(summary.to_json(), indent=2) + "\n")
+    return summary
+
+
+def read_text(files: Sequence[Path]) -> Iterable[Document]:
+    """The documents of ``files``, or what is installed if there are none."""
+    if files:
+        return document_files.read(files)
+    from hybridlm.data.installed_text import installed_documents
+
+    return installed_documents()
+
+
+def _scores(plain: EvaluationResult, learning: EvaluationResult) -> Iterable[Score]:
+    suffix = "" if learning is plain else f" + TTT ({learning.ttt})"
+    yield _named("neural", plain.experts["neural"])
+    if suffix:
+        yield _named(f"neural{suffix}", learning.experts["neural"])
+    yield _named(f"{WITHOUT_ORACLE}{suffix}", learning.mixtures[WITHOUT_ORACLE])
+    yield Score(f"mixture with oracle{suffix}", learning.bits_per_token, learning.bpb)
+
+
+def _named(name: str, rate: Rate) -> Score:
+    return Score(name, rate.bits_per_token, rate.bpb)

@@ -1,0 +1,144 @@
+"""What a run leaves on disk: the final model, and checkpoints to resume from. safetensors and JSON only.
+
+A checkpoint is a folder ``checkpoints/step-NNNNNNNN`` with ``tensors.safetensors`` and, written last,
+``state.json``, which names the other's SHA-256. A folder without ``state.json`` was interrupted and doesn't
+count.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from hybridlm.errors import FormatError, InputError
+from hybridlm.files import atomic_write_bytes, atomic_write_text
+from hybridlm.model.config import ModelConfig
+from hybridlm.model.gpt import GPT
+
+MODEL_FILE = "model.safetensors"
+CHECKPOINTS = "checkpoints"
+_TENSORS = "tensors.safetensors"
+_STATE = "state.json"
+
+
+@dataclass(frozen=True)
+class ModelMetadata:
+    """What ``model.safetensors`` says of itself. tokenizer: SHA-256 (hex) of the tokenizer's file."""
+
+    config: ModelConfig
+    tokenizer: str
+    step: int
+
+
+def save_model(run: Path, weights: Mapping[str, Tensor], metadata: ModelMetadata) -> None:
+    """Writes RUN/model.safetensors, float32, in one go. Raises OSError."""
+    tensors = {name: weight.detach().float().cpu().contiguous() for name, weight in weights.items()}
+    header = {
+        "model": metadata.config.to_json(),
+        "tokenizer": metadata.tokenizer,
+        "step": str(metadata.step),
+    }
+    atomic_write_bytes(run / MODEL_FILE, safetensors.torch.save(tensors, header))
+
+
+def load_model(run: Path) -> tuple[GPT, ModelMetadata]:
+    """The model of a finished run, float32 on the CPU, in evaluation mode.
+
+    Raises InputError when the run has none yet, FormatError for a file that isn't one of ours.
+    """
+    path = run / MODEL_FILE
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; has the training run finished?")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header: dict[str, str] = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise FormatError(f"{path}: not in safetensors form: {error}") from None
+    if missing := {"model", "tokenizer", "step"} - header.keys():
+        raise FormatError(f"{path}: the metadata lacks {', '.join(sorted(missing))}")
+    if not header["step"].isdecimal():
+        raise FormatError(f"{path}: step {header['step']!r} is not a number")
+    config = ModelConfig.from_json(header["model"], str(path))
+    # Without memory at first: shapes are compared before a configuration can ask for any.
+    with torch.device("meta"):
+        model = GPT(config)
+    check_shapes(tensors, {name: weight.shape for name, weight in model.state_dict().items()}, str(path))
+    model.load_state_dict(tensors, assign=True)
+    return model.eval(), ModelMetadata(config, header["tokenizer"], int(header["step"]))
+
+
+def check_shapes(tensors: Mapping[str, Tensor], wanted: Mapping[str, torch.Size], where: str) -> None:
+    """Raises FormatError, naming the tensor, unless ``tensors`` are exactly those wanted, in float32."""
+    for name in sorted(tensors.keys() | wanted.keys()):
+        if name not in tensors or name not in wanted:
+            raise FormatError(f"{where}: tensor {name} is {'missing' if name in wanted else 'unknown'}")
+        if tensors[name].shape != wanted[name]:
+            raise FormatError(
+                f"{where}: tensor {name} has shape {list(tensors[name].shape)}, "
+                f"the configuration makes it {list(wanted[name])}"
+            )
+        if tensors[name].dtype != torch.float32:
+            raise FormatError(f"{where}: tensor {name} is {tensors[name].dtype}, not float32")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """step: optimiser steps done. seconds: spent on them. tensors: by name; state: what else, as JSON."""
+
+    step: int
+    seconds: float
+    tensors: dict[str, Tensor]
+
+
+def save_checkpoint(run: Path, checkpoint: Checkpoint, keep: int) -> Path:
+    """Writes a checkpoint, then removes all but the latest ``keep``. Raises OSError."""
+    folder = run / CHECKPOINTS / f"step-{checkpoint.step:08d}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    data = safetensors.torch.save(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+    )
+    atomic_write_bytes(folder / _TENSORS, data)
+    state = {
+        "step": checkpoint.step,
+        "seconds": checkpoint.seconds,
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
+    atomic_write_text(folder / _STATE, json.dumps(state))
+    complete = complete_checkpoints(run)
+    for stale in sorted((run / CHECKPOINTS).glob("step-*")):
+        if stale not in complete[-keep:]:
+            # Its mark of completeness goes first, so that half a removal leaves nothing that counts.
+            (stale / _STATE).unlink(missing_ok=True)
+            shutil.rmtree(stale)
+    return folder
+
+
+def complete_checkpoints(run: Path) -> list[Path]:
+    """The folders of checkpoints that count, oldest first."""
+    return sorted(path.parent for path in (run / CHECKPOINTS).glob(f"step-*/{_STATE}"))
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Raises FormatError for a checkpoint that is damaged."""
+    try:
+        state: Any = json.loads((folder / _STATE).read_text())
+        step, seconds, digest = int(state["step"]), float(state["seconds"]), state["sha256"]
+    except (ValueError, KeyError, TypeError):
+        raise FormatError(f"{folder / _STATE}: not the state of a checkpoint") from None
+    data = (folder / _TENSORS).read_bytes()
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise FormatError(
+            f"{folder / _TENSORS}: damaged: its SHA-256 is not the one in {_STATE}; remove {folder} to "
+            "resume from an earlier checkpoint"
+        )
+    return Checkpoint(step, seconds, safetensors.torch.load(data))

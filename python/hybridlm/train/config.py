@@ -1,0 +1,170 @@
+"""The settings of a training run. Free of torch, so that the command line's help is quick."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from hybridlm.errors import InputError
+from hybridlm.model.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Muon for the matrices, AdamW for embeddings and for vectors and scalars."""
+
+    matrix_lr: float = 0.02
+    embedding_lr: float = 0.03
+    scalar_lr: float = 0.02
+    decoder_lr_factor: float = 2.0
+    """Learning rates of the second half of the layers are this many times those of the first."""
+    weight_decay: float = 0.04
+    """Decoupled, times the learning rate; on Muon's matrices only."""
+    gradient_clip: float = 0.0
+    """Largest global norm of the gradient; 0: whatever it is."""
+
+    momentum_start: float = 0.92
+    momentum_end: float = 0.99
+    momentum_steps: int = 1500
+    """Muon's momentum goes from start to end, linearly, in so many steps."""
+    newton_schulz_steps: int = 5
+    newton_schulz_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """auto: bfloat16 on CUDA, float32 elsewhere."""
+
+    adam_beta1: float = 0.8
+    adam_beta2: float = 0.95
+    adam_epsilon: float = 1e-8
+
+    def __post_init__(self) -> None:
+        _at_least_zero(
+            self, "optimizer.", "matrix_lr", "embedding_lr", "scalar_lr", "weight_decay", "gradient_clip"
+        )
+        for name in ("momentum_start", "momentum_end", "adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"optimizer.{name} must be in [0, 1), not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """How learning rates move with the run's progress, counted in steps or in seconds (what ends first)."""
+
+    ramp_steps: int = 0
+    """The first steps, in which learning rates rise from near zero."""
+    warmdown: float = 0.5
+    """The last part of the run, as a fraction, in which learning rates fall linearly."""
+    final_lr_scale: float = 0.0
+    warmup_steps: int = 0
+    """Steps before the clock starts, which compile kernels and are then undone completely."""
+
+    def __post_init__(self) -> None:
+        _at_least_zero(self, "schedule.", "ramp_steps", "warmup_steps", "final_lr_scale")
+        if not 0 <= self.warmdown <= 1:
+            raise InputError(f"schedule.warmdown must be in [0, 1], not {self.warmdown}")
+
+
+@dataclass(frozen=True)
+class ComplementaryConfig:
+    """Weights of the loss when there is an oracle: w = max(1 − α · p_oracle(target), floor).
+
+    p_oracle is the largest probability that any order up to ``max_order`` gives the target.
+    """
+
+    alpha: float = 0.5
+    floor: float = 0.1
+    max_order: int = 6
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1:
+            raise InputError(f"complementary.alpha must be in [0, 1], not {self.alpha}")
+        if not 0 < self.floor <= 1:
+            raise InputError(f"complementary.floor must be in (0, 1], not {self.floor}")
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """Validation while training, on windows without overlap: a measure of progress, not the run's score."""
+
+    every: int = 0
+    """In steps; 0: only at the end."""
+    max_tokens: int = 1_000_000
+
+    def __post_init__(self) -> None:
+        _at_least_zero(self, "validation.", "every", "max_tokens")
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    every: int = 0
+    """In steps; 0: only when interrupted."""
+    keep: int = 2
+    """How many of the latest to keep."""
+
+    def __post_init__(self) -> None:
+        _at_least_zero(self, "checkpoint.", "every")
+        if self.keep < 1:
+            raise InputError(f"checkpoint.keep must be at least 1, not {self.keep}")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides a run's result, but for the data and the tokenizer."""
+
+    iterations: int = 1000
+    """Optimiser steps."""
+    max_seconds: float = 0.0
+    """Ends the run earlier, counting training alone, without warm-up and validation; 0: no limit."""
+    batch_tokens: int = 16_384
+    """Targets of one optimiser step, over all ranks."""
+    micro_batch_tokens: int = 16_384
+    """Most targets of one forward and backward pass on a rank: bounds memory, changes no result."""
+    sequence_length: int = 256
+    seed: int = 1337
+    oracle: Path | None = field(default=None, metadata={"environment": "NGRAM_ORACLE_PATH"})
+    """Oracle for complementary training; none: every token weighs the same."""
+    ema_decay: float = 0.9985
+    """Of the average of the weights that is the run's result; early on it is less, 0: no average."""
+    late_qat_lr_scale: float = 0.15
+    """Quantisation-aware training starts when the learning-rate scale falls below; 0: never."""
+    log_every: int = 10
+    device: str | None = None
+    """cpu, cuda or cuda:N; none: CUDA where there is one."""
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Of activations. auto: bfloat16 autocast on CUDA devices that have it, else float32."""
+    compile: bool = False
+    """Compile the model with torch.compile."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    complementary: ComplementaryConfig = field(default_factory=ComplementaryConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "batch_tokens", "micro_batch_tokens", "sequence_length", "log_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        _at_least_zero(self, "", "max_seconds", "late_qat_lr_scale", "seed")
+        if not 0 <= self.ema_decay < 1:
+            raise InputError(f"ema_decay must be in [0, 1), not {self.ema_decay}")
+        if self.batch_tokens % self.sequence_length:
+            raise InputError(
+                f"batch_tokens {self.batch_tokens} is not a multiple of sequence_length "
+                f"{self.sequence_length}"
+            )
+        if self.model.sequence_length not in (0, self.sequence_length):
+            raise InputError(
+                f"model.sequence_length is {self.model.sequence_length}, but sequence_length is "
+                f"{self.sequence_length}; leave the former out"
+            )
+
+    @property
+    def sequences_per_step(self) -> int:
+        return self.batch_tokens // self.sequence_length
+
+
+def _at_least_zero(settings: object, prefix: str, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if not 0 <= value < math.inf:
+            raise InputError(f"{prefix}{name} must be a number, not negative; it is {value}")

@@ -1,0 +1,83 @@
+"""Learning rate and momentum as functions of the run's progress, and the clock that progress may follow."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from hybridlm.distributed import Distributed
+from hybridlm.train.config import OptimizerConfig, ScheduleConfig, TrainConfig
+
+
+def progress(step: int, seconds: float, config: TrainConfig) -> float:
+    """How far the run is, from 0 to 1 and beyond, by steps done or by seconds, whichever is further."""
+    by_steps = step / config.iterations
+    return max(by_steps, seconds / config.max_seconds) if config.max_seconds else by_steps
+
+
+def warmdown_scale(progress: float, config: ScheduleConfig) -> float:
+    """1 until the warm-down, then falling linearly to ``final_lr_scale`` at the run's end."""
+    if not config.warmdown or progress <= 1 - config.warmdown:
+        return 1.0
+    left = max(0.0, 1 - progress) / config.warmdown
+    return config.final_lr_scale + (1 - config.final_lr_scale) * left
+
+
+def learning_rate_scale(step: int, progress: float, config: ScheduleConfig) -> float:
+    """What base learning rates are multiplied with in step number ``step``, counted from 0."""
+    ramp = min(1.0, (step + 1) / (config.ramp_steps + 1))
+    return ramp * warmdown_scale(progress, config)
+
+
+def muon_momentum(step: int, config: OptimizerConfig) -> float:
+    share = min(1.0, step / config.momentum_steps) if config.momentum_steps > 0 else 1.0
+    return config.momentum_start + share * (config.momentum_end - config.momentum_start)
+
+
+class SharedClock:
+    """Seconds spent on training steps, as rank 0 measures them and all ranks believe them.
+
+    Ranks meet every ``meet_every`` steps, and go on from there by the pace of the last stretch: a meeting on
+    a GPU makes the host wait for it. Whether to stop on a signal, which may reach only some, is settled in
+    the same meeting.
+    """
+
+    def __init__(self, distributed: Distributed, meet_every: int, step: int, seconds: float) -> None:
+        self._distributed = distributed
+        self._meet_every = meet_every
+        self._before = seconds
+        self._since = time.perf_counter()
+        self._met_at = (step, seconds)
+        self._pace = 0.0
+        self._first_step = step
+
+    def read(self, step: int, interrupted: bool) -> tuple[float, bool]:
+        """Before step ``step``: seconds so far, and whether any rank was told to stop. A collective."""
+        met_step, met_seconds = self._met_at
+        if (step - self._first_step) % self._meet_every == 0:
+            told = torch.tensor(
+                [self.measured() if self._distributed.is_main else 0.0, float(interrupted)],
+                dtype=torch.float64,
+                device=self._distributed.device,
+            )
+            seconds, stops = self._distributed.all_reduce_sum_(told).tolist()
+            if step > met_step:
+                self._pace = (seconds - met_seconds) / (step - met_step)
+            self._met_at = (step, seconds)
+            return seconds, stops > 0
+        return met_seconds + self._pace * (step - met_step), False
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """For what is not training: validation, checkpoints."""
+        if self._distributed.device.type == "cuda":
+            torch.cuda.synchronize()
+        self._before = self.measured()
+        try:
+            yield
+        finally:
+            self._since = time.perf_counter()
+
+    def measured(self) -> float:
+        return self._before + time.perf_counter() - self._since
