@@ -56,8 +56,9 @@ def _vocab_size(vocab_size: int | None, tokenizer: Path | None) -> int:
 def build(
     shards: tyro.conf.Positional[tuple[Path, ...]],
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
-    estimator: Literal["dense"] = "dense",
-    orders: int = 8,
+    estimator: Literal["dense", "sparse"] = "dense",
+    orders: int | None = None,
+    max_bytes: int | None = None,
     buckets: tuple[BucketsOption, ...] = (),
     vocab_size: int | None = None,
     tokenizer: Path | None = None,
@@ -69,27 +70,34 @@ def build(
     Args:
         shards: Training shards (globs are understood too).
         out: The oracle's file.
-        estimator: dense: Laplace-smoothed int8 rows of hashed contexts, NGOR version 1.
-        orders: The highest n-gram order, 1 to 8.
-        buckets: Rows of single orders' tables, from order 3 on.
+        estimator: dense: Laplace-smoothed int8 rows of hashed contexts, NGOR version 1. sparse: the n-grams
+            that gain most per byte, interpolated, NGSP version 1.
+        orders: The highest n-gram order, up to 8; by default 8 (dense) or 6 (sparse).
+        max_bytes: The largest file that sparse may make, 4,000,000 by default; it comes just within.
+        buckets: Rows of single orders' tables, from order 3 on (dense).
         vocab_size: Tokens in the vocabulary (1024 by default).
         tokenizer: A SentencePiece model to take the vocabulary's size from.
-        level: zstd's level, 1 to 22.
+        level: zstd's level, 1 to 22 (dense).
         threads: Threads to use; all cores by default. The bytes don't depend on it.
     """
     from hybridlm.data.shards import expand
     from hybridlm.files import atomic_write_bytes
-    from hybridlm.oracle.build import build_dense
+    from hybridlm.oracle.build import build_dense, build_sparse
 
     paths = [path for pattern in shards for path in expand(os.fspath(pattern))]
-    data = build_dense(
-        paths,
-        _vocab_size(vocab_size, tokenizer),
-        orders=orders,
-        buckets={bucket.order: bucket.rows for bucket in buckets},
-        level=level,
-        threads=threads,
-    )
+    vocab_size = _vocab_size(vocab_size, tokenizer)
+    if estimator == "dense":
+        if max_bytes is not None:
+            raise InputError("--max-bytes needs --estimator sparse; a dense oracle's size follows from --buckets")
+        orders = 8 if orders is None else orders
+        rows = {bucket.order: bucket.rows for bucket in buckets}
+        data = build_dense(paths, vocab_size, orders=orders, buckets=rows, level=level, threads=threads)
+    else:
+        if buckets:
+            raise InputError("--buckets needs --estimator dense; a sparse oracle has no tables")
+        orders = 6 if orders is None else orders
+        budget = 4_000_000 if max_bytes is None else max_bytes
+        data = build_sparse(paths, vocab_size, max_bytes=budget, order=orders, threads=threads)
     atomic_write_bytes(out, data)
     log.info("%s: %s bytes, orders 1 to %d, %s estimator", out, f"{len(data):,}", orders, estimator)
 

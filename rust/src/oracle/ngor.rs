@@ -4,6 +4,7 @@
 //! u32 columns and rows × columns int8, orders ascending.
 
 use super::dense::{check_shape, DenseOracle, Table};
+use super::sparse::format;
 use super::Oracle;
 use crate::files;
 use crate::hash::MAX_ORDER;
@@ -92,7 +93,10 @@ pub fn decode(data: &[u8], what: &str) -> Result<DenseOracle> {
 }
 
 /// Reads an oracle of any kind, which its first bytes tell.
-pub fn load(data: &[u8], what: &str) -> Result<Box<dyn Oracle>> {
+pub fn load(data: &[u8], what: &str, control: &Control) -> Result<Box<dyn Oracle>> {
+    if data.starts_with(&format::MAGIC) {
+        return Ok(Box::new(format::decode(data, what, control)?));
+    }
     Ok(Box::new(decode(data, what)?))
 }
 

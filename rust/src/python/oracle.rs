@@ -6,7 +6,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
-use super::{positions as positions_array, slice, tokens as tokens_array, InputError};
+use super::{interruptible, positions as positions_array, slice, tokens as tokens_array, InputError};
 use crate::oracle::{self, ngor, Info, Oracle};
 
 #[pyclass(module = "hybridlm._core", frozen)]
@@ -20,7 +20,7 @@ impl FrozenOracle {
     #[staticmethod]
     #[pyo3(signature = (data, name="oracle"))]
     fn from_bytes(py: Python<'_>, data: &[u8], name: &str) -> PyResult<Self> {
-        let core = py.detach(|| ngor::load(data, name))?;
+        let core = interruptible(py, None, |control| ngor::load(data, name, control))?;
         Ok(Self { core, nbytes: data.len() })
     }
 

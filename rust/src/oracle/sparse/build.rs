@@ -56,9 +56,8 @@ pub fn build(corpus: &Corpus, settings: &Settings, control: &Control) -> Result<
     progress.reach(20)?;
     let full = FullModel::estimate(&trie, &discounts, threads, control)?;
     progress.reach(25)?;
-    let prune = |threshold: f64| {
-        PrunedModel::prune(&trie, &full, &discounts, threshold as f32, threads, control)
-    };
+    let prune =
+        |threshold: f64| PrunedModel::prune(&trie, &full, &discounts, threshold as f32, threads, control);
 
     // Counting n-grams is cheap, so that is how the first file's threshold is found.
     let wanted = (8.0 * max_bytes as f64 / BITS_PER_NGRAM).max(1.0);

@@ -248,8 +248,9 @@ impl PrunedModel {
             let mut totals = vec![0.0; contexts.len()];
             let mut pieces = Vec::new();
             let (mut backoffs_left, mut totals_left) = (&mut backoffs[..], &mut totals[..]);
-            for (kept, gains) in
-                by_context(&contexts.first, &mut kept).into_iter().zip(by_context(&contexts.first, &mut gains))
+            for (kept, gains) in by_context(&contexts.first, &mut kept)
+                .into_iter()
+                .zip(by_context(&contexts.first, &mut gains))
             {
                 let count = kept.contexts.len();
                 let (backoffs, totals);

@@ -52,7 +52,9 @@ pub(super) fn assemble(vocab_size: usize, token_count: u64, streams: &[(usize, V
     file.extend(token_count.to_le_bytes());
     for (ngrams, stream) in streams {
         if *ngrams as u64 > most_ngrams(stream.len()) {
-            return Err(Error::input("the corpus is too regular for the sparse format; use the dense estimator"));
+            return Err(Error::input(
+                "the corpus is too regular for the sparse format; use the dense estimator",
+            ));
         }
         file.extend((*ngrams as u32).to_le_bytes());
         file.extend((stream.len() as u32).to_le_bytes());
@@ -122,7 +124,10 @@ fn read_header<'a>(data: &'a [u8], what: &str) -> Result<Header<'a>> {
     }
     let found = crc32fast::hash(&data[CHECKED_FROM..]);
     if u64::from(found) != checksum {
-        return Err(wrong(8, format!("the checksum is {checksum:#010x}, but that of the bytes {found:#010x}")));
+        return Err(wrong(
+            8,
+            format!("the checksum is {checksum:#010x}, but that of the bytes {found:#010x}"),
+        ));
     }
     Ok(Header { vocab_size, token_count, orders })
 }
@@ -148,7 +153,9 @@ pub fn decode(data: &[u8], what: &str, control: &Control) -> Result<SparseOracle
                     control.check()?;
                     return Err(wrong("ends too early"));
                 }
-                Err(Nonsense::NoContinuation) => return Err(wrong("promises a continuation that is not there")),
+                Err(Nonsense::NoContinuation) => {
+                    return Err(wrong("promises a continuation that is not there"))
+                }
                 Err(Nonsense::TooMany) => return Err(wrong(&format!("holds more than {ngrams} n-grams"))),
             };
             if symbols.words.len() != ngrams {

@@ -104,9 +104,7 @@ pub fn ratio_table() -> [f32; 2 * RATIO_LEVELS as usize + 1] {
 
 /// b of each level, from the lowest.
 pub fn backoff_table() -> [f32; 2 * BACKOFF_LEVELS as usize + 1] {
-    std::array::from_fn(|index| {
-        logistic((index as f64 - f64::from(BACKOFF_LEVELS)) * BACKOFF_STEP) as f32
-    })
+    std::array::from_fn(|index| logistic((index as f64 - f64::from(BACKOFF_LEVELS)) * BACKOFF_STEP) as f32)
 }
 
 /// The level of the empty context.
@@ -134,7 +132,8 @@ pub fn unigram_step(probability: f32) -> u8 {
 
 /// The vocabulary's level.
 pub fn unigrams(root: &Level, steps: &[u8]) -> Level {
-    let scaled: Vec<f64> = steps.iter().map(|&step| power_of_two(-i32::from(step), UNIGRAM_STEPS as i32)).collect();
+    let scaled: Vec<f64> =
+        steps.iter().map(|&step| power_of_two(-i32::from(step), UNIGRAM_STEPS as i32)).collect();
     let total: f64 = scaled.iter().sum();
     let probabilities: Vec<f32> = scaled.iter().map(|&p| (p / total) as f32).collect();
     let words: Vec<u16> = (0..steps.len()).map(|word| word as u16).collect();
@@ -201,9 +200,8 @@ fn finish(level: &mut Level, contexts: &Level) {
     for context in 0..contexts.len() {
         let range = contexts.successors(context);
         // Likeliest first; of equals, the lower token, which stands first and stays there.
-        level.ranked[range.clone()].sort_by(|&a, &b| {
-            level.probabilities[b as usize].total_cmp(&level.probabilities[a as usize])
-        });
+        level.ranked[range.clone()]
+            .sort_by(|&a, &b| level.probabilities[b as usize].total_cmp(&level.probabilities[a as usize]));
         let count = contexts.log_counts[context];
         level.log_counts.extend(level.log_probabilities[range].iter().map(|&p| count.saturating_add(p)));
     }

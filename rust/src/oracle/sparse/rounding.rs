@@ -137,17 +137,29 @@ fn learn<const N: usize>(costs: &mut [[f32; N]], observed: impl Iterator<Item = 
 
 fn choose_backoff(row: &Row, costs: &[f32; BACKOFF_SYMBOLS], exchange: f32) -> i8 {
     let b = row.backoff_share;
-    least(row.backoff, i32::from(BACKOFF_LEVELS), costs, |level| {
-        let stored = 1.0 / (1.0 + (-(level as f32) * BACKOFF_STEP as f32).exp());
-        row.total * (b * (b / stored).log2() + (1.0 - b) * ((1.0 - b) / (1.0 - stored)).log2())
-    }, exchange)
+    least(
+        row.backoff,
+        i32::from(BACKOFF_LEVELS),
+        costs,
+        |level| {
+            let stored = 1.0 / (1.0 + (-(level as f32) * BACKOFF_STEP as f32).exp());
+            row.total * (b * (b / stored).log2() + (1.0 - b) * ((1.0 - b) / (1.0 - stored)).log2())
+        },
+        exchange,
+    )
 }
 
 fn choose_ratio(entry: &Entry, costs: &[f32; RATIO_SYMBOLS], exchange: f32) -> i8 {
-    least(entry.ratio, i32::from(RATIO_LEVELS), costs, |level| {
-        let off = level as f32 - entry.ratio;
-        entry.weight * off * off
-    }, exchange)
+    least(
+        entry.ratio,
+        i32::from(RATIO_LEVELS),
+        costs,
+        |level| {
+            let off = level as f32 - entry.ratio;
+            entry.weight * off * off
+        },
+        exchange,
+    )
 }
 
 fn least(target: f32, limit: i32, costs: &[f32], loss: impl Fn(i32) -> f32, exchange: f32) -> i8 {

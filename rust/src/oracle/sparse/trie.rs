@@ -40,6 +40,9 @@ impl Corpus {
             return Err(Error::input(format!("a vocabulary has 1 to {MAX_VOCAB} tokens, not {vocab_size}")));
         }
         let mut corpus = Self { tokens: Vec::new(), documents: Vec::new(), vocab_size, token_count: 0 };
+        let mut streams: Vec<&[u16]> = streams.into_iter().collect();
+        // Whatever order they come in, the same shards are the same corpus.
+        streams.sort_unstable();
         for stream in streams {
             corpus.push(stream)?;
         }
@@ -204,7 +207,9 @@ impl Trie {
         for n in 2..=order {
             let total: usize = branches.iter().map(|branch| branch.levels[n - 2].words.len()).sum();
             if total >= u32::MAX as usize {
-                return Err(Error::input(format!("more than 2^32 n-grams of order {n}; build from fewer shards")));
+                return Err(Error::input(format!(
+                    "more than 2^32 n-grams of order {n}; build from fewer shards"
+                )));
             }
             levels[n].words.reserve_exact(total);
             levels[n].counts.reserve_exact(total);
@@ -243,7 +248,8 @@ impl Trie {
                     let found = shorter.successors(contexts.suffixes[context] as usize);
                     let mut rest = found.start;
                     for successor in contexts.successors(context) {
-                        rest += contexts.words[rest..found.end].partition_point(|&word| word < words[successor]);
+                        rest +=
+                            contexts.words[rest..found.end].partition_point(|&word| word < words[successor]);
                         debug_assert_eq!(contexts.words[rest], words[successor]);
                         piece.data[successor - base] = rest as u32;
                     }

@@ -79,9 +79,9 @@ fn log2_of(count: usize, fine: u32) -> i32 {
 fn pack(parts: &[(i32, i32)]) -> u32 {
     // Each part with the number of values it may take; what lies outside is folded back in, which
     // costs a little compression and no more.
-    parts.iter().fold(0, |packed: u32, &(value, size)| {
-        packed.wrapping_mul(size as u32).wrapping_add(value as u32)
-    })
+    parts
+        .iter()
+        .fold(0, |packed: u32, &(value, size)| packed.wrapping_mul(size as u32).wrapping_add(value as u32))
 }
 
 /// Codes one order. `source` is what to encode; a decoder has none. `limit` is the number of n-grams.
@@ -299,12 +299,18 @@ impl<'a> Scene<'a> {
         let contexts = [
             hash(11, pack(&[(half, 64), (octave, 64)])),
             hash(12, pack(&[(half, 64), (step.lift, 64)])),
-            hash(13, pack(&[((step.log_expected >> 2).clamp(-40, 60), 128), (step.rank, 16), (step.hits, 8)])),
+            hash(
+                13,
+                pack(&[((step.log_expected >> 2).clamp(-40, 60), 128), (step.rank, 16), (step.hits, 8)]),
+            ),
             hash(14, pack(&[(step.word, 1 << 16), (half >> 1, 64)])),
             hash(15, pack(&[(half, 64), (octave, 64), (self.rarity, 32)])),
             hash(16, pack(&[(self.last, 1 << 16), (half >> 1, 64)])),
             hash(hash(17, self.oldest as u32), pack(&[(step.word, 1 << 16), (half >> 2, 16)])),
-            hash(18, pack(&[((step.log_likelihood >> 3).clamp(-40, 0), 64), (self.rarity, 32), (step.hits, 8)])),
+            hash(
+                18,
+                pack(&[((step.log_likelihood >> 3).clamp(-40, 0), 64), (self.rarity, 32), (step.hits, 8)]),
+            ),
             hash(19, pack(&[(step.lift, 64), (octave, 64), (self.rarity >> 1, 16), (step.hits, 8)])),
             hash(20, pack(&[(history, 256), (half, 64)])),
             hash(10, pack(&[(history, 256), (octave, 64), (self.rarity, 32)])),
