@@ -88,7 +88,7 @@ def build(
     vocab_size = _vocab_size(vocab_size, tokenizer)
     if estimator == "dense":
         if max_bytes is not None:
-            raise InputError("--max-bytes needs --estimator sparse; a dense oracle's size follows from --buckets")
+            raise InputError("--max-bytes needs --estimator sparse; --buckets sets a dense oracle's size")
         orders = 8 if orders is None else orders
         rows = {bucket.order: bucket.rows for bucket in buckets}
         data = build_dense(paths, vocab_size, orders=orders, buckets=rows, level=level, threads=threads)

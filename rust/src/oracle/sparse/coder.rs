@@ -312,7 +312,43 @@ impl Predictor {
         }
         node & ((1 << bits) - 1)
     }
+
+    /// Codes `value`, from `range`, by its distance from `expected`: whether there is one, to which side,
+    /// and whether it is further and further. Most values are near, so few decisions tell them. Mixers
+    /// are taken from `set` ([`DISTANCE_SETS`] of them) and `other`.
+    #[inline]
+    pub fn code_near<const K: usize, C: BinaryCoder>(
+        &mut self,
+        coder: &mut C,
+        (value, expected): (i32, i32),
+        range: std::ops::RangeInclusive<i32>,
+        contexts: &[u32; K],
+        set: usize,
+        other: usize,
+    ) -> i32 {
+        let (lowest, highest) = (*range.start(), *range.end());
+        let mut ask = |decision: bool, node: u32| {
+            self.code(coder, decision, contexts, node, [set + node as usize, other])
+        };
+        if ask(value == expected, 0) {
+            return expected;
+        }
+        let below = expected != lowest && (expected == highest || ask(value < expected, 1));
+        let (step, furthest, side) = if below { (-1, lowest, 2) } else { (1, highest, 2 + DISTANCE_NODES) };
+        let mut reached = expected + step;
+        let mut distance = 0;
+        while reached != furthest && ask(value != reached, side + distance) {
+            reached += step;
+            distance = (distance + 1).min(DISTANCE_NODES - 1);
+        }
+        reached
+    }
 }
+
+/// Distances to one side that [`Predictor::code_near`] tells apart in its contexts.
+const DISTANCE_NODES: u32 = 14;
+/// Mixers that it needs.
+pub const DISTANCE_SETS: usize = 2 + 2 * DISTANCE_NODES as usize;
 
 /// Mixes a context's kind and value to a hash.
 #[inline]

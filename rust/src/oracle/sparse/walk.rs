@@ -13,28 +13,25 @@
 //! candidate after it, may be expected to occur in the training text. Encoder and decoder run the same
 //! code, so they can't disagree on it.
 
-use super::coder::{hash, BinaryCoder, Predictor};
-use super::quantise::{log2_16ths, Level, Symbols, BACKOFF_LEVELS, RATIO_LEVELS};
+use super::coder::{hash, BinaryCoder, Predictor, DISTANCE_SETS};
+use super::quantise::{log2_16ths, power_of_two_halves, Level, Symbols, BACKOFF_LEVELS, RATIO_LEVELS};
 
 /// Hashed contexts of one order's predictor, as a power of two.
-const SLOT_BITS: u32 = 22;
+const SLOT_BITS: u32 = 20;
 
 /// Mixers, selected by what is decided and how far the walk is, ...
 const CONTINUED: usize = 0;
 const PRESENT: usize = 1;
 const MORE: usize = PRESENT + 5;
 const BACKOFF: usize = MORE + 5;
-const RATIO: usize = BACKOFF + 8 + BACKOFF_BITS as usize;
+const RATIO: usize = BACKOFF + DISTANCE_SETS;
 /// ... and by the expected count, or the number of continuations.
-const CONTINUED_BY: usize = RATIO + 8 + RATIO_BITS as usize;
+const CONTINUED_BY: usize = RATIO + DISTANCE_SETS;
 const PRESENT_BY: usize = CONTINUED_BY + 32;
 const MORE_BY: usize = PRESENT_BY + 32;
 const BACKOFF_BY: usize = MORE_BY + 32;
 const RATIO_BY: usize = BACKOFF_BY + 8;
 const SETS: usize = RATIO_BY + 1;
-
-const BACKOFF_BITS: u32 = 5;
-const RATIO_BITS: u32 = 6;
 
 /// Why a stream makes no sense.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -368,10 +365,9 @@ impl<'a> Scene<'a> {
             hash(35, pack(&[(self.stem_backoff, 32), (number, 16), (octave, 64)])),
             hash(36, pack(&[(self.last, 1 << 16), (number, 16)])),
         ];
-        let symbol = (level + BACKOFF_LEVELS) as u32;
+        let range = -i32::from(BACKOFF_LEVELS)..=i32::from(BACKOFF_LEVELS);
         let other = BACKOFF_BY + number.min(7) as usize;
-        let coded = predictor.code_symbol(coder, symbol, BACKOFF_BITS, &contexts, BACKOFF, other);
-        (coded as i8 - BACKOFF_LEVELS).min(BACKOFF_LEVELS)
+        predictor.code_near(coder, (i32::from(level), 0), range, &contexts, BACKOFF, other) as i8
     }
 }
 
@@ -408,21 +404,23 @@ impl<'a> Ratios<'a> {
         let (here, first) = (i32::from(likelihoods[candidate]), i32::from(likelihoods[self.first]));
         let lower = ((here - first) * 3 / 32).clamp(-40, 0);
         let kept = (self.log_kept >> 3).clamp(-4, 40);
-        let expected = ((self.scene.log_count + here) >> 3).clamp(-20, 30);
-        let expected_first = ((self.scene.log_count + first) >> 4).clamp(-10, 20);
+        let occurrences = ((self.scene.log_count + here) >> 3).clamp(-20, 30);
+        let occurrences_first = ((self.scene.log_count + first) >> 4).clamp(-10, 20);
         let mean = (log2_16ths(self.total / order as f32) >> 4).clamp(-8, 8);
         let contexts = [
             hash(41, pack(&[(lower, 64)])),
-            hash(42, pack(&[(lower, 64), (expected, 64)])),
-            hash(43, pack(&[(expected_first, 64), (expected, 64)])),
+            hash(42, pack(&[(lower, 64), (occurrences, 64)])),
+            hash(43, pack(&[(occurrences_first, 64), (occurrences, 64)])),
             hash(44, pack(&[(lower, 64), (kept, 64), (self.found.min(4) as i32, 8)])),
             hash(45, pack(&[(mean, 32), (kept, 64), (order.min(7) as i32, 8)])),
             hash(46, pack(&[(mean, 32), (lower, 64)])),
         ];
-        let symbol = (level + RATIO_LEVELS) as u32;
-        let coded = predictor.code_symbol(coder, symbol, RATIO_BITS, &contexts, RATIO, RATIO_BY);
-        let coded = (coded as i8 - RATIO_LEVELS).min(RATIO_LEVELS);
-        self.total += super::quantise::power_of_two_halves(coded);
+        // Gains differ about a third as much as the likelihoods after shorter contexts do.
+        let expected = lower / 4;
+        let range = -i32::from(RATIO_LEVELS)..=i32::from(RATIO_LEVELS);
+        let values = (i32::from(level), expected);
+        let coded = predictor.code_near(coder, values, range, &contexts, RATIO, RATIO_BY) as i8;
+        self.total += power_of_two_halves(coded);
         coded
     }
 }
