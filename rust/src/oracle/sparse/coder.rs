@@ -236,6 +236,20 @@ impl Predictor {
         Self { slots: vec![0; 1 << bits], shift: 32 - bits, mixers: vec![mixer; sets], tables: tables() }
     }
 
+    /// Begins to fetch contexts that will be needed after the next decisions.
+    #[inline]
+    pub fn prefetch<const K: usize>(&self, contexts: [u32; K]) {
+        #[cfg(target_arch = "x86_64")]
+        for context in contexts {
+            use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
+            let slot = &self.slots[(context >> self.shift) as usize];
+            // SAFETY: prefetching a reference's target has no effect but on time.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(slot).cast()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = contexts;
+    }
+
     /// Codes one decision. `contexts` are hashes; `node` (below 64) tells apart the decisions that
     /// share them, which then lie close together in memory.
     #[inline]

@@ -40,6 +40,8 @@ pub struct Level {
     pub probabilities: Vec<f32>,
     /// log2 of it, in 16ths.
     pub log_probabilities: Vec<i16>,
+    /// Half octaves by which p(w | h) is above p(w | h'), from −12 to 24.
+    pub lifts: Vec<i8>,
     /// log2 of how often the n-gram may be expected in training, in 16ths.
     pub log_counts: Vec<i16>,
     /// n-gram `i` is continued by `first[i]..first[i + 1]` of the level above, once that is read.
@@ -117,6 +119,7 @@ pub fn root(vocab_size: usize, token_count: u64) -> Level {
         gains: vec![1.0],
         probabilities: vec![1.0],
         log_probabilities: vec![0],
+        lifts: vec![0],
         log_counts: vec![log2_16ths(token_count.max(1) as f32) as i16],
         first: vec![0, vocab_size as u32],
         backoff_levels: vec![0],
@@ -141,6 +144,8 @@ pub fn unigrams(root: &Level, steps: &[u8]) -> Level {
         suffixes: vec![0; words.len()],
         oldest: words.clone(),
         gains: probabilities.clone(),
+        // Not above anything but the uniform distribution, which tells nothing that p doesn't.
+        lifts: vec![0; words.len()],
         words,
         probabilities,
         ..Level::default()
@@ -159,6 +164,7 @@ pub fn restore(shorter: &Level, contexts: &mut Level, symbols: Symbols) -> Level
         oldest: Vec::with_capacity(count),
         gains: Vec::with_capacity(count),
         probabilities: Vec::with_capacity(count),
+        lifts: Vec::with_capacity(count),
         words: symbols.words,
         ..Level::default()
     };
@@ -185,11 +191,17 @@ pub fn restore(shorter: &Level, contexts: &mut Level, symbols: Symbols) -> Level
             level.suffixes.push(suffix as u32);
             level.oldest.push(contexts.oldest[context]);
             level.gains.push(gain);
-            level.probabilities.push(gain + backoff * contexts.probabilities[suffix]);
+            let probability = gain + backoff * contexts.probabilities[suffix];
+            level.probabilities.push(probability);
+            level.lifts.push(lift(log2_16ths(probability), contexts.log_probabilities[suffix]));
         }
     }
     finish(&mut level, contexts);
     level
+}
+
+fn lift(log_probability: i32, log_lower: i16) -> i8 {
+    ((log_probability - i32::from(log_lower)) >> 3).clamp(-12, 24) as i8
 }
 
 /// What follows from the probabilities.

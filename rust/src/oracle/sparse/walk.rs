@@ -122,13 +122,20 @@ pub fn code_order<C: BinaryCoder>(
                 }
                 let mut likelihood_left = 1.0;
                 let mut likelihood_found = 0.0;
+                let mut next_contexts = scene.word_contexts(candidates[0] as usize);
                 for (rank, &candidate) in candidates.iter().enumerate() {
                     let here = candidate as usize;
+                    let word_contexts = next_contexts;
+                    if let Some(&next) = candidates.get(rank + 1) {
+                        // These are too many to stay in the processor's caches.
+                        next_contexts = scene.word_contexts(next as usize);
+                        predictor.prefetch(next_contexts);
+                    }
                     let index = sought[usize::from(contexts.words[here])];
                     let present = index != u32::MAX;
                     let last = rank + 1 == candidates.len();
                     let history = &mut candidate_history[here];
-                    let step = Step::new(&scene, here, rank, found.len());
+                    let step = Step::new(&scene, here, word_contexts, rank, found.len());
                     let present = scene.code_present(&mut predictor, coder, present, &step, *history);
                     history.add(present);
                     let likelihood = contexts.probabilities[here];
@@ -183,7 +190,6 @@ pub fn code_order<C: BinaryCoder>(
 /// A context and what is known of it before its walk. Logarithms are log2 in 16ths; `half` ones count
 /// half octaves, and so on.
 struct Scene<'a> {
-    shorter: &'a Level,
     contexts: &'a Level,
     log_count: i32,
     half_count: i32,
@@ -192,7 +198,7 @@ struct Scene<'a> {
     rarity: i32,
     /// Octaves of the number of candidates.
     width: i32,
-    /// How much likelier h's last token is after the rest of h than after the rest of h'.
+    /// Half octaves by which h's last token is likelier after the rest of h than after the rest of h'.
     lift: i32,
     stem_backoff: i32,
     last: i32,
@@ -208,31 +214,35 @@ struct Step {
     rank: i32,
     /// Class of the number of continuations found.
     hits: i32,
-    word: i32,
+    /// Hashes of the contexts that hold the candidate's token.
+    word_contexts: [u32; 2],
 }
 
 impl Step {
-    fn new(scene: &Scene, candidate: usize, rank: usize, found: usize) -> Self {
-        let Scene { contexts, shorter, .. } = *scene;
+    fn new(scene: &Scene, candidate: usize, word_contexts: [u32; 2], rank: usize, found: usize) -> Self {
+        let contexts = scene.contexts;
         let log_likelihood = i32::from(contexts.log_probabilities[candidate]);
-        let without = i32::from(shorter.log_probabilities[contexts.suffixes[candidate] as usize]);
         Self {
             log_expected: scene.log_count + log_likelihood,
             log_likelihood,
-            lift: ((log_likelihood - without) >> 3).clamp(-12, 24),
+            lift: i32::from(contexts.lifts[candidate]),
             rank: log2_of(rank + 1, 0).min(10),
             hits: match found {
                 0..=2 => found as i32,
                 3..=7 => 3,
                 _ => 4,
             },
-            word: i32::from(contexts.words[candidate]),
+            word_contexts,
         }
     }
 
     fn half_expected(&self) -> i32 {
-        (self.log_expected >> 3).clamp(-20, 30)
+        half_octaves(self.log_expected)
     }
+}
+
+fn half_octaves(log_expected: i32) -> i32 {
+    (log_expected >> 3).clamp(-20, 30)
 }
 
 fn select(start: usize, value: i32) -> usize {
@@ -243,17 +253,14 @@ impl<'a> Scene<'a> {
     fn new(shorter: &'a Level, contexts: &'a Level, context: usize, stem: usize, width: usize) -> Self {
         let log_count = i32::from(contexts.log_counts[context]);
         let half_count = (log_count >> 3).clamp(-6, 50);
-        let lift =
-            i32::from(contexts.log_probabilities[context]) - i32::from(shorter.log_probabilities[stem]);
         Self {
-            shorter,
             contexts,
             log_count,
             half_count,
             octave_count: half_count >> 1,
             rarity: ((i32::from(shorter.log_counts[stem]) - log_count) >> 3).clamp(-2, 30),
             width: log2_of(width + 1, 0).min(10),
-            lift: ((lift * 3) >> 5).clamp(-8, 16),
+            lift: i32::from(contexts.lifts[context]),
             stem_backoff: (i32::from(shorter.backoff_levels[stem]) >> 1) + 8,
             last: i32::from(contexts.words[context]),
             oldest: i32::from(contexts.oldest[context]),
@@ -282,6 +289,15 @@ impl<'a> Scene<'a> {
         predictor.code(coder, continued, &contexts, 0, [CONTINUED, select(CONTINUED_BY, octave + 3)])
     }
 
+    fn word_contexts(&self, candidate: usize) -> [u32; 2] {
+        let half = half_octaves(self.log_count + i32::from(self.contexts.log_probabilities[candidate]));
+        let word = i32::from(self.contexts.words[candidate]);
+        [
+            hash(14, pack(&[(word, 1 << 16), (half >> 1, 64)])),
+            hash(hash(17, self.oldest as u32), pack(&[(word, 1 << 16), (half >> 2, 16)])),
+        ]
+    }
+
     fn code_present<C: BinaryCoder>(
         &self,
         predictor: &mut Predictor,
@@ -300,10 +316,10 @@ impl<'a> Scene<'a> {
                 13,
                 pack(&[((step.log_expected >> 2).clamp(-40, 60), 128), (step.rank, 16), (step.hits, 8)]),
             ),
-            hash(14, pack(&[(step.word, 1 << 16), (half >> 1, 64)])),
+            step.word_contexts[0],
             hash(15, pack(&[(half, 64), (octave, 64), (self.rarity, 32)])),
             hash(16, pack(&[(self.last, 1 << 16), (half >> 1, 64)])),
-            hash(hash(17, self.oldest as u32), pack(&[(step.word, 1 << 16), (half >> 2, 16)])),
+            step.word_contexts[1],
             hash(
                 18,
                 pack(&[((step.log_likelihood >> 3).clamp(-40, 0), 64), (self.rarity, 32), (step.hits, 8)]),
