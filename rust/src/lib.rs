@@ -6,6 +6,7 @@ pub mod count;
 pub mod error;
 pub mod files;
 pub mod hash;
+pub mod memory;
 pub mod online;
 pub mod oracle;
 pub mod parallel;

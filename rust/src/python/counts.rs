@@ -141,7 +141,7 @@ impl NgramCounts {
 
     fn table<'py>(&self, py: Python<'py>, order: usize) -> PyResult<Bound<'py, PyArray2<u64>>> {
         let index = self.index(order)?;
-        let cells = py.detach(|| self.with(|counts| Ok(counts.tables()[index].clone())))?;
+        let cells = py.detach(|| self.with(|counts| Ok(counts.tables()[index].to_vec())))?;
         self.matrix(py, cells)
     }
 
