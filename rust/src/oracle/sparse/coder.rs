@@ -26,26 +26,26 @@ pub struct Encoder {
     bytes: Vec<u8>,
 }
 
-impl Encoder {
-    pub fn new() -> Self {
+impl Default for Encoder {
+    fn default() -> Self {
         Self { low: 0, high: u32::MAX, bytes: Vec::new() }
     }
+}
 
-    pub fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+impl Encoder {
+    pub fn new() -> Self {
+        Self::default()
     }
 
     /// The bytes of everything coded; the decoder takes zeros to follow them.
     pub fn finish(mut self) -> Vec<u8> {
         // The shortest bytes that, with zeros behind them, lie within the interval.
-        for kept in 0..=4u32 {
-            let mask = u32::MAX.checked_shl(32 - 8 * kept).unwrap_or(0);
-            let value = self.low.checked_add(!mask).map_or(u32::MAX & mask, |ceiling| ceiling & mask);
-            if value >= self.low && value <= self.high {
+        for kept in 0..=4 {
+            let ignored = u32::MAX.checked_shr(8 * kept).unwrap_or(0);
+            let Some(value) = self.low.checked_add(ignored).map(|ceiling| ceiling & !ignored) else {
+                continue;
+            };
+            if value <= self.high {
                 self.bytes.extend_from_slice(&value.to_be_bytes()[..kept as usize]);
                 break;
             }

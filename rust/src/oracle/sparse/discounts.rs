@@ -163,20 +163,17 @@ fn maximise(start: Discount, terms: &[Term]) -> Discount {
         let mut curvature = [[0.0; SIZE]; SIZE];
         for term in terms {
             let value = value(term, &at);
-            for i in 0..SIZE {
-                let scaled = term.slope[i] / value;
-                gradient[i] += scaled;
-                for j in 0..=i {
-                    curvature[i][j] += scaled * term.slope[j] / value;
+            for ((gradient, row), slope) in gradient.iter_mut().zip(&mut curvature).zip(term.slope) {
+                let scaled = slope / value;
+                *gradient += scaled;
+                for (curvature, other) in row.iter_mut().zip(term.slope) {
+                    *curvature += scaled * other / value;
                 }
             }
         }
         for i in 0..SIZE {
             gradient[i] -= STIFFNESS * (at[i] - prior[i]);
             curvature[i][i] += STIFFNESS;
-            for j in 0..i {
-                curvature[j][i] = curvature[i][j];
-            }
         }
         let step = solve(curvature, gradient);
         let mut scale = 1.0;
@@ -211,19 +208,18 @@ fn value(term: &Term, at: &[f64; KNOTS.len()]) -> f64 {
 /// Gaussian elimination; the matrix is positive definite, so no pivot is zero.
 fn solve<const N: usize>(mut matrix: [[f64; N]; N], mut right: [f64; N]) -> [f64; N] {
     for pivot in 0..N {
+        let pivot_row = matrix[pivot];
         for row in pivot + 1..N {
-            let factor = matrix[row][pivot] / matrix[pivot][pivot];
-            for column in pivot..N {
-                matrix[row][column] -= factor * matrix[pivot][column];
+            let factor = matrix[row][pivot] / pivot_row[pivot];
+            for (cell, above) in matrix[row].iter_mut().zip(pivot_row) {
+                *cell -= factor * above;
             }
             right[row] -= factor * right[pivot];
         }
     }
     for row in (0..N).rev() {
-        for column in row + 1..N {
-            right[row] -= matrix[row][column] * right[column];
-        }
-        right[row] /= matrix[row][row];
+        let known: f64 = (row + 1..N).map(|column| matrix[row][column] * right[column]).sum();
+        right[row] = (right[row] - known) / matrix[row][row];
     }
     right
 }

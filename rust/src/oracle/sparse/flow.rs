@@ -279,6 +279,10 @@ impl PrunedModel {
     pub fn len(&self) -> usize {
         self.orders.iter().map(|order| order.kept.iter().filter(|&&kept| kept).count()).sum()
     }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 fn flags(count: usize) -> Vec<AtomicBool> {

@@ -13,21 +13,21 @@ pub fn ln_in_place(values: &mut [f32]) {
 #[inline(always)]
 fn ln(x: f32) -> f32 {
     const SQRT_HALF: u32 = 0x3F35_04F3;
-    const LN2_HIGH: f32 = 0.693_359_375;
+    const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let shifted = x.to_bits().wrapping_sub(SQRT_HALF);
     let exponent = ((shifted as i32) >> 23) as f32;
     let f = f32::from_bits((shifted & 0x007F_FFFF) + SQRT_HALF) - 1.0;
     let square = f * f;
     let mut y = 7.037_683_6e-2;
-    y = y * f - 1.151_461_03e-1;
-    y = y * f + 1.167_699_87e-1;
-    y = y * f - 1.242_014_08e-1;
-    y = y * f + 1.424_932_28e-1;
-    y = y * f - 1.666_805_77e-1;
-    y = y * f + 2.000_071_48e-1;
-    y = y * f - 2.499_999_37e-1;
-    y = y * f + 3.333_333_11e-1;
+    y = y * f - 1.151_461e-1;
+    y = y * f + 1.167_699_9e-1;
+    y = y * f - 1.242_014_1e-1;
+    y = y * f + 1.424_932_3e-1;
+    y = y * f - 1.666_805_8e-1;
+    y = y * f + 2.000_071_5e-1;
+    y = y * f - 2.499_999_4e-1;
+    y = y * f + 0.333_333_3;
     y = y * f * square + exponent * LN2_LOW - 0.5 * square;
     f + y + exponent * LN2_HIGH
 }

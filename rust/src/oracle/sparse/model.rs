@@ -78,6 +78,25 @@ impl SparseOracle {
         self.orders.len()
     }
 
+    /// Hands every n-gram, order by order, to `visit`: its tokens, what it adds to the probability of its
+    /// last token, and its own back-off weight as a context.
+    pub fn for_each_ngram(&self, mut visit: impl FnMut(&[u16], f32, f32)) {
+        let mut contexts = vec![Vec::new()];
+        for order in 0..self.order() {
+            let above = &self.levels[order + 1];
+            let mut extended = Vec::with_capacity(above.words.len());
+            for (index, context) in contexts.iter().enumerate() {
+                for successor in self.successors(order, index as u32) {
+                    let mut ngram: Vec<u16> = context.clone();
+                    ngram.push(above.words[successor]);
+                    visit(&ngram, above.nodes[successor].gain, above.nodes[successor].backoff);
+                    extended.push(ngram);
+                }
+            }
+            contexts = extended;
+        }
+    }
+
     fn successors(&self, order: usize, node: u32) -> Range<usize> {
         let nodes = &self.levels[order].nodes;
         nodes[node as usize].first as usize..nodes[node as usize + 1].first as usize
@@ -174,11 +193,10 @@ impl Oracle for SparseOracle {
             next.nodes[1] = u32::from(word);
             next.known = 2;
             let mut p = self.unigrams[usize::from(word)];
-            out[0][offset] = p;
-            // Contexts beyond the first without this continuation have no longer n-gram to offer, but
-            // their back-off weights count.
-            for order in 1..self.order() {
-                if order < ending.known {
+            // Once a context lacks this continuation the longer ones do too, but their back-off weights
+            // count.
+            for (order, plane) in out.iter_mut().enumerate() {
+                if order > 0 && order < ending.known {
                     let node = ending.nodes[order];
                     p *= self.levels[order].nodes[node as usize].backoff;
                     if next.known == order + 1 {
@@ -189,7 +207,7 @@ impl Oracle for SparseOracle {
                         }
                     }
                 }
-                out[order][offset] = p;
+                plane[offset] = p;
             }
             ending = next;
         }

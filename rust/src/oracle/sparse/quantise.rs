@@ -58,6 +58,10 @@ impl Level {
         self.words.len()
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.words.is_empty()
+    }
+
     pub fn successors(&self, context: usize) -> std::ops::Range<usize> {
         self.first[context] as usize..self.first[context + 1] as usize
     }

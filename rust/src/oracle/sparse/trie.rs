@@ -204,15 +204,15 @@ impl Trie {
         levels[1].suffixes = vec![0; vocab_size];
         levels[1].counts = bounds.windows(2).map(|pair| (pair[1] - pair[0]) as u32).collect();
         let mut documents = Vec::new();
-        for n in 2..=order {
+        for (n, level) in levels.iter_mut().enumerate().skip(2) {
             let total: usize = branches.iter().map(|branch| branch.levels[n - 2].words.len()).sum();
             if total >= u32::MAX as usize {
                 return Err(Error::input(format!(
                     "more than 2^32 n-grams of order {n}; build from fewer shards"
                 )));
             }
-            levels[n].words.reserve_exact(total);
-            levels[n].counts.reserve_exact(total);
+            level.words.reserve_exact(total);
+            level.counts.reserve_exact(total);
         }
         for mut branch in branches {
             for n in 2..=order {
