@@ -59,4 +59,6 @@ def build_sparse(
     if not shards:
         raise InputError("no shards to count")
     with Progress("building", _core.SPARSE_PROGRESS, "%") as progress:
-        return _core.build_sparse(shards, vocab_size, order, max_bytes, thread_count(threads), progress.update)
+        return _core.build_sparse(
+            shards, vocab_size, order, max_bytes, thread_count(threads), progress.update
+        )
