@@ -40,6 +40,12 @@ impl Layout {
         if let Some(pair) = tables.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             return Err(Error::input(format!("order {} appears twice", pair[0].0)));
         }
+        let cells: u64 = tables.iter().map(|&(_, rows)| u64::from(rows) * vocab_size as u64).sum();
+        if cells > MAX_CELLS {
+            return Err(Error::input(format!(
+                "{cells} cells are more than a dense oracle can have, {MAX_CELLS}; use fewer rows"
+            )));
+        }
         Ok(Self { vocab_size, tables })
     }
 
@@ -76,6 +82,9 @@ impl Layout {
         rows as usize * self.vocab_size
     }
 }
+
+/// Cells of all tables together: what a reader of oracles will take memory for.
+pub const MAX_CELLS: u64 = 1 << 30;
 
 /// A stream of tokens to be counted, and the file it comes from if it comes from one.
 #[derive(Debug, Clone, Copy)]

@@ -2,6 +2,7 @@
 //!
 //! Everything here works on plain slices and paths; [`python`] is the only module that knows Python.
 
+pub mod bytes;
 pub mod count;
 pub mod error;
 pub mod files;

@@ -63,7 +63,8 @@ def build(
     buckets: tuple[BucketsOption, ...] = (),
     vocab_size: int | None = None,
     tokenizer: Path | None = None,
-    level: int = 22,
+    layout: Literal["reference", "packed"] = "reference",
+    level: int | None = None,
     threads: int | None = None,
 ) -> None:
     """Build a frozen oracle from training shards.
@@ -71,14 +72,17 @@ def build(
     Args:
         shards: Training shards (globs are understood too).
         out: The oracle's file.
-        estimator: dense: Laplace-smoothed int8 rows of hashed contexts, NGOR version 1. sparse: the n-grams
-            that gain most per byte, interpolated, NGSP version 1.
+        estimator: dense: Laplace-smoothed int8 rows of hashed contexts. sparse: the n-grams that gain most
+            per byte, interpolated.
         orders: The highest n-gram order, up to 8; by default 8 (dense) or 6 (sparse).
         max_bytes: The largest file that sparse may make, 4,000,000 by default; it comes just within.
         buckets: Rows of single orders' tables, from order 3 on (dense).
         vocab_size: Tokens in the vocabulary (1024 by default).
         tokenizer: A SentencePiece model to take the vocabulary's size from.
-        level: zstd's level, 1 to 22 (dense).
+        layout: The dense file's layout. reference: NGOR version 1, which other programs read too. packed:
+            NGOR version 2, a fifth smaller and built many times faster.
+        level: zstd's level for a dense file, 1 to 22; by default 22 for the reference layout and 1 for the
+            packed one, where higher ones gain next to nothing.
         threads: Threads to use; all cores by default. The bytes don't depend on it.
     """
     from hybridlm.data.shards import expand
@@ -91,11 +95,20 @@ def build(
         if max_bytes is not None:
             raise InputError("--max-bytes needs --estimator sparse; --buckets sets a dense oracle's size")
         orders = 8 if orders is None else orders
-        rows = {bucket.order: bucket.rows for bucket in buckets}
-        data = build_dense(paths, vocab_size, orders=orders, buckets=rows, level=level, threads=threads)
+        data = build_dense(
+            paths,
+            vocab_size,
+            orders=orders,
+            buckets={bucket.order: bucket.rows for bucket in buckets},
+            layout=layout,
+            level=level,
+            threads=threads,
+        )
     else:
-        if buckets:
-            raise InputError("--buckets needs --estimator dense; a sparse oracle has no tables")
+        if buckets or layout != "reference" or level is not None:
+            raise InputError(
+                "--buckets, --layout and --level need --estimator dense; a sparse oracle has no tables"
+            )
         orders = 6 if orders is None else orders
         budget = 4_000_000 if max_bytes is None else max_bytes
         data = build_sparse(paths, vocab_size, max_bytes=budget, order=orders, threads=threads)
