@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 __all__ = [
     "PARTIAL_COUNTS_MAGIC",
+    "SPARSE_PROGRESS",
     "FormatError",
     "FrozenOracle",
     "InputError",
     "NgramCounts",
     "OnlineExperts",
+    "build_sparse",
     "compress",
     "context_buckets",
     "decompress",
@@ -140,6 +142,23 @@ class NgramCounts:
     ) -> bytes:
         """An NGOR file, version 1 or (packed) version 2, compressed at a zstd level. ``progress`` is told
         bytes."""
+
+SPARSE_PROGRESS: int
+"""What ``progress`` is told when ``build_sparse`` is done."""
+
+def build_sparse(
+    paths: Sequence[str | os.PathLike[str]],
+    vocab_size: int,
+    order: int,
+    max_bytes: int,
+    threads: int = 1,
+    progress: Callable[[int], object] | None = None,
+) -> bytes:
+    """The best sparse oracle of at most ``max_bytes`` bytes that the shards give: a file NGSP, version 1.
+
+    The bytes depend neither on the shards' order nor on ``threads``. InputError when nothing fits,
+    FormatError for a damaged shard, OSError.
+    """
 
 @final
 class FrozenOracle:

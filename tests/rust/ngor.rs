@@ -61,7 +61,7 @@ fn what_is_encoded_is_decoded() {
         let oracle = decode(&data, "x").unwrap();
         assert_eq!(oracle.tables(), tables());
         assert_eq!((oracle.vocab_size(), oracle.orders()), (V, &[1usize, 2, 4][..]));
-        assert_eq!(load(&data, "x", 1).unwrap().estimator(), "dense");
+        assert_eq!(load(&data, "x", 1, &Control::default()).unwrap().estimator(), "dense");
     }
 }
 

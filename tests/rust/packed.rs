@@ -44,7 +44,7 @@ proptest! {
         let oracle = decode(&data, "x", 2).unwrap();
         prop_assert_eq!(oracle.tables(), &tables[..]);
         prop_assert_eq!(oracle.vocab_size(), vocab_size);
-        let loaded = load(&data, "x", 1).unwrap();
+        let loaded = load(&data, "x", 1, &Control::default()).unwrap();
         prop_assert_eq!(loaded.orders(), oracle.orders());
     }
 

@@ -77,8 +77,9 @@ def _checkpoint(out: Path, seconds: float) -> "Checkpoint":
 def build(
     shards: Files,
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
-    estimator: Literal["dense"] = "dense",
+    estimator: Literal["dense", "sparse"] = "dense",
     orders: int | None = None,
+    max_bytes: int | None = None,
     buckets: tuple[BucketsOption, ...] = (),
     vocab_size: int | None = None,
     tokenizer: Path | None = None,
@@ -96,31 +97,54 @@ def build(
     Args:
         shards: Training shards, or what `oracle count` made of them (globs are understood too).
         out: The oracle's file.
-        estimator: dense: Laplace-smoothed int8 rows of hashed contexts.
-        orders: The highest n-gram order, 1 to 8; 8 by default, or as in the partial counts.
-        buckets: Rows of single orders' tables, from order 3 on.
+        estimator: dense: Laplace-smoothed int8 rows of hashed contexts. sparse: the n-grams that gain most
+            per byte, interpolated.
+        orders: The highest n-gram order, up to 8; by default 8 (dense; or as in the partial counts) or 6
+            (sparse).
+        max_bytes: The largest file that sparse may make, 4,000,000 by default; it comes just within.
+        buckets: Rows of single orders' tables, from order 3 on (dense).
         vocab_size: Tokens in the vocabulary; 1024 by default, or as in the partial counts.
         tokenizer: A SentencePiece model to take the vocabulary's size from.
         layout: The dense file's layout. reference: NGOR version 1, which other programs read too. packed:
             NGOR version 2, a fifth smaller and built many times faster.
-        level: zstd's level, 1 to 22; by default 22 for the reference layout and 1 for the packed one, where
-            higher ones gain next to nothing.
+        level: zstd's level for a dense file, 1 to 22; by default 22 for the reference layout and 1 for the
+            packed one, where higher ones gain next to nothing.
         threads: Threads to use; all cores by default, with Ray one per task. The bytes don't depend on it.
-        checkpoint_seconds: How often OUT.unfinished is written; 0 for after every shard. Not with Ray.
+        checkpoint_seconds: How often OUT.unfinished is written; 0 for after every shard (dense, local).
         engine: local: this machine. ray: tasks on a Ray cluster, whose nodes must all see the shards under
             the same path. The bytes are the same.
         ray_address: The Ray cluster; by default RAY_ADDRESS, or else the one on this machine.
     """
     from hybridlm.files import atomic_write_bytes
-    from hybridlm.oracle.build import estimate_dense
-    from hybridlm.oracle.counting import Tables, count
+    from hybridlm.oracle.build import build_sparse, estimate_dense
+    from hybridlm.oracle.counting import DEFAULT_VOCAB_SIZE, Tables, count
 
     if ray_address is not None and engine != "ray":
         raise InputError("--ray-address is for --engine ray")
+    vocabulary = _vocab_size(vocab_size, tokenizer)
+    if estimator == "sparse":
+        if buckets or layout != "reference" or level is not None:
+            raise InputError(
+                "--buckets, --layout and --level need --estimator dense; a sparse oracle has no tables"
+            )
+        if engine == "ray":
+            raise InputError("--engine ray needs --estimator dense so far")
+        data = build_sparse(
+            _sources(shards),
+            vocabulary or DEFAULT_VOCAB_SIZE,
+            max_bytes=4_000_000 if max_bytes is None else max_bytes,
+            order=6 if orders is None else orders,
+            threads=threads,
+        )
+        atomic_write_bytes(out, data)
+        log.info("%s: %s bytes, sparse estimator", out, f"{len(data):,}")
+        return
+    if max_bytes is not None:
+        raise InputError("--max-bytes needs --estimator sparse; --buckets sets a dense oracle's size")
     checkpoint = _checkpoint(out, checkpoint_seconds)
     counts = count(
         _sources(shards),
-        Tables(_vocab_size(vocab_size, tokenizer), orders, {bucket.order: bucket.rows for bucket in buckets}),
+        Tables(vocabulary, orders, {bucket.order: bucket.rows for bucket in buckets}),
         threads=threads,
         checkpoint=checkpoint,
         engine=engine,
@@ -129,9 +153,7 @@ def build(
     data = estimate_dense(counts, layout=layout, level=level, threads=threads)
     atomic_write_bytes(out, data)
     checkpoint.remove()
-    log.info(
-        "%s: %s bytes, orders 1 to %d, %s estimator", out, f"{len(data):,}", len(counts.orders), estimator
-    )
+    log.info("%s: %s bytes, orders 1 to %d, dense estimator", out, f"{len(data):,}", len(counts.orders))
 
 
 def count(

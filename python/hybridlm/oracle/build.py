@@ -58,3 +58,24 @@ def build_dense(
     """
     counts = count(sources, Tables(vocab_size, orders, buckets or {}), threads=threads)
     return estimate_dense(counts, layout=layout, level=level, threads=threads)
+
+
+def build_sparse(
+    shards: Sequence[str | os.PathLike[str]],
+    vocab_size: int,
+    *,
+    max_bytes: int,
+    order: int = 6,
+    threads: int | None = None,
+) -> bytes:
+    """The best sparse oracle of at most ``max_bytes`` bytes from ``shards``: an NGSP file, version 1.
+
+    n-grams have up to ``order`` tokens. The bytes depend neither on the shards' order nor on ``threads``.
+    Raises InputError (nothing fits, or no tokens), FormatError or OSError.
+    """
+    if not shards:
+        raise InputError("no shards to count")
+    with Progress("building", _core.SPARSE_PROGRESS, "%") as progress:
+        return _core.build_sparse(
+            shards, vocab_size, order, max_bytes, thread_count(threads), progress.update
+        )

@@ -11,6 +11,7 @@ pub mod dense;
 mod mix;
 pub mod ngor;
 pub mod packed;
+pub mod sparse;
 pub mod survey;
 
 use std::ops::Range;
@@ -67,9 +68,12 @@ pub trait Oracle: Send + Sync {
 }
 
 /// Reads an oracle file of any kind, which its first bytes tell. `what` names the data in errors.
-pub fn load(data: &[u8], what: &str, threads: usize) -> Result<Box<dyn Oracle>> {
+pub fn load(data: &[u8], what: &str, threads: usize, control: &parallel::Control) -> Result<Box<dyn Oracle>> {
     match data {
         _ if data.starts_with(&packed::MAGIC) => Ok(Box::new(packed::decode(data, what, threads)?)),
+        _ if data.starts_with(&sparse::format::MAGIC) => {
+            Ok(Box::new(sparse::format::decode(data, what, control)?))
+        }
         _ if data.starts_with(&ZSTD_MAGIC) => Ok(Box::new(ngor::decode(data, what)?)),
         _ => Err(Error::format(what, "not an oracle: it begins like none of the formats known here")),
     }

@@ -5,6 +5,7 @@ mod counts;
 mod files;
 mod online;
 mod oracle;
+mod sparse;
 
 use std::sync::mpsc;
 use std::time::Duration;
@@ -146,5 +147,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     files::register(module)?;
     counts::register(module)?;
     oracle::register(module)?;
+    sparse::register(module)?;
     online::register(module)
 }

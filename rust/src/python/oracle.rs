@@ -9,7 +9,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
-use super::{positions as positions_array, slice, tokens as tokens_array, InputError};
+use super::{interruptible, positions as positions_array, slice, tokens as tokens_array, InputError};
 use crate::oracle::{self, Info, Oracle};
 
 #[pyclass(module = "hybridlm._core", frozen)]
@@ -23,7 +23,7 @@ impl FrozenOracle {
     #[staticmethod]
     #[pyo3(signature = (data, name="oracle", threads=1))]
     fn from_bytes(py: Python<'_>, data: &[u8], name: &str, threads: usize) -> PyResult<Self> {
-        let core = py.detach(|| oracle::load(data, name, threads))?;
+        let core = interruptible(py, None, |control| oracle::load(data, name, threads, control))?;
         Ok(Self { core, nbytes: data.len() })
     }
 

@@ -1,0 +1,226 @@
+//! The file format NGSP, version 1. Little-endian:
+//!
+//! | offset | | |
+//! |---|---|---|
+//! | 0 | 4 bytes | `NGSP` |
+//! | 4 | u32 | version, 1 |
+//! | 8 | u32 | CRC-32 (IEEE) of all that follows |
+//! | 12 | u16 | order N, 1 to 8 |
+//! | 14 | u16 | vocabulary V |
+//! | 16 | u64 | training tokens |
+//! | 24 | N × (u32, u32) | per order from 1 on: n-grams, bytes of their stream |
+//! | 24 + 8 N | | the streams |
+//!
+//! Order 1 has V n-grams. The streams are arithmetic-coded; see [`super::walk`] for those of order 2
+//! and above.
+
+use super::coder::{hash, BinaryCoder, Decoder, Encoder, Predictor};
+use super::model::SparseOracle;
+use super::quantise::{self, Level, Symbols};
+use super::walk::{self, Nonsense};
+use super::MAX_ORDER;
+use crate::parallel::Control;
+use crate::{Error, Result};
+
+pub const MAGIC: [u8; 4] = *b"NGSP";
+pub const VERSION: u32 = 1;
+
+const CHECKED_FROM: usize = 12;
+const ORDERS_AT: usize = 24;
+
+/// A stream describes at most this many n-grams per byte, and a few in no bytes at all; a file that
+/// claims more is not believed, so that a small one can't ask for any amount of memory and time.
+/// Real ones take about a byte each.
+const NGRAMS_PER_BYTE: u64 = 64;
+const NGRAMS_FREE: u64 = 1 << 12;
+
+/// No file is larger.
+pub const MAX_BYTES: usize = 1 << 30;
+
+pub(super) fn header_bytes(order: usize) -> usize {
+    ORDERS_AT + 8 * order
+}
+
+/// Puts a file together from the streams of each order, from 1 on, and their numbers of n-grams.
+pub(super) fn assemble(vocab_size: usize, token_count: u64, streams: &[(usize, Vec<u8>)]) -> Result<Vec<u8>> {
+    let mut file = Vec::new();
+    file.extend(MAGIC);
+    file.extend(VERSION.to_le_bytes());
+    file.extend([0; 4]);
+    file.extend((streams.len() as u16).to_le_bytes());
+    file.extend((vocab_size as u16).to_le_bytes());
+    file.extend(token_count.to_le_bytes());
+    for (ngrams, stream) in streams {
+        if *ngrams as u64 > most_ngrams(stream.len()) {
+            return Err(Error::input(
+                "the corpus is too regular for the sparse format; use the dense estimator",
+            ));
+        }
+        file.extend((*ngrams as u32).to_le_bytes());
+        file.extend((stream.len() as u32).to_le_bytes());
+    }
+    for (_, stream) in streams {
+        file.extend(stream);
+    }
+    if file.len() > MAX_BYTES {
+        return Err(Error::input(format!("a sparse oracle has at most {MAX_BYTES} bytes; ask for fewer")));
+    }
+    let checksum = crc32fast::hash(&file[CHECKED_FROM..]);
+    file[8..12].copy_from_slice(&checksum.to_le_bytes());
+    Ok(file)
+}
+
+fn most_ngrams(bytes: usize) -> u64 {
+    NGRAMS_FREE + NGRAMS_PER_BYTE * bytes as u64
+}
+
+/// What stands before the streams, checked.
+struct Header<'a> {
+    vocab_size: usize,
+    token_count: u64,
+    /// Per order from 1 on: number of n-grams, and stream.
+    orders: Vec<(usize, &'a [u8])>,
+}
+
+fn read_header<'a>(data: &'a [u8], what: &str) -> Result<Header<'a>> {
+    let wrong = |offset: usize, detail: String| Error::format(what, format!("at offset {offset}: {detail}"));
+    let short = |offset: usize| wrong(offset, format!("the file ends, after {} bytes", data.len()));
+    let field = |offset: usize, size: usize| {
+        let bytes = data.get(offset..offset + size).ok_or_else(|| short(data.len()))?;
+        Ok(bytes.iter().rev().fold(0u64, |value, &byte| value << 8 | u64::from(byte)))
+    };
+    if data.get(..4) != Some(&MAGIC) {
+        return Err(wrong(0, "not a sparse oracle".into()));
+    }
+    let version = field(4, 4)?;
+    if version != u64::from(VERSION) {
+        return Err(wrong(4, format!("version {version}; this program reads version {VERSION}")));
+    }
+    let (checksum, order) = (field(8, 4)?, field(12, 2)? as usize);
+    let (vocab_size, token_count) = (field(14, 2)? as usize, field(16, 8)?);
+    if !(1..=MAX_ORDER).contains(&order) {
+        return Err(wrong(12, format!("order {order}, where 1 to {MAX_ORDER} are possible")));
+    }
+    if vocab_size == 0 {
+        return Err(wrong(14, "a vocabulary of no tokens".into()));
+    }
+    let mut orders = Vec::with_capacity(order);
+    let mut at = header_bytes(order);
+    for n in 1..=order {
+        let offset = ORDERS_AT + 8 * (n - 1);
+        let (ngrams, bytes) = (field(offset, 4)?, field(offset + 4, 4)? as usize);
+        if n == 1 && ngrams != vocab_size as u64 {
+            return Err(wrong(offset, format!("{ngrams} n-grams of order 1 for {vocab_size} tokens")));
+        }
+        if n > 1 && ngrams > most_ngrams(bytes) {
+            return Err(wrong(offset, format!("{ngrams} n-grams of order {n} in {bytes} bytes")));
+        }
+        let stream = data.get(at..at.saturating_add(bytes)).ok_or_else(|| short(data.len()))?;
+        orders.push((ngrams as usize, stream));
+        at += bytes;
+    }
+    if at != data.len() {
+        return Err(wrong(at, format!("{} bytes follow the last stream", data.len() - at)));
+    }
+    let found = crc32fast::hash(&data[CHECKED_FROM..]);
+    if u64::from(found) != checksum {
+        return Err(wrong(
+            8,
+            format!("the checksum is {checksum:#010x}, but that of the bytes {found:#010x}"),
+        ));
+    }
+    Ok(Header { vocab_size, token_count, orders })
+}
+
+/// Reads a file. `control` is asked now and then whether to go on, and told the bytes done.
+pub fn decode(data: &[u8], what: &str, control: &Control) -> Result<SparseOracle> {
+    let header = read_header(data, what)?;
+    let mut levels = vec![quantise::root(header.vocab_size, header.token_count)];
+    let mut stream_bytes = Vec::new();
+    for (n, &(ngrams, stream)) in (1..).zip(&header.orders) {
+        let wrong = |detail: &str| Error::format(what, format!("the stream of order {n} {detail}"));
+        let mut coder = Decoder::new(stream);
+        if n == 1 {
+            let steps = code_unigrams(&mut coder, None, header.vocab_size);
+            levels.push(quantise::unigrams(&levels[0], &steps));
+        } else {
+            // An encoder leaves away at most the four bytes it ends with, and zeros.
+            let go_on = |coder: &Decoder<'_>, _| control.check().is_ok() && coder.missing() <= MISSING;
+            let symbols = walk::code_order(&mut coder, &levels[n - 2], &levels[n - 1], None, ngrams, go_on);
+            let symbols = match symbols {
+                Ok(symbols) => symbols,
+                Err(Nonsense::Interrupted) => {
+                    control.check()?;
+                    return Err(wrong("ends too early"));
+                }
+                Err(Nonsense::NoContinuation) => {
+                    return Err(wrong("promises a continuation that is not there"))
+                }
+                Err(Nonsense::TooMany) => return Err(wrong(&format!("holds more than {ngrams} n-grams"))),
+            };
+            if symbols.words.len() != ngrams {
+                return Err(wrong(&format!("holds {} n-grams, not {ngrams}", symbols.words.len())));
+            }
+            let (shorter, contexts) = levels.split_at_mut(n - 1);
+            let level = quantise::restore(&shorter[n - 2], &mut contexts[0], symbols);
+            levels.push(level);
+        }
+        if !coder.is_finished() || coder.missing() > MISSING {
+            return Err(wrong("has another length than its n-grams"));
+        }
+        control.advance(stream.len() as u64)?;
+        stream_bytes.push(stream.len());
+    }
+    Ok(SparseOracle::new(levels, header.token_count, stream_bytes))
+}
+
+/// Zeros that a decoder may have to make up at a stream's end: it looks four bytes ahead, and as an
+/// encoder leaves away all zeros at the end, a run of them may have stood there.
+const MISSING: u32 = 64;
+
+/// One stream of unigram steps.
+pub(super) fn encode_unigrams(steps: &[u8]) -> Vec<u8> {
+    let mut coder = Encoder::new();
+    code_unigrams(&mut coder, Some(steps), steps.len());
+    coder.finish()
+}
+
+/// One stream of an order of 2 or above.
+pub(super) fn encode_order(
+    shorter: &Level,
+    contexts: &Level,
+    symbols: &Symbols,
+    control: &Control,
+) -> Result<Vec<u8>> {
+    let mut coder = Encoder::new();
+    let go_on = |_: &Encoder, _| control.check().is_ok();
+    let coded = walk::code_order(&mut coder, shorter, contexts, Some(symbols), symbols.words.len(), go_on);
+    match coded {
+        Ok(coded) => {
+            debug_assert_eq!(coded.words, symbols.words);
+            Ok(coder.finish())
+        }
+        Err(Nonsense::Interrupted) => Err(Error::Interrupted),
+        Err(nonsense) => unreachable!("{nonsense:?}: kept n-grams are closed under prefix and suffix"),
+    }
+}
+
+/// Each token's step in the context of the ones before it: neighbours in a tokenizer's vocabulary are
+/// about as frequent as each other.
+fn code_unigrams<C: BinaryCoder>(coder: &mut C, source: Option<&[u8]>, vocab_size: usize) -> Vec<u8> {
+    const BITS: u32 = 8;
+    let mut predictor = Predictor::new(16, 8 + BITS as usize + 1);
+    let mut steps = Vec::with_capacity(vocab_size);
+    let (mut last, mut before) = (0u8, 0u8);
+    for token in 0..vocab_size {
+        let step = source.map_or(0, |source| u32::from(source[token]));
+        let mean = (u32::from(last) + u32::from(before)) / 2;
+        let contexts =
+            [hash(1, 0), hash(2, u32::from(last >> 2)), hash(3, mean >> 3), hash(4, (token as u32) >> 5)];
+        let other = 8 + BITS as usize;
+        let coded = predictor.code_symbol(coder, step, BITS, &contexts, 0, other) as u8;
+        steps.push(coded);
+        (before, last) = (last, coded);
+    }
+    steps
+}

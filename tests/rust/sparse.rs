@@ -1,0 +1,514 @@
+//! The sparse oracle against slow and obvious references, and against damaged files.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use hybridlm_core::oracle::sparse::build::{build, Settings};
+use hybridlm_core::oracle::sparse::coder::{hash, BinaryCoder, Decoder, Encoder, Predictor};
+use hybridlm_core::oracle::sparse::discounts;
+use hybridlm_core::oracle::sparse::flow::{discount, Discounts, FullModel, PrunedModel, REPEAT_WEIGHT};
+use hybridlm_core::oracle::sparse::format;
+use hybridlm_core::oracle::sparse::model::SparseOracle;
+use hybridlm_core::oracle::sparse::trie::{Corpus, Trie, BOS};
+use hybridlm_core::oracle::{self, Oracle};
+use hybridlm_core::parallel::Control;
+use hybridlm_core::Error;
+use proptest::prelude::*;
+
+/// Text of a kind: each token follows from the two before it, most of the time. Documents begin with BOS.
+fn text(seed: u64, length: usize, vocab_size: u16) -> Vec<u16> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut random = move |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    let mut tokens = vec![BOS];
+    while tokens.len() < length {
+        let (a, b) = (tokens[tokens.len().saturating_sub(2)], tokens[tokens.len() - 1]);
+        let likely = (u64::from(a) * 31 + u64::from(b) * 17 + random(3)) % u64::from(vocab_size);
+        tokens.push(match random(100) {
+            0 => BOS,
+            1..=25 => random(u64::from(vocab_size)) as u16,
+            _ => likely as u16,
+        });
+    }
+    tokens
+}
+
+fn corpus(streams: &[Vec<u16>], vocab_size: usize) -> Corpus {
+    Corpus::new(streams.iter().map(Vec::as_slice), vocab_size).unwrap()
+}
+
+fn built(streams: &[Vec<u16>], vocab_size: usize, order: usize, max_bytes: usize, threads: usize) -> Vec<u8> {
+    let settings = Settings { order, max_bytes, threads };
+    build(&corpus(streams, vocab_size), &settings, &Control::default()).unwrap()
+}
+
+fn load(file: &[u8]) -> Result<SparseOracle, Error> {
+    format::decode(file, "test", &Control::default())
+}
+
+/// Counts of all n-grams, and in how many documents each is, by going through the text.
+fn naive_counts(streams: &[Vec<u16>], order: usize) -> HashMap<Vec<u16>, (u32, BTreeSet<usize>)> {
+    let mut counts: HashMap<Vec<u16>, (u32, BTreeSet<usize>)> = HashMap::new();
+    let mut document = 0;
+    for stream in streams {
+        document += 1;
+        for start in 0..stream.len() {
+            document += usize::from(stream[start] == BOS);
+            for length in 1..=order.min(stream.len() - start) {
+                let ngram = &stream[start..start + length];
+                if length > 1 && ngram[1..length - 1].contains(&BOS) {
+                    break;
+                }
+                let entry = counts.entry(ngram.to_vec()).or_default();
+                entry.0 += 1;
+                entry.1.insert(document);
+            }
+        }
+    }
+    counts
+}
+
+/// Every n-gram of a trie: its tokens, and its place.
+fn ngrams(trie: &Trie) -> BTreeMap<Vec<u16>, (usize, usize)> {
+    let mut found = BTreeMap::new();
+    let mut contexts = vec![vec![]];
+    for n in 0..trie.order() {
+        let mut extended = Vec::new();
+        for (index, context) in contexts.iter().enumerate() {
+            for place in trie.levels[n].successors(index) {
+                let mut ngram: Vec<u16> = context.clone();
+                ngram.push(trie.levels[n + 1].words[place]);
+                found.insert(ngram.clone(), (n + 1, place));
+                extended.push(ngram);
+            }
+        }
+        contexts = extended;
+    }
+    found
+}
+
+#[test]
+fn a_trie_holds_the_counts_of_the_text() {
+    let streams = [text(1, 4000, 12), text(2, 700, 12), vec![5], vec![]];
+    for order in [1, 2, 3, 6, 8] {
+        let trie = Trie::build(&corpus(&streams, 12), order, 3, &Control::default()).unwrap();
+        let expected = naive_counts(&streams, order);
+        let found = ngrams(&trie);
+        for (ngram, &(n, place)) in &found {
+            let seen = expected.get(ngram);
+            assert_eq!(trie.levels[n].counts[place], seen.map_or(0, |seen| seen.0), "{ngram:?}");
+            if n > 1 {
+                let suffix = found[&ngram[1..]];
+                assert_eq!(trie.levels[n].suffixes[place] as usize, suffix.1);
+            }
+            if n == order && n > 1 {
+                assert_eq!(trie.documents[place] as usize, seen.unwrap().1.len(), "{ngram:?}");
+            }
+        }
+        assert!(expected.keys().all(|ngram| found.contains_key(ngram)));
+    }
+}
+
+#[test]
+fn a_wide_vocabulary_needs_wide_keys() {
+    let streams = [text(3, 3000, 60_000)];
+    let trie = Trie::build(&corpus(&streams, 60_000), 6, 2, &Control::default()).unwrap();
+    let expected = naive_counts(&streams, 6);
+    assert_eq!(
+        expected.len(),
+        (2..=6).map(|n| trie.levels[n].len()).sum::<usize>() + {
+            trie.levels[1].counts.iter().filter(|&&count| count > 0).count()
+        }
+    );
+}
+
+/// p of every n-gram in the unpruned model, straight from its definition.
+fn naive_model(
+    streams: &[Vec<u16>],
+    vocab_size: usize,
+    order: usize,
+    discounts: &Discounts,
+) -> HashMap<Vec<u16>, f64> {
+    let counts = naive_counts(streams, order);
+    let mut masses: HashMap<Vec<u16>, f64> = (0..vocab_size).map(|token| (vec![token as u16], 0.0)).collect();
+    for (ngram, (count, documents)) in counts.iter().filter(|(ngram, _)| ngram.len() == order) {
+        let documents = documents.len() as f64;
+        masses.insert(ngram.clone(), documents + f64::from(REPEAT_WEIGHT) * (f64::from(*count) - documents));
+    }
+    for n in (2..=order).rev() {
+        let level: Vec<(Vec<u16>, f64)> = masses
+            .iter()
+            .filter(|(ngram, _)| ngram.len() == n)
+            .map(|(ngram, &m)| (ngram.clone(), m))
+            .collect();
+        for (ngram, mass) in level {
+            *masses.entry(ngram[1..].to_vec()).or_default() +=
+                f64::from(discount(&discounts.0[n], mass as f32));
+        }
+    }
+    let unigram_total: f64 = (0..vocab_size).map(|token| masses[&vec![token as u16]] + 0.5).sum();
+    let mut model = HashMap::new();
+    for n in 1..=order {
+        let mut contexts: HashMap<Vec<u16>, Vec<(u16, f64)>> = HashMap::new();
+        for (ngram, &mass) in masses.iter().filter(|(ngram, _)| ngram.len() == n) {
+            contexts.entry(ngram[..n - 1].to_vec()).or_default().push((ngram[n - 1], mass));
+        }
+        for (context, successors) in contexts {
+            let total: f64 = successors.iter().map(|s| s.1).sum();
+            let d = |mass: f64| f64::from(discount(&discounts.0[n], mass as f32));
+            let passed: f64 = successors.iter().map(|s| d(s.1)).sum();
+            for (word, mass) in successors {
+                let mut ngram = context.clone();
+                ngram.push(word);
+                let p = if n == 1 {
+                    (mass + 0.5) / unigram_total
+                } else {
+                    let below: f64 = model[&ngram[1..]];
+                    (mass - d(mass) + passed * below) / total
+                };
+                model.insert(ngram, p);
+            }
+        }
+    }
+    model
+}
+
+#[test]
+fn the_full_model_is_its_definition() {
+    let streams = [text(4, 3000, 10), text(5, 900, 10)];
+    let discounts = Discounts::default();
+    let corpus = corpus(&streams, 10);
+    let trie = Trie::build(&corpus, 4, 2, &Control::default()).unwrap();
+    let full = FullModel::estimate(&trie, &discounts, 2, &Control::default()).unwrap();
+    let expected = naive_model(&streams, 10, 4, &discounts);
+    for (ngram, (n, place)) in ngrams(&trie) {
+        if let Some(&p) = expected.get(&ngram) {
+            let found = f64::from(full.probabilities[n][place]);
+            assert!((found - p).abs() < 2e-5 * p + 1e-7, "{ngram:?}: {found}, not {p}");
+        }
+    }
+}
+
+#[test]
+fn fitted_discounts_are_between_nothing_and_everything() {
+    let corpus = corpus(&[text(6, 60_000, 30)], 30);
+    let fitted = discounts::fit(&corpus, 4, 2, &Control::default()).unwrap();
+    assert_ne!(fitted, Discounts::default());
+    for mass in [0.3f32, 1.0, 1.7, 4.0, 30.0] {
+        for n in 2..=4 {
+            let d = discount(&fitted.0[n], mass);
+            assert!(0.0 < d && d < mass);
+        }
+    }
+}
+
+#[test]
+fn what_is_kept_is_closed_and_normalised() {
+    let streams = [text(7, 20_000, 40)];
+    let control = Control::default();
+    let trie = Trie::build(&corpus(&streams, 40), 5, 2, &control).unwrap();
+    let discounts = Discounts::default();
+    let full = FullModel::estimate(&trie, &discounts, 2, &control).unwrap();
+    let mut before = usize::MAX;
+    for threshold in [0.5, 3.0, 20.0] {
+        let model = PrunedModel::prune(&trie, &full, &discounts, threshold, 2, &control).unwrap();
+        assert!(model.len() < before);
+        before = model.len();
+        let found = ngrams(&trie);
+        for (ngram, &(n, place)) in found.iter().filter(|(ngram, _)| ngram.len() > 2) {
+            if model.orders[n].kept[place] {
+                for shorter in [&ngram[1..], &ngram[..n - 1]] {
+                    assert!(model.orders[n - 1].kept[found[shorter].1], "{ngram:?} without {shorter:?}");
+                }
+            }
+        }
+        for n in 2..=5 {
+            for context in 0..trie.levels[n - 1].len() {
+                let successors = trie.levels[n - 1].successors(context);
+                let sum: f32 = model.orders[n].gains[successors].iter().sum();
+                assert!((sum + model.orders[n].backoffs[context] - 1.0).abs() < 2e-4);
+            }
+        }
+    }
+}
+
+/// ln p of every token at one position, order by order, from the n-grams one by one.
+fn naive_rows(
+    ngrams: &HashMap<Vec<u16>, (f32, f32)>,
+    order: usize,
+    vocab_size: usize,
+    before: &[u16],
+) -> Vec<Vec<f64>> {
+    let mut rows: Vec<Vec<f64>> =
+        vec![(0..vocab_size).map(|w| f64::from(ngrams[&vec![w as u16]].0)).collect()];
+    for n in 2..=order {
+        let mut row = rows[n - 2].clone();
+        if before.len() >= n - 1 {
+            let context = &before[before.len() - (n - 1)..];
+            if let Some(&(_, backoff)) = ngrams.get(context) {
+                for (word, p) in row.iter_mut().enumerate() {
+                    let mut ngram = context.to_vec();
+                    ngram.push(word as u16);
+                    *p = *p * f64::from(backoff) + ngrams.get(&ngram).map_or(0.0, |found| f64::from(found.0));
+                }
+            }
+        }
+        rows.push(row);
+    }
+    rows
+}
+
+#[test]
+fn lookups_are_those_of_the_ngrams() {
+    let (order, vocab_size) = (5, 40);
+    let file = built(&[text(8, 30_000, 40)], vocab_size, order, 6000, 2);
+    let oracle = load(&file).unwrap();
+    let mut ngrams = HashMap::new();
+    oracle.for_each_ngram(|ngram, gain, backoff| {
+        ngrams.insert(ngram.to_vec(), (gain, backoff));
+    });
+    assert!(ngrams.keys().any(|ngram| ngram.len() == order));
+    let stream = text(9, 400, 40);
+    let positions: Vec<usize> = (0..=stream.len()).collect();
+    let mut rows = vec![0.0; order * positions.len() * vocab_size];
+    oracle::log_probs(&oracle, &stream, &positions, 2, &mut rows).unwrap();
+    let mut targets = vec![0.0; order * stream.len()];
+    oracle::target_log_probs(&oracle, &stream, 0, 2, &mut targets).unwrap();
+    for &position in &positions {
+        let expected = naive_rows(&ngrams, order, vocab_size, &stream[..position]);
+        for (k, expected) in expected.iter().enumerate() {
+            let row = &rows[(k * positions.len() + position) * vocab_size..][..vocab_size];
+            let sum: f64 = row.iter().map(|&lp| f64::from(lp).exp()).sum();
+            assert!((sum - 1.0).abs() < 1e-6, "order {}, position {position}: {sum}", k + 1);
+            for (found, p) in row.iter().zip(expected) {
+                assert!((f64::from(*found) - p.ln()).abs() < 1e-5);
+            }
+            if let Some(&word) = stream.get(position) {
+                assert_eq!(targets[k * stream.len() + position], row[usize::from(word)]);
+            }
+        }
+    }
+    // Positions out of order, and from the middle on, are the same positions.
+    let scattered: Vec<usize> = positions.iter().rev().step_by(7).copied().collect();
+    let mut some = vec![0.0; order * scattered.len() * vocab_size];
+    oracle::log_probs(&oracle, &stream, &scattered, 1, &mut some).unwrap();
+    for (index, &position) in scattered.iter().enumerate() {
+        assert_eq!(some[index * vocab_size..][..vocab_size], rows[position * vocab_size..][..vocab_size]);
+    }
+    let mut tail = vec![0.0; order * (stream.len() - 300)];
+    oracle::target_log_probs(&oracle, &stream, 300, 2, &mut tail).unwrap();
+    assert_eq!(tail[..stream.len() - 300], targets[300..stream.len()]);
+}
+
+#[test]
+fn bytes_depend_on_the_corpus_alone() {
+    let streams = [text(10, 9000, 50), text(11, 8000, 50), text(12, 200, 50)];
+    let one = built(&streams, 50, 6, 4000, 1);
+    let mut shuffled = streams.to_vec();
+    shuffled.rotate_left(1);
+    assert_eq!(one, built(&shuffled, 50, 6, 4000, 5));
+}
+
+#[test]
+fn a_file_keeps_to_its_budget_and_uses_it() {
+    let streams = [text(13, 120_000, 300)];
+    for max_bytes in [3000, 12_000, 40_000] {
+        let file = built(&streams, 300, 5, max_bytes, 2);
+        // How closely is for real text to show: here many n-grams are worth exactly the same.
+        assert!(file.len() <= max_bytes, "{} of {max_bytes}", file.len());
+        let oracle = load(&file).unwrap();
+        let held_out = text(14, 5000, 300);
+        let mut found = vec![0.0; 5 * held_out.len()];
+        oracle::target_log_probs(&oracle, &held_out, 0, 2, &mut found).unwrap();
+        let nats = |k: usize| found[k * held_out.len()..][..held_out.len()].iter().map(|&lp| -f64::from(lp));
+        assert!(nats(4).sum::<f64>() < nats(0).sum::<f64>(), "contexts should tell something");
+    }
+    // More than the whole corpus needs is fine, too little is an error that says so.
+    assert!(built(&[text(15, 300, 20)], 20, 4, 1_000_000, 1).len() < 3000);
+    let settings = Settings { order: 5, max_bytes: 60, threads: 1 };
+    let error = build(&corpus(&streams, 300), &settings, &Control::default()).unwrap_err();
+    assert!(matches!(&error, Error::Input(message) if message.contains("60 bytes")), "{error}");
+}
+
+#[test]
+fn unusable_corpora_and_orders_are_refused() {
+    let control = Control::default();
+    let settings = Settings { order: 4, max_bytes: 10_000, threads: 1 };
+    assert!(matches!(Corpus::new([&[3u16, 9][..]], 9), Err(Error::Input(_))));
+    assert!(matches!(Corpus::new([&[][..]], 0), Err(Error::Input(_))));
+    assert!(matches!(build(&corpus(&[], 9), &settings, &control), Err(Error::Input(_))));
+    let some = corpus(&[text(16, 100, 9)], 9);
+    for order in [0, 1, 9] {
+        assert!(matches!(build(&some, &Settings { order, ..settings }, &control), Err(Error::Input(_))));
+    }
+    control.cancel();
+    assert!(matches!(build(&some, &settings, &control), Err(Error::Interrupted)));
+}
+
+#[test]
+fn tiny_corpora_make_oracles_too() {
+    for stream in [vec![1], vec![1, 2], vec![0, 0, 0], text(17, 40, 5)] {
+        let oracle = load(&built(&[stream], 5, 3, 5000, 1)).unwrap();
+        let mut rows = vec![0.0; 3 * 2 * 5];
+        oracle::log_probs(&oracle, &[1, 2, 3], &[0, 3], 1, &mut rows).unwrap();
+        for row in rows.chunks(5) {
+            let sum: f64 = row.iter().map(|&lp| f64::from(lp).exp()).sum();
+            assert!((sum - 1.0).abs() < 1e-6);
+        }
+    }
+}
+
+#[test]
+fn info_counts_what_the_file_holds() {
+    let oracle = load(&built(&[text(18, 9000, 50)], 50, 4, 3000, 1)).unwrap();
+    assert_eq!((oracle.estimator(), oracle.vocab_size(), oracle.orders()), ("sparse", 50, &[1, 2, 3, 4][..]));
+    let mut ngrams = [0u64; 5];
+    oracle.for_each_ngram(|ngram, _, _| ngrams[ngram.len()] += 1);
+    let info = format!("{:?}", oracle.info());
+    for count in &ngrams[1..] {
+        assert!(info.contains(&format!("(\"ngrams\", Int({count}))")), "{info}");
+    }
+}
+
+// Damaged files.
+
+fn sealed(mut file: Vec<u8>) -> Vec<u8> {
+    let checksum = crc32fast::hash(&file[12..]);
+    file[8..12].copy_from_slice(&checksum.to_le_bytes());
+    file
+}
+
+fn refused(file: &[u8], part: &str) {
+    match load(file) {
+        Err(error @ Error::Format { .. }) => {
+            assert!(error.to_string().contains(part), "{error} doesn't say {part:?}");
+        }
+        other => panic!("{:?}", other.map(|_| "an oracle")),
+    }
+}
+
+#[test]
+fn every_truncation_is_refused() {
+    let file = built(&[text(19, 5000, 30)], 30, 4, 1500, 1);
+    for length in 0..file.len() {
+        assert!(matches!(load(&file[..length]), Err(Error::Format { .. })), "{length} bytes");
+    }
+    let longer = [&file[..], b"x"].concat();
+    refused(&longer, "1 bytes follow");
+}
+
+#[test]
+fn every_flipped_bit_is_noticed() {
+    let file = built(&[text(20, 2000, 20)], 20, 3, 600, 1);
+    for bit in 0..8 * file.len() {
+        let mut damaged = file.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        assert!(matches!(load(&damaged), Err(Error::Format { .. })), "bit {bit}");
+    }
+}
+
+#[test]
+fn headers_that_lie_are_refused_by_field() {
+    let file = built(&[text(21, 5000, 30)], 30, 3, 1500, 1);
+    let with = |offset: usize, bytes: &[u8]| {
+        let mut file = file.clone();
+        file[offset..offset + bytes.len()].copy_from_slice(bytes);
+        sealed(file)
+    };
+    refused(&with(0, b"NGOR"), "not a sparse oracle");
+    refused(&with(4, &2u32.to_le_bytes()), "version 2");
+    refused(&with(12, &0u16.to_le_bytes()), "order 0");
+    refused(&with(12, &9u16.to_le_bytes()), "order 9");
+    refused(&with(14, &0u16.to_le_bytes()), "no tokens");
+    refused(&with(14, &31u16.to_le_bytes()), "30 n-grams of order 1");
+    refused(&with(32, &u32::MAX.to_le_bytes()), "4294967295 n-grams");
+    refused(&with(36, &u32::MAX.to_le_bytes()), "the file ends");
+    let count = u32::from_le_bytes([file[32], file[33], file[34], file[35]]);
+    refused(&with(32, &(count - 1).to_le_bytes()), "more than");
+    refused(&with(32, &(count + 1).to_le_bytes()), &format!("holds {count} n-grams"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// A forger who gets the checksum right still gets an error or a proper distribution.
+    #[test]
+    fn forged_streams_do_no_harm(damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)) {
+        let mut file = built(&[text(22, 3000, 20)], 20, 3, 700, 1);
+        let start = 24 + 8 * 3;
+        for (index, byte) in damage {
+            let at = start + index.index(file.len() - start);
+            file[at] = byte;
+        }
+        if let Ok(oracle) = load(&sealed(file)) {
+            let mut rows = vec![0.0; 3 * 20];
+            oracle::log_probs(&oracle, &[3, 1, 4], &[3], 1, &mut rows).unwrap();
+            for row in rows.chunks(20) {
+                let sum: f64 = row.iter().map(|&lp| f64::from(lp).exp()).sum();
+                prop_assert!((sum - 1.0).abs() < 1e-6);
+            }
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_an_error_or_an_oracle(mut bytes in prop::collection::vec(any::<u8>(), 48..300), sizes in any::<[u8; 3]>()) {
+        // A header that passes, so that what follows is read.
+        bytes[..8].copy_from_slice(b"NGSP\x01\0\0\0");
+        bytes[12..16].copy_from_slice(&[3, 0, 7, 0]);
+        let streams = bytes.len() - 48;
+        let first = streams * usize::from(sizes[0]) / 600;
+        let second = (streams - first) * usize::from(sizes[1]) / 256;
+        let fields = [7, first, usize::from(sizes[2]), second, usize::from(sizes[1]), streams - first - second];
+        for (field, value) in bytes[24..48].chunks_exact_mut(4).zip(fields) {
+            field.copy_from_slice(&(value as u32).to_le_bytes());
+        }
+        match load(&sealed(bytes)) {
+            Ok(_) | Err(Error::Format { .. }) => {}
+            Err(other) => prop_assert!(false, "{other}"),
+        }
+    }
+
+    #[test]
+    fn the_range_coder_returns_what_it_was_given(
+        decisions in prop::collection::vec((any::<bool>(), 1u32..65536), 0..2000),
+    ) {
+        let mut encoder = Encoder::new();
+        for &(decision, one) in &decisions {
+            encoder.code(decision, one);
+        }
+        let bytes = encoder.finish();
+        let ideal: f64 = decisions
+            .iter()
+            .map(|&(decision, one)| {
+                let p = f64::from(one) / 65536.0;
+                -(if decision { p } else { 1.0 - p }).log2() / 8.0
+            })
+            .sum();
+        prop_assert!(bytes.len() as f64 <= ideal * 1.002 + 8.0);
+        let mut decoder = Decoder::new(&bytes);
+        for &(decision, one) in &decisions {
+            prop_assert_eq!(decoder.code(!decision, one), decision);
+        }
+    }
+
+    #[test]
+    fn predicted_values_return(values in prop::collection::vec((-9i32..=9, -9i32..=9, 0u32..4), 0..400)) {
+        let code = |predictor: &mut Predictor, coder: &mut dyn FnMut(&mut Predictor, i32, i32, u32) -> i32| {
+            values.iter().map(|&(value, expected, context)| coder(predictor, value, expected, context)).collect::<Vec<_>>()
+        };
+        let sets = hybridlm_core::oracle::sparse::coder::DISTANCE_SETS;
+        let mut encoder = Encoder::new();
+        code(&mut Predictor::new(8, sets + 1), &mut |predictor, value, expected, context| {
+            predictor.code_near(&mut encoder, (value, expected), -9..=9, &[hash(1, context), hash(2, 0)], 0, sets)
+        });
+        let bytes = encoder.finish();
+        let mut decoder = Decoder::new(&bytes);
+        let found = code(&mut Predictor::new(8, sets + 1), &mut |predictor, _, expected, context| {
+            predictor.code_near(&mut decoder, (0, expected), -9..=9, &[hash(1, context), hash(2, 0)], 0, sets)
+        });
+        prop_assert_eq!(found, values.iter().map(|value| value.0).collect::<Vec<_>>());
+    }
+}
