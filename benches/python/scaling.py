@@ -35,7 +35,9 @@ def main(shards: list[str]) -> None:
     hashed = cost(lambda: _core.identify_shards(shards))
     cells = sum(rows * counts.vocab_size for rows in counts.buckets.values())
     print(f"{tokens:,} tokens in {size:,} bytes, {cells:,} cells, partial counts of {len(part):,} bytes")
-    print(f"count and hash    {1e9 * counted / tokens:8.2f} ns per token  {tokens / counted / 1e6:8.0f} Mtok/s")
+    print(
+        f"count and hash    {1e9 * counted / tokens:8.2f} ns per token  {tokens / counted / 1e6:8.0f} Mtok/s"
+    )
     print(f"of which hash     {1e9 * hashed / tokens:8.2f} ns per token  {size / hashed / 1e9:8.2f} GB/s")
     print(f"write partial     {1e3 * cost(counts.to_bytes):8.0f} ms")
     print(f"read and add one  {1e3 * cost(lambda: _core.NgramCounts.from_bytes(part)):8.0f} ms")
