@@ -2,10 +2,13 @@
 //!
 //! Everything here works on plain slices and paths; [`python`] is the only module that knows Python.
 
+pub mod baseline;
 pub mod count;
 pub mod error;
+pub mod experts;
 pub mod files;
 pub mod hash;
+pub mod mix;
 pub mod online;
 pub mod oracle;
 pub mod parallel;
