@@ -1,7 +1,9 @@
 //! The Python binding: converts arguments, releases the GIL, calls the core, converts the result.
 //! Nothing else in the crate names pyo3. One submodule per area, each with its own `register`.
 
+mod baseline;
 mod counts;
+mod experts;
 mod files;
 mod online;
 mod oracle;
@@ -146,5 +148,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     files::register(module)?;
     counts::register(module)?;
     oracle::register(module)?;
-    online::register(module)
+    online::register(module)?;
+    experts::register(module)?;
+    baseline::register(module)
 }
