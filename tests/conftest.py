@@ -3,11 +3,18 @@
 from pathlib import Path
 from pydoc_data.topics import topics
 
+import hypothesis
 import pytest
 
-from hybridlm.data import documents
+from hybridlm.data import documents, shards
 from hybridlm.data.documents import Document
 from hybridlm.data.tokenizer import Tokenizer
+
+# How fast a machine is decides no test.
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
@@ -32,8 +39,6 @@ def tokenizer(tokenizer_path: Path) -> Tokenizer:
 @pytest.fixture(scope="session")
 def shard_dir(tmp_path_factory: pytest.TempPathFactory, corpus: list[str], tokenizer: Tokenizer) -> Path:
     """A data folder: a few training shards of at most 60,000 tokens and a validation shard."""
-    from hybridlm.data import shards
-
     folder = tmp_path_factory.mktemp("shards")
     train, val = documents.split([Document("pydoc", text) for text in corpus], 0.05)
     shards.write_shards(train, val, tokenizer, folder, name="topics", shard_tokens=60_000)

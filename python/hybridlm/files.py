@@ -16,7 +16,11 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     exception, Ctrl-C among them, the sibling is removed and ``path`` is as it was. Raises OSError.
     """
     path = Path(path)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    except OSError as error:
+        # The user named `path` and has never heard of the sibling.
+        raise OSError(error.errno, error.strerror, str(path)) from None
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield cast(BinaryIO, file)

@@ -33,7 +33,7 @@ impl AtomicFile {
             use std::os::unix::fs::PermissionsExt;
             builder.permissions(Permissions::from_mode(0o666));
         }
-        let file = builder.tempfile_in(folder).map_err(|source| Error::io(&path, source))?;
+        let file = builder.tempfile_in(folder).map_err(|source| Error::io(&path, unwrapped(source)))?;
         Ok(Self { path, file: BufWriter::with_capacity(1 << 16, file) })
     }
 
@@ -46,6 +46,15 @@ impl AtomicFile {
             Ok(())
         };
         inner().map_err(|source| Error::io(&path, source))
+    }
+}
+
+/// The system's own error inside tempfile's, which adds the temporary path to it.
+fn unwrapped(error: io::Error) -> io::Error {
+    let inner = error.get_ref().and_then(|wrapper| wrapper.source()?.downcast_ref::<io::Error>());
+    match inner.and_then(io::Error::raw_os_error) {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => error,
     }
 }
 

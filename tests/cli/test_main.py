@@ -89,3 +89,8 @@ def test_help_does_not_wait_for_torch(name: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "False", done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["oracle", "build", "-o", "x"], ["data", "tokenizer", "-o", "x"]])
+def test_no_files_is_wrong_usage(arguments: list[str]) -> None:
+    assert cli.main(arguments) == 2

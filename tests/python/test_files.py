@@ -35,5 +35,7 @@ def test_mode_is_that_of_an_ordinary_file(tmp_path: Path) -> None:
 
 
 def test_missing_folder_is_an_os_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        atomic_write_text(tmp_path / "no" / "such" / "file", "x")
+    target = tmp_path / "no" / "such" / "file"
+    with pytest.raises(FileNotFoundError) as caught:
+        atomic_write_text(target, "x")
+    assert caught.value.filename == str(target)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from hybridlm.cli.arguments import Files
 from hybridlm.errors import InputError
 from hybridlm.progress import Progress
 
@@ -21,7 +22,7 @@ _TOKENIZER_BYTES = 100_000_000
 
 
 def tokenizer(
-    text: tyro.conf.Positional[tuple[Path, ...]],
+    text: Files,
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
     vocab_size: int = 1024,
     one_per_file: bool = False,
@@ -52,7 +53,7 @@ def tokenizer(
 
 
 def shard(
-    text: tyro.conf.Positional[tuple[Path, ...]],
+    text: Files,
     tokenizer: Path,
     out: Path,
     val_fraction: float = 0.05,

@@ -21,7 +21,7 @@ def evaluate(
     *,
     val: str,
     tokenizer: Path,
-    scoring: Annotated[ScoringSettings, tyro.conf.OmitArgPrefixes] = ScoringSettings(),  # noqa: B008 - frozen
+    scoring: Annotated[ScoringSettings, tyro.conf.arg(name="")] = ScoringSettings(),  # noqa: B008 - frozen
     max_tokens: int | None = None,
     device: str | None = None,
     threads: int | None = None,

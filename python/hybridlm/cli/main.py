@@ -68,10 +68,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     _log_to_stderr()
     command = find(argv)
-    if command is None:
-        return _without_command(argv)
     try:
-        return _call(command)
+        code = _without_command(argv) if command is None else _call(command)
+        # Here rather than when Python exits, so that a reader who left early is met by the handler below.
+        sys.stdout.flush()
+        return code
     except BrokenPipeError:
         # The reader had enough (`hybridlm … | head`): a quiet success. Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -109,7 +110,6 @@ def _call(command: Command) -> int:
             parsed.run()
     except SystemExit as stop:  # tyro's answer to --help (0) and to wrong usage (2)
         return stop.code if isinstance(stop.code, int) else 1
-    sys.stdout.flush()
     return 0
 
 

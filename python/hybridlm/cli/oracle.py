@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from hybridlm.cli.arguments import Files
 from hybridlm.errors import InputError
 
 log = logging.getLogger("hybridlm.oracle")
@@ -54,7 +55,7 @@ def _vocab_size(vocab_size: int | None, tokenizer: Path | None) -> int:
 
 
 def build(
-    shards: tyro.conf.Positional[tuple[Path, ...]],
+    shards: Files,
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
     estimator: Literal["dense"] = "dense",
     orders: int = 8,

@@ -47,13 +47,12 @@ class ByteTable:
         text_bytes = np.zeros(size, np.int32)
         leading_space = np.zeros(size, np.bool_)
         boundary = np.zeros(size, np.bool_)
-        for token in range(size):
+        for token, piece in enumerate(tokenizer.pieces):
             if model.is_control(token) or model.is_unknown(token) or model.is_unused(token):
                 boundary[token] = True
             elif model.is_byte(token):
                 text_bytes[token] = 1
             else:
-                piece = model.id_to_piece(token)
                 leading_space[token] = piece.startswith(SPACE)
                 # Only the first "▁" depends on what came before; one inside a piece is always a space.
                 text_bytes[token] = len(piece.removeprefix(SPACE).replace(SPACE, " ").encode())

@@ -25,7 +25,7 @@ SHINGLE_WORDS = 8
 REPEATED_SHARE = 0.5
 
 _CHUNK_BYTES = 1 << 20
-_BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+")
+BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _TRAILING_SPACE = re.compile(r"[^\S\n]+$", re.MULTILINE)
 _WORD = re.compile(r"\w+")
@@ -52,11 +52,10 @@ def read(
     cut there, at the end of a line if it has one, so that a text with few or no blank lines gives documents
     of about that length. With ``one_per_file`` each such file is one document, never cut.
 
-    ``on_bytes`` is told the number of bytes after each part that is read. Documents without
-    text are left out.
+    Documents without text are left out. ``on_bytes`` is told how many bytes were read, part by part.
 
     Raises InputError naming the file and byte offset (text) or line (JSONL) of what can't be read, or when
-    there is no document at all; OSError for a file that can't be opened, before any is read.
+    there is no document at all; OSError for a file that isn't there, before any is read.
     """
     files = [Path(path) for path in paths]
     for file in files:
@@ -91,7 +90,7 @@ def clean(text: str) -> str:
     """Unix line ends, no control characters, no white space at line ends, at most one blank line in a row."""
     text = text.replace("\r\n", "\n").removeprefix("\ufeff")
     text = _TRAILING_SPACE.sub("", _CONTROLS.sub("", text))
-    return _BLANK_LINES.sub("\n\n", text).strip()
+    return BLANK_LINES.sub("\n\n", text).strip()
 
 
 def _decoded(file: Path, on_bytes: Callable[[int], None]) -> Iterator[str]:
@@ -120,7 +119,7 @@ def _separated(chunks: Iterable[str]) -> Iterator[str]:
     pending = ""
     for chunk in chunks:
         pending = (pending + chunk).replace("\r\n", "\n")
-        *complete, pending = _BLANK_LINES.split(pending)
+        *complete, pending = BLANK_LINES.split(pending)
         for text in complete:
             yield from _cut(text)
         *long, pending = _cut(pending)
@@ -176,10 +175,10 @@ def _read_jsonl(file: Path, on_bytes: Callable[[int], None]) -> Iterator[Documen
 def deduplicate(documents: Iterable[Document]) -> list[Document]:
     """The documents without paragraphs that mostly occurred before, in the same order.
 
-    Unit of comparison is the shingle, eight consecutive words, case ignored (a shorter paragraph is one
+    The unit of comparison is the shingle, eight consecutive words, case ignored (a shorter paragraph is one
     shingle). A paragraph is dropped when at least half of its shingles occur in an earlier paragraph, be it
     of the same document; a document that loses all of its paragraphs is dropped. So copies and near-copies
-    can't end up on both sides of the train/validation split. Takes about 50 bytes of memory a word.
+    can't end up on both sides of the train/validation split. Takes about 60 bytes of memory a word.
     """
     split_documents = [(document, document.text.split("\n\n")) for document in documents]
     repeated = iter(_repeated([text for _, paragraphs in split_documents for text in paragraphs]).tolist())
@@ -241,10 +240,10 @@ def text_hash(text: str) -> int:
 def split_stream(documents: Iterable[Document], val_fraction: float) -> Iterator[tuple[Split, Document]]:
     """Each document with its side, as they come: held out if its ``text_hash`` falls in the fraction.
 
-    So a document's side depends on its own text, equal documents are never parted, and memory holds one
-    document. The one with the smallest hash so far waits for the end, so that with a fraction above 0 neither
-    side is empty where two different documents exist; a single one goes to train. Raises InputError for a
-    fraction outside [0, 1).
+    So a document's side depends on its own text, and equal documents are never parted. Until both sides have
+    a document, the one with the smallest hash so far waits: with a fraction above 0, neither side is empty in
+    the end where two different documents exist; a single one goes to train. Raises InputError for a fraction
+    outside [0, 1).
     """
     check_fraction(val_fraction)
     limit = val_fraction * 2**64
@@ -253,13 +252,14 @@ def split_stream(documents: Iterable[Document], val_fraction: float) -> Iterator
     seen: set[Split] = set()
     for document in documents:
         value = text_hash(document.text)
-        if value == smallest:
-            waiting.append(document)
-            continue
         ready = [document]
-        if value < smallest:
-            ready, waiting = waiting, ready
-            value, smallest = smallest, value
+        if len(seen) < 2:
+            if value == smallest:
+                waiting.append(document)
+                continue
+            if value < smallest:
+                ready, waiting = waiting, ready
+                value, smallest = smallest, value
         side: Split = "val" if value < limit else "train"
         for settled in ready:
             seen.add(side)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 from pydoc_data.topics import topics
 
-from hybridlm.data.documents import LONGEST_DOCUMENT, Document, clean, deduplicate
+from hybridlm.data.documents import BLANK_LINES, LONGEST_DOCUMENT, Document, clean, deduplicate
 
 # Code that isn't there to be read, copies of other packages, and things that aren't part of the library.
 _SKIPPED_FOLDERS = {
@@ -37,8 +37,8 @@ _LITERAL = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _PREFIX = re.compile(r"[A-Za-z]*$")
+_NOT_TEXT = {"b", "br", "rb", "f", "fr", "rf", "t", "tr", "rt"}
 
-_PARAGRAPH_BREAK = re.compile(r"\n[^\S\n]*\n\s*?(?=[^\S\n]*\S)")
 _DIRECTIVE = re.compile(r"\.\. ([\w-]+)::[^\S\n]*")
 _READ_ALOUD = {
     *("note", "warning", "seealso", "tip", "hint", "important", "caution", "attention", "admonition"),
@@ -50,7 +50,7 @@ _RULE_OR_PROMPT = re.compile(
 _ROLE = re.compile(r":[\w:+-]+:`([^`]*)`")
 _TARGET = re.compile(r"\s*<[^<>]*>$")
 _ADDRESS = re.compile(r"\s*<https?://[^<>]*>")
-_MARKUP = re.compile(r"(\*\*|``|`(?!`)_{0,2}|(?<![\w*])\*(?=\w)|(?<=\w)\*(?![\w*]))")
+_MARKUP = re.compile(r"\*\*|``|`_{0,2}|(?<![\w*])\*(?=\w)|(?<=\w)\*(?![\w*])")
 _TEMPLATE = re.compile(r"\{\{|\}\}|%\(\w+\)|\$\{|[{};]\s*$", re.MULTILINE)
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 _FUNCTION_WORDS = frozenset(
@@ -161,10 +161,9 @@ def documentation_strings(source: str) -> list[str]:
         if not body:
             continue
         prefix = _PREFIX.findall(source[max(0, match.start() - 3) : match.start()])[0].lower()
-        if prefix in ("", "u") and "\\" in body:
-            strings.append(_unescaped(match[0], body))
-        elif prefix in ("", "u", "r"):
-            strings.append(body)
+        if prefix in _NOT_TEXT:
+            continue
+        strings.append(_unescaped(match[0], body) if "\\" in body and prefix != "r" else body)
     return strings
 
 
@@ -181,7 +180,7 @@ def prose(text: str) -> list[str]:
     """The paragraphs of running English in a documentation string, a line each, without markup."""
     paragraphs = []
     literal_indent: int | None = None
-    for block in _PARAGRAPH_BREAK.split(inspect.cleandoc(text)):
+    for block in BLANK_LINES.split(inspect.cleandoc(text)):
         indent = len(block) - len(block.lstrip())
         if literal_indent is not None and indent > literal_indent:
             continue

@@ -32,6 +32,9 @@ MAX_SHARD_TOKENS = 2**31 - 1
 # Enough text for all threads to have work, little enough to be held several times over.
 _BATCH_CHARACTERS = 4_000_000
 
+# How much of a shard is looked at in one go.
+_PART_TOKENS = 1 << 22
+
 _SHARD_NAME = re.compile(r".*_(train|val)_.*\.bin")
 
 
@@ -256,10 +259,10 @@ def examine(path: str | os.PathLike[str], tokenizer: Tokenizer | None = None) ->
     vocab_size = None if tokenizer is None else tokenizer.vocab_size
     counts = np.zeros(1 << 16, np.int64)
     text_bytes = 0
-    part = 1 << 22
-    for start in range(0, size, part):
+
+    for start in range(0, size, _PART_TOKENS):
         before = min(start, 1)
-        tokens = _core.read_shard(name, start - before, min(part, size - start) + before, vocab_size)
+        tokens = _core.read_shard(name, start - before, min(_PART_TOKENS, size - start) + before, vocab_size)
         counts += np.bincount(tokens[before:], minlength=len(counts))
         if tokenizer is not None:
             text_bytes += int(tokenizer.byte_table.lengths(tokens, before).sum())
@@ -279,13 +282,8 @@ def beginnings(
     """The decoded first ``tokens`` tokens of a shard's first documents; fewer if they start far behind."""
     name = os.fspath(path)
     stream = _core.read_shard(name, 0, min(_core.shard_tokens(name), 1 << 16), tokenizer.vocab_size)
-    starts = [0, *np.flatnonzero(stream[1:] == BOS) + 1][:documents]
-    ends = [*starts[1:], len(stream)]
-    return [
-        tokenizer.decode(stream[start : min(end, start + tokens)])
-        for start, end in zip(starts, ends, strict=True)
-        if start < end
-    ]
+    parts = np.split(stream, np.flatnonzero(stream == BOS))
+    return [tokenizer.decode(part[:tokens]) for part in parts if len(part)][:documents]
 
 
 def total_tokens(summaries: Sequence[ShardSummary], split: Split) -> int:

@@ -36,6 +36,7 @@ class Tokenizer:
     """A SentencePiece model whose ids fit a shard and whose documents start with BOS (id 1).
 
     model: the ``SentencePieceProcessor``.
+    pieces: what each id stands for, as SentencePiece writes it: "▁the", "<0x41>", "<s>".
     vocab_size: the number of pieces V, at most 65,536.
     fingerprint: SHA-256 of the model file as 64 hex digits; what shards and artifacts are matched by.
     """
@@ -47,9 +48,12 @@ class Tokenizer:
         self.model = sentencepiece.SentencePieceProcessor()
         try:
             self.model.load_from_serialized_proto(model)
-        except RuntimeError:
+            self.pieces: list[str] = [
+                self.model.id_to_piece(token) for token in range(self.model.get_piece_size())
+            ]
+        except (RuntimeError, UnicodeDecodeError):
             raise FormatError(f"{name}: not a SentencePiece model, or a damaged one") from None
-        self.vocab_size: int = self.model.get_piece_size()
+        self.vocab_size = len(self.pieces)
         self.fingerprint = hashlib.sha256(model).hexdigest()
         if self.vocab_size > MAX_VOCAB_SIZE:
             raise FormatError(

@@ -10,7 +10,7 @@ from hybridlm.errors import FormatError, InputError
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes and switches of :class:`hybridlm.model.GPT`. Raises InputError for sizes that don't fit."""
+    """Sizes and switches of the model. Raises InputError for sizes that don't fit."""
 
     layers: int = 4
     width: int = 256

@@ -260,7 +260,7 @@ def _neural(
     grid = WindowGrid(window, settings.stride or max(1, window // 2))
     precision = settings.precision or ("bfloat16" if dist.device.type == "cuda" else "float32")
     autocast = torch.bfloat16 if precision == "bfloat16" else None
-    expert = NeuralExpert(model, grid, dist, group=settings.group, autocast=autocast)
+    expert = NeuralExpert(model, grid, dist, group=settings.batch, autocast=autocast)
     optimizer = settings.ttt or "sgd"
     if optimizer == "off":
         return expert, None

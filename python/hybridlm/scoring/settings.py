@@ -64,14 +64,14 @@ class ScoringSettings:
     """Targets between two windows; unset: half a window."""
     chunk: int = 32_768
     """Targets that are scored before the model learns from them."""
-    group: int = 16
+    batch: int = 16
     """Windows of one forward pass."""
     precision: Precision | None = None
     """Of the model's matrix products; unset: float32 on a CPU, bfloat16 on a GPU."""
     ttt_options: TTTSettings = field(default_factory=TTTSettings)
 
     def __post_init__(self) -> None:
-        for name in ("window", "stride", "chunk", "group"):
+        for name in ("window", "stride", "chunk", "batch"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"the {name} must be at least 1, not {value}")

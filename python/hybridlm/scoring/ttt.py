@@ -9,7 +9,7 @@ the ranks exchange their subtrees' sums in one flattened collective, and each fi
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ LANES = 8
 """Parts of a batch whose gradients are computed apart. More ranks than this leave the rest idle here."""
 
 DEFAULT_LEARNING_RATE = {"sgd": 0.002, "adamw": 0.0002}
+_ADAM_BETAS = (0.9, 0.95)
+_ADAM_EPSILON = 1e-8
 _NO_TARGET = -100  # cross_entropy's ignore_index
 _OUTPUT_PROJECTIONS = ("attention.output.weight", "mlp.down.weight")
 _INPUT_PROJECTIONS = ("mlp.up.weight",)
@@ -33,7 +35,11 @@ class TestTimeTrainer:
     """Trains a model in place, chunk after chunk; the optimiser's state is carried from chunk to chunk.
 
     The objective of a step is the mean nll of its targets. AdamW's learning rate falls from its full value
-    along a half cosine within each chunk and restarts with the next; SGD's is constant.
+    along a half cosine within each chunk and restarts with the next; SGD's is constant. Neither decays
+    weights: what they should return to is not zero but what they were trained to be.
+
+    All trained parameters are handled as one flat vector, because that is what ranks exchange. (torch's own
+    optimisers would also import the whole of its compiler, seconds of every score.)
     """
 
     __test__ = False  # to pytest, the name looks like one of its own
@@ -53,16 +59,18 @@ class TestTimeTrainer:
         self._dist = dist
         self._sequence_length = sequence_length
         self._autocast = autocast
-        self._cosine = optimizer == "adamw"
+        self._optimizer = optimizer
+        self._parameters, scales = _trained(model, settings)
         rate = settings.learning_rate or DEFAULT_LEARNING_RATE[optimizer]
-        groups = _parameter_groups(model, rate, settings)
-        self._parameters = [parameter for group in groups for parameter in group["params"]]
-        self._optimizer: torch.optim.Optimizer = (
-            torch.optim.SGD(groups, lr=rate, momentum=settings.momentum)
-            if optimizer == "sgd"
-            else torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), weight_decay=0.0)
+        self._rates = torch.cat(
+            [
+                torch.full((parameter.numel(),), rate * scale, device=dist.device)
+                for parameter, scale in zip(self._parameters, scales, strict=True)
+            ]
         )
-        self._full_rates = [group["lr"] for group in self._optimizer.param_groups]
+        self._steps = 0
+        self._mean = torch.zeros_like(self._rates)
+        self._square = torch.zeros_like(self._rates) if optimizer == "adamw" else None
 
     def learn(self, stream: NDArray[np.uint16], start: int) -> None:
         """Trains on targets stream[start:] (start ≥ 1), all of which have been scored. A collective."""
@@ -72,9 +80,8 @@ class TestTimeTrainer:
         steps = steps_per_epoch * self._settings.epochs
         with _deterministic(self._dist.device):
             for step in range(steps):
-                self._set_rates(step / steps)
                 first = step % steps_per_epoch * batch
-                self._step(inputs[first : first + batch], targets[first : first + batch])
+                self._step(inputs[first : first + batch], targets[first : first + batch], step / steps)
         if self._dist.device.type == "cuda":
             torch.cuda.synchronize(self._dist.device)  # so that a stage's seconds are its own
 
@@ -88,23 +95,30 @@ class TestTimeTrainer:
         device = self._dist.device
         return inputs.view(count, length).to(device), targets.view(count, length).to(device)
 
-    def _set_rates(self, progress: float) -> None:
-        if self._cosine:
-            factor = 0.5 * (1 + math.cos(math.pi * progress))
-            for group, full in zip(self._optimizer.param_groups, self._full_rates, strict=True):
-                group["lr"] = full * factor
-
-    def _step(self, inputs: torch.Tensor, targets: torch.Tensor) -> None:
+    @torch.no_grad()
+    def _step(self, inputs: torch.Tensor, targets: torch.Tensor, progress: float) -> None:
+        """``progress``: the part of the chunk's steps that is done."""
         gradient = self._summed_gradient(inputs, targets)
         gradient /= (targets != _NO_TARGET).sum()
         gradient *= (self._settings.clip / (gradient.norm() + 1e-6)).clamp(max=1.0)
+        update = self._rates * self._direction(gradient, progress)
         offset = 0
         for parameter in self._parameters:
-            part = gradient[offset : offset + parameter.numel()]
-            parameter.grad = part.view_as(parameter)
+            parameter.sub_(update[offset : offset + parameter.numel()].view_as(parameter))
             offset += parameter.numel()
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+
+    def _direction(self, gradient: torch.Tensor, progress: float) -> torch.Tensor:
+        """What the learning rates multiply, now that the optimiser's state has taken the gradient in."""
+        self._steps += 1
+        if self._square is None:
+            self._mean.mul_(self._settings.momentum).add_(gradient)
+            return self._mean
+        decay, square_decay = _ADAM_BETAS
+        self._mean.lerp_(gradient, 1 - decay)
+        self._square.lerp_(gradient.square(), 1 - square_decay)
+        mean = self._mean / (1 - decay**self._steps)
+        deviation = (self._square / (1 - square_decay**self._steps)).sqrt()
+        return 0.5 * (1 + math.cos(math.pi * progress)) * mean / (deviation + _ADAM_EPSILON)
 
     def _summed_gradient(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Flat gradient of the batch's summed nll, the same on every rank."""
@@ -124,12 +138,15 @@ class TestTimeTrainer:
     def _lane_gradient(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Flat gradient of a lane's summed nll; zeros for a lane past the end of the chunk."""
         if not len(inputs):
-            return torch.zeros(sum(p.numel() for p in self._parameters), device=self._dist.device)
-        with torch.autocast(inputs.device.type, dtype=self._autocast, enabled=self._autocast is not None):
+            return torch.zeros_like(self._rates)
+        with (
+            torch.enable_grad(),
+            torch.autocast(inputs.device.type, dtype=self._autocast, enabled=self._autocast is not None),
+        ):
             logits = self._model(inputs)
-        loss = F.cross_entropy(
-            logits.flatten(0, 1), targets.flatten(), reduction="sum", ignore_index=_NO_TARGET
-        )
+            loss = F.cross_entropy(
+                logits.flatten(0, 1), targets.flatten(), reduction="sum", ignore_index=_NO_TARGET
+            )
         gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True, materialize_grads=True)
         return torch.cat([gradient.flatten() for gradient in gradients])
 
@@ -142,21 +159,22 @@ def _tree_sum(count: int, leaf: Callable[[int], torch.Tensor], first: int = 0) -
     return _tree_sum(half, leaf, first) + _tree_sum(half, leaf, first + half)
 
 
-def _parameter_groups(model: GPT, rate: float, settings: TTTSettings) -> list[dict[str, Any]]:
-    """Trainable parameters by learning rate; those of the first ``frozen_blocks`` blocks are left out."""
+def _trained(model: GPT, settings: TTTSettings) -> tuple[list[torch.nn.Parameter], list[float]]:
+    """Parameters outside the first ``frozen_blocks`` blocks, and what scales each one's learning rate."""
     frozen = tuple(f"blocks.{block}." for block in range(settings.frozen_blocks))
-    by_scale: dict[float, list[torch.nn.Parameter]] = {}
+    parameters, scales = [], []
     for name, parameter in model.named_parameters():
         if name.startswith(frozen):
             parameter.requires_grad_(False)
             continue
-        scale = 1.0
+        parameters.append(parameter)
         if name.endswith(_OUTPUT_PROJECTIONS):
-            scale = settings.output_scale
+            scales.append(settings.output_scale)
         elif name.endswith(_INPUT_PROJECTIONS):
-            scale = settings.input_scale
-        by_scale.setdefault(scale, []).append(parameter)
-    return [{"params": parameters, "lr": rate * scale} for scale, parameters in by_scale.items()]
+            scales.append(settings.input_scale)
+        else:
+            scales.append(1.0)
+    return parameters, scales
 
 
 @contextmanager

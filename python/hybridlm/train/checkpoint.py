@@ -5,6 +5,7 @@ A checkpoint is a folder ``checkpoints/step-NNNNNNNN`` with ``tensors.safetensor
 count.
 """
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -25,6 +26,7 @@ from hybridlm.model.gpt import GPT
 
 MODEL_FILE = "model.safetensors"
 CHECKPOINTS = "checkpoints"
+_METADATA_KEY = "hybridlm"
 _TENSORS = "tensors.safetensors"
 _STATE = "state.json"
 
@@ -42,11 +44,13 @@ def save_model(run: Path, weights: Mapping[str, Tensor], metadata: ModelMetadata
     """Writes RUN/model.safetensors, float32, in one go. Raises OSError."""
     tensors = {name: weight.detach().float().cpu().contiguous() for name, weight in weights.items()}
     header = {
-        "model": metadata.config.to_json(),
+        "model": dataclasses.asdict(metadata.config),
         "tokenizer": metadata.tokenizer,
-        "step": str(metadata.step),
+        "step": metadata.step,
     }
-    atomic_write_bytes(run / MODEL_FILE, safetensors.torch.save(tensors, header))
+    # One key for all: safetensors writes several in no particular order, and a run's bytes shall not vary.
+    data = safetensors.torch.save(tensors, {_METADATA_KEY: json.dumps(header)})
+    atomic_write_bytes(run / MODEL_FILE, data)
 
 
 def load_model(run: Path) -> tuple[GPT, ModelMetadata]:
@@ -59,21 +63,26 @@ def load_model(run: Path) -> tuple[GPT, ModelMetadata]:
         raise InputError(f"{path}: no such file; has the training run finished?")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            header: dict[str, str] = file.metadata() or {}
+            text = (file.metadata() or {}).get(_METADATA_KEY, "null")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
         raise FormatError(f"{path}: not in safetensors form: {error}") from None
-    if missing := {"model", "tokenizer", "step"} - header.keys():
-        raise FormatError(f"{path}: the metadata lacks {', '.join(sorted(missing))}")
-    if not header["step"].isdecimal():
-        raise FormatError(f"{path}: step {header['step']!r} is not a number")
-    config = ModelConfig.from_json(header["model"], str(path))
+    try:
+        header = json.loads(text)
+        model_json, fingerprint, step = (
+            json.dumps(header["model"]),
+            str(header["tokenizer"]),
+            int(header["step"]),
+        )
+    except (ValueError, KeyError, TypeError):
+        raise FormatError(f"{path}: the metadata lacks model, tokenizer or step") from None
+    config = ModelConfig.from_json(model_json, str(path))
     # Without memory at first: shapes are compared before a configuration can ask for any.
     with torch.device("meta"):
         model = GPT(config)
     check_shapes(tensors, {name: weight.shape for name, weight in model.state_dict().items()}, str(path))
     model.load_state_dict(tensors, assign=True)
-    return model.eval(), ModelMetadata(config, header["tokenizer"], int(header["step"]))
+    return model.eval(), ModelMetadata(config, fingerprint, step)
 
 
 def check_shapes(tensors: Mapping[str, Tensor], wanted: Mapping[str, torch.Size], where: str) -> None:

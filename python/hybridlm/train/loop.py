@@ -230,14 +230,14 @@ def train(
             raise KeyboardInterrupt(
                 f"interrupted after step {step}; the same command with --resume added continues"
             )
-    line = {"step": step, "seconds": seconds}
-    if step > logged_step:
-        line = measured_step(nats, lr_scale)
+        line = {"step": step, "seconds": seconds}
+        if step > logged_step:
+            line = measured_step(nats, lr_scale)
+        if dist.is_main:
+            metadata = ModelMetadata(config.model, tokenizer.fingerprint, step)
+            checkpoints.save_model(out, ema.average, metadata)
     line |= measured_weights()
     report(line, config, metrics)
-    if dist.is_main:
-        metadata = ModelMetadata(config.model, tokenizer.fingerprint, step)
-        checkpoints.save_model(out, ema.average, metadata)
     dist.barrier()  # so that no rank returns before the model is there
     return TrainResult(step, line["seconds"], size, line["val_loss"], line["val_bpb"])
 

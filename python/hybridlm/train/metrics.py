@@ -19,14 +19,11 @@ class MetricsLog:
             lines = path.read_bytes().splitlines(keepends=True)
             kept = b"".join(line for line in lines if _step_of(line) <= step)
         atomic_write_bytes(path, kept)
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path
 
     def write(self, **values: Any) -> None:
-        self._file.write(json.dumps(values) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
 
 
 def _step_of(line: bytes) -> float:

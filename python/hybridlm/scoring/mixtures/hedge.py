@@ -30,9 +30,17 @@ def initial_log_weights(experts: Sequence[str]) -> NDArray[np.float64]:
 
 
 def _log_sum_exp(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[K, n] → [n]."""
+    """[K, n] → [n]; always added in the order of the rows.
+
+    NumPy's own sum over them picks its order by the array's shape, so that the last bit of a score would
+    depend on how many targets a call has.
+    """
     largest = values.max(axis=0)
-    return np.asarray(largest + np.log(np.exp(values - largest).sum(axis=0)))
+    exponentials = np.exp(values - largest)
+    total = exponentials[0].copy()
+    for row in exponentials[1:]:
+        total += row
+    return np.asarray(largest + np.log(total))
 
 
 def _normalised(log_weights: NDArray[np.float64]) -> NDArray[np.float64]:

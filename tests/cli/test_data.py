@@ -1,0 +1,177 @@
+"""`hybridlm data …` as a user calls it."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hybridlm.cli.main import main
+from hybridlm.data.shards import data_folder, read_stream
+from hybridlm.data.tokenizer import Tokenizer
+
+
+@pytest.fixture
+def text(tmp_path: Path, corpus: list[str]) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text("\n\n".join(corpus[:30]))
+    return path
+
+
+def failure(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> str:
+    """The one line on stderr of a command that must fail as the user's mistake."""
+    capsys.readouterr()
+    assert main([str(word) for word in argv]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("hybridlm: error: ") and err.count("\n") == 1, err
+    return err
+
+
+def test_text_to_shards_to_numbers(
+    tmp_path: Path, text: Path, corpus: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, out = tmp_path / "own.model", tmp_path / "own"
+    assert main(["data", "tokenizer", str(text), "-o", str(model), "--vocab-size", "400"]) == 0
+    tokenizer = Tokenizer.load(model)
+    assert tokenizer.vocab_size == 400
+    assert tokenizer.fingerprint in capsys.readouterr().out
+
+    assert main(["data", "shard", str(text), "--tokenizer", str(model), "--out", str(out)]) == 0
+    printed, log = capsys.readouterr()
+    train, val = data_folder(out)
+    assert [line.split(":")[0] for line in printed.splitlines()] == [str(path) for path in [*train, *val]]
+    assert log == ""
+    documents = "".join(tokenizer.decode(read_stream([path])) for path in [*train, *val])
+    assert len(documents) > 0.9 * sum(len(" ".join(text.split())) for text in corpus[:30])
+
+    command = ["data", "inspect", str(val[0]), "--json", "--tokenizer", str(model)]
+    assert main(command) == 0
+    shown = json.loads(capsys.readouterr().out)
+    tokens = read_stream(val)
+    assert shown["tokens"] == len(tokens)
+    assert shown["documents"] == (tokens == 1).sum()
+    assert shown["bytes"] == tokenizer.byte_table.lengths(tokens).sum()
+    assert shown["sha256"] == hashlib.sha256(val[0].read_bytes()).hexdigest()
+    assert shown["file_bytes"] == val[0].stat().st_size
+
+    assert main(["data", "inspect", str(train[0]), "--tokenizer", str(model)]) == 0
+    assert f"{len(read_stream(train[:1])):,}" in capsys.readouterr().out
+
+
+def test_options_of_shard(
+    tmp_path: Path, text: Path, tokenizer_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = tmp_path / "more.jsonl"
+    records.write_text("\n".join(json.dumps({"text": f"record number {number}"}) for number in range(50)))
+    command = ["data", "shard", str(text), str(records), "--tokenizer", str(tokenizer_path)]
+    out = str(tmp_path / "out")
+    options = ["--val-fraction", "0.3", "--shard-tokens", "20000", "--name", "mine", "--out", out]
+    assert main([*command, *options]) == 0
+    train, val = data_folder(out)
+    assert len(train) > 1 and val and all(path.name.startswith("mine_") for path in [*train, *val])
+
+    assert "--force" in failure(capsys, *command, *options)
+    assert main([*command, *options, "--val-fraction", "0", "--force"]) == 0
+    assert all("_train_" in path.name for path in Path(out).iterdir())
+
+
+def test_a_single_document_is_all_for_training(
+    tmp_path: Path, tokenizer_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "one.txt"
+    text.write_text("Just one paragraph of text.\n\n\n")
+    command = ["data", "shard", str(text), "--tokenizer", str(tokenizer_path), "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert "no validation shard" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["text_train_000000.bin"]
+
+
+def test_one_document_a_file(tmp_path: Path, text: Path, tokenizer_path: Path) -> None:
+    second = tmp_path / "second.txt"
+    second.write_text("a second file\n\nwith a blank line")
+    out = tmp_path / "out"
+    command = ["data", "shard", text, second, "--tokenizer", tokenizer_path, "--out", out, "--one-per-file"]
+    assert main([*map(str, command), "--val-fraction", "0"]) == 0
+    assert (read_stream(out.iterdir()) == 1).sum() == 2
+
+
+def test_the_users_mistakes(
+    tmp_path: Path, text: Path, tokenizer_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty, latin, records = tmp_path / "empty.txt", tmp_path / "latin.txt", tmp_path / "records.jsonl"
+    short = tmp_path / "short.txt"
+    short.write_text("hello")
+    empty.write_bytes(b"\n\n")
+    latin.write_bytes("Der Fluß".encode("latin-1"))
+    records.write_text('{"text": "x"}\n{"body": "y"}\n')
+    before = sorted(tmp_path.rglob("*"))
+    out = tmp_path / "out"
+
+    def shard(*words: str | Path) -> str:
+        return failure(capsys, "data", "shard", "--tokenizer", tokenizer_path, "--out", out, *words)
+
+    assert "none.txt" in shard(tmp_path / "none.txt")
+    assert "directory" in shard(tmp_path)
+    assert "no text" in shard(empty)
+    assert "latin.txt: not UTF-8 text" in shard(text, latin) and "at byte 7" in shard(latin)
+    assert 'records.jsonl:2: no "text"' in shard(records)
+    assert "validation fraction" in shard(text, "--val-fraction", "1")
+    assert "a shard must have" in shard(text, "--shard-tokens", "0")
+    assert "can't name" in shard(text, "--name", "a/b")
+    assert "text.txt: not a SentencePiece model" in shard(text, "--tokenizer", text)
+    assert "not a folder" in shard(text, "--out", text)
+
+    model = tmp_path / "tok.model"
+    assert "smaller --vocab-size" in failure(capsys, "data", "tokenizer", short, "-o", model)
+    assert "no such folder" in failure(capsys, "data", "tokenizer", text, "-o", tmp_path / "x" / "tok.model")
+    assert "no text" in failure(capsys, "data", "tokenizer", empty, "-o", model)
+
+    assert "latin.txt" in failure(capsys, "data", "inspect", latin)
+    assert sorted(tmp_path.rglob("*")) == before, "nothing half-written"
+
+
+def test_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "tokenizer"]) == 2
+    assert main(["data", "shard", "x.txt", "--out", "y", "--no-such-option"]) == 2
+    assert main(["data", "inspect"]) == 2
+
+
+def test_a_shard_of_another_tokenizer(
+    tmp_path: Path, text: Path, shard_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "small.model"
+    assert main(["data", "tokenizer", str(text), "-o", str(model), "--vocab-size", "400"]) == 0
+    shard = data_folder(shard_dir)[0][0]
+    assert shard.name in failure(capsys, "data", "inspect", shard, "--tokenizer", model)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, tokenizer_path: Path) -> None:
+    """The text comes through a pipe, so that the command is surely still reading when it is interrupted."""
+    pipe, out = tmp_path / "text.txt", tmp_path / "out"
+    os.mkfifo(pipe)
+    command = ["data", "shard", pipe, "--tokenizer", tokenizer_path, "--out", out, "--shard-tokens", "9999"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hybridlm", *map(str, command)], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        with pipe.open("w") as writer:
+            writer.writelines(f"document number {number}\n\n" for number in range(300_000))
+            writer.flush()
+            deadline = time.monotonic() + 60
+            while not list(tmp_path.glob("out/.*/*.bin")) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            assert list(tmp_path.glob("out/.*/*.bin")), "the command writes shards while it reads"
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert not out.exists()

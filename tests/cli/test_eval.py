@@ -1,0 +1,311 @@
+"""`hybridlm artifact` and `hybridlm eval`, on real text, a real tokenizer and real shards."""
+
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hybridlm import _core
+from hybridlm.artifact import Artifact, pack
+from hybridlm.cli.main import main
+from hybridlm.data.shards import data_folder, read_stream
+from hybridlm.data.tokenizer import Tokenizer
+from hybridlm.model import GPT, ModelConfig
+from hybridlm.train.checkpoint import ModelMetadata, save_model
+
+
+@dataclass(frozen=True)
+class Files:
+    run: Path
+    oracle: Path
+    both: Path
+    oracle_only: Path
+    val: str
+    tokenizer: Path
+
+    def scored_with(self, artifact: Path) -> list[str]:
+        return ["eval", str(artifact), "--val", self.val, "--tokenizer", str(self.tokenizer)]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Tensors this small only wait for each other's threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def files(
+    tmp_path_factory: pytest.TempPathFactory, shard_dir: Path, tokenizer: Tokenizer, tokenizer_path: Path
+) -> Files:
+    folder = tmp_path_factory.mktemp("artifacts")
+    torch.manual_seed(0)
+    config = ModelConfig(
+        layers=2, width=32, heads=2, kv_heads=1, mlp_hidden=64, vocab_size=tokenizer.vocab_size,
+        sequence_length=64, bigram_rows=64, bigram_width=32, zero_init_projections=False,
+    )  # fmt: skip
+    run = folder / "run"
+    run.mkdir()
+    save_model(run, GPT(config).state_dict(), ModelMetadata(config, tokenizer.fingerprint, 1))
+    train, val = data_folder(shard_dir)
+    counts = _core.NgramCounts(tokenizer.vocab_size, 3, {3: 256})
+    counts.count_shards(train)
+    oracle = folder / "oracle.ngor"
+    oracle.write_bytes(counts.dense_oracle(level=3))
+    files = Files(
+        run,
+        oracle,
+        folder / "both.pgar",
+        folder / "oracle.pgar",
+        str(val[0].parent / "*_val_*.bin"),
+        tokenizer_path,
+    )
+    common = ["--oracle", str(oracle), "--tokenizer", str(tokenizer_path)]
+    assert main(["artifact", "pack", "--model", str(run), *common, "-o", str(files.both)]) == 0
+    assert main(["artifact", "pack", *common, "-o", str(files.oracle_only)]) == 0
+    return files
+
+
+@pytest.fixture
+def output(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Runs a command that succeeds; gives its standard output, parsed where --json asked for that."""
+
+    def run(*arguments: str) -> Any:
+        capsys.readouterr()
+        assert main(list(arguments)) == 0, capsys.readouterr().err
+        out = capsys.readouterr().out
+        return json.loads(out) if "--json" in arguments else out
+
+    return run
+
+
+@pytest.fixture
+def refusal(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command that fails with exit code 1 and one line; gives the line."""
+
+    def run(*arguments: str) -> str:
+        capsys.readouterr()
+        assert main(list(arguments)) == 1
+        out, err = capsys.readouterr()
+        assert out == "" and err.startswith("hybridlm: error: ") and err.count("\n") == 1
+        return err
+
+    return run
+
+
+def test_inspect_tells_what_was_packed(files: Files, output: Callable[..., Any]) -> None:
+    told = output("artifact", "inspect", str(files.both), "--json")
+    assert told["version"] == 1 and told["budget_bytes"] == 16_000_000
+    assert told["oracle_bytes"] == files.oracle.stat().st_size
+    assert told["total_bytes"] == files.both.stat().st_size
+    assert told["total_bytes"] == 16 + told["neural_bytes"] + told["oracle_bytes"]
+    assert told["orders"] == [1, 2, 3]
+    model = Artifact.from_file(files.both).load_model()
+    assert model is not None
+    assert told["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    table = output("artifact", "inspect", str(files.both))
+    assert "of 16,000,000 bytes" in table and f"{told['neural_bytes']:,} bytes" in table
+    alone = output("artifact", "inspect", str(files.oracle_only), "--json")
+    assert (alone["neural_bytes"], alone["parameters"], alone["orders"]) == (0, 0, [1, 2, 3])
+
+
+def test_a_coarser_grid_makes_a_smaller_artifact(
+    files: Files, tmp_path: Path, output: Callable[..., Any]
+) -> None:
+    sizes = [
+        output(
+            "artifact", "pack", "--model", str(files.run), "--tokenizer", str(files.tokenizer),
+            "-o", str(tmp_path / "a.pgar"), "--clip", clip, "--json",
+        )["neural_bytes"]
+        for clip in ("absmax", "std:6", "std:16")
+    ]  # fmt: skip
+    assert sizes[0] > sizes[1] > sizes[2]
+
+
+def test_a_score_has_the_documented_keys_and_adds_up(
+    files: Files, tokenizer: Tokenizer, output: Callable[..., Any]
+) -> None:
+    result = output(*files.scored_with(files.both), "--max-tokens", "1500", "--chunk", "512", "--json")
+    stream = read_stream(data_folder(Path(files.val).parent)[1])[:1501]
+    assert result["tokens"] == 1500
+    assert result["bytes"] == int(tokenizer.byte_table.lengths(stream).sum())
+    assert result["bpb"] * result["bytes"] == pytest.approx(result["bits_per_token"] * 1500)
+    assert list(result["experts"]) == [
+        "neural", "unigram", "bigram", "trigram", "decay", "oracle_1", "oracle_2", "oracle_3",
+    ]  # fmt: skip
+    assert all(rate.keys() == {"bits_per_token", "bpb"} for rate in result["experts"].values())
+    assert (result["mixer"], result["ttt"]) == ("hedge", "sgd") and result["seconds"] > 0
+    # An expert that knows nothing takes log2 V bits; all that were shown the language do better.
+    assert result["experts"]["oracle_2"]["bits_per_token"] < np.log2(tokenizer.vocab_size)
+
+
+def test_the_table_says_whose_bytes_are_counted(files: Files, output: Callable[..., Any]) -> None:
+    table = output(*files.scored_with(files.oracle_only), "--max-tokens", "300")
+    assert "bytes of decoded text" in table and "oracle_3" in table and "mixture: hedge" in table
+
+
+def test_the_order_of_choices_is_flag_then_environment_then_default(
+    files: Files, output: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = [*files.scored_with(files.both), "--max-tokens", "100", "--json"]
+    assert output(*both)["ttt"] == "sgd"
+    monkeypatch.setenv("TTT_OPTIMIZER", "adamw")
+    assert output(*both)["ttt"] == "adamw"
+    assert output(*both, "--ttt", "off")["ttt"] == "off"
+    assert output(*both, "--no-neural")["ttt"] == "off"
+
+
+def test_experts_can_be_left_out(files: Files, output: Callable[..., Any]) -> None:
+    common = [*files.scored_with(files.both), "--max-tokens", "200", "--json"]
+    assert list(output(*common, "--no-oracle", "--ttt", "off")["experts"]) == [
+        "neural", "unigram", "bigram", "trigram", "decay",
+    ]  # fmt: skip
+    without = output(*common, "--no-neural")
+    alone = output(*files.scored_with(files.oracle_only), "--max-tokens", "200", "--json")
+    assert (without["bpb"], without["experts"]) == (alone["bpb"], alone["experts"])
+
+
+def process(*arguments: str) -> dict[str, Any]:
+    # One thread each: torchrun gives its processes one, and another number rounds differently.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments], capture_output=True, text=True, env=environment, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    return {key: value for key, value in result.items() if key not in ("seconds", "stages")}
+
+
+def test_two_ranks_print_the_same_score_as_one_and_print_it_once(files: Files) -> None:
+    command = [*files.scored_with(files.both), "--max-tokens", "3000", "--chunk", "1024", "--json"]
+    alone = process("hybridlm", *command)
+    shared = process(
+        "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "hybridlm", *command
+    )
+    assert alone == shared and alone["ttt"] == "sgd"
+
+
+def test_an_oracle_alone_is_packed_and_scored_without_torch(files: Files, tmp_path: Path) -> None:
+    out = str(tmp_path / "o.pgar")
+    pack_command = [
+        "artifact",
+        "pack",
+        "--oracle",
+        str(files.oracle),
+        "--tokenizer",
+        str(files.tokenizer),
+        "-o",
+        out,
+    ]
+    eval_command = [*files.scored_with(Path(out)), "--max-tokens", "500"]
+    program = f"""
+        import sys
+        from hybridlm.cli.main import main
+        assert main({pack_command!r}) == 0
+        assert main(["artifact", "inspect", {out!r}]) == 0
+        assert main({eval_command!r}) == 0
+        assert "torch" not in sys.modules
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, capture_output=True)
+
+
+def test_another_tokenizer_is_refused_and_nothing_is_written(
+    files: Files, corpus: list[str], tokenizer: Tokenizer, tmp_path: Path, refusal: Callable[..., str]
+) -> None:
+    same_size = Tokenizer.train(corpus[:40], tmp_path / "same.model", tokenizer.vocab_size)
+    smaller = Tokenizer.train(corpus, tmp_path / "smaller.model", tokenizer.vocab_size - 16)
+    for model, other in [("same.model", same_size), ("smaller.model", smaller)]:
+        arguments = ["--val", files.val, "--tokenizer", str(tmp_path / model)]
+        line = refusal("eval", str(files.both), *arguments)
+        assert tokenizer.fingerprint in line and other.fingerprint in line
+    out = tmp_path / "out.pgar"
+    line = refusal(
+        "artifact",
+        "pack",
+        "--model",
+        str(files.run),
+        "--tokenizer",
+        str(tmp_path / "same.model"),
+        "-o",
+        str(out),
+    )
+    assert tokenizer.fingerprint in line and same_size.fingerprint in line
+    line = refusal("eval", str(files.oracle_only), *arguments)
+    assert str(tokenizer.vocab_size) in line and str(smaller.vocab_size) in line
+    assert not out.exists()
+
+
+def test_bad_input_is_one_line_that_names_it(
+    files: Files, tmp_path: Path, refusal: Callable[..., str]
+) -> None:
+    data = files.oracle_only.read_bytes()
+    for name, content, told in [
+        ("magic", b"XXXX" + data[4:], "offset 0"),
+        ("version", data[:4] + b"\x09" + data[5:], "version 9"),
+        ("reserved", data[:6] + b"\x01" + data[7:], "offset 5"),
+        ("truncated", data[:-1], "truncated"),
+        ("longer", data + b"x", "followed by other bytes"),
+        ("length", data[:12] + struct.pack("<I", 7) + data[16:], "oracle_len 7"),
+        ("flipped", data[:200] + bytes([data[200] ^ 0xFF]) + data[201:], "oracle part"),
+        ("empty", b"", "too few"),
+    ]:
+        path = tmp_path / f"{name}.pgar"
+        path.write_bytes(content)
+        for command in (["artifact", "inspect", str(path)], files.scored_with(path)):
+            line = refusal(*command)
+            assert str(path) in line and told in line, line
+    common = ["--tokenizer", str(files.tokenizer)]
+    assert "none_*.bin" in refusal(
+        "eval", str(files.oracle_only), "--val", str(tmp_path / "none_*.bin"), *common
+    )
+    assert "no such file" in refusal("eval", str(tmp_path / "missing.pgar"), "--val", files.val, *common)
+    assert "--max-tokens" in refusal(*files.scored_with(files.oracle_only), "--max-tokens", "0")
+    assert "needs a neural model" in refusal(*files.scored_with(files.oracle_only), "--ttt", "sgd")
+    assert "hedge-token" in refusal(*files.scored_with(files.oracle_only), "--mixer", "nosuch")
+    assert "--model or --oracle" in refusal("artifact", "pack", *common, "-o", str(tmp_path / "x"))
+    oracle = ["--oracle", str(files.oracle)]
+    assert "--clip" in refusal(
+        "artifact", "pack", *oracle, *common, "-o", str(tmp_path / "x"), "--clip", "absmax"
+    )
+    line = refusal("artifact", "pack", *oracle, *common, "-o", str(tmp_path / "no" / "x"))
+    assert "no such file" in line
+    assert not (tmp_path / "x").exists()
+
+
+def test_an_artifact_over_the_budget_is_refused_unless_told(
+    files: Files,
+    tmp_path: Path,
+    refusal: Callable[..., str],
+    output: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hybridlm.artifact.BUDGET_BYTES", 1000)
+    out = tmp_path / "big.pgar"
+    command = [
+        "artifact", "pack", "--oracle", str(files.oracle), "--tokenizer", str(files.tokenizer),
+        "-o", str(out),
+    ]  # fmt: skip
+    line = refusal(*command)
+    assert re.search(r"would have [\d,]+ bytes \(neural 0, oracle [\d,]+\), and the budget is 1,000", line)
+    assert not out.exists()
+    assert output(*command, "--allow-over-budget", "--json")["total_bytes"] > 1000
+    assert out.read_bytes() == pack(None, files.oracle.read_bytes())
+
+
+def test_wrong_usage_exits_with_2(files: Files) -> None:
+    assert main(["eval", str(files.both)]) == 2
+    assert main([*files.scored_with(files.both), "--ttt", "lamb"]) == 2
+    assert main(["artifact", "inspect"]) == 2

@@ -1,0 +1,80 @@
+"""`hybridlm oracle` as a user types it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hybridlm.cli.main import main
+
+
+@pytest.fixture
+def shards(shard_dir: Path) -> list[str]:
+    return [str(path) for path in sorted(shard_dir.glob("*_train_*.bin"))]
+
+
+def build(*arguments: str) -> int:
+    return main(["oracle", "build", "--vocab-size", "512", "--level", "1", *arguments])
+
+
+def test_build_inspect_eval(
+    shards: list[str],
+    shard_dir: Path,
+    tokenizer_path: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "o.ngor"
+    assert build(*shards, "-o", str(out), "--buckets", "3=1000", "4=64", "--orders", "5") == 0
+    assert capsys.readouterr().out == ""
+    assert main(["oracle", "inspect", str(out), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["orders"], shown["bytes"]) == ([1, 2, 3, 4, 5], out.stat().st_size)
+    assert [table["rows"] for table in shown["tables"]] == [1, 512, 1000, 64, 1024]
+    arguments = ["--val", str(shard_dir / "*_val_*.bin"), "--tokenizer", str(tokenizer_path)]
+    assert main(["oracle", "eval", str(out), *arguments, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert set(result["orders"]) == {"1", "2", "3", "4", "5"}
+    assert result["bpb"] == result["best_static_mix"]["bpb"] < result["orders"]["1"]["bpb"]
+    # The tables that people read.
+    assert main(["oracle", "inspect", str(out)]) == 0
+    assert main(["oracle", "eval", str(out), *arguments]) == 0
+    assert "best static mix" in capsys.readouterr().out
+
+
+def test_a_glob_and_a_tokenizer_say_the_same(
+    shards: list[str], shard_dir: Path, tokenizer_path: Path, tmp_path: Path
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert build(*shards[::-1], "-o", str(one), "--threads", "2") == 0
+    glob = str(shard_dir / "*_train_*.bin")
+    command = ["oracle", "build", glob, "-o", str(two), "--tokenizer", str(tokenizer_path), "--level", "1"]
+    assert main(command) == 0
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_mistakes_are_one_line_and_leave_nothing_behind(
+    shards: list[str], tokenizer_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out" / "o.ngor"
+    out.parent.mkdir()
+    cut = tmp_path / "cut.bin"
+    cut.write_bytes(Path(shards[0]).read_bytes()[:-3])
+    cases = [
+        ([str(cut)], "cut.bin: "),
+        ([*shards, "--vocab-size", "300"], "outside the vocabulary of 300"),
+        ([str(tmp_path / "none_*.bin")], "none_*.bin: no file matches"),
+        ([*shards, "--orders", "9"], "orders run from 1 to 8"),
+        ([*shards, "--level", "23"], "levels run from 1 to 22"),
+        ([*shards, "--threads", "0"], "at least 1"),
+        ([*shards, "--buckets", "2=4"], "orders 3 to 8, not for order 2"),
+        ([*shards, "--tokenizer", str(tokenizer_path), "--vocab-size", "700"], "has 512 pieces"),
+    ]
+    for arguments, message in cases:
+        assert build(*arguments, "-o", str(out)) == 1
+        shown = capsys.readouterr().err
+        assert shown.startswith("hybridlm: error: ") and shown.count("\n") == 1 and message in shown
+        assert not list(out.parent.iterdir())
+    assert build(*shards, "-o", str(tmp_path / "no" / "o.ngor")) == 1
+    assert build(*shards, "-o", str(out), "--buckets", "three") == 2
+    assert main(["oracle", "inspect", shards[0]]) == 1

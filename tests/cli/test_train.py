@@ -1,0 +1,204 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hybridlm import _core
+from hybridlm.cli.main import main
+from hybridlm.data import shards
+from hybridlm.files import atomic_write_bytes
+from hybridlm.oracle.build import build_dense
+from hybridlm.train.checkpoint import complete_checkpoints, load_model
+
+SETTINGS = """
+iterations = 5
+batch_tokens = 256
+sequence_length = 32
+log_every = 1
+
+[model]
+layers = 2
+width = 32
+heads = 2
+kv_heads = 1
+mlp_hidden = 48
+bigram_rows = 64
+bigram_width = 32
+rope_dims = 8
+
+[validation]
+max_tokens = 2000
+"""
+
+
+@pytest.fixture(autouse=True)
+def quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYBRIDLM_NUM_THREADS", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    for variable in ("NGRAM_ORACLE_PATH", "LEAKY_RELU_SLOPE"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.fixture
+def preset(tmp_path: Path) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(SETTINGS)
+    return path
+
+
+@pytest.fixture
+def arguments(shard_dir: Path, tokenizer_path: Path, preset: Path, tmp_path: Path) -> list[str]:
+    return [
+        *("--data", str(shard_dir), "--tokenizer", str(tokenizer_path)),
+        *("--out", str(tmp_path / "run"), "--preset", str(preset)),
+    ]
+
+
+def metrics_of(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_train_writes_a_run(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEAKY_RELU_SLOPE", "0.75")
+    assert main(["train", *arguments, "--iterations", "3", "--model.mlp-hidden", "64", "--seed", "7"]) == 0
+    run = tmp_path / "run"
+    assert {path.name for path in run.iterdir()} == {"config.json", "metrics.jsonl", "model.safetensors"}
+    output = capsys.readouterr()
+    assert "bits per byte" in output.out
+    assert output.out.count("\n") == 1
+    training = json.loads((run / "config.json").read_text())["training"]
+    # From the command line, from the environment, from the preset, by default.
+    assert (training["iterations"], training["seed"], training["model"]["mlp_hidden"]) == (3, 7, 64)
+    assert training["model"]["leaky_relu_slope"] == 0.75
+    assert (training["batch_tokens"], training["model"]["width"]) == (256, 32)
+    assert training["optimizer"]["decoder_lr_factor"] == 2.0
+    assert json.dumps(training) in output.err
+    assert metrics_of(run)[-1]["step"] == 3
+    assert load_model(run)[0].config.mlp_hidden == 64
+
+
+@pytest.mark.parametrize("preset", ["tiny", "kaggle", "full"])
+def test_presets_are_sound(preset: str) -> None:
+    from hybridlm.settings import resolve
+    from hybridlm.train.config import TrainConfig
+
+    config = resolve(TrainConfig, preset, {})
+    assert config.micro_batch_tokens % config.sequence_length == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"--preset": "no-such-preset"}, "no preset is called 'no-such-preset'"),
+        ({"--data": "nowhere"}, "nowhere: no such folder"),
+        ({"--tokenizer": "nowhere.model"}, "nowhere.model: no such file"),
+        ({"--oracle": "nowhere.ngor"}, "nowhere.ngor: there is no such oracle"),
+        ({"--model.vocab-size": "1024"}, "the tokenizer has 512 pieces"),
+        ({"--sequence-length": "70000", "--batch-tokens": "70000"}, "too little text"),
+        ({"--resume": None}, "no such file"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    arguments: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, str | None],
+    complaint: str,
+) -> None:
+    for name, value in changes.items():
+        if name in arguments and value is not None:
+            arguments[arguments.index(name) + 1] = value
+        else:
+            arguments += [name] if value is None else [name, value]
+    assert main(["train", *arguments]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert line.startswith("hybridlm: error: ")
+    assert complaint in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_options_without_sense_are_wrong_usage(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *arguments, "--model.heads", "3"]) == 2
+    assert "not a multiple of model.heads 3" in capsys.readouterr().err
+
+
+def test_an_oracle_named_by_the_environment_must_be_there(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NGRAM_ORACLE_PATH", "gone.ngor")
+    assert main(["train", *arguments]) == 1
+    assert "gone.ngor: there is no such oracle" in capsys.readouterr().err
+
+
+def test_shards_of_another_vocabulary_are_refused(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "foreign"
+    folder.mkdir()
+    for split in ("train", "val"):
+        _core.write_shard(str(folder / f"x_{split}_0.bin"), np.full(500, 600, np.uint16))
+    arguments[arguments.index("--data") + 1] = str(folder)
+    assert main(["train", *arguments]) == 1
+    assert "x_train_0.bin" in capsys.readouterr().err
+
+
+def torchrun(processes: int, arguments: list[str]) -> None:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [sys.executable, *launcher, "-m", "hybridlm.train", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_two_ranks_train_as_one(arguments: list[str], shard_dir: Path, tmp_path: Path) -> None:
+    """Weighted by an oracle, and with a micro-batch that doesn't divide a rank's share."""
+    oracle = tmp_path / "topics.ngor"
+    atomic_write_bytes(oracle, build_dense(shards.data_folder(shard_dir)[0], vocab_size=512))
+    arguments += ["--oracle", str(oracle), "--micro-batch-tokens", "96", "--schedule.warmup-steps", "1"]
+    out = arguments.index("--out") + 1
+    lines = []
+    for ranks in (1, 2):
+        arguments[out] = str(tmp_path / f"of{ranks}")
+        torchrun(ranks, arguments) if ranks > 1 else main(["train", *arguments])
+        lines.append(metrics_of(tmp_path / f"of{ranks}"))
+    assert [line["step"] for line in lines[0]] == [line["step"] for line in lines[1]] == [1, 2, 3, 4, 5]
+    for one, two in zip(*lines, strict=True):
+        assert one["train_loss"] == pytest.approx(two["train_loss"], rel=1e-4)
+    assert lines[0][-1]["val_bpb"] == pytest.approx(lines[1][-1]["val_bpb"], rel=1e-4)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_says_how_to_go_on_and_does(
+    arguments: list[str], tmp_path: Path, number: signal.Signals
+) -> None:
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "hybridlm", "train", *arguments]
+    process = subprocess.Popen(
+        [*command, "--iterations", "1000000"], stderr=subprocess.PIPE, text=True, env=os.environ
+    )
+    metrics = run / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.stat().st_size):
+        assert process.poll() is None and time.monotonic() < deadline, "the run didn't start"
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "--resume" in errors.splitlines()[-1]
+    assert "Traceback" not in errors
+    (folder,) = complete_checkpoints(run)
+    step = int(folder.name.removeprefix("step-"))
+    assert not (run / "model.safetensors").exists()
+
+    assert main(["train", *arguments, "--resume", "--iterations", str(step + 2)]) == 0
+    assert [line["step"] for line in metrics_of(run)] == list(range(1, step + 3))

@@ -1,0 +1,320 @@
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from hybridlm import _core, neural_blob
+from hybridlm.artifact import Artifact, pack
+from hybridlm.data.byte_table import ByteTable
+from hybridlm.distributed import Distributed
+from hybridlm.errors import InputError
+from hybridlm.model import GPT, ModelConfig
+from hybridlm.scoring.evaluate import (
+    EvaluationResult,
+    MixtureSpec,
+    Rate,
+    ScoredChunk,
+    evaluate,
+    score_chunks,
+)
+from hybridlm.scoring.experts import Expert, OnlineCounts, OracleExperts, expert_names
+from hybridlm.scoring.neural import NeuralExpert
+from hybridlm.scoring.settings import ScoringSettings, TTTSettings
+from hybridlm.scoring.ttt import TestTimeTrainer
+from hybridlm.scoring.windows import WindowGrid
+
+ALONE = Distributed(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
+V = 24
+WINDOW, STRIDE = 16, 4
+LEARNING = TTTSettings(epochs=2, learning_rate=0.05, frozen_blocks=1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Tensors this small only wait for each other's threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def text_like(n: int, seed: int = 0) -> NDArray[np.uint16]:
+    """Tokens with a first-order structure that experts can learn; starts with BOS (1)."""
+    rng = np.random.default_rng(seed)
+    table = rng.dirichlet(np.full(V, 0.15), V)
+    tokens = [1]
+    for _ in range(n - 1):
+        tokens.append(int(rng.choice(V, p=table[tokens[-1]])))
+    return np.array(tokens, np.uint16)
+
+
+STREAM = text_like(400)
+
+
+def make_artifact(neural: bool = True, oracle: bool = True) -> Artifact:
+    torch.manual_seed(0)
+    config = ModelConfig(
+        layers=2, width=32, heads=2, kv_heads=1, mlp_hidden=32, vocab_size=V, sequence_length=WINDOW,
+        rope_dims=8, bigram_rows=16, bigram_width=32, zero_init_projections=False, embedding_std=0.5,
+    )  # fmt: skip
+    counts = _core.NgramCounts(V, 3, {3: 64})
+    counts.count_tokens(text_like(3000, seed=1))
+    return Artifact.from_bytes(
+        pack(
+            neural_blob.encode(GPT(config), tokenizer="ab" * 32) if neural else None,
+            counts.dense_oracle(level=1) if oracle else None,
+        )
+    )
+
+
+ARTIFACT = make_artifact()
+
+
+def byte_table(vocab_size: int = V) -> ByteTable:
+    lengths = np.arange(vocab_size, dtype=np.int32) % 4
+    boundary = np.zeros(vocab_size, np.bool_)
+    boundary[:4] = True
+    lengths[:4] = 0
+    return ByteTable(lengths, np.zeros(vocab_size, np.bool_), boundary)
+
+
+def settings(**changes: object) -> ScoringSettings:
+    return ScoringSettings(
+        **{"stride": STRIDE, "chunk": 64, "batch": 4, "ttt": "off", "ttt_options": LEARNING, **changes}  # type: ignore[arg-type]
+    )
+
+
+def score(
+    stream: NDArray[np.uint16], *, chunk: int = 64, ttt: bool = False, mixer: str = "hedge", group: int = 4
+) -> list[ScoredChunk]:
+    """The protocol's chunks, with all experts."""
+    model, oracle = ARTIFACT.load_model(), ARTIFACT.load_oracle()
+    assert model is not None and oracle is not None
+    neural = NeuralExpert(model, WindowGrid(WINDOW, STRIDE), ALONE, group=group)
+    learn = TestTimeTrainer(model, "sgd", LEARNING, ALONE, sequence_length=WINDOW).learn if ttt else None
+    experts: list[Expert] = [neural, OnlineCounts(V), OracleExperts(oracle)]
+    return list(score_chunks(stream, experts, {"all": MixtureSpec(mixer)}, chunk=chunk, learn=learn))
+
+
+def joined(chunks: list[ScoredChunk]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    return (
+        np.concatenate([chunk.log_probs for chunk in chunks], axis=1),
+        np.concatenate([chunk.nll["all"] for chunk in chunks]),
+    )
+
+
+def slow_log_probs(stream: NDArray[np.uint16]) -> NDArray[np.float64]:
+    """All experts, one target at a time, each from its definition."""
+    model, oracle = ARTIFACT.load_model(), ARTIFACT.load_oracle()
+    assert model is not None and oracle is not None
+    counts = {name: np.ones((rows, V)) for name, rows in [("unigram", 1), ("bigram", V), ("trigram", 8192)]}
+    columns = []
+    for t in range(1, len(stream)):
+        previous, before = int(stream[t - 1]), int(stream[t - 2]) if t >= 2 else 0
+        token = int(stream[t])
+        # The last-window rule: the window whose end is the first of T, T + S, T + 2S … to reach t.
+        end = WINDOW if t <= WINDOW else WINDOW + -(-(t - WINDOW) // STRIDE) * STRIDE
+        context = torch.from_numpy(stream[max(0, end - WINDOW) : t].astype(np.int64))
+        with torch.no_grad():
+            column = [float(torch.log_softmax(model(context[None])[0, -1].double(), 0)[token])]
+        rows = {"unigram": 0, "bigram": previous, "trigram": ((1000003 * before) ^ (1009 * previous)) % 8192}
+        if t == 1:
+            # The first token is context that was seen, though never scored.
+            counts["unigram"][0, previous] += 1
+            counts["bigram"][0, previous] += 1
+            counts["trigram"][0, previous] += 1
+            decayed = np.zeros(V)
+            decayed[previous] = 1
+        for name, row in rows.items():
+            column.append(np.log(counts[name][row, token] / counts[name][row].sum()))
+            counts[name][row, token] += 1
+        column.append(np.log((decayed[token] + 1) / (decayed.sum() + V)))
+        decayed *= 0.999
+        decayed[token] += 1
+        column += [float(row[0, token]) for row in oracle.log_probs(stream[:t], np.array([t]))]
+        columns.append(column)
+    return np.array(columns).T
+
+
+def test_every_expert_equals_a_slow_loop() -> None:
+    log_probs, _ = joined(score(STREAM))
+    np.testing.assert_allclose(log_probs, slow_log_probs(STREAM), atol=3e-5)
+
+
+@pytest.mark.parametrize("mixer", ["hedge", "hedge-token"])
+def test_without_learning_chunks_change_no_bit(mixer: str) -> None:
+    whole = joined(score(STREAM, chunk=1000, mixer=mixer))
+    for chunk in (1, 7, 64, 150):
+        pieces = score(STREAM, chunk=chunk, mixer=mixer)
+        assert [piece.start for piece in pieces] == list(range(1, len(STREAM), chunk))
+        for part, expected in zip(joined(pieces), whole, strict=True):
+            np.testing.assert_array_equal(part, expected)
+
+
+def test_windows_of_one_forward_pass_change_rounding_at_most() -> None:
+    a, b = joined(score(STREAM, group=1))[0], joined(score(STREAM, group=16))[0]
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("changed", [30, 129, 200])
+@pytest.mark.parametrize("ttt", [False, True])
+def test_a_later_token_changes_no_earlier_score(ttt: bool, changed: int) -> None:
+    other = STREAM.copy()
+    other[changed:] = (other[changed:] + 1) % V
+    for one, two in [(STREAM, other), (STREAM, STREAM[:changed])]:
+        first, second = joined(score(one, ttt=ttt)), joined(score(two, ttt=ttt))
+        for a, b in zip(first, second, strict=True):
+            np.testing.assert_array_equal(a[..., : changed - 1], b[..., : changed - 1])
+            assert b.shape[-1] == len(two) - 1
+    # It does change its own: the test would notice a comparison of nothing.
+    assert not np.array_equal(joined(score(other, ttt=ttt))[1][changed - 1 :], first[1][changed - 1 :])
+
+
+def test_learning_changes_what_comes_after_the_first_chunk_only() -> None:
+    still, learning = joined(score(STREAM))[0], joined(score(STREAM, ttt=True))[0]
+    np.testing.assert_array_equal(still[:, :64], learning[:, :64])
+    assert (still[0, 64:] != learning[0, 64:]).mean() > 0.9
+    np.testing.assert_array_equal(still[1:], learning[1:])
+
+
+def test_a_chunk_is_learned_from_once_after_it_is_committed_and_the_last_never() -> None:
+    committed: list[int] = []
+    learned: list[tuple[int, int]] = []
+
+    def learn(seen: NDArray[np.uint16], start: int) -> None:
+        assert committed[-1] == start
+        learned.append((start, len(seen)))
+
+    chunks = score_chunks(STREAM, [OnlineCounts(V)], {"all": MixtureSpec("hedge")}, chunk=150, learn=learn)
+    for chunk in chunks:
+        committed.append(chunk.start)
+    assert committed == [1, 151, 301]
+    assert learned == [(1, 151), (151, 301)]
+
+
+@pytest.mark.parametrize("position", [1, 17, 64, 70])
+def test_experts_and_mixture_sum_to_one_over_the_vocabulary(position: int) -> None:
+    """Every token is tried as the next one; the probabilities of all of them must be a distribution."""
+    log_probs, nll = [], []
+    for token in range(V):
+        stream = np.append(STREAM[:position], np.uint16(token))
+        a, b = joined(score(stream, ttt=True))
+        log_probs.append(a[:, -1])
+        nll.append(b[-1])
+    np.testing.assert_allclose(np.exp(np.array(log_probs, np.float64)).sum(axis=0), 1, atol=1e-5)
+    assert np.exp(-np.array(nll)).sum() == pytest.approx(1, abs=1e-6)
+
+
+def test_result_adds_up_what_the_chunks_say() -> None:
+    result = evaluate(ARTIFACT, STREAM, byte_table(), settings(), mixtures={
+        "without oracle": MixtureSpec("hedge", ("neural", "online")),
+        "tokenwise": MixtureSpec("hedge-token"),
+    })  # fmt: skip
+    log_probs, nll = joined(score(STREAM))
+    assert result.tokens == len(STREAM) - 1
+    assert result.bytes == int(byte_table().lengths(STREAM).sum())
+    assert result.bits_per_token == pytest.approx(nll.sum() / np.log(2) / result.tokens, rel=1e-9)
+    assert result.bpb == pytest.approx(nll.sum() / np.log(2) / result.bytes, rel=1e-9)
+    assert list(result.experts) == [
+        "neural", "unigram", "bigram", "trigram", "decay", "oracle_1", "oracle_2", "oracle_3",
+    ]  # fmt: skip
+    for name, row in zip(result.experts, log_probs, strict=True):
+        assert result.experts[name].bpb == pytest.approx(
+            -row.sum(dtype=np.float64) / np.log(2) / result.bytes
+        )
+    alone = evaluate(ARTIFACT, STREAM, byte_table(), settings(no_oracle=True))
+    assert result.mixtures["without oracle"] == Rate(alone.bits_per_token, alone.bpb)
+    assert result.mixtures["tokenwise"].bpb == pytest.approx(
+        joined(score(STREAM, mixer="hedge-token"))[1].sum() / np.log(2) / result.bytes, rel=1e-9
+    )
+    assert (result.mixer, result.ttt) == ("hedge", "off")
+    assert result.seconds > 0 and {"neural", "online", "oracle", "mixture"} <= result.stages.keys()
+
+
+def without_times(result: EvaluationResult) -> dict[str, object]:
+    return {key: value for key, value in result.as_dict().items() if key not in ("seconds", "stages")}
+
+
+def test_chunks_change_no_digit_of_the_result() -> None:
+    results = [evaluate(ARTIFACT, STREAM, byte_table(), settings(chunk=chunk)) for chunk in (1, 50, 5000)]
+    assert without_times(results[0]) == without_times(results[1]) == without_times(results[2])
+
+
+def test_scoring_leaves_the_artifact_as_it_was() -> None:
+    before = ARTIFACT.to_bytes()
+    first = evaluate(ARTIFACT, STREAM, byte_table(), settings(ttt="adamw"))
+    second = evaluate(ARTIFACT, STREAM, byte_table(), settings(ttt="adamw"))
+    assert without_times(first) == without_times(second) and first.ttt == "adamw"
+    assert ARTIFACT.to_bytes() == before
+
+
+def test_learning_helps_on_text_that_the_model_was_not_trained_on() -> None:
+    off = evaluate(ARTIFACT, STREAM, byte_table(), settings())
+    sgd = evaluate(ARTIFACT, STREAM, byte_table(), settings(ttt="sgd"))
+    assert sgd.experts["neural"].bpb < off.experts["neural"].bpb
+
+
+@pytest.mark.parametrize(("neural", "oracle"), [(False, True), (True, False), (False, False)])
+def test_parts_can_be_left_out(neural: bool, oracle: bool) -> None:
+    flags = settings(no_neural=not neural, no_oracle=not oracle, ttt=None)
+    left_out = evaluate(ARTIFACT, STREAM, byte_table(), flags)
+    missing = evaluate(make_artifact(neural, oracle), STREAM, byte_table(), settings(ttt=None))
+    assert without_times(left_out) == without_times(missing)
+    assert ("neural" in left_out.experts, "oracle_1" in left_out.experts) == (neural, oracle)
+    assert left_out.ttt == ("sgd" if neural else "off")
+
+
+@pytest.mark.parametrize("length", [2, 3, WINDOW, WINDOW + 1, WINDOW + 2, 65, 66])
+def test_short_streams(length: int) -> None:
+    result = evaluate(ARTIFACT, STREAM[:length], byte_table(), settings(ttt="sgd"))
+    assert result.tokens == length - 1 and np.isfinite(result.bpb)
+
+
+def test_input_that_cannot_be_scored_is_refused() -> None:
+    table = byte_table()
+    cases = [
+        (lambda: evaluate(ARTIFACT, STREAM[:1], table, settings()), "no target"),
+        (lambda: evaluate(ARTIFACT, np.full(9, 1, np.uint16), table, settings()), "no text"),
+        (lambda: evaluate(ARTIFACT, STREAM, byte_table(V + 1), settings()), f"vocabulary of {V} .* {V + 1}"),
+        (lambda: evaluate(ARTIFACT, STREAM, table, settings(mixer="nosuch")), "no mixer"),
+        (lambda: evaluate(ARTIFACT, STREAM, table, settings(stride=WINDOW + 1)), "stride"),
+        (lambda: evaluate(ARTIFACT, STREAM, table, settings(no_neural=True, ttt="sgd")), "needs a neural"),
+        (lambda: settings(chunk=0), "chunk"),
+        (lambda: evaluate(ARTIFACT, STREAM, table,
+                          settings(ttt="sgd", ttt_options=TTTSettings(learning_rate=1e30))), "diverged"),
+    ]  # fmt: skip
+    for attempt, message in cases:
+        with pytest.raises(InputError, match=message):
+            attempt()
+
+
+def test_without_a_neural_model_torch_is_never_imported(tmp_path: Path) -> None:
+    (tmp_path / "a.pgar").write_bytes(make_artifact(neural=False).to_bytes())
+    np.save(tmp_path / "stream.npy", STREAM)
+    program = f"""
+        import sys
+        import numpy as np
+        from hybridlm.artifact import Artifact
+        from hybridlm.data.byte_table import ByteTable
+        from hybridlm.scoring.evaluate import evaluate
+        table = ByteTable(np.ones({V}, np.int32), np.zeros({V}, bool), np.zeros({V}, bool))
+        artifact = Artifact.from_file({str(tmp_path / "a.pgar")!r})
+        result = evaluate(artifact, np.load({str(tmp_path / "stream.npy")!r}), table)
+        assert result.tokens == {len(STREAM) - 1} and result.ttt == "off"
+        assert "torch" not in sys.modules
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)
+
+
+def test_pieces_of_a_stream_must_follow_each_other() -> None:
+    online = OnlineCounts(V)
+    online.score(STREAM[:50], 1)
+    with pytest.raises(ValueError, match="can't start at 60"):
+        online.score(STREAM[:100], 60)
+    assert expert_names([online]) == ("unigram", "bigram", "trigram", "decay")

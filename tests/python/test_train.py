@@ -1,0 +1,439 @@
+import dataclasses
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hybridlm import _core
+from hybridlm.data import shards
+from hybridlm.data.tokenizer import Tokenizer
+from hybridlm.distributed import Distributed
+from hybridlm.errors import FormatError, InputError
+from hybridlm.files import atomic_write_bytes
+from hybridlm.model import ModelConfig
+from hybridlm.oracle import Oracle
+from hybridlm.oracle.build import build_dense
+from hybridlm.train import checkpoint as checkpoints
+from hybridlm.train.complementary import ComplementaryWeights
+from hybridlm.train.config import (
+    CheckpointConfig,
+    ComplementaryConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainConfig,
+    ValidationConfig,
+)
+from hybridlm.train.ema import EMA
+from hybridlm.train.loader import TokenLoader, check_shards
+from hybridlm.train.loop import TrainResult, train
+from hybridlm.train.schedule import learning_rate_scale, muon_momentum, progress, warmdown_scale
+from hybridlm.train.validation import Validator
+
+ALONE = Distributed(0, 1, 0, torch.device("cpu"))
+MODEL = ModelConfig(
+    layers=2, width=32, heads=2, kv_heads=1, mlp_hidden=48, bigram_rows=64, bigram_width=32, rope_dims=8
+)
+CONFIG = TrainConfig(
+    iterations=6,
+    batch_tokens=256,
+    sequence_length=32,
+    log_every=1,
+    device="cpu",
+    model=MODEL,
+    validation=ValidationConfig(max_tokens=2000),
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models this small lose by sharing their work."""
+    monkeypatch.setenv("HYBRIDLM_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def oracle_path(tmp_path_factory: pytest.TempPathFactory, shard_dir: Path, tokenizer: Tokenizer) -> Path:
+    path = tmp_path_factory.mktemp("oracle") / "topics.ngor"
+    train_shards, _ = shards.data_folder(shard_dir)
+    atomic_write_bytes(path, build_dense(train_shards, vocab_size=tokenizer.vocab_size, threads=1))
+    return path
+
+
+def loader_of(
+    shard_dir: Path, distributed: Distributed = ALONE, sequences_per_step: int = 7, **options: Any
+) -> TokenLoader:
+    train_shards, _ = shards.data_folder(shard_dir)
+    options = {"sequence_length": 96, "seed": 5} | options
+    return TokenLoader(
+        train_shards, sequences_per_step=sequences_per_step, distributed=distributed, **options
+    )
+
+
+def of_rank(rank: int, world_size: int) -> Distributed:
+    return Distributed(rank, world_size, rank, torch.device("cpu"))
+
+
+# Loader
+
+
+def test_an_epoch_is_every_sequence_once(shard_dir: Path) -> None:
+    loader = loader_of(shard_dir, sequences_per_step=1)
+    wanted = set()
+    for path in shards.data_folder(shard_dir)[0]:
+        tokens = shards.read_stream([path])
+        wanted |= {
+            tokens[start : start + 97].astype(np.int64).tobytes() for start in range(0, len(tokens) - 96, 96)
+        }
+    epochs = [
+        [loader.batch(step).tokens[0].numpy().tobytes() for step in steps]
+        for steps in (range(loader.sequences), range(loader.sequences, 2 * loader.sequences))
+    ]
+    assert all(set(epoch) == wanted for epoch in epochs)
+    assert len(epochs[0]) == len(epochs[1]) == loader.sequences
+    assert epochs[0] != epochs[1]
+    other_seed = loader_of(shard_dir, sequences_per_step=1, seed=6)
+    assert other_seed.batch(0).tokens.numpy().tobytes() != epochs[0][0]
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 7])
+def test_the_ranks_shares_make_up_the_batch_of_one(shard_dir: Path, world_size: int) -> None:
+    alone = loader_of(shard_dir)
+    shared = [loader_of(shard_dir, of_rank(rank, world_size)) for rank in range(world_size)]
+    for step in (0, 3, 500):
+        together = torch.cat([loader.batch(step).tokens for loader in shared])
+        assert torch.equal(together, alone.batch(step).tokens)
+
+
+def test_batches_are_those_of_their_steps(shard_dir: Path) -> None:
+    loader = loader_of(shard_dir)
+    batches = loader.batches(4)
+    for step in (4, 5, 6):
+        assert torch.equal(next(batches).tokens, loader.batch(step).tokens)
+    batches.close()
+    assert torch.equal(loader.batch(4).weights, torch.ones(7, 96))
+
+
+def test_text_too_short_for_a_sequence_is_refused(shard_dir: Path) -> None:
+    with pytest.raises(InputError, match="100001"):
+        loader_of(shard_dir, sequence_length=100_000)
+    with pytest.raises(InputError, match="ranks"):
+        loader_of(shard_dir, of_rank(0, 8))
+
+
+def test_ids_outside_the_vocabulary_are_found_before_training(tmp_path: Path) -> None:
+    good, bad = tmp_path / "x_train_0.bin", tmp_path / "x_train_1.bin"
+    _core.write_shard(str(good), np.full(50, 9, np.uint16))
+    _core.write_shard(str(bad), np.full(50, 10, np.uint16))
+    check_shards([good], 10, ALONE)
+    with pytest.raises(FormatError, match=r"x_train_1\.bin"):
+        check_shards([good, bad], 10, ALONE)
+    good.write_bytes(good.read_bytes()[:-1])
+    with pytest.raises(FormatError, match=r"x_train_0\.bin"):
+        check_shards([good], 10, ALONE)
+
+
+# Complementary training
+
+
+def test_weights_are_those_of_a_slow_loop_over_full_rows(
+    shard_dir: Path, tokenizer: Tokenizer, oracle_path: Path
+) -> None:
+    oracle = Oracle.from_file(oracle_path)
+    config = ComplementaryConfig(alpha=0.8, floor=0.3, max_order=4)
+    weights = ComplementaryWeights(oracle, config, tokenizer.vocab_size)
+    loader = loader_of(shard_dir, sequences_per_step=2, weights=weights)
+    stream = shards.read_stream(shards.data_folder(shard_dir)[0][:1])
+    for first in (1, 97):
+        got = weights.of_targets(stream, first, first + 96)
+        assert got.dtype == np.float32
+        rows = np.exp(oracle.log_probs(stream, np.arange(first, first + 96), threads=1).astype(np.float64))
+        for j in range(96):
+            best = max(rows[k, j, stream[first + j]] for k, order in enumerate(oracle.orders) if order <= 4)
+            assert got[j] == pytest.approx(max(1 - 0.8 * best, 0.3), abs=1e-5)
+    batch = loader.batch(0)
+    assert batch.weights.shape == (2, 96)
+    assert 0.3 <= batch.weights.min() < batch.weights.max() <= 1
+
+
+def test_an_oracle_must_fit_the_tokenizer_and_have_such_orders(oracle_path: Path) -> None:
+    oracle = Oracle.from_file(oracle_path)
+    with pytest.raises(InputError, match="512 tokens, the tokenizer has 1024"):
+        ComplementaryWeights(oracle, ComplementaryConfig(), 1024)
+    with pytest.raises(InputError, match="max_order 0"):
+        ComplementaryWeights(oracle, ComplementaryConfig(max_order=0), 512)
+
+
+# Schedule and average
+
+
+def test_learning_rate_rises_holds_and_falls() -> None:
+    schedule = ScheduleConfig(ramp_steps=3, warmdown=0.5, final_lr_scale=0.2)
+    scales = [learning_rate_scale(step, step / 10, schedule) for step in range(11)]
+    assert scales == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 0.84, 0.68, 0.52, 0.36, 0.2])
+    assert warmdown_scale(1.3, schedule) == pytest.approx(0.2)
+    assert warmdown_scale(1.0, ScheduleConfig(warmdown=0.0)) == 1.0
+
+
+def test_progress_follows_the_budget_that_ends_first() -> None:
+    by_steps = TrainConfig(iterations=200)
+    assert progress(50, 1e9, by_steps) == 0.25
+    both = TrainConfig(iterations=200, max_seconds=10.0)
+    assert progress(50, 1.0, both) == 0.25
+    assert progress(50, 8.0, both) == 0.8
+
+
+def test_momentum_rises_to_its_end() -> None:
+    config = OptimizerConfig()
+    assert [muon_momentum(step, config) for step in (0, 750, 1500, 9999)] == pytest.approx(
+        [0.92, 0.955, 0.99, 0.99]
+    )
+
+
+@given(decay=st.floats(0, 0.999), values=st.lists(st.floats(-5, 5, width=32), min_size=1, max_size=20))
+def test_the_average_is_its_recurrence_and_can_be_swapped_in(decay: float, values: list[float]) -> None:
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(model.weight, 3.0)
+    ema, wanted = EMA(model, decay), 3.0
+    for step, value in enumerate(values):
+        torch.nn.init.constant_(model.weight, value)
+        ema.update(model, step)
+        d = min(decay, (1 + step) / (10 + step))
+        wanted = d * wanted + (1 - d) * model.weight.item()
+    assert ema.average["weight"].item() == pytest.approx(wanted, rel=1e-4, abs=1e-4)
+    own, average = model.weight.item(), ema.average["weight"].item()
+    with ema.swapped_in(model):
+        assert model.weight.item() == average
+    assert (model.weight.item(), ema.average["weight"].item()) == (own, average)
+
+
+# Validation
+
+
+@pytest.mark.parametrize("tokens", [2, 33, 300])
+def test_validation_counts_each_target_once(shard_dir: Path, tokenizer: Tokenizer, tokens: int) -> None:
+    from hybridlm.model import GPT
+
+    torch.manual_seed(0)
+    model = GPT(dataclasses.replace(MODEL, vocab_size=tokenizer.vocab_size))
+    stream = shards.read_stream(shards.data_folder(shard_dir)[1], max_tokens=tokens)
+    got = Validator(stream, tokenizer.byte_table, 32, ALONE)(model, torch.float32)
+    nats = 0.0
+    for start in range(0, tokens - 1, 32):
+        window = torch.from_numpy(stream[start : start + 33].astype(np.int64))[None]
+        nats += model.loss(window, torch.ones(1, window.shape[1] - 1), torch.tensor(1.0))[1].item()
+    assert got.loss == pytest.approx(nats / (tokens - 1), rel=1e-5)
+    count = tokenizer.byte_table.lengths(stream).sum()
+    assert got.bpb == pytest.approx(nats / math.log(2) / max(1, count), rel=1e-5)
+
+
+# The run
+
+
+@pytest.fixture
+def run(shard_dir: Path, tokenizer: Tokenizer, tmp_path: Path) -> Any:
+    def run(name: str, resume: bool = False, **settings: Any) -> tuple[TrainResult, Path]:
+        config = dataclasses.replace(CONFIG, **settings)
+        out = tmp_path / name
+        result = train(config, data=shard_dir, tokenizer=tokenizer, out=out, dist=ALONE, resume=resume)
+        return result, out
+
+    return run
+
+
+def metrics_of(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses_of(out: Path) -> list[tuple[int, float]]:
+    return [(line["step"], line["train_loss"]) for line in metrics_of(out)]
+
+
+def test_a_run_learns_and_leaves_what_it_should(run: Any, tokenizer: Tokenizer) -> None:
+    result, out = run("r", iterations=30, validation=ValidationConfig(every=10, max_tokens=2000))
+    lines = metrics_of(out)
+    assert [line["step"] for line in lines] == list(range(1, 31))
+    keys = {"step", "train_loss", "lr_scale", "tokens", "tokens_per_second", "seconds"}
+    assert all(keys <= line.keys() for line in lines)
+    assert [line["step"] for line in lines if "val_bpb" in line] == [10, 20, 30]
+    assert lines[-1]["tokens"] == 30 * 256
+    assert lines[0]["train_loss"] == pytest.approx(math.log(512), rel=0.05)
+    assert lines[-1]["val_loss"] < lines[0]["train_loss"] - 1
+    assert result.bpb == lines[-1]["val_bpb"]
+    config = json.loads((out / "config.json").read_text())
+    assert config["training"]["model"]["vocab_size"] == tokenizer.vocab_size
+
+    model, metadata = checkpoints.load_model(out)
+    assert metadata.tokenizer == tokenizer.fingerprint
+    assert metadata.step == result.steps == 30
+    assert model.config == metadata.config
+    assert model.config.sequence_length == 32
+    assert result.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_warm_up_leaves_no_trace(run: Any) -> None:
+    _, plain = run("plain")
+    _, warmed = run("warmed", schedule=ScheduleConfig(warmup_steps=2))
+    assert losses_of(plain) == losses_of(warmed)
+    assert (plain / "model.safetensors").read_bytes() == (warmed / "model.safetensors").read_bytes()
+
+
+def test_a_resumed_run_ends_as_one_without_interruption(run: Any) -> None:
+    _, whole = run("whole", checkpoint=CheckpointConfig(every=2, keep=5))
+    cut = whole.parent / "cut"
+    shutil.copytree(whole, cut)
+    (cut / "model.safetensors").unlink()
+    # The checkpoint of step 6 was being written when the machine went down, and a line of the log too.
+    (cut / "checkpoints" / "step-00000006" / "state.json").unlink()
+    lines = (cut / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (cut / "metrics.jsonl").write_text("".join(lines[:5]) + lines[5][:20])
+    run("cut", resume=True, checkpoint=CheckpointConfig(every=2, keep=5))
+    assert losses_of(cut) == losses_of(whole)
+    assert (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_micro_batches_and_their_remainder_change_nothing(run: Any) -> None:
+    _, whole = run("whole")
+    _, parts = run("parts", micro_batch_tokens=3 * 32)
+    for (_, one), (_, other) in zip(losses_of(whole), losses_of(parts), strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+
+
+def test_late_quantisation_sets_in_with_the_low_learning_rate(run: Any) -> None:
+    schedule = ScheduleConfig(warmdown=1.0)
+    _, plain = run("plain", schedule=schedule, late_qat_lr_scale=0.0)
+    _, aware = run("aware", schedule=schedule, late_qat_lr_scale=0.4)
+    pairs = list(zip(losses_of(plain), losses_of(aware), metrics_of(aware), strict=True))
+    assert [one == other for one, other, _ in pairs] == [line["lr_scale"] >= 0.4 for *_, line in pairs]
+
+
+def test_an_oracle_changes_the_objective(run: Any, oracle_path: Path) -> None:
+    _, plain = run("plain")
+    _, complementary = run("complementary", oracle=oracle_path)
+    # Losses in the log are unweighted, so the first, before any step, is the same.
+    assert losses_of(plain)[0] == losses_of(complementary)[0]
+    assert losses_of(plain)[1:] != losses_of(complementary)[1:]
+    _, indifferent = run("indifferent", oracle=oracle_path, complementary=ComplementaryConfig(alpha=0.0))
+    assert losses_of(plain) == losses_of(indifferent)
+
+
+def test_bfloat16_activations_stay_close(run: Any) -> None:
+    _, full = run("full")
+    _, half = run("half", precision="bfloat16", optimizer=OptimizerConfig(newton_schulz_dtype="bfloat16"))
+    assert losses_of(full) != losses_of(half)
+    for (_, one), (_, other) in zip(losses_of(full), losses_of(half), strict=True):
+        assert one == pytest.approx(other, rel=0.02)
+    weights = safetensors.torch.load_file(half / "model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+
+
+def test_a_compiled_run_has_the_same_losses(run: Any) -> None:
+    schedule = ScheduleConfig(warmup_steps=1)
+    # One layer, because compiling takes most of this test's time.
+    settings = {"iterations": 3, "late_qat_lr_scale": 0.0, "model": dataclasses.replace(MODEL, layers=1)}
+    _, plain = run("plain", **settings)
+    _, compiled = run("compiled", compile=True, schedule=schedule, **settings)
+    for (_, one), (_, other) in zip(losses_of(plain), losses_of(compiled), strict=True):
+        assert one == pytest.approx(other, rel=1e-3)
+
+
+def test_seconds_end_a_run_before_its_steps_do(run: Any) -> None:
+    result, out = run("r", iterations=1_000_000, max_seconds=0.5, log_every=1000)
+    assert 1 <= result.steps < 1_000_000
+    assert metrics_of(out)[-1]["step"] == result.steps
+
+
+def test_a_diverging_run_says_so(run: Any) -> None:
+    with pytest.raises(InputError, match="lower the learning rates"):
+        run("r", optimizer=OptimizerConfig(matrix_lr=1e20, scalar_lr=1e20, embedding_lr=1e20))
+
+
+def test_a_run_is_not_written_over_nor_resumed_otherwise(run: Any) -> None:
+    run("r", iterations=2, checkpoint=CheckpointConfig(every=1))
+    with pytest.raises(InputError, match="holds a training run already"):
+        run("r")
+    with pytest.raises(InputError, match="batch_tokens was 256, is 320"):
+        run("r", resume=True, batch_tokens=320)
+    with pytest.raises(FileNotFoundError):
+        run("nothing", resume=True)
+
+
+def test_settings_that_the_tokenizer_denies_are_refused(run: Any) -> None:
+    with pytest.raises(InputError, match="the tokenizer has 512 pieces"):
+        run("r", model=dataclasses.replace(MODEL, vocab_size=1024))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"iterations": 0},
+        {"batch_tokens": 100},
+        {"ema_decay": 1.0},
+        {"max_seconds": -1.0},
+        {"max_seconds": math.nan},
+        {"model": ModelConfig(sequence_length=31)},
+    ],
+)
+def test_settings_without_sense_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        dataclasses.replace(CONFIG, **settings)
+
+
+# Files
+
+
+def test_only_the_latest_complete_checkpoints_stay(tmp_path: Path) -> None:
+    for step in (5, 10, 100):
+        point = checkpoints.Checkpoint(step, step / 2, {"a": torch.full((3,), float(step))})
+        checkpoints.save_checkpoint(tmp_path, point, keep=2)
+    found = checkpoints.complete_checkpoints(tmp_path)
+    assert [path.name for path in found] == ["step-00000010", "step-00000100"]
+    loaded = checkpoints.load_checkpoint(found[-1])
+    assert (loaded.step, loaded.seconds, loaded.tensors["a"].tolist()) == (100, 50.0, [100.0] * 3)
+
+
+@pytest.mark.parametrize("file", ["tensors.safetensors", "state.json"])
+def test_a_damaged_checkpoint_is_refused_by_name(tmp_path: Path, file: str) -> None:
+    point = checkpoints.Checkpoint(1, 0.0, {"a": torch.ones(3)})
+    folder = checkpoints.save_checkpoint(tmp_path, point, keep=1)
+    data = bytearray((folder / file).read_bytes())
+    data[len(data) // 2] ^= 0x81
+    (folder / file).write_bytes(data)
+    with pytest.raises(FormatError, match=str(folder)):
+        checkpoints.load_checkpoint(folder)
+
+
+def test_a_foreign_model_file_is_refused_by_name(run: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has the training run finished"):
+        checkpoints.load_model(tmp_path)
+    _, out = run("r", iterations=1)
+    path = out / "model.safetensors"
+    whole = path.read_bytes()
+    tensors = safetensors.torch.load(whole)
+
+    def header(step: object = 1, **model: Any) -> dict[str, str]:
+        model = dataclasses.asdict(dataclasses.replace(MODEL, vocab_size=512)) | model
+        return {"hybridlm": json.dumps({"model": model, "tokenizer": "x", "step": step})}
+
+    less = {name: tensor for name, tensor in tensors.items() if name != "skip_gate"}
+    half = {name: tensor.half() for name, tensor in tensors.items()}
+    for data, complaint in [
+        (whole[:-1], "not in safetensors form"),
+        (b"", "not in safetensors form"),
+        (safetensors.torch.save(tensors), "the metadata lacks"),
+        (safetensors.torch.save(tensors, header(step="x")), "the metadata lacks"),
+        (safetensors.torch.save(tensors, header(layers=0)), "at least 1"),
+        (safetensors.torch.save(less, header()), "skip_gate is missing"),
+        (safetensors.torch.save(half, header()), "not float32"),
+        (safetensors.torch.save(tensors, header(vocab_size=500)), "token_embedding.weight has shape"),
+    ]:
+        path.write_bytes(data)
+        with pytest.raises(FormatError, match=complaint):
+            checkpoints.load_model(out)

@@ -1,0 +1,170 @@
+//! Counting against a map from n-grams to numbers.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use hybridlm_core::count::{Counts, Layout, Stream};
+use hybridlm_core::hash::fnv1a;
+use hybridlm_core::parallel::Control;
+use hybridlm_core::quant::quantise;
+use hybridlm_core::Error;
+use proptest::prelude::*;
+
+/// The definition, n-gram by n-gram.
+fn naive(layout: &Layout, streams: &[&[u16]]) -> Vec<HashMap<(u32, u16), u64>> {
+    let table = |&(order, rows): &(usize, u32)| {
+        let mut counts = HashMap::new();
+        for gram in streams.iter().flat_map(|stream| stream.windows(order)) {
+            let (context, token) = (&gram[..order - 1], gram[order - 1]);
+            let row = match order {
+                1 => 0,
+                2 => u32::from(context[0]),
+                _ => fnv1a(context) % rows,
+            };
+            *counts.entry((row, token)).or_default() += 1;
+        }
+        counts
+    };
+    layout.tables().iter().map(table).collect()
+}
+
+fn count(layout: &Layout, streams: &[&[u16]], threads: usize) -> Counts {
+    let mut counts = Counts::new(layout.clone()).unwrap();
+    let streams: Vec<Stream> = streams.iter().map(|&tokens| Stream { tokens, path: None }).collect();
+    counts.count(&streams, threads, &Control::default()).unwrap();
+    counts
+}
+
+fn assert_equal(counts: &Counts, expected: &[HashMap<(u32, u16), u64>]) {
+    let vocab_size = counts.layout().vocab_size();
+    for (table, expected) in counts.tables().iter().zip(expected) {
+        assert_eq!(table.iter().sum::<u64>(), expected.values().sum::<u64>());
+        for (&(row, token), &count) in expected {
+            assert_eq!(table[row as usize * vocab_size + usize::from(token)], count);
+        }
+    }
+}
+
+/// Pseudo-random tokens, small ones far more frequent, so that counters of one byte wrap many times.
+fn skewed(length: usize, vocab_size: u64, mut state: u64) -> Vec<u16> {
+    let mut next = || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        state >> 33
+    };
+    (0..length).map(|_| (next() % (1 + next() % vocab_size)) as u16).collect()
+}
+
+#[test]
+fn long_streams_with_wrapping_counters_on_any_number_of_threads() {
+    let layout = Layout::with_defaults(40, 8, &[(3, 64), (4, 64), (5, 48), (6, 7), (7, 64), (8, 1)]).unwrap();
+    // More than two blocks, so that work is shared and n-grams reach across the blocks' borders.
+    let (long, short) = (skewed(1_200_000, 40, 1), skewed(70_000, 40, 2));
+    let streams: [&[u16]; 4] = [&long, &[], &short, &[3]];
+    let expected = naive(&layout, &streams);
+    let single = count(&layout, &streams, 1);
+    assert_equal(&single, &expected);
+    for threads in [2, 3, 8] {
+        assert!(count(&layout, &streams, threads) == single);
+    }
+}
+
+#[test]
+fn shards_counted_apart_and_merged_in_any_order() {
+    let layout = Layout::with_defaults(100, 5, &[]).unwrap();
+    let (a, b) = (skewed(300_000, 100, 3), skewed(50, 100, 4));
+    let whole = count(&layout, &[&a, &b], 2);
+    assert_eq!(whole.tokens(), 300_050);
+    let mut merged = count(&layout, &[&b], 1);
+    merged.merge(&count(&layout, &[&a], 1)).unwrap();
+    assert!(merged == whole);
+}
+
+#[test]
+fn counts_of_other_layouts_are_not_merged() {
+    let small = Layout::with_defaults(10, 3, &[]).unwrap();
+    let mut counts = count(&small, &[&[1, 2, 3]], 1);
+    let before = counts.clone();
+    for other in [
+        Layout::with_defaults(11, 3, &[]).unwrap(),
+        Layout::with_defaults(10, 4, &[]).unwrap(),
+        Layout::with_defaults(10, 3, &[(3, 8)]).unwrap(),
+    ] {
+        assert!(matches!(counts.merge(&Counts::new(other).unwrap()), Err(Error::Input(_))));
+    }
+    assert!(counts == before);
+}
+
+#[test]
+fn tokens_outside_the_vocabulary_are_refused_wherever_they_are() {
+    let layout = Layout::with_defaults(16, 8, &[(3, 4), (4, 4), (5, 4), (6, 4), (7, 4), (8, 4)]).unwrap();
+    for (length, at) in
+        [(20, 0), (20, 19), (1_100_000, 524_287), (1_100_000, 524_288), (1_100_000, 1_099_999)]
+    {
+        let mut tokens = vec![3u16; length];
+        tokens[at] = 16;
+        for (path, expected) in [
+            (None, format!("token 16 at position {at} is")),
+            (Some(Path::new("x.bin")), format!("x.bin: token 16 at offset {} is", 1024 + 2 * at)),
+        ] {
+            let stream = Stream { tokens: &tokens, path };
+            let mut counts = Counts::new(layout.clone()).unwrap();
+            let error = counts.count(&[stream], 2, &Control::default()).unwrap_err();
+            assert!(error.to_string().starts_with(&expected), "{error}");
+        }
+    }
+}
+
+#[test]
+fn layouts_that_make_no_sense_are_refused() {
+    for (vocab_size, orders, rows) in [
+        (1, 8, vec![]),
+        (70_000, 8, vec![]),
+        (1024, 0, vec![]),
+        (1024, 9, vec![]),
+        (1024, 8, vec![(3, 0)]),
+        (1024, 8, vec![(3, 1 << 22)]),
+        (1024, 8, vec![(2, 5)]),
+        (1024, 3, vec![(4, 5)]),
+    ] {
+        assert!(matches!(Layout::with_defaults(vocab_size, orders, &rows), Err(Error::Input(_))));
+    }
+}
+
+#[test]
+fn a_request_to_stop_stops() {
+    let layout = Layout::with_defaults(16, 2, &[]).unwrap();
+    let control = Control::default();
+    control.cancel();
+    for length in [10, 2_000_000] {
+        let tokens = vec![1u16; length];
+        let mut counts = Counts::new(layout.clone()).unwrap();
+        let stopped = counts.count(&[Stream { tokens: &tokens, path: None }], 2, &control);
+        assert!(matches!(stopped, Err(Error::Interrupted)));
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_stream_any_layout(
+        streams in prop::collection::vec(prop::collection::vec(0u16..12, 0..60), 0..4),
+        orders in 1usize..=8,
+        rows in prop::collection::vec(1u32..40, 6),
+        threads in 1usize..4,
+    ) {
+        let rows: Vec<_> = (3..=orders).zip(rows).collect();
+        let layout = Layout::with_defaults(12, orders, &rows).unwrap();
+        let streams: Vec<&[u16]> = streams.iter().map(Vec::as_slice).collect();
+        let counts = count(&layout, &streams, threads);
+        assert_equal(&counts, &naive(&layout, &streams));
+        for index in 0..orders {
+            let cells = counts.quantise(index, threads);
+            for (row, cells) in counts.tables()[index].chunks(12).zip(cells.chunks(12)) {
+                for (&count, &cell) in row.iter().zip(cells) {
+                    prop_assert_eq!(cell, quantise(count, row.iter().sum(), 12));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Atomic files and bounded decompression.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::io::Write;
+
+use hybridlm_core::files::{compress, decompress, write_atomically, AtomicFile};
+use hybridlm_core::parallel::Control;
+use hybridlm_core::Error;
+use proptest::prelude::*;
+
+#[test]
+fn a_file_appears_only_when_it_is_complete() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x");
+    write_atomically(&path, b"old").unwrap();
+    let mut file = AtomicFile::create(&path).unwrap();
+    file.write_all(&[7; 100_000]).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"old");
+    drop(file);
+    assert_eq!(fs::read(&path).unwrap(), b"old");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "the abandoned file is removed");
+    write_atomically(&path, b"new").unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"new");
+}
+
+#[test]
+fn frames_that_are_damaged_or_too_large_are_refused() {
+    let data: Vec<u8> = (0..100_000u32).flat_map(|i| i.wrapping_mul(i).to_le_bytes()).collect();
+    let frame = compress(&data, 3, &Control::default()).unwrap();
+    assert_eq!(decompress(&frame, data.len(), "x").unwrap(), data);
+    let refused = |frame: &[u8], bytes| match decompress(frame, bytes, "x") {
+        Err(Error::Format { what, .. }) => assert_eq!(what, "x"),
+        other => panic!("{other:?}"),
+    };
+    refused(&frame, data.len() - 1);
+    refused(&[&frame[..], b"!"].concat(), data.len());
+    refused(&[&frame[..], &frame[..]].concat(), 2 * data.len());
+    refused(b"", 10);
+    // A frame that doesn't say how much it holds is read no further than allowed.
+    let undeclared = zstd::encode_all(&vec![0u8; 1 << 20][..], 1).unwrap();
+    assert!(decompress(&undeclared, 1 << 20, "x").is_ok());
+    refused(&undeclared, (1 << 20) - 1);
+    for cut in [1, 4, 10, frame.len() / 2, frame.len() - 1] {
+        refused(&frame[..cut], data.len());
+    }
+    for at in [20, frame.len() / 2, frame.len() - 1] {
+        let mut bad = frame.clone();
+        bad[at] ^= 0x10;
+        refused(&bad, data.len());
+    }
+}
+
+#[test]
+fn a_level_that_zstd_lacks_and_a_request_to_stop() {
+    for level in [0, 23, -1] {
+        assert!(matches!(compress(b"x", level, &Control::default()), Err(Error::Input(_))));
+    }
+    let control = Control::default();
+    control.cancel();
+    assert!(matches!(compress(&[1; 1000], 3, &control), Err(Error::Interrupted)));
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_come_back(data in prop::collection::vec(0u8..4, 0..5000), level in 1..=22) {
+        let frame = compress(&data, level, &Control::default()).unwrap();
+        prop_assert_eq!(decompress(&frame, data.len(), "x").unwrap(), data);
+    }
+
+    #[test]
+    fn no_bytes_bring_decompression_down(mut data in prop::collection::vec(any::<u8>(), 0..300), real in any::<bool>()) {
+        if real && data.len() > 4 {
+            data[..4].copy_from_slice(&[0x28, 0xb5, 0x2f, 0xfd]);
+        }
+        if let Ok(content) = decompress(&data, 1 << 20, "x") {
+            prop_assert!(content.len() <= 1 << 20);
+        }
+    }
+}
