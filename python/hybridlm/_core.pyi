@@ -234,7 +234,7 @@ class GeometricMixture:
 
 @final
 class ByteModel:
-    """A model over bytes to compare with: ``ctw`` or ``ppm``, of up to ``depth`` (1 to 8) bytes of context."""
+    """A byte model to compare with: ``ctw`` or ``ppm``, of up to ``depth`` (1 to 8) bytes of context."""
 
     def __new__(cls, method: str, depth: int | None = None) -> ByteModel: ...
     @staticmethod

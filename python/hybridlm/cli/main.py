@@ -30,6 +30,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "artifact pack": ("hybridlm.cli.artifact", "pack", "bundle a trained model and an oracle into one file"),
     "artifact inspect": ("hybridlm.cli.artifact", "inspect", "what an artifact holds, against its budget"),
     "eval": ("hybridlm.cli.evaluate", "evaluate", "score an artifact: bits per byte (also under torchrun)"),
+    "baseline ctw": ("hybridlm.cli.baseline", "ctw", "what context-tree weighting over bytes reaches"),
+    "baseline ppm": ("hybridlm.cli.baseline", "ppm", "what a PPM-like model over bytes reaches"),
 }
 
 

@@ -49,7 +49,7 @@ impl Method {
     pub fn default_depth(self) -> usize {
         match self {
             Method::Ctw => 6,
-            Method::Ppm => 7,
+            Method::Ppm => 8,
         }
     }
 }
