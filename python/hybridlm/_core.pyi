@@ -22,6 +22,8 @@ __all__ = [
     "LinearMixture",
     "NgramCounts",
     "OnlineExperts",
+    "Predictor",
+    "Segmenter",
     "compress",
     "context_buckets",
     "decompress",
@@ -252,3 +254,61 @@ class ByteModel:
 
     def to_bytes(self) -> bytes:
         """The model as a file: what it has learned, compressed, from which it is rebuilt exactly."""
+
+@final
+class Predictor:
+    """The next token's distribution, step by step: the oracle in a file's bytes (if any), the adaptive
+    experts, and their ``eg`` mixture; ``first`` is the token that begins the stream."""
+
+    def __new__(
+        cls, vocab_size: int, oracle: bytes | None = None, first: int = 1, name: str = "oracle"
+    ) -> Predictor: ...
+    @property
+    def names(self) -> list[str]:
+        """Of the K experts."""
+
+    def predict(self) -> NDArray[np.float32]:
+        """The probability of each possible next token, [V]; sums to one."""
+
+    def weights(self) -> NDArray[np.float64]:
+        """Each expert's weight in ``predict``, [K]."""
+
+    def expert_probabilities(self, token: int) -> NDArray[np.float64]:
+        """What each expert gives a next token, [K]."""
+
+    def update(self, token: int) -> None:
+        """Learns the token that came."""
+
+@final
+class Segmenter:
+    """Bytes to tokens and back, exactly; and the codec over them.
+
+    ``pieces`` gives of each token its bytes (none: it stands for no text), the score that decides what is
+    merged first, and whether it is a byte piece.
+    """
+
+    def __new__(cls, pieces: Sequence[tuple[bytes, float, bool]]) -> Segmenter: ...
+    def encode(self, data: bytes) -> NDArray[np.uint16]:
+        """Tokens that decode to exactly ``data``."""
+
+    def decode(self, tokens: NDArray[np.uint16]) -> bytes: ...
+    def compress(
+        self,
+        data: bytes,
+        oracle: bytes | None = None,
+        first: int = 1,
+        name: str = "oracle",
+        progress: Callable[[int], object] | None = None,
+    ) -> tuple[bytes, float, int]:
+        """(payload, bits that the model claims, tokens)."""
+
+    def decompress(
+        self,
+        payload: bytes,
+        length: int,
+        oracle: bytes | None = None,
+        first: int = 1,
+        name: str = "payload",
+        progress: Callable[[int], object] | None = None,
+    ) -> bytes:
+        """The ``length`` bytes that ``compress`` coded. Of another payload: other bytes, or FormatError."""

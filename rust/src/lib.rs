@@ -3,6 +3,7 @@
 //! Everything here works on plain slices and paths; [`python`] is the only module that knows Python.
 
 pub mod baseline;
+pub mod codec;
 pub mod count;
 pub mod error;
 pub mod experts;

@@ -141,6 +141,20 @@ impl Oracle for DenseOracle {
         }
     }
 
+    fn next_probabilities(&self, tokens: &[u16], out: &mut [f32]) {
+        let probabilities = quant::levels().map(f32::exp);
+        for ((table, log_sums), out) in
+            self.tables.iter().zip(&self.log_sums).zip(out.chunks_exact_mut(self.vocab_size))
+        {
+            let row = hash::context_row_at(tokens, tokens.len(), table.order, table.rows) as usize;
+            let cells = &table.cells[row * self.vocab_size..][..self.vocab_size];
+            let scale = (-log_sums[row]).exp();
+            for (value, &level) in out.iter_mut().zip(cells) {
+                *value = probabilities[usize::from(level as u8)] * scale;
+            }
+        }
+    }
+
     fn dense(&self) -> Option<&DenseOracle> {
         Some(self)
     }

@@ -42,6 +42,14 @@ pub trait Oracle: Send + Sync {
     /// positions being at most `tokens.len()`.
     fn rows_kernel(&self, tokens: &[u16], positions: &[usize], out: &mut [&mut [f32]]);
 
+    /// Writes p_k(v | tokens), no logarithm, to `out[k * V + v]`: the next token's row of every expert. The
+    /// default is as slow as the logarithms are.
+    fn next_probabilities(&self, tokens: &[u16], out: &mut [f32]) {
+        let mut planes: Vec<&mut [f32]> = out.chunks_exact_mut(self.vocab_size()).collect();
+        self.rows_kernel(tokens, &[tokens.len()], &mut planes);
+        out.iter_mut().for_each(|value| *value = value.exp());
+    }
+
     /// The tables, for an estimator that is one dense row per context.
     fn dense(&self) -> Option<&dense::DenseOracle> {
         None

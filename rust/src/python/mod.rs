@@ -2,6 +2,7 @@
 //! Nothing else in the crate names pyo3. One submodule per area, each with its own `register`.
 
 mod baseline;
+mod codec;
 mod counts;
 mod experts;
 mod files;
@@ -150,5 +151,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     oracle::register(module)?;
     online::register(module)?;
     experts::register(module)?;
-    baseline::register(module)
+    baseline::register(module)?;
+    codec::register(module)
 }

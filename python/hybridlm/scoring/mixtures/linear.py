@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from hybridlm._core import LinearMixture
 from hybridlm.scoring.mixtures import register
 
-FAMILIES = ("neural", "online", "oracle", "adaptive")
+FAMILIES = ("neural", "oracle", "adaptive")
+"""Not the reference's online counts, which the adaptive experts replace."""
 
 
 class _Linear:
