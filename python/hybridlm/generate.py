@@ -43,10 +43,11 @@ class SamplingSettings:
         if self.temperature == 0:
             kept = 1
         chosen = order[:kept]
+        chosen = chosen[probabilities[chosen] > 0]
         log_probs = np.log(probabilities[chosen].astype(np.float64)) / (self.temperature or 1.0)
         result = np.zeros(len(probabilities))
         result[chosen] = np.exp(log_probs - log_probs.max())
-        return result / result.sum()
+        return np.asarray(result / result.sum())
 
 
 @dataclass(frozen=True)
@@ -80,12 +81,7 @@ class Generator:
         self._predictor = Predictor(
             tokenizer.vocab_size, artifact.oracle_blob, first=tokenizer.bos_id, name=artifact.name
         )
-        model = tokenizer.model
-        silent = [
-            model.is_control(t) or model.is_unknown(t) or model.is_unused(t)
-            for t in range(tokenizer.vocab_size)
-        ]
-        self._text = ~np.array(silent)
+        self._text = ~tokenizer.byte_table.boundary
 
     def read(self, tokens: NDArray[np.uint16]) -> None:
         """Continues after these tokens."""

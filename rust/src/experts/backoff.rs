@@ -25,6 +25,9 @@ const DISCOUNT: f32 = 0.75;
 /// What the unigram takes for granted of each token.
 const PRIOR: f32 = 0.5;
 
+/// Places that the table of contexts begins with.
+const FIRST_CONTEXTS: usize = 1 << 12;
+
 /// Classes of contexts of one length: 16 numbers of types by 16 mean counts.
 const CLASSES: usize = 256;
 /// The factor's step is RATE, but larger for a class that was seen less than EARLY / RATE times.
@@ -36,7 +39,7 @@ const BACKOFF_RANGE: (f32, f32) = (0.005, 0.995);
 pub struct Settings {
     /// Longest context in tokens, 1 to [`MAX_LENGTH`]: one less than the model's order.
     pub length: usize,
-    /// Contexts that there is room for, a power of two. A context takes 16 bytes, and the store
+    /// Contexts that there is room for at most, a power of two. A context takes 16 bytes, and the store
     /// of successors at most 8 more for each; a sweep takes as much again while it lasts.
     pub contexts: usize,
 }
@@ -165,7 +168,9 @@ struct Trace {
 pub struct Backoff {
     vocab_size: usize,
     length: usize,
+    /// Grows up to `room`.
     contexts: Vec<Context>,
+    room: usize,
     taken: usize,
     store: Store,
     unigrams: Vec<u32>,
@@ -199,7 +204,8 @@ impl Backoff {
         let mut model = Self {
             vocab_size,
             length,
-            contexts: vec![Context::default(); contexts],
+            contexts: vec![Context::default(); contexts.min(FIRST_CONTEXTS)],
+            room: contexts,
             taken: 0,
             store: Store::default(),
             unigrams: vec![0; vocab_size],
@@ -249,10 +255,7 @@ impl Backoff {
     pub fn update(&mut self, token: u16) -> f32 {
         let trace = self.trace(token);
         self.learn_trust(&trace);
-        if self.full() {
-            self.sweep();
-            self.locate();
-        }
+        self.make_room();
         // The longest contexts, down to the first that the token has followed before.
         let known = trace.steps[..trace.length].iter().rev().find(|step| step.count > 0);
         for n in known.map_or(0, |step| step.n)..self.length {
@@ -363,40 +366,53 @@ impl Backoff {
         context.types += u16::from(found.is_none());
     }
 
-    fn full(&self) -> bool {
-        self.taken + self.length > self.contexts.len() / 4 * 3
-            || self.store.words.len() > 2 * self.contexts.len()
+    /// Sees to it that the contexts of one more token find room.
+    fn make_room(&mut self) {
+        let crowded = self.taken + self.length > self.contexts.len() / 4 * 3;
+        if self.store.words.len() > 2 * self.room || crowded && self.contexts.len() == self.room {
+            self.sweep();
+        } else if crowded {
+            self.rebuild(2 * self.contexts.len(), 0);
+        } else {
+            return;
+        }
+        self.locate();
     }
 
     /// Forgets contexts until at least half of the room is free.
     fn sweep(&mut self) {
         let mut least = 2;
         loop {
-            let empty = vec![Context::default(); self.contexts.len()];
-            let old = std::mem::replace(&mut self.contexts, empty);
-            let store = std::mem::take(&mut self.store);
-            self.taken = 0;
-            for context in old {
-                let (total, successors) = match context.types {
-                    0 => continue,
-                    1 => (count_of(context.link), None),
-                    types => {
-                        let (total, successors) = store.block(context.link, usize::from(types));
-                        (total, Some(successors))
-                    }
-                };
-                if total >= least && context.recent {
-                    let at = self.enter(context.key);
-                    let link = successors.map_or(context.link, |successors| self.store.insert(successors));
-                    self.contexts[at] = Context { link, ..context };
-                }
-            }
-            if self.taken <= self.contexts.len() / 2 && self.store.words.len() <= self.contexts.len() {
+            self.rebuild(self.contexts.len(), least);
+            if self.taken <= self.contexts.len() / 2 && self.store.words.len() <= self.room {
                 break;
             }
             least *= 2;
         }
         self.contexts.iter_mut().for_each(|context| context.recent = false);
+    }
+
+    /// Moves contexts into a table of another size: all if `least` is 0, else those seen at least so many
+    /// times and since the last sweep.
+    fn rebuild(&mut self, size: usize, least: u32) {
+        let old = std::mem::replace(&mut self.contexts, vec![Context::default(); size]);
+        let store = std::mem::take(&mut self.store);
+        self.taken = 0;
+        for context in old {
+            let (total, successors) = match context.types {
+                0 => continue,
+                1 => (count_of(context.link), None),
+                types => {
+                    let (total, successors) = store.block(context.link, usize::from(types));
+                    (total, Some(successors))
+                }
+            };
+            if least == 0 || total >= least && context.recent {
+                let at = self.enter(context.key);
+                let link = successors.map_or(context.link, |successors| self.store.insert(successors));
+                self.contexts[at] = Context { link, ..context };
+            }
+        }
     }
 
     /// Finds the contexts of the next token.
