@@ -106,16 +106,21 @@ class NgramCounts:
         """ln((c + 1) / (Σc + V)), clamped to [-10, 0], in steps of 10/127; int8 [rows, V]."""
 
     def dense_oracle(
-        self, level: int = 22, threads: int = 1, progress: Callable[[int], object] | None = None
+        self,
+        level: int = 22,
+        threads: int = 1,
+        progress: Callable[[int], object] | None = None,
+        packed: bool = False,
     ) -> bytes:
-        """An NGOR file, version 1, compressed at a zstd level. ``progress`` is told bytes."""
+        """An NGOR file, version 1 or (packed) version 2, compressed at a zstd level. ``progress`` is told
+        bytes."""
 
 @final
 class FrozenOracle:
     """An n-gram oracle, ready to be looked up. K orders, each an expert; V tokens."""
 
     @staticmethod
-    def from_bytes(data: bytes, name: str = "oracle") -> FrozenOracle:
+    def from_bytes(data: bytes, name: str = "oracle", threads: int = 1) -> FrozenOracle:
         """Reads an oracle file; ``name`` stands for it in a FormatError."""
 
     @property

@@ -29,6 +29,9 @@ logger = logging.getLogger("hybridlm.run")
 
 WITHOUT_ORACLE = "mixture without oracle"
 
+CHUNK = 8192
+"""Targets between two rounds of test-time training: a small validation text still has a dozen of them."""
+
 
 @dataclass(frozen=True)
 class PipelineSettings:
@@ -96,7 +99,7 @@ def run(settings: PipelineSettings, out: Path) -> Summary:
     without_oracle = {WITHOUT_ORACLE: MixtureSpec(settings.mixer, ("neural", "online", "adaptive"))}
 
     def score(ttt: TTTOptimizer) -> EvaluationResult:
-        scoring = ScoringSettings(mixer=settings.mixer, ttt=ttt)
+        scoring = ScoringSettings(mixer=settings.mixer, ttt=ttt, chunk=CHUNK)
         return evaluate(
             artifact, stream, tokenizer.byte_table, scoring, mixtures=without_oracle, threads=threads
         )

@@ -61,6 +61,8 @@ class ClipRule:
         return self.kind if self.kind == "absmax" else f"{self.kind}:{self.value:g}"
 
 
+# On a model of 2.0M parameters, against absmax: 12% fewer bytes (4.96 for 5.65 bits a parameter) for 0.005
+# bits a token; std:12 is 30% fewer bytes for 0.037.
 DEFAULT_CLIP = ClipRule("std", 6.0)
 
 

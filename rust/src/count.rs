@@ -8,8 +8,10 @@
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Mutex;
 
 use crate::hash::{self, MAX_ORDER};
+use crate::memory::{Integer, Zeroed};
 use crate::oracle::dense;
 use crate::parallel::{self, Control};
 use crate::{quant, tokens, Error, Result};
@@ -37,6 +39,12 @@ impl Layout {
         }
         if let Some(pair) = tables.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             return Err(Error::input(format!("order {} appears twice", pair[0].0)));
+        }
+        let cells: u64 = tables.iter().map(|&(_, rows)| u64::from(rows) * vocab_size as u64).sum();
+        if cells > MAX_CELLS {
+            return Err(Error::input(format!(
+                "{cells} cells are more than a dense oracle can have, {MAX_CELLS}; use fewer rows"
+            )));
         }
         Ok(Self { vocab_size, tables })
     }
@@ -75,6 +83,9 @@ impl Layout {
     }
 }
 
+/// Cells of all tables together: what a reader of oracles will take memory for.
+pub const MAX_CELLS: u64 = 1 << 30;
+
 /// A stream of tokens to be counted, and the file it comes from if it comes from one.
 #[derive(Debug, Clone, Copy)]
 pub struct Stream<'a> {
@@ -83,30 +94,26 @@ pub struct Stream<'a> {
 }
 
 /// The counts of everything counted so far.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Counts {
     layout: Layout,
-    tables: Vec<Vec<u64>>,
+    tables: Vec<Zeroed<u64>>,
     tokens: u64,
 }
 
-/// Tokens counted in one go. Long enough that bringing an order's counters into the cache doesn't show,
-/// short enough that the tokens themselves stay there over all orders.
-const BLOCK: usize = 1 << 19;
+/// Tokens counted in one go: long enough that bringing an order's counters into the cache doesn't show,
+/// short enough that threads finish together and a request to stop is soon seen.
+const BLOCK: usize = 1 << 21;
 
 /// Cells whose numbers are worked out ahead of being counted, within the first-level cache.
 const BATCH: usize = 2048;
 
-/// Below this many cells per token, counters of a thread's own cost more than they save.
-const DIRECT: usize = 4;
+/// With more cells per token than this, counters of a thread's own cost more than they save.
+const DIRECT: usize = 16;
 
 impl Counts {
     pub fn new(layout: Layout) -> Result<Self> {
-        let tables = layout.tables.iter().map(|&(order, rows)| {
-            zeroed(layout.cells(rows)).map_err(|cells| {
-                Error::input(format!("order {order}: no memory for {cells} counters of 8 bytes"))
-            })
-        });
+        let tables = layout.tables.iter().map(|&(order, rows)| zeroed(order, layout.cells(rows)));
         Ok(Self { tables: tables.collect::<Result<_>>()?, layout, tokens: 0 })
     }
 
@@ -115,7 +122,7 @@ impl Counts {
     }
 
     /// Counts per order, row-major, in the layout's order.
-    pub fn tables(&self) -> &[Vec<u64>] {
+    pub fn tables(&self) -> &[Zeroed<u64>] {
         &self.tables
     }
 
@@ -126,26 +133,29 @@ impl Counts {
 
     /// Counts whole streams. After an error the counts hold part of them and are of no more use.
     pub fn count(&mut self, streams: &[Stream], threads: usize, control: &Control) -> Result<()> {
+        let tokens: usize = streams.iter().map(|stream| stream.tokens.len()).sum();
+        let cells: usize = self.tables.iter().map(|table| table.len()).sum();
+        // Blocks get smaller when there would be too few of them to share out evenly.
+        let block = BLOCK.min(tokens.div_ceil(threads.max(1) * 4)).max(BATCH);
         let jobs: Vec<(Stream, Range<usize>)> = streams
             .iter()
             .flat_map(|&stream| {
                 let length = stream.tokens.len();
-                (0..length).step_by(BLOCK).map(move |start| (stream, start..length.min(start + BLOCK)))
+                (0..length).step_by(block).map(move |start| (stream, start..length.min(start + block)))
             })
             .collect();
-        let tokens: usize = streams.iter().map(|stream| stream.tokens.len()).sum();
-        let cells: usize = self.tables.iter().map(Vec::len).sum();
         let layout = &self.layout;
-        let totals: Vec<&[AtomicU64]> = self.tables.iter_mut().map(|table| as_atomic(table)).collect();
         if tokens < cells / DIRECT {
             for (stream, block) in jobs {
                 check_block(&stream, &block, layout.vocab_size)?;
-                count_block(layout, stream.tokens, block.clone(), |table, cell| {
-                    totals[table][cell].fetch_add(1, Ordering::Relaxed);
-                });
+                for (table, totals) in layout.tables.iter().zip(&mut self.tables) {
+                    for_each_cell(layout, table, stream.tokens, block.clone(), |cell| totals[cell] += 1);
+                }
                 control.advance(block.len() as u64)?;
             }
         } else {
+            let totals: Vec<&[AtomicU64]> = self.tables.iter_mut().map(|table| as_atomic(table)).collect();
+            let finished = Mutex::new(Vec::new());
             parallel::run_with(
                 threads,
                 jobs.len(),
@@ -156,11 +166,28 @@ impl Counts {
                     narrow.count(layout, stream.tokens, block.clone(), &totals);
                     control.advance(block.len() as u64)
                 },
-                |narrow| narrow.add_to(&totals),
+                |narrow| finished.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(narrow),
             )?;
+            let narrows = finished.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+            self.add(&narrows, threads)?;
         }
         self.tokens += tokens as u64;
         Ok(())
+    }
+
+    /// Adds the threads' counters to the totals.
+    fn add(&mut self, narrows: &[Narrow], threads: usize) -> Result<()> {
+        const PIECE: usize = 1 << 18;
+        let pieces = self.tables.iter_mut().enumerate().flat_map(|(index, totals)| {
+            totals.chunks_mut(PIECE).enumerate().map(move |(piece, totals)| (index, piece * PIECE, totals))
+        });
+        parallel::for_each(threads, pieces.collect(), |(index, first, totals): (usize, usize, &mut [u64])| {
+            for narrow in narrows {
+                let counters = &narrow.tables[index][first..][..totals.len()];
+                totals.iter_mut().zip(counters).for_each(|(total, &counter)| *total += u64::from(counter));
+            }
+            Ok(())
+        })
     }
 
     /// Adds what `other` counted; unchanged on an error.
@@ -174,7 +201,7 @@ impl Counts {
             .checked_add(other.tokens)
             .ok_or_else(|| Error::input("the merged counts don't fit 64 bits"))?;
         for (totals, counts) in self.tables.iter_mut().zip(&other.tables) {
-            totals.iter_mut().zip(counts).for_each(|(total, &count)| *total += count);
+            totals.iter_mut().zip(counts.iter()).for_each(|(total, &count)| *total += count);
         }
         Ok(())
     }
@@ -195,12 +222,13 @@ impl Counts {
     }
 }
 
-/// A vector of zeros, or the number asked for if there is no memory for it.
-fn zeroed<T: Clone + Default>(cells: usize) -> Result<Vec<T>, usize> {
-    let mut vector = Vec::new();
-    vector.try_reserve_exact(cells).map_err(|_| cells)?;
-    vector.resize(cells, T::default());
-    Ok(vector)
+fn zeroed<T: Integer>(order: usize, cells: usize) -> Result<Zeroed<T>> {
+    Zeroed::new(cells).ok_or_else(|| {
+        Error::input(format!(
+            "order {order}: no memory for {cells} counters of {} bytes; use fewer rows",
+            size_of::<T>()
+        ))
+    })
 }
 
 fn as_atomic(table: &mut [u64]) -> &[AtomicU64] {
@@ -226,21 +254,12 @@ fn check_block(stream: &Stream, block: &Range<usize>, vocab_size: usize) -> Resu
     }
 }
 
-/// Calls `add(table, cell)` for every n-gram that ends within `block`, order by order.
-#[inline(always)]
-fn count_block(layout: &Layout, tokens: &[u16], block: Range<usize>, mut add: impl FnMut(usize, usize)) {
-    for (index, &(order, rows)) in layout.tables.iter().enumerate() {
-        for_each_cell(layout.vocab_size, order, rows, tokens, block.clone(), |cell| add(index, cell));
-    }
-}
-
-/// Calls `add(cell)` for every n-gram of `order` that ends within `block`; cells are below
+/// Calls `add(cell)` for every n-gram of one table that ends within `block`; cells are below
 /// `rows * vocab_size` if the tokens of the block and of its context are below `vocab_size`.
 #[inline(always)]
 fn for_each_cell(
-    vocab_size: usize,
-    order: usize,
-    rows: u32,
+    layout: &Layout,
+    &(order, rows): &(usize, u32),
     tokens: &[u16],
     block: Range<usize>,
     mut add: impl FnMut(usize),
@@ -251,10 +270,7 @@ fn for_each_cell(
     while start < block.end {
         let end = block.end.min(start + BATCH);
         let cells = &mut cells[..end - start];
-        hash::context_rows(&tokens[start - context..end], order, rows, cells);
-        for (cell, &token) in cells.iter_mut().zip(&tokens[start..end]) {
-            *cell = *cell * vocab_size as u32 + u32::from(token);
-        }
+        hash::context_cells(&tokens[start - context..end], order, rows, layout.vocab_size as u32, cells);
         cells.iter().for_each(|&cell| add(cell as usize));
         start = end;
     }
@@ -262,38 +278,25 @@ fn for_each_cell(
 
 /// One thread's counters: a byte per cell, which wraps into the totals.
 struct Narrow {
-    tables: Vec<Vec<u8>>,
+    tables: Vec<Zeroed<u8>>,
 }
 
 impl Narrow {
     fn new(layout: &Layout) -> Result<Self> {
-        let table = |&(order, rows): &(usize, u32)| {
-            zeroed(layout.cells(rows)).map_err(|cells| {
-                Error::input(format!("order {order}: no memory for {cells} counters per thread"))
-            })
-        };
-        Ok(Self { tables: layout.tables.iter().map(table).collect::<Result<_>>()? })
+        let tables = layout.tables.iter().map(|&(order, rows)| zeroed(order, layout.cells(rows)));
+        Ok(Self { tables: tables.collect::<Result<_>>()? })
     }
 
     fn count(&mut self, layout: &Layout, tokens: &[u16], block: Range<usize>, totals: &[&[AtomicU64]]) {
-        for ((&(order, rows), counters), totals) in layout.tables.iter().zip(&mut self.tables).zip(totals) {
-            for_each_cell(layout.vocab_size, order, rows, tokens, block.clone(), |cell| {
+        for ((table, counters), totals) in layout.tables.iter().zip(&mut self.tables).zip(totals) {
+            let counters = &mut counters[..];
+            for_each_cell(layout, table, tokens, block.clone(), |cell| {
                 let counter = &mut counters[cell];
                 *counter = counter.wrapping_add(1);
                 if *counter == 0 {
                     totals[cell].fetch_add(256, Ordering::Relaxed);
                 }
             });
-        }
-    }
-
-    fn add_to(self, totals: &[&[AtomicU64]]) {
-        for (counters, totals) in self.tables.iter().zip(totals) {
-            for (&counter, total) in counters.iter().zip(*totals) {
-                if counter != 0 {
-                    total.fetch_add(u64::from(counter), Ordering::Relaxed);
-                }
-            }
         }
     }
 }

@@ -1,60 +1,54 @@
 //! Files: bytes in whole, results written so that a reader never meets half of one, zstd frames.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
-
-use tempfile::NamedTempFile;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::parallel::Control;
 use crate::{Error, Result};
 
 /// A file that appears under its name only when it is complete.
 ///
-/// The bytes go to a temporary sibling; [`AtomicFile::commit`] flushes them to the disk and renames.
-/// Dropped before that, the sibling is removed and whatever had the name is as it was.
+/// The bytes go to a hidden sibling; [`AtomicFile::commit`] flushes them to the disk and renames. Dropped
+/// before that, the sibling is removed and whatever had the name is as it was.
 pub struct AtomicFile {
     path: PathBuf,
-    file: BufWriter<NamedTempFile>,
+    hidden: PathBuf,
+    file: BufWriter<File>,
 }
 
 impl AtomicFile {
     pub fn create(path: impl AsRef<Path>) -> Result<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         let path = path.as_ref().to_owned();
-        let folder = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".hybridlm-").suffix(".part");
-        #[cfg(unix)]
-        {
-            // Temporary files are private by default; a result gets the mode of an ordinary new file.
-            use std::os::unix::fs::PermissionsExt;
-            builder.permissions(Permissions::from_mode(0o666));
+        loop {
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            let hidden = path.with_file_name(format!(".hybridlm-{}-{number}.part", std::process::id()));
+            match File::options().write(true).create_new(true).open(&hidden) {
+                Ok(file) => return Ok(Self { path, hidden, file: BufWriter::with_capacity(1 << 16, file) }),
+                // Left by a process of the same number that was killed.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => (),
+                Err(source) => return Err(Error::io(path, source)),
+            }
         }
-        let file = builder.tempfile_in(folder).map_err(|source| Error::io(&path, unwrapped(source)))?;
-        Ok(Self { path, file: BufWriter::with_capacity(1 << 16, file) })
     }
 
-    pub fn commit(self) -> Result<()> {
-        let Self { path, file } = self;
-        let inner = || -> io::Result<()> {
-            let file = file.into_inner().map_err(|error| error.into_error())?;
-            file.as_file().sync_all()?;
-            file.persist(&path).map_err(|error| error.error)?;
-            Ok(())
+    pub fn commit(mut self) -> Result<()> {
+        let finish = |this: &mut Self| {
+            this.file.flush()?;
+            this.file.get_ref().sync_all()?;
+            fs::rename(&this.hidden, &this.path)
         };
-        inner().map_err(|source| Error::io(&path, source))
+        finish(&mut self).map_err(|source| Error::io(&self.path, source))
     }
 }
 
-/// The system's own error inside tempfile's, which adds the temporary path to it.
-fn unwrapped(error: io::Error) -> io::Error {
-    let inner = error.get_ref().and_then(|wrapper| wrapper.source()?.downcast_ref::<io::Error>());
-    match inner.and_then(io::Error::raw_os_error) {
-        Some(code) => io::Error::from_raw_os_error(code),
-        None => error,
+impl Drop for AtomicFile {
+    fn drop(&mut self) {
+        // After a commit there is nothing under this name any more, and nothing else to be done about
+        // a failure.
+        let _ = fs::remove_file(&self.hidden);
     }
 }
 

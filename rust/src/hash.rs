@@ -21,54 +21,81 @@ pub fn fnv1a(words: &[u16]) -> u32 {
 /// `tokens` is a stretch of the stream that begins with the first position's context, so
 /// `out.len() == tokens.len() - (order - 1)`. `rows` is at least 1 and `order` 1 to [`MAX_ORDER`].
 pub fn context_rows(tokens: &[u16], order: usize, rows: u32, out: &mut [u32]) {
-    debug_assert_eq!(out.len() + order - 1, tokens.len());
+    wide_registers(|| write_rows(tokens, order, rows, out));
+}
+
+/// Likewise the number of the cell, row × `vocab_size` + token, for the token at each position.
+pub fn context_cells(tokens: &[u16], order: usize, rows: u32, vocab_size: u32, out: &mut [u32]) {
+    wide_registers(
+        #[inline(always)]
+        || {
+            write_rows(tokens, order, rows, out);
+            for (cell, &token) in out.iter_mut().zip(&tokens[order - 1..]) {
+                *cell = *cell * vocab_size + u32::from(token);
+            }
+        },
+    );
+}
+
+/// Runs `work`, compiled for this processor's 256-bit registers if it has them.
+#[inline(always)]
+fn wide_registers(work: impl FnOnce()) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2")]
+        fn with_avx2(work: impl FnOnce()) {
+            work();
+        }
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor has the feature.
+            return unsafe { with_avx2(work) };
+        }
+    }
+    work();
+}
+
+#[inline(always)]
+fn write_rows(tokens: &[u16], order: usize, rows: u32, out: &mut [u32]) {
     match order {
         1 => out.fill(0),
-        2 => widen(&tokens[..out.len()], out),
-        _ => hashed_rows(tokens, order, rows, out),
+        2 => out.iter_mut().zip(tokens).for_each(|(row, &token)| *row = u32::from(token)),
+        3 => hashed_rows::<2>(tokens, rows, out),
+        4 => hashed_rows::<3>(tokens, rows, out),
+        5 => hashed_rows::<4>(tokens, rows, out),
+        6 => hashed_rows::<5>(tokens, rows, out),
+        7 => hashed_rows::<6>(tokens, rows, out),
+        8 => hashed_rows::<7>(tokens, rows, out),
+        _ => unreachable!("orders are checked where they come in"),
     }
 }
 
-fn widen(tokens: &[u16], out: &mut [u32]) {
-    for (row, &token) in out.iter_mut().zip(tokens) {
-        *row = u32::from(token);
-    }
-}
-
-/// Positions hashed at a time; what is in flight stays in the first-level cache.
-const LANES: usize = 1024;
-
-fn hashed_rows(tokens: &[u16], order: usize, rows: u32, out: &mut [u32]) {
-    let context = order - 1;
-    for (index, block) in out.chunks_mut(LANES).enumerate() {
-        let stretch = &tokens[index * LANES..][..block.len() + context];
-        if rows.is_power_of_two() && rows <= 1 << 16 {
-            // Bits of a product depend on no higher bits of its factors, so the low 16 bits of the hash
-            // come out right in 16-bit lanes, of which a vector register holds twice as many.
-            let mut hash = [OFFSET_BASIS as u16; LANES];
-            let hash = &mut hash[..block.len()];
-            for age in 0..context {
-                for (h, &token) in hash.iter_mut().zip(&stretch[age..]) {
-                    *h = (*h ^ token).wrapping_mul(PRIME as u16);
-                }
+#[inline(always)]
+fn hashed_rows<const CONTEXT: usize>(tokens: &[u16], rows: u32, out: &mut [u32]) {
+    let tokens = &tokens[..out.len() + CONTEXT];
+    if rows.is_power_of_two() && rows <= 1 << 16 {
+        // Bits of a product depend on no higher bits of its factors, so the low 16 bits of the hash come
+        // out right in 16-bit lanes, of which a register holds twice as many.
+        let mask = (rows - 1) as u16;
+        for (index, row) in out.iter_mut().enumerate() {
+            let mut hash = OFFSET_BASIS as u16;
+            for age in 0..CONTEXT {
+                hash = (hash ^ tokens[index + age]).wrapping_mul(PRIME as u16);
             }
-            let mask = (rows - 1) as u16;
-            for (row, &h) in block.iter_mut().zip(hash.iter()) {
-                *row = u32::from(h & mask);
-            }
-        } else {
-            block.fill(OFFSET_BASIS);
-            for age in 0..context {
-                for (h, &token) in block.iter_mut().zip(&stretch[age..]) {
-                    *h = (*h ^ u32::from(token)).wrapping_mul(PRIME);
-                }
-            }
-            if rows.is_power_of_two() {
-                block.iter_mut().for_each(|row| *row &= rows - 1);
-            } else {
-                block.iter_mut().for_each(|row| *row %= rows);
-            }
+            *row = u32::from(hash & mask);
         }
+        return;
+    }
+    for (index, row) in out.iter_mut().enumerate() {
+        let mut hash = OFFSET_BASIS;
+        for age in 0..CONTEXT {
+            hash = (hash ^ u32::from(tokens[index + age])).wrapping_mul(PRIME);
+        }
+        *row = hash;
+    }
+    if rows.is_power_of_two() {
+        out.iter_mut().for_each(|row| *row &= rows - 1);
+    } else {
+        out.iter_mut().for_each(|row| *row %= rows);
     }
 }
 

@@ -190,7 +190,7 @@ def process(*arguments: str) -> dict[str, Any]:
 
 
 def test_two_ranks_print_the_same_score_as_one_and_print_it_once(files: Files) -> None:
-    command = [*files.scored_with(files.both), "--max-tokens", "3000", "--chunk", "1024", "--json"]
+    command = [*files.scored_with(files.both), "--max-tokens", "1000", "--chunk", "300", "--json"]
     alone = process("hybridlm", *command)
     shared = process(
         "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "hybridlm", *command

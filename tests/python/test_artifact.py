@@ -60,18 +60,9 @@ def test_a_model_comes_back_as_its_quantised_self(model: GPT, clip: ClipRule) ->
     assert artifact.load_model() is not loaded
 
 
-def test_the_same_model_gives_the_same_bytes_in_another_process(neural: bytes) -> None:
-    program = f"""
-        import sys, torch
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from test_artifact import CONFIG, FINGERPRINT
-        from hybridlm import neural_blob
-        from hybridlm.model import GPT
-        torch.manual_seed(0)
-        sys.stdout.buffer.write(neural_blob.encode(GPT(CONFIG), tokenizer=FINGERPRINT))
-    """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, check=True)
-    assert done.stdout == neural
+def test_the_same_model_gives_the_same_bytes(model: GPT, neural: bytes) -> None:
+    # Several times: a map in random order would come out the same now and then.
+    assert all(neural_blob.encode(model, tokenizer=FINGERPRINT) == neural for _ in range(8))
 
 
 def test_layout_is_the_documented_one(neural: bytes, oracle: bytes) -> None:

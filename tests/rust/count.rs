@@ -37,6 +37,10 @@ fn count(layout: &Layout, streams: &[&[u16]], threads: usize) -> Counts {
     counts
 }
 
+fn cells(counts: &Counts) -> Vec<Vec<u64>> {
+    counts.tables().iter().map(|table| table.to_vec()).collect()
+}
+
 fn assert_equal(counts: &Counts, expected: &[HashMap<(u32, u16), u64>]) {
     let vocab_size = counts.layout().vocab_size();
     for (table, expected) in counts.tables().iter().zip(expected) {
@@ -66,7 +70,7 @@ fn long_streams_with_wrapping_counters_on_any_number_of_threads() {
     let single = count(&layout, &streams, 1);
     assert_equal(&single, &expected);
     for threads in [2, 3, 8] {
-        assert!(count(&layout, &streams, threads) == single);
+        assert!(cells(&count(&layout, &streams, threads)) == cells(&single));
     }
 }
 
@@ -78,14 +82,14 @@ fn shards_counted_apart_and_merged_in_any_order() {
     assert_eq!(whole.tokens(), 300_050);
     let mut merged = count(&layout, &[&b], 1);
     merged.merge(&count(&layout, &[&a], 1)).unwrap();
-    assert!(merged == whole);
+    assert!(cells(&merged) == cells(&whole) && merged.tokens() == whole.tokens());
 }
 
 #[test]
 fn counts_of_other_layouts_are_not_merged() {
     let small = Layout::with_defaults(10, 3, &[]).unwrap();
     let mut counts = count(&small, &[&[1, 2, 3]], 1);
-    let before = counts.clone();
+    let before = cells(&counts);
     for other in [
         Layout::with_defaults(11, 3, &[]).unwrap(),
         Layout::with_defaults(10, 4, &[]).unwrap(),
@@ -93,7 +97,7 @@ fn counts_of_other_layouts_are_not_merged() {
     ] {
         assert!(matches!(counts.merge(&Counts::new(other).unwrap()), Err(Error::Input(_))));
     }
-    assert!(counts == before);
+    assert!(cells(&counts) == before);
 }
 
 #[test]

@@ -4,8 +4,8 @@
 
 use hybridlm_core::files::{compress, decompress};
 use hybridlm_core::oracle::dense::Table;
-use hybridlm_core::oracle::ngor::{decode, encode, load};
-use hybridlm_core::oracle::Oracle;
+use hybridlm_core::oracle::ngor::{decode, encode};
+use hybridlm_core::oracle::{load, Oracle};
 use hybridlm_core::parallel::Control;
 use hybridlm_core::Error;
 use proptest::prelude::*;
@@ -61,7 +61,7 @@ fn what_is_encoded_is_decoded() {
         let oracle = decode(&data, "x").unwrap();
         assert_eq!(oracle.tables(), tables());
         assert_eq!((oracle.vocab_size(), oracle.orders()), (V, &[1usize, 2, 4][..]));
-        assert_eq!(load(&data, "x").unwrap().estimator(), "dense");
+        assert_eq!(load(&data, "x", 1).unwrap().estimator(), "dense");
     }
 }
 

@@ -84,10 +84,8 @@ def _show(result: "EvaluationResult", json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        title=f"{result.tokens:,} targets, {result.bytes:,} bytes of decoded text, TTT {result.ttt}",
-        title_justify="left",
-    )
+    print(f"{result.tokens:,} targets, {result.bytes:,} bytes of decoded text, TTT {result.ttt}")
+    table = Table()
     table.add_column("expert")
     table.add_column("bits/token", justify="right")
     table.add_column("bits/byte", justify="right")
@@ -95,7 +93,6 @@ def _show(result: "EvaluationResult", json: bool) -> None:
         table.add_row(name, f"{rate.bits_per_token:.4f}", f"{rate.bpb:.4f}")
     table.add_section()
     table.add_row(f"mixture: {result.mixer}", f"{result.bits_per_token:.4f}", f"{result.bpb:.4f}")
-    stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in result.stages.items())
-    table.caption = f"{result.seconds:.1f} s ({stages})"
-    table.caption_justify = "left"
     Console().print(table)
+    stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in result.stages.items())
+    print(f"{result.seconds:.1f} s ({stages})")

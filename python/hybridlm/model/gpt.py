@@ -54,6 +54,12 @@ def rms_norm(x: Tensor) -> Tensor:
     return F.rms_norm(x, (x.shape[-1],))
 
 
+def add_scaled(x: Tensor, added: Tensor, scale: Tensor | None) -> Tensor:
+    """x + scale · added, in the stream's own dtype."""
+    added = added.to(x.dtype)
+    return x + added if scale is None else torch.addcmul(x, added, scale)
+
+
 def rotary_angles(positions: int, dims: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
     """cos and sin, each float32 [T, dims/2], of position × base^(−2i/dims)."""
     frequencies = base ** (-torch.arange(0, dims, 2, device=device, dtype=torch.float32) / dims)
@@ -170,11 +176,11 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Stream x and embedding output x0, both [B, T, D] → the stream after the block, and its values."""
         if self.residual_mix is not None:
-            x = self.residual_mix[0] * x + self.residual_mix[1] * x0
+            x = torch.addcmul(self.residual_mix[1] * x0, self.residual_mix[0], x)
         added, value = self.attention(rms_norm(x) * self.norm_scale, first_value, rotation)
-        x = x + (added if self.attention_scale is None else self.attention_scale * added)
+        x = add_scaled(x, added, self.attention_scale)
         added = self.mlp(rms_norm(x) * self.norm_scale)
-        return x + (added if self.mlp_scale is None else self.mlp_scale * added), value
+        return add_scaled(x, added, self.mlp_scale), value
 
 
 class BigramHash(nn.Module):
@@ -264,19 +270,19 @@ class GPT(nn.Module):
             if config.unet_skips and layer >= config.encoder_layers and skips:
                 row = config.encoder_layers - len(skips)
                 gate = torch.sigmoid(self.skip_gate[row])
-                x = gate * x + (1 - gate) * self.skip_weight[row] * skips.pop()
+                x = torch.addcmul((1 - gate) * self.skip_weight[row] * skips.pop(), gate, x)
             x, value = block(x, x0, first_value, rotation)
             first_value = value if first_value is None else first_value
             if config.unet_skips and layer < config.encoder_layers:
                 skips.append(x)
 
         x = rms_norm(x)
-        logits = (
-            F.linear(x, seen_weight(self.token_embedding)) if self.head is None else self.head(x)
-        ).float()
         if config.logit_softcap:
-            logits = config.logit_softcap * torch.tanh(logits / config.logit_softcap)
-        return logits
+            # Divided here and not after the product, because the logits are the largest tensor there is.
+            x = x / config.logit_softcap
+        head = self.token_embedding if self.head is None else self.head
+        logits = F.linear(x, seen_weight(head)).float()
+        return config.logit_softcap * torch.tanh(logits) if config.logit_softcap else logits
 
     def loss(self, tokens: Tensor, weights: Tensor, total_weight: Tensor) -> tuple[Tensor, Tensor]:
         """This batch's part of the objective Σ w·nll / Σ w, and its plain Σ nll, in nats.

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from hybridlm import _core
 from hybridlm.errors import InputError
@@ -9,8 +10,11 @@ from hybridlm.oracle.hashing import verify_hash_twins
 from hybridlm.progress import Progress
 from hybridlm.threads import thread_count
 
-REFERENCE_LEVEL = 22
-"""zstd's strongest level, which the reference files of NGOR version 1 have."""
+Layout = Literal["reference", "packed"]
+
+DEFAULT_LEVEL: dict[Layout, int] = {"reference": 22, "packed": 1}
+"""zstd levels. The reference's files have the strongest one. Packed tables gain 0.2% from level 19 over level
+1, at a hundred times the time: what there is to find, the packing has found."""
 
 
 def build_dense(
@@ -19,10 +23,11 @@ def build_dense(
     *,
     orders: int = 8,
     buckets: Mapping[int, int] | None = None,
-    level: int = REFERENCE_LEVEL,
+    layout: Layout = "reference",
+    level: int | None = None,
     threads: int | None = None,
 ) -> bytes:
-    """Count ``shards`` and estimate the dense oracle: an NGOR file, version 1.
+    """Count ``shards`` and estimate the dense oracle: an NGOR file, version 1, or 2 with the packed layout.
 
     Orders 1 to ``orders``; ``buckets`` gives the table rows of orders >= 3 that are not to have the default.
     The bytes depend neither on the shards' order nor on ``threads``. Raises InputError, FormatError or
@@ -40,4 +45,9 @@ def build_dense(
         counts.count_shards(shards, threads, progress.update)
     table_bytes = sum(rows * vocab_size for rows in counts.buckets.values())
     with Progress("compressing", table_bytes, "bytes") as progress:
-        return counts.dense_oracle(level, threads, progress.update)
+        return counts.dense_oracle(
+            DEFAULT_LEVEL[layout] if level is None else level,
+            threads,
+            progress.update,
+            packed=layout == "packed",
+        )

@@ -16,7 +16,7 @@ class TTTSettings:
     epochs: int = 3
     """Passes over each scored chunk."""
     learning_rate: float | None = None
-    """None: 0.002 for sgd, 0.0002 for adamw."""
+    """None: 0.002 for sgd, 0.00005 for adamw."""
     momentum: float = 0.9
     """Of sgd."""
     output_scale: float = 3.0

@@ -23,7 +23,7 @@ from hybridlm.scoring.settings import TTTSettings
 LANES = 8
 """Parts of a batch whose gradients are computed apart. More ranks than this leave the rest idle here."""
 
-DEFAULT_LEARNING_RATE = {"sgd": 0.002, "adamw": 0.0002}
+DEFAULT_LEARNING_RATE = {"sgd": 0.002, "adamw": 0.00005}
 _ADAM_BETAS = (0.9, 0.95)
 _ADAM_EPSILON = 1e-8
 _NO_TARGET = -100  # cross_entropy's ignore_index

@@ -24,6 +24,8 @@ pub struct DenseOracle {
     tables: Vec<Table>,
     /// Per table, per row: ln Σ exp(dequantised).
     log_sums: Vec<Vec<f32>>,
+    /// Tokens counted, where the file says.
+    tokens: Option<u64>,
 }
 
 /// Positions looked up at a time, so that their rows stay in the first-level cache.
@@ -55,7 +57,11 @@ impl DenseOracle {
         }
         let log_sums = tables.iter().map(|table| quant::log_sums(&table.cells, vocab_size)).collect();
         let orders = tables.iter().map(|table| table.order).collect();
-        Ok(Self { vocab_size, orders, tables, log_sums })
+        Ok(Self { vocab_size, orders, tables, log_sums, tokens: None })
+    }
+
+    pub fn with_tokens(self, tokens: u64) -> Self {
+        Self { tokens: Some(tokens), ..self }
     }
 
     pub fn tables(&self) -> &[Table] {
@@ -107,7 +113,11 @@ impl Oracle for DenseOracle {
         let tables = self.tables.iter().zip(&self.log_sums).map(|(table, log_sums)| {
             Info::Map(super::survey::table(table, log_sums, &self.tables[0], self.vocab_size))
         });
-        Info::Map(vec![("tables", Info::List(tables.collect()))])
+        let mut info = vec![("tables", Info::List(tables.collect()))];
+        if let Some(tokens) = self.tokens {
+            info.insert(0, ("tokens", Info::Int(tokens)));
+        }
+        Info::Map(info)
     }
 
     fn target_kernel(&self, tokens: &[u16], range: Range<usize>, out: &mut [&mut [f32]]) {

@@ -9,6 +9,7 @@
 
 pub mod dense;
 pub mod ngor;
+pub mod packed;
 pub mod survey;
 
 use std::ops::Range;
@@ -55,6 +56,18 @@ pub trait Oracle: Send + Sync {
         None
     }
 }
+
+/// Reads an oracle file of any kind, which its first bytes tell. `what` names the data in errors.
+pub fn load(data: &[u8], what: &str, threads: usize) -> Result<Box<dyn Oracle>> {
+    match data {
+        _ if data.starts_with(&packed::MAGIC) => Ok(Box::new(packed::decode(data, what, threads)?)),
+        _ if data.starts_with(&ZSTD_MAGIC) => Ok(Box::new(ngor::decode(data, what)?)),
+        _ => Err(Error::format(what, "not an oracle: it begins like none of the formats known here")),
+    }
+}
+
+/// A zstd frame's first bytes.
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// A self-describing value, so that each estimator can report what only it has.
 #[derive(Debug, Clone, PartialEq)]

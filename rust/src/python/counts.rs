@@ -12,7 +12,7 @@ use pyo3::types::{PyBytes, PyDict, PyTuple};
 use super::{interruptible, slice, tokens as tokens_array, InputError};
 use crate::count::{Counts, Layout, Stream};
 use crate::oracle::dense::Table;
-use crate::oracle::ngor;
+use crate::oracle::{ngor, packed};
 use crate::tokens::Shard;
 
 #[pyclass(module = "hybridlm._core", frozen)]
@@ -141,7 +141,7 @@ impl NgramCounts {
 
     fn table<'py>(&self, py: Python<'py>, order: usize) -> PyResult<Bound<'py, PyArray2<u64>>> {
         let index = self.index(order)?;
-        let cells = py.detach(|| self.with(|counts| Ok(counts.tables()[index].clone())))?;
+        let cells = py.detach(|| self.with(|counts| Ok(counts.tables()[index].to_vec())))?;
         self.matrix(py, cells)
     }
 
@@ -157,24 +157,31 @@ impl NgramCounts {
         self.matrix(py, cells)
     }
 
-    #[pyo3(signature = (level=22, threads=1, progress=None))]
+    #[pyo3(signature = (level=22, threads=1, progress=None, packed=false))]
     fn dense_oracle<'py>(
         &self,
         py: Python<'py>,
         level: i32,
         threads: usize,
         progress: Option<&Bound<'py, PyAny>>,
+        packed: bool,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let bytes = interruptible(py, progress, |control| {
-            let tables = self.with(|counts| {
+            let (tokens, tables) = self.with(|counts| {
                 let table = |(index, &(order, rows)): (usize, &(usize, u32))| Table {
                     order,
                     rows,
                     cells: counts.quantise(index, threads),
                 };
-                Ok(self.layout.tables().iter().enumerate().map(table).collect::<Vec<_>>())
+                let tables = self.layout.tables().iter().enumerate().map(table);
+                Ok((counts.tokens(), tables.collect::<Vec<_>>()))
             })?;
-            ngor::encode(self.layout.vocab_size(), &tables, level, control)
+            let vocab_size = self.layout.vocab_size();
+            if packed {
+                packed::encode(vocab_size, tokens, &tables, level, threads, control)
+            } else {
+                ngor::encode(vocab_size, &tables, level, control)
+            }
         })?;
         Ok(PyBytes::new(py, &bytes))
     }

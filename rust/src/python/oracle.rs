@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
 use super::{positions as positions_array, slice, tokens as tokens_array, InputError};
-use crate::oracle::{self, ngor, Info, Oracle};
+use crate::oracle::{self, Info, Oracle};
 
 #[pyclass(module = "hybridlm._core", frozen)]
 struct FrozenOracle {
@@ -18,9 +18,9 @@ struct FrozenOracle {
 #[pymethods]
 impl FrozenOracle {
     #[staticmethod]
-    #[pyo3(signature = (data, name="oracle"))]
-    fn from_bytes(py: Python<'_>, data: &[u8], name: &str) -> PyResult<Self> {
-        let core = py.detach(|| ngor::load(data, name))?;
+    #[pyo3(signature = (data, name="oracle", threads=1))]
+    fn from_bytes(py: Python<'_>, data: &[u8], name: &str, threads: usize) -> PyResult<Self> {
+        let core = py.detach(|| oracle::load(data, name, threads))?;
         Ok(Self { core, nbytes: data.len() })
     }
 

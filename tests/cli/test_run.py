@@ -1,0 +1,103 @@
+"""`hybridlm run` as a user meets it, on real text but with a training run of a few steps."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hybridlm.cli.main import main
+
+QUICK = [
+    "--vocab-size=400",
+    "--val-fraction=0.05",
+    "--training.iterations=3",
+    "--training.batch-tokens=512",
+    "--training.model.layers=2",
+    "--training.model.bigram-rows=64",
+]
+
+
+@pytest.fixture(scope="module")
+def text_file(corpus: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "text.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in corpus))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
+    """A run's folder and what it printed, from a process of its own."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    command = [sys.executable, "-m", "hybridlm", "run", "--text", str(text_file), "--out", str(out), "--json"]
+    done = subprocess.run([*command, *QUICK], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return out, json.loads(done.stdout)
+
+
+def test_says_what_it_scored(finished: tuple[Path, dict[str, object]]) -> None:
+    out, summary = finished
+    assert [score["name"] for score in summary["scores"]] == [  # type: ignore[attr-defined]
+        "neural",
+        "neural + TTT (sgd)",
+        "mixture without oracle + TTT (sgd)",
+        "mixture with oracle + TTT (sgd)",
+    ]
+    assert {score["name"] for score in summary["experts"]} >= {  # type: ignore[attr-defined]
+        "unigram",
+        "bigram",
+        "trigram",
+        "decay",
+        "oracle_1",
+        "oracle_8",
+    }
+    assert summary["total_bytes"] == (out / "artifact.pgar").stat().st_size
+    assert summary == json.loads((out / "summary.json").read_text())
+
+
+def test_single_commands_go_on_from_its_files(
+    finished: tuple[Path, dict[str, object]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, summary = finished
+    again = out / "again.ngor"
+    train = sorted(str(path) for path in (out / "data").glob("*_train_*.bin"))
+    assert main(["oracle", "build", *train, "-o", str(again), "--vocab-size", "400"]) == 0
+    assert again.read_bytes() == (out / "oracle.ngor").read_bytes()
+
+    capsys.readouterr()
+    val = str(out / "data" / "*_val_*.bin")
+    tokenizer = str(out / "tokenizer.model")
+    arguments = ["--val", val, "--tokenizer", tokenizer, "--chunk", "8192", "--json"]
+    assert main(["eval", str(out / "artifact.pgar"), *arguments]) == 0
+    scored = json.loads(capsys.readouterr().out)
+    assert scored["bpb"] == pytest.approx(summary["bpb"], abs=1e-6)
+    assert scored["tokens"] == summary["tokens"]
+
+
+def test_prints_a_table_and_keeps_nothing_unasked(
+    text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    assert main(["run", "--text", str(text_file), "--ttt", "off", *QUICK]) == 0
+    table = capsys.readouterr().out
+    for word in ("neural", "mixture with oracle", "16,000,000", "tokenizer", "train", "score"):
+        assert word in table
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_refuses_what_it_cannot_use(
+    text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def error(*arguments: str) -> str:
+        assert main(["run", *arguments]) == 1
+        return capsys.readouterr().err
+
+    single = tmp_path / "single.txt"
+    single.write_text("One document, and nothing to hold out.\n")
+    assert "single document" in error("--text", str(single), "--out", str(tmp_path / "a"))
+    assert "no such file" in error("--text", str(tmp_path / "none.txt"), "--out", str(tmp_path / "b"))
+    (tmp_path / "c" / "data").mkdir(parents=True)
+    assert "earlier run" in error("--text", str(text_file), "--out", str(tmp_path / "c"))
+    assert "preset" in error("--preset", "huge")
