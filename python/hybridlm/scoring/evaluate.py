@@ -19,6 +19,7 @@ from hybridlm.scoring.experts import (
     GatedExpert,
     OnlineCounts,
     OracleExperts,
+    RowExpert,
     expert_names,
     gather,
 )
@@ -127,21 +128,34 @@ class _Timed:
             return self._expert.score(stream, start)
 
 
-class _Mixer:
+class Mixer:
     """A mixture at work over those of the experts that it takes."""
 
-    def __init__(self, label: str, spec: MixtureSpec, experts: Sequence[Expert]) -> None:
-        self.label = label
+    def __init__(self, spec: MixtureSpec, experts: Sequence[Expert]) -> None:
         self._rows = np.flatnonzero([spec.takes(expert) for expert in experts for _ in expert.names])
-        taken = [expert for expert in experts if spec.takes(expert)]
-        self._gated = [expert for expert in taken if isinstance(expert, GatedExpert)]
+        self._taken = [expert for expert in experts if spec.takes(expert)]
+        self._gated = [expert for expert in self._taken if isinstance(expert, GatedExpert)]
         sizes = [size for expert in self._gated for size in expert.gate_sizes]
-        self._mixture = create_mixture(spec.mixer, expert_names(taken), sizes)
+        self._mixture = create_mixture(spec.mixer, expert_names(self._taken), sizes)
 
     def mix(self, log_probs: NDArray[np.float32]) -> NDArray[np.float64]:
         """The nll [n] of what `gather` has just given, of all experts."""
         gates = np.concatenate([expert.gates for expert in self._gated]) if self._gated else None
         return self._mixture.mix(log_probs[self._rows], gates)
+
+    def row(self, stream: NDArray[np.uint16]) -> NDArray[np.float64]:
+        """[V]: ln p of each possible token after ``stream``, to whose end all has been mixed. Learns nothing.
+
+        Raises InputError for an expert that can't show its distribution.
+        """
+        gates = np.concatenate([expert.next_gates() for expert in self._gated]) if self._gated else None
+        rows = []
+        for expert in self._taken:
+            if not isinstance(expert, RowExpert):
+                raise InputError(f"the {expert.family} expert has no whole rows to show")
+            rows.append(expert.next_log_probs(stream))
+        probabilities = np.exp(np.concatenate(rows).astype(np.float64))
+        return np.asarray(np.log(self._mixture.weights(gates) @ probabilities))
 
 
 def score_chunks(
@@ -160,12 +174,12 @@ def score_chunks(
     """
     watch = watch or Stopwatch()
     timed = [_Timed(expert, watch) for expert in experts]
-    mixers = [_Mixer(label, spec, experts) for label, spec in mixtures.items()]
+    mixers = {label: Mixer(spec, experts) for label, spec in mixtures.items()}
     for start in range(1, len(stream), chunk):
         seen = stream[: start + chunk]
         log_probs = gather(timed, seen, start)
         with watch.stage("mixture"):
-            nll = {mixer.label: mixer.mix(log_probs) for mixer in mixers}
+            nll = {label: mixer.mix(log_probs) for label, mixer in mixers.items()}
         yield ScoredChunk(start, log_probs, nll)
         if learn is not None and len(seen) < len(stream):
             with watch.stage("ttt"):

@@ -35,6 +35,15 @@ class Expert(Protocol):
 
 
 @runtime_checkable
+class RowExpert(Expert, Protocol):
+    """An expert whose whole distribution can be seen."""
+
+    def next_log_probs(self, stream: NDArray[np.uint16]) -> NDArray[np.float32]:
+        """float32 [K, V]: ln p_k of each possible token after ``stream``, all of which has been scored."""
+        ...
+
+
+@runtime_checkable
 class GatedExpert(Expert, Protocol):
     """An expert that also says in what kind of context each target stands, before the target is known."""
 
@@ -46,6 +55,10 @@ class GatedExpert(Expert, Protocol):
     @property
     def gates(self) -> NDArray[np.uint8]:
         """[G, n]: the gates of the targets of the piece that was scored last."""
+        ...
+
+    def next_gates(self) -> NDArray[np.uint8]:
+        """[G]: the gates of the target after that piece."""
         ...
 
 
@@ -61,6 +74,9 @@ class OracleExperts:
 
     def score(self, stream: NDArray[np.uint16], start: int) -> NDArray[np.float32]:
         return self._oracle.target_log_probs(stream, start=start, threads=self._threads)
+
+    def next_log_probs(self, stream: NDArray[np.uint16]) -> NDArray[np.float32]:
+        return self._oracle.log_probs(stream, np.array([len(stream)]), threads=self._threads)[:, 0]
 
 
 class OnlineCounts:
@@ -80,6 +96,9 @@ class OnlineCounts:
             raise ValueError(f"scored up to {self._seen}, so the next piece can't start at {start}")
         self._seen = len(stream)
         return self._counts.score(stream[start:])
+
+    def next_log_probs(self, stream: NDArray[np.uint16]) -> NDArray[np.float32]:
+        return self._counts.next_log_probs()
 
 
 class AdaptiveCounts:
@@ -102,6 +121,12 @@ class AdaptiveCounts:
         self._seen = len(stream)
         log_probs, self.gates = self._experts.score(stream[start:])
         return log_probs
+
+    def next_log_probs(self, stream: NDArray[np.uint16]) -> NDArray[np.float32]:
+        return self._experts.next_log_probs()
+
+    def next_gates(self) -> NDArray[np.uint8]:
+        return self._experts.next_gates()
 
 
 def expert_names(experts: Sequence[Expert]) -> tuple[str, ...]:

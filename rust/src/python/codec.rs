@@ -10,11 +10,11 @@ use super::{interruptible, slice, tokens as tokens_array};
 use crate::codec::predict::Predictor as Core;
 use crate::codec::segment::{Piece, Segmenter as CoreSegmenter};
 use crate::codec::{compress, decompress};
-use crate::oracle::ngor;
+use crate::oracle;
 use crate::Result;
 
 fn predictor(vocab_size: usize, oracle: Option<&[u8]>, first: u16, name: &str) -> Result<Core> {
-    let oracle = oracle.map(|data| ngor::load(data, name)).transpose()?;
+    let oracle = oracle.map(|data| oracle::load(data, name, 1)).transpose()?;
     Core::new(vocab_size, oracle, first)
 }
 
