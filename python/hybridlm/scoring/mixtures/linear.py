@@ -34,7 +34,7 @@ class _Linear:
     def mix(
         self, log_probs: NDArray[np.float32], gates: NDArray[np.uint8] | None = None
     ) -> NDArray[np.float64]:
-        return self._core.mix(log_probs, gates)
+        return self._core.mix(np.ascontiguousarray(log_probs), gates)
 
 
 @register("eg")
