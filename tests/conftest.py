@@ -1,5 +1,6 @@
 """Real text, a real tokenizer trained on it and real shards, made once for all tests."""
 
+import os
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -9,6 +10,9 @@ import pytest
 from hybridlm.data import documents, shards
 from hybridlm.data.documents import Document
 from hybridlm.data.tokenizer import Tokenizer
+
+# As `hybridlm` itself does: on a busy machine, threads that spin while they wait cost more than they save.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # How fast a machine is decides no test.
 hypothesis.settings.register_profile(

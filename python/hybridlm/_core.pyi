@@ -154,6 +154,16 @@ class FrozenOracle:
     ) -> NDArray[np.float32]:
         """``[k, m, v]`` = ln p_k(v | tokens[:positions[m]]), [K, M, V]."""
 
+    def mixture(
+        self,
+        tokens: NDArray[np.uint16],
+        positions: NDArray[np.int64],
+        weights: NDArray[np.float32],
+        threads: int = 1,
+    ) -> NDArray[np.float32]:
+        """``[m, v]`` = Σ_k w_k p_k(v | tokens[:positions[m]]), probabilities [M, V]; ``weights`` are [K] or
+        [K, M]. TypeError for another shape, InputError for a weight that is negative or not finite."""
+
     def dense_tables(self) -> list[tuple[int, NDArray[np.int8], NDArray[np.float32]]] | None:
         """Of a dense oracle, per order: (order, cells [rows, V], log of each row's sum [rows])."""
 

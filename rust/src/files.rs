@@ -4,6 +4,10 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
+use zstd::zstd_safe::CParameter;
 
 use crate::parallel::Control;
 use crate::{Error, Result};
@@ -92,21 +96,72 @@ pub const LEVELS: std::ops::RangeInclusive<i32> = 1..=22;
 /// honoured. The frame's bytes depend on this number.
 const COMPRESS_PIECE: usize = 1 << 17;
 
+fn check_level(level: i32) -> Result<()> {
+    if LEVELS.contains(&level) {
+        return Ok(());
+    }
+    Err(Error::input(format!("zstd levels run from 1 to 22, not {level}")))
+}
+
+fn encoder(level: i32, bytes: u64) -> io::Result<zstd::Encoder<'static, Vec<u8>>> {
+    let mut encoder = zstd::Encoder::new(Vec::new(), level)?;
+    encoder.set_pledged_src_size(Some(bytes))?;
+    encoder.include_contentsize(true)?;
+    encoder.include_checksum(true)?;
+    Ok(encoder)
+}
+
 /// One zstd frame with content checksum and content size.
 pub fn compress(data: &[u8], level: i32, control: &Control) -> Result<Vec<u8>> {
-    if !LEVELS.contains(&level) {
-        return Err(Error::input(format!("zstd levels run from 1 to 22, not {level}")));
-    }
+    check_level(level)?;
     let failed = |source| Error::io("zstd", source);
-    let mut encoder = zstd::Encoder::new(Vec::new(), level).map_err(failed)?;
-    encoder.set_pledged_src_size(Some(data.len() as u64)).map_err(failed)?;
-    encoder.include_contentsize(true).map_err(failed)?;
-    encoder.include_checksum(true).map_err(failed)?;
+    let mut encoder = encoder(level, data.len() as u64).map_err(failed)?;
     for piece in data.chunks(COMPRESS_PIECE) {
         encoder.write_all(piece).map_err(failed)?;
         control.advance(piece.len() as u64)?;
     }
     encoder.finish().map_err(failed)
+}
+
+/// How often a call looks whether it is to stop while zstd's own threads work.
+const POLL: Duration = Duration::from_millis(20);
+
+/// One zstd frame like [`compress`]'s, made by several threads of zstd's own.
+///
+/// What follows the first two megabytes or so sees a little less of what came before: at the strongest
+/// level, 0.6% more bytes. They are the same for any number of threads.
+pub fn compress_on_threads(data: Vec<u8>, level: i32, threads: usize, control: &Control) -> Result<Vec<u8>> {
+    const JOB: u32 = 1 << 20;
+    // An eighth of the window; more would leave too little to do side by side.
+    const OVERLAP_LOG: u32 = 6;
+    check_level(level)?;
+    let (done, result) = mpsc::channel();
+    let length = data.len() as u64;
+    let work = move || -> io::Result<Vec<u8>> {
+        let mut encoder = encoder(level, length)?;
+        encoder.multithread(threads.clamp(1, 64) as u32)?;
+        encoder.set_parameter(CParameter::JobSize(JOB))?;
+        encoder.set_parameter(CParameter::OverlapSizeLog(OVERLAP_LOG))?;
+        encoder.write_all(&data)?;
+        encoder.finish()
+    };
+    // Not a scoped thread: zstd can't be stopped in the middle, so an interrupted call leaves it to end by
+    // itself, with data of its own.
+    std::thread::spawn(move || {
+        let _ = done.send(work());
+    });
+    loop {
+        match result.recv_timeout(POLL) {
+            Ok(frame) => {
+                control.advance(length)?;
+                return frame.map_err(|source| Error::io("zstd", source));
+            }
+            Err(RecvTimeoutError::Timeout) => control.check()?,
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(Error::io("zstd", io::Error::other("a thread ended before its time")));
+            }
+        }
+    }
 }
 
 /// The content of one zstd frame of at most `max_bytes`, with nothing after it.

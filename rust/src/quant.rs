@@ -3,8 +3,6 @@
 //! lp = ln((c + 1) / (Σc + V)) in float64, clamped to [−10, 0], stored as lp / (10 / 127) rounded to the
 //! nearest integer, ties to even. All of this is part of the file format.
 
-use std::sync::OnceLock;
-
 pub const FLOOR: f64 = -10.0;
 pub const STEP: f64 = 10.0 / 127.0;
 
@@ -34,12 +32,6 @@ pub fn quantise_rows(counts: &[u64], vocab_size: usize, out: &mut [i8]) {
 
 pub fn is_level(cell: i8) -> bool {
     (-127..=0).contains(&cell)
-}
-
-/// The log-probability (nats, before the row is renormalised) of each int8, indexed by its bits.
-pub fn levels() -> &'static [f32; 256] {
-    static LEVELS: OnceLock<[f32; 256]> = OnceLock::new();
-    LEVELS.get_or_init(|| std::array::from_fn(|bits| (f64::from(bits as u8 as i8) * STEP) as f32))
 }
 
 /// Per row, ln Σ exp(dequantised), computed in float64.

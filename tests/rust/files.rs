@@ -5,7 +5,7 @@
 use std::fs;
 use std::io::Write;
 
-use hybridlm_core::files::{compress, decompress, write_atomically, AtomicFile};
+use hybridlm_core::files::{compress, compress_on_threads, decompress, write_atomically, AtomicFile};
 use hybridlm_core::parallel::Control;
 use hybridlm_core::Error;
 use proptest::prelude::*;
@@ -50,6 +50,18 @@ fn frames_that_are_damaged_or_too_large_are_refused() {
         bad[at] ^= 0x10;
         refused(&bad, data.len());
     }
+}
+
+#[test]
+fn threads_change_no_byte_of_a_frame() {
+    let data: Vec<u8> = (0..6_000_000u32).map(|i| (i.wrapping_mul(i) >> 20) as u8 % 7).collect();
+    let frame = |threads| compress_on_threads(data.clone(), 5, threads, &Control::default()).unwrap();
+    let one = frame(1);
+    assert!(frame(2) == one && frame(5) == one);
+    assert!(decompress(&one, data.len(), "x").unwrap() == data);
+    let control = Control::default();
+    control.cancel();
+    assert!(matches!(compress_on_threads(data, 22, 2, &control), Err(Error::Interrupted)));
 }
 
 #[test]

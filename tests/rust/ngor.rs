@@ -26,7 +26,7 @@ fn frame(content: &[u8]) -> Vec<u8> {
 }
 
 fn unpacked() -> Vec<u8> {
-    decompress(&encode(V, &tables(), 1, &Control::default()).unwrap(), 1000, "x").unwrap()
+    decompress(&encode(V, &tables(), 1, 1, &Control::default()).unwrap(), 1000, "x").unwrap()
 }
 
 fn words(values: &[u32]) -> Vec<u8> {
@@ -57,7 +57,7 @@ fn the_layout_is_the_documented_one() {
 #[test]
 fn what_is_encoded_is_decoded() {
     for level in [1, 19, 22] {
-        let data = encode(V, &tables(), level, &Control::default()).unwrap();
+        let data = encode(V, &tables(), level, 2, &Control::default()).unwrap();
         let oracle = decode(&data, "x").unwrap();
         assert_eq!(oracle.tables(), tables());
         assert_eq!((oracle.vocab_size(), oracle.orders()), (V, &[1usize, 2, 4][..]));
@@ -80,7 +80,7 @@ fn every_truncation_is_refused() {
 
 #[test]
 fn every_flipped_bit_of_the_packed_file_is_refused() {
-    let data = encode(V, &tables(), 22, &Control::default()).unwrap();
+    let data = encode(V, &tables(), 22, 2, &Control::default()).unwrap();
     let good = decode(&data, "x").unwrap();
     for bit in 0..data.len() * 8 {
         let mut bad = data.clone();

@@ -5,7 +5,7 @@
 use hybridlm_core::count::{Counts, Layout, Stream};
 use hybridlm_core::hash::fnv1a;
 use hybridlm_core::oracle::dense::{DenseOracle, Table};
-use hybridlm_core::oracle::{log_probs, target_log_probs, Oracle};
+use hybridlm_core::oracle::{log_probs, mixture, target_log_probs, Info, Oracle};
 use hybridlm_core::parallel::Control;
 use hybridlm_core::Error;
 use proptest::prelude::*;
@@ -89,6 +89,64 @@ fn threads_change_nothing() {
     };
     let single = run(1);
     assert!([2, 3, 8].into_iter().all(|threads| run(threads) == single));
+}
+
+/// An oracle that has only the two kernels that it must have.
+struct Plain(DenseOracle);
+
+impl Oracle for Plain {
+    fn estimator(&self) -> &'static str {
+        "plain"
+    }
+    fn vocab_size(&self) -> usize {
+        self.0.vocab_size()
+    }
+    fn orders(&self) -> &[usize] {
+        self.0.orders()
+    }
+    fn info(&self) -> Info {
+        self.0.info()
+    }
+    fn target_kernel(&self, tokens: &[u16], range: std::ops::Range<usize>, out: &mut [&mut [f32]]) {
+        self.0.target_kernel(tokens, range, out);
+    }
+    fn rows_kernel(&self, tokens: &[u16], positions: &[usize], out: &mut [&mut [f32]]) {
+        self.0.rows_kernel(tokens, positions, out);
+    }
+}
+
+#[test]
+fn mixtures_are_those_of_the_rows_with_and_without_a_kernel_of_their_own() {
+    let training: Vec<u16> = (0..5_000u32).map(|i| (i * i / 7 % V as u32) as u16).collect();
+    let dense = oracle(&training, 5, &[(3, 10), (4, 7), (5, 3)]);
+    let positions: Vec<usize> = (0..300).chain([5_000]).collect();
+    let columns = positions.len();
+    let weights: Vec<f32> = (0..5 * columns).map(|i| (i * 37 % 101) as f32 / 250.0).collect();
+    let mut rows = vec![0f32; 5 * columns * V];
+    log_probs(&dense, &training, &positions, 1, &mut rows).unwrap();
+    let plain = Plain(oracle(&training, 5, &[(3, 10), (4, 7), (5, 3)]));
+    for (threads, oracle) in [(1, &dense as &dyn Oracle), (3, &dense), (2, &plain)] {
+        let mut mixed = vec![f32::NAN; columns * V];
+        mixture(oracle, &training, &positions, &weights, threads, &mut mixed).unwrap();
+        for (m, found) in mixed.chunks(V).enumerate() {
+            for (token, &found) in found.iter().enumerate() {
+                let term = |k: usize| {
+                    f64::from(weights[k * columns + m]) * f64::from(rows[(k * columns + m) * V + token]).exp()
+                };
+                let expected: f64 = (0..5).map(term).sum();
+                assert!((f64::from(found) - expected).abs() < 1e-6 * (1.0 + expected));
+            }
+        }
+    }
+    let refused = |weight| {
+        let mut weights = weights.clone();
+        weights[7] = weight;
+        let mut out = vec![0f32; columns * V];
+        assert!(mixture(&dense, &training, &positions, &weights, 1, &mut out).is_err());
+    };
+    refused(-0.1);
+    refused(f32::NAN);
+    refused(f32::INFINITY);
 }
 
 #[test]

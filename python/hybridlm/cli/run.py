@@ -77,7 +77,11 @@ class Run:
             mixer=self.mixer,
             threads=self.threads,
         )
-        summary = pipeline.run(settings, out)
+        try:
+            summary = pipeline.run(settings, out)
+        except KeyboardInterrupt:
+            # Training advises to go on with --resume, which is an option of `hybridlm train` alone.
+            raise KeyboardInterrupt("interrupted") from None
         if self.json:
             json.dump(summary.to_json(), sys.stdout, indent=2)
             print()

@@ -79,6 +79,25 @@ class Oracle:
         where: NDArray[np.int64] = np.ascontiguousarray(positions).astype(np.int64, copy=False)
         return self._core.log_probs(tokens, where, thread_count(threads))
 
+    def mixture(
+        self,
+        tokens: NDArray[np.uint16],
+        positions: NDArray[np.integer[Any]],
+        weights: NDArray[np.floating[Any]],
+        *,
+        threads: int | None = None,
+    ) -> NDArray[np.float32]:
+        """float32 [M, V]: the *probabilities* ``[m, v]`` = Σ_k w_k p_k(v | tokens[:positions[m]]).
+
+        ``weights`` are [K], or [K, M] for ones of each position's own; where they sum to 1 so does the row.
+        The K rows are never made, which is what makes this many times faster than mixing ``log_probs``.
+        Raises as ``log_probs`` does, TypeError for weights of another shape, and InputError for a weight
+        that is negative or not finite.
+        """
+        where: NDArray[np.int64] = np.ascontiguousarray(positions).astype(np.int64, copy=False)
+        shares: NDArray[np.float32] = np.ascontiguousarray(weights).astype(np.float32, copy=False)
+        return self._core.mixture(tokens, where, shares, thread_count(threads))
+
     def tables(self, device: "torch.device | str" = "cpu") -> "OracleTables":
         """The same look-ups as a torch module on ``device``. Raises InputError unless the oracle is dense."""
         from hybridlm.oracle.tables import OracleTables

@@ -16,8 +16,9 @@ pub struct Predictor {
     vocab_size: usize,
     /// The latest tokens, CONTEXT of them or all.
     context: Vec<u16>,
-    /// Each expert's row, the adaptive ones first: shape [K, V].
+    /// The adaptive experts' rows; the oracle's are never made one by one.
     rows: Vec<f32>,
+    /// Of the adaptive experts first, then of the oracle's.
     weights: Vec<f64>,
     mixed: Vec<f32>,
     stale: bool,
@@ -39,7 +40,7 @@ impl Predictor {
             mixture: ExponentiatedGradient::new(count, &GATES, Default::default()),
             vocab_size,
             context: vec![first],
-            rows: vec![0.0; count * vocab_size],
+            rows: vec![0.0; experts::NAMES.len() * vocab_size],
             weights: vec![0.0; count],
             mixed: vec![0.0; vocab_size],
             stale: true,
@@ -60,13 +61,17 @@ impl Predictor {
     /// The next token's distribution, [V].
     pub fn predict(&mut self) -> &[f32] {
         if self.stale {
-            let (adaptive, oracle) = self.rows.split_at_mut(experts::NAMES.len() * self.vocab_size);
-            self.experts.rows(adaptive);
-            if let Some(frozen) = &self.oracle {
-                frozen.next_probabilities(&self.context, oracle);
-            }
+            self.experts.rows(&mut self.rows);
             self.mixture.weights(&self.experts.gates(), &mut self.weights);
-            self.mixed.fill(0.0);
+            match &self.oracle {
+                None => self.mixed.fill(0.0),
+                Some(oracle) => {
+                    let weights: Vec<f32> =
+                        self.weights[experts::NAMES.len()..].iter().map(|&weight| weight as f32).collect();
+                    let weights: Vec<&[f32]> = weights.iter().map(std::slice::from_ref).collect();
+                    oracle.mixture_kernel(&self.context, &[self.context.len()], &weights, &mut self.mixed);
+                }
+            }
             for (row, &weight) in self.rows.chunks_exact(self.vocab_size).zip(&self.weights) {
                 let weight = weight as f32;
                 self.mixed
@@ -88,7 +93,18 @@ impl Predictor {
     /// What each expert gives a token, [K].
     pub fn expert_probabilities(&mut self, token: u16) -> Vec<f64> {
         self.predict();
-        self.rows.chunks_exact(self.vocab_size).map(|row| f64::from(row[usize::from(token)])).collect()
+        let adaptive = self.rows.chunks_exact(self.vocab_size).map(|row| row[usize::from(token)]);
+        let mut probabilities: Vec<f64> = adaptive.map(f64::from).collect();
+        if let Some(oracle) = &self.oracle {
+            let position = self.context.len();
+            let mut log_probs = vec![0f32; oracle.orders().len()];
+            let mut planes: Vec<&mut [f32]> = log_probs.chunks_exact_mut(1).collect();
+            self.context.push(token);
+            oracle.target_kernel(&self.context, position..position + 1, &mut planes);
+            self.context.pop();
+            probabilities.extend(log_probs.iter().map(|&log_prob| f64::from(log_prob).exp()));
+        }
+        probabilities
     }
 
     /// Learns the token that came.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Info, Oracle};
+use super::{mix, Info, Oracle};
 use crate::hash::{self, MAX_ORDER};
 use crate::quant;
 use crate::{Error, Result};
@@ -121,47 +121,51 @@ impl Oracle for DenseOracle {
     }
 
     fn target_kernel(&self, tokens: &[u16], range: Range<usize>, out: &mut [&mut [f32]]) {
-        let levels = quant::levels();
-        let mut rows = [0u32; BLOCK];
+        let (mut rows, mut cells) = ([0u32; BLOCK], [0i8; BLOCK]);
         for ((table, log_sums), out) in self.tables.iter().zip(&self.log_sums).zip(out) {
             for (index, block) in out.chunks_mut(BLOCK).enumerate() {
                 let first = range.start + index * BLOCK;
-                let last = first + block.len();
+                let tokens_here = &tokens[first..first + block.len()];
                 let rows = &mut rows[..block.len()];
-                hash::context_rows_in(tokens, first..last, table.order, table.rows, rows);
-                for ((value, &row), &token) in block.iter_mut().zip(rows.iter()).zip(&tokens[first..last]) {
-                    let row = row as usize;
-                    let level = table.cells[row * self.vocab_size + usize::from(token)];
-                    *value = levels[usize::from(level as u8)] - log_sums[row];
+                hash::context_rows_in(tokens, first..first + block.len(), table.order, table.rows, rows);
+                // One thing at a time: the look-ups overlap in memory, and the arithmetic vectorises.
+                for ((cell, &row), &token) in cells.iter_mut().zip(rows.iter()).zip(tokens_here) {
+                    *cell = table.cells[row as usize * self.vocab_size + usize::from(token)];
+                }
+                for (value, &row) in block.iter_mut().zip(rows.iter()) {
+                    *value = log_sums[row as usize];
+                }
+                for (value, &cell) in block.iter_mut().zip(&cells) {
+                    *value = f32::from(cell) * quant::STEP as f32 - *value;
                 }
             }
         }
     }
 
     fn rows_kernel(&self, tokens: &[u16], positions: &[usize], out: &mut [&mut [f32]]) {
-        let levels = quant::levels();
         for ((table, log_sums), out) in self.tables.iter().zip(&self.log_sums).zip(out) {
             for (values, &position) in out.chunks_exact_mut(self.vocab_size).zip(positions) {
                 let row = hash::context_row_at(tokens, position, table.order, table.rows) as usize;
                 let cells = &table.cells[row * self.vocab_size..][..self.vocab_size];
                 for (value, &level) in values.iter_mut().zip(cells) {
-                    *value = levels[usize::from(level as u8)] - log_sums[row];
+                    *value = f32::from(level) * quant::STEP as f32 - log_sums[row];
                 }
             }
         }
     }
 
-    fn next_probabilities(&self, tokens: &[u16], out: &mut [f32]) {
-        let probabilities = quant::levels().map(f32::exp);
-        for ((table, log_sums), out) in
-            self.tables.iter().zip(&self.log_sums).zip(out.chunks_exact_mut(self.vocab_size))
+    fn mixture_kernel(&self, tokens: &[u16], positions: &[usize], weights: &[&[f32]], out: &mut [f32]) {
+        let mut rows: Vec<mix::Row> = Vec::with_capacity(self.tables.len());
+        for (index, (&position, out)) in
+            positions.iter().zip(out.chunks_exact_mut(self.vocab_size)).enumerate()
         {
-            let row = hash::context_row_at(tokens, tokens.len(), table.order, table.rows) as usize;
-            let cells = &table.cells[row * self.vocab_size..][..self.vocab_size];
-            let scale = (-log_sums[row]).exp();
-            for (value, &level) in out.iter_mut().zip(cells) {
-                *value = probabilities[usize::from(level as u8)] * scale;
+            rows.clear();
+            for ((table, log_sums), weights) in self.tables.iter().zip(&self.log_sums).zip(weights) {
+                let row = hash::context_row_at(tokens, position, table.order, table.rows) as usize;
+                let cells = &table.cells[row * self.vocab_size..][..self.vocab_size];
+                rows.push(mix::Row { cells, scale: weights[index] * (-log_sums[row]).exp() });
             }
+            mix::mix(&rows, out);
         }
     }
 

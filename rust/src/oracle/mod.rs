@@ -8,6 +8,7 @@
 //! before it. Each order of an oracle is one expert, so K = `orders().len()`.
 
 pub mod dense;
+mod mix;
 pub mod ngor;
 pub mod packed;
 pub mod survey;
@@ -43,12 +44,20 @@ pub trait Oracle: Send + Sync {
     /// positions being at most `tokens.len()`.
     fn rows_kernel(&self, tokens: &[u16], positions: &[usize], out: &mut [&mut [f32]]);
 
-    /// Writes p_k(v | tokens), no logarithm, to `out[k * V + v]`: the next token's row of every expert. The
-    /// default is as slow as the logarithms are.
-    fn next_probabilities(&self, tokens: &[u16], out: &mut [f32]) {
-        let mut planes: Vec<&mut [f32]> = out.chunks_exact_mut(self.vocab_size()).collect();
-        self.rows_kernel(tokens, &[tokens.len()], &mut planes);
-        out.iter_mut().for_each(|value| *value = value.exp());
+    /// Writes Σ_k weights[k][m] · p_k(v | tokens[..positions[m]]) to `out[m * V + v]`: probabilities, not
+    /// logarithms. Checked by the caller likewise. An estimator that can avoid making the K rows should.
+    fn mixture_kernel(&self, tokens: &[u16], positions: &[usize], weights: &[&[f32]], out: &mut [f32]) {
+        let vocab_size = self.vocab_size();
+        let mut rows = vec![0f32; self.orders().len() * vocab_size];
+        for (index, (position, out)) in positions.iter().zip(out.chunks_exact_mut(vocab_size)).enumerate() {
+            let mut planes: Vec<&mut [f32]> = rows.chunks_exact_mut(vocab_size).collect();
+            self.rows_kernel(tokens, std::slice::from_ref(position), &mut planes);
+            out.fill(0.0);
+            for (row, weights) in planes.iter().zip(weights) {
+                let weight = weights[index];
+                out.iter_mut().zip(row.iter()).for_each(|(sum, log_prob)| *sum += weight * log_prob.exp());
+            }
+        }
     }
 
     /// The tables, for an estimator that is one dense row per context.
@@ -113,6 +122,35 @@ pub fn log_probs(
     check_length(out, &[oracle.orders().len(), positions.len(), oracle.vocab_size()])?;
     parallel::for_each(threads, pieces(out, positions.len(), oracle.vocab_size(), threads), |mut piece| {
         oracle.rows_kernel(tokens, &positions[piece.range.clone()], &mut piece.planes);
+        Ok(())
+    })
+}
+
+/// The mixture Σ_k w_k p_k(v | tokens[..positions[m]]) as `out[m * V + v]`: shape [M, V], probabilities.
+///
+/// `weights[k * M + m]` are those of expert k at position m, non-negative and finite.
+pub fn mixture(
+    oracle: &dyn Oracle,
+    tokens: &[u16],
+    positions: &[usize],
+    weights: &[f32],
+    threads: usize,
+    out: &mut [f32],
+) -> Result<()> {
+    let (experts, columns, vocab_size) = (oracle.orders().len(), positions.len(), oracle.vocab_size());
+    check_tokens(tokens, vocab_size)?;
+    check_positions(positions, tokens.len())?;
+    check_length(weights, &[experts, columns])?;
+    check_length(out, &[columns, vocab_size])?;
+    if let Some(weight) = weights.iter().find(|weight| !(weight.is_finite() && **weight >= 0.0)) {
+        return Err(Error::input(format!("{weight} is no weight of a mixture")));
+    }
+    parallel::for_each(threads, pieces(out, columns, vocab_size, threads), |mut piece| {
+        let weights: Vec<&[f32]> =
+            weights.chunks_exact(columns).map(|weights| &weights[piece.range.clone()]).collect();
+        for out in &mut piece.planes {
+            oracle.mixture_kernel(tokens, &positions[piece.range.clone()], &weights, out);
+        }
         Ok(())
     })
 }

@@ -19,7 +19,13 @@ const HEADER_BYTES: usize = 8;
 const TABLE_HEADER_BYTES: usize = 12;
 
 /// Writes the tables, orders ascending, compressed at a zstd level.
-pub fn encode(vocab_size: usize, tables: &[Table], level: i32, control: &Control) -> Result<Vec<u8>> {
+pub fn encode(
+    vocab_size: usize,
+    tables: &[Table],
+    level: i32,
+    threads: usize,
+    control: &Control,
+) -> Result<Vec<u8>> {
     let cells: usize = tables.iter().map(|table| table.cells.len()).sum();
     let bytes = HEADER_BYTES + TABLE_HEADER_BYTES * tables.len() + cells;
     if bytes > MAX_BYTES {
@@ -37,7 +43,7 @@ pub fn encode(vocab_size: usize, tables: &[Table], level: i32, control: &Control
         word(&mut content, vocab_size);
         content.extend(table.cells.iter().map(|&cell| cell as u8));
     }
-    files::compress(&content, level, control)
+    files::compress_on_threads(content, level, threads, control)
 }
 
 /// Reads what [`encode`] wrote. `what` names the data in errors.

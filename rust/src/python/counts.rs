@@ -180,7 +180,7 @@ impl NgramCounts {
             if packed {
                 packed::encode(vocab_size, tokens, &tables, level, threads, control)
             } else {
-                ngor::encode(vocab_size, &tables, level, control)
+                ngor::encode(vocab_size, &tables, level, threads, control)
             }
         })?;
         Ok(PyBytes::new(py, &bytes))

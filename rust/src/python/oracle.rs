@@ -1,7 +1,10 @@
 //! Frozen oracles.
 
 use numpy::ndarray::{Array2, Array3};
-use numpy::{IntoPyArray, PyArray1, PyArray2, PyArray3, PyReadwriteArray2, PyReadwriteArray3};
+use numpy::{
+    IntoPyArray, PyArray1, PyArray2, PyArray3, PyReadonlyArray1, PyReadonlyArray2, PyReadwriteArray2,
+    PyReadwriteArray3,
+};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
@@ -115,6 +118,43 @@ impl FrozenOracle {
                 Ok(array.map_err(|error| InputError::new_err(error.to_string()))?.into_pyarray(py))
             }
         }
+    }
+
+    #[pyo3(signature = (tokens, positions, weights, threads=1))]
+    fn mixture<'py>(
+        &self,
+        py: Python<'py>,
+        tokens: &Bound<'py, PyAny>,
+        positions: &Bound<'py, PyAny>,
+        weights: &Bound<'py, PyAny>,
+        threads: usize,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let tokens = tokens_array(tokens)?;
+        let tokens = slice(&tokens);
+        let positions = positions_array(positions)?;
+        let (experts, columns) = (self.core.orders().len(), positions.len());
+        let wrong = || {
+            PyTypeError::new_err(format!(
+                "weights must be a contiguous float32 array of shape [{experts}] or [{experts}, {columns}]"
+            ))
+        };
+        let weights: Vec<f32> = if let Ok(array) = weights.extract::<PyReadonlyArray1<f32>>() {
+            array.as_array().iter().flat_map(|&weight| std::iter::repeat_n(weight, columns)).collect()
+        } else {
+            let array = weights.extract::<PyReadonlyArray2<f32>>().map_err(|_| wrong())?;
+            if array.as_array().shape() != [experts, columns] {
+                return Err(wrong());
+            }
+            array.as_array().iter().copied().collect()
+        };
+        if weights.len() != experts * columns {
+            return Err(wrong());
+        }
+        let shape = [columns, self.core.vocab_size()];
+        let mut values = vec![0f32; shape.iter().product()];
+        py.detach(|| oracle::mixture(&*self.core, tokens, &positions, &weights, threads, &mut values))?;
+        let array = Array2::from_shape_vec(shape, values);
+        Ok(array.map_err(|error| InputError::new_err(error.to_string()))?.into_pyarray(py))
     }
 
     /// Per table (order, int8 cells [rows, V], float32 log-sums [rows]); None unless the oracle is dense.
