@@ -15,11 +15,17 @@ from numpy.typing import NDArray
 __all__ = [
     "PARTIAL_COUNTS_MAGIC",
     "SPARSE_PROGRESS",
+    "AdaptiveExperts",
+    "ByteModel",
     "FormatError",
     "FrozenOracle",
+    "GeometricMixture",
     "InputError",
+    "LinearMixture",
     "NgramCounts",
     "OnlineExperts",
+    "Predictor",
+    "Segmenter",
     "build_sparse",
     "compress",
     "context_buckets",
@@ -231,3 +237,144 @@ class OnlineExperts:
 
     def next_log_probs(self) -> NDArray[np.float32]:
         """``[e, v]`` = ln p of each possible next token, [4, V]; learns nothing."""
+
+@final
+class AdaptiveExperts:
+    """An n-gram model, a match model and a cache that learn as they go, each token scored before it is
+    learned. ``score`` and ``observe`` continue where the last call stopped.
+
+    names: of the 3 experts. gate_sizes: how many values each of the G gates has; a gate is a small number,
+    known before its target, by which a mixture may choose weights.
+    """
+
+    names: ClassVar[tuple[str, ...]]
+    gate_sizes: ClassVar[tuple[int, ...]]
+    def __new__(cls, vocab_size: int) -> AdaptiveExperts: ...
+    @property
+    def vocab_size(self) -> int: ...
+    def observe(self, tokens: NDArray[np.uint16]) -> None:
+        """Learns tokens without scoring them, such as the first one of a stream."""
+
+    def score(self, tokens: NDArray[np.uint16]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """``[e, j]`` = ln p of tokens[j] given all tokens before it, [3, n], and the gates that each token
+        met, [G, n]."""
+
+    def next_log_probs(self) -> NDArray[np.float32]:
+        """``[e, v]`` = ln p of each possible next token, [3, V]; learns nothing."""
+
+    def next_gates(self) -> NDArray[np.uint8]:
+        """The gates of the next token, [G]."""
+
+@final
+class LinearMixture:
+    """Weights over K experts that learn target by target: ``eg``, ``fixed-share`` or ``bayes``."""
+
+    names: ClassVar[tuple[str, ...]]
+    def __new__(cls, name: str, experts: int, gate_sizes: Sequence[int] = ()) -> LinearMixture: ...
+    def mix(
+        self, log_probs: NDArray[np.float32], gates: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.float64]:
+        """The nll of the next n targets in nats, [n], from log_probs [K, n] and gates [G, n]. Each target
+        is mixed with what was learned from targets before it; cuts between calls change no bit."""
+
+    def mix_with_weights(
+        self, log_probs: NDArray[np.float32], gates: NDArray[np.uint8] | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """``mix``, and the weights that each target met, [n, K]."""
+
+    def weights(self, gates: Sequence[int] | None = None) -> NDArray[np.float64]:
+        """The weights [K] that the next target meets, its gates being these."""
+
+@final
+class GeometricMixture:
+    """p(v) ∝ Π p_k(v)^θ_k over the whole vocabulary; the exponents learn target by target."""
+
+    def __new__(cls, experts: int, vocab_size: int) -> GeometricMixture: ...
+    def mix(self, rows: NDArray[np.float32], targets: NDArray[np.uint16]) -> NDArray[np.float64]:
+        """The nll of the targets in nats, [n], from ln p rows [K, n, V]."""
+
+    def row(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
+        """ln p of each possible next token, [V], from the experts' rows [K, V]; learns nothing."""
+
+    @property
+    def exponents(self) -> NDArray[np.float64]:
+        """θ [K], as the next target meets them."""
+
+@final
+class ByteModel:
+    """A byte model to compare with: ``ctw`` or ``ppm``, of up to ``depth`` (1 to 8) bytes of context."""
+
+    def __new__(cls, method: str, depth: int | None = None) -> ByteModel: ...
+    @staticmethod
+    def from_bytes(
+        data: bytes, name: str = "baseline", progress: Callable[[int], object] | None = None
+    ) -> ByteModel:
+        """Rebuilds what ``to_bytes`` stored; ``name`` stands for it in a FormatError."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def depth(self) -> int: ...
+    def code(self, text: bytes, progress: Callable[[int], object] | None = None) -> float:
+        """The code length of ``text`` in bits; every byte is coded, then learned."""
+
+    def to_bytes(self) -> bytes:
+        """The model as a file: what it has learned, compressed, from which it is rebuilt exactly."""
+
+@final
+class Predictor:
+    """The next token's distribution, step by step: the oracle in a file's bytes (if any), the adaptive
+    experts, and their ``eg`` mixture; ``first`` is the token that begins the stream."""
+
+    def __new__(
+        cls, vocab_size: int, oracle: bytes | None = None, first: int = 1, name: str = "oracle"
+    ) -> Predictor: ...
+    @property
+    def names(self) -> list[str]:
+        """Of the K experts."""
+
+    def predict(self) -> NDArray[np.float32]:
+        """The probability of each possible next token, [V]; sums to one."""
+
+    def weights(self) -> NDArray[np.float64]:
+        """Each expert's weight in ``predict``, [K]."""
+
+    def expert_probabilities(self, token: int) -> NDArray[np.float64]:
+        """What each expert gives a next token, [K]."""
+
+    def update(self, token: int) -> None:
+        """Learns the token that came."""
+
+@final
+class Segmenter:
+    """Bytes to tokens and back, exactly; and the codec over them.
+
+    ``pieces`` gives of each token its bytes (none: it stands for no text), the score that decides what is
+    merged first, and whether it is a byte piece.
+    """
+
+    def __new__(cls, pieces: Sequence[tuple[bytes, float, bool]]) -> Segmenter: ...
+    def encode(self, data: bytes) -> NDArray[np.uint16]:
+        """Tokens that decode to exactly ``data``."""
+
+    def decode(self, tokens: NDArray[np.uint16]) -> bytes: ...
+    def compress(
+        self,
+        data: bytes,
+        oracle: bytes | None = None,
+        first: int = 1,
+        name: str = "oracle",
+        progress: Callable[[int], object] | None = None,
+    ) -> tuple[bytes, float, int]:
+        """(payload, bits that the model claims, tokens)."""
+
+    def decompress(
+        self,
+        payload: bytes,
+        length: int,
+        oracle: bytes | None = None,
+        first: int = 1,
+        name: str = "payload",
+        progress: Callable[[int], object] | None = None,
+    ) -> bytes:
+        """The ``length`` bytes that ``compress`` coded. Of another payload: other bytes, or FormatError."""

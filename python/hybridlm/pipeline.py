@@ -96,7 +96,7 @@ def run(settings: PipelineSettings, out: Path) -> Summary:
         artifact = Artifact.from_bytes(artifact_file.read_bytes(), str(artifact_file))
 
     stream = read_stream(val_shards, tokenizer.vocab_size)
-    without_oracle = {WITHOUT_ORACLE: MixtureSpec(settings.mixer, ("neural", "online"))}
+    without_oracle = {WITHOUT_ORACLE: MixtureSpec(settings.mixer, ("neural", "online", "adaptive"))}
 
     def score(ttt: TTTOptimizer) -> EvaluationResult:
         scoring = ScoringSettings(mixer=settings.mixer, ttt=ttt, chunk=CHUNK)

@@ -2,13 +2,17 @@
 //!
 //! Everything here works on plain slices and paths; [`python`] is the only module that knows Python.
 
+pub mod baseline;
 pub mod bytes;
+pub mod codec;
 pub mod count;
 pub mod error;
+pub mod experts;
 pub mod files;
 pub mod fuzz;
 pub mod hash;
 pub mod memory;
+pub mod mix;
 pub mod online;
 pub mod oracle;
 pub mod parallel;

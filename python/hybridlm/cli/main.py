@@ -32,6 +32,12 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "artifact pack": ("hybridlm.cli.artifact", "pack", "bundle a trained model and an oracle into one file"),
     "artifact inspect": ("hybridlm.cli.artifact", "inspect", "what an artifact holds, against its budget"),
     "eval": ("hybridlm.cli.evaluate", "evaluate", "score an artifact: bits per byte (also under torchrun)"),
+    "audit": ("hybridlm.cli.audit", "audit", "is an artifact's score honest?"),
+    "compress": ("hybridlm.cli.codec", "compress", "a file to a smaller one, by an artifact"),
+    "decompress": ("hybridlm.cli.codec", "decompress", "and back"),
+    "generate": ("hybridlm.cli.generate", "generate", "text from an artifact"),
+    "baseline ctw": ("hybridlm.cli.baseline", "ctw", "what context-tree weighting over bytes reaches"),
+    "baseline ppm": ("hybridlm.cli.baseline", "ppm", "what a PPM-like model over bytes reaches"),
 }
 
 

@@ -37,7 +37,7 @@ class Run:
     """Share of the text, by document, that is held out and scored."""
     ttt: TTTOptimizer = "sgd"
     """Test-time training while scoring. Its environment variable is TTT_OPTIMIZER."""
-    mixer: str = "hedge"
+    mixer: str = "eg"
     """How the experts are mixed."""
     threads: int | None = None
     """Threads of native work; default: HYBRIDLM_NUM_THREADS, else all cores."""

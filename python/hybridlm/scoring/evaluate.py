@@ -13,15 +13,22 @@ from hybridlm.artifact import Artifact
 from hybridlm.data.byte_table import ByteTable
 from hybridlm.errors import InputError
 from hybridlm.progress import Progress
-from hybridlm.scoring.experts import Expert, OnlineCounts, OracleExperts, expert_names, gather
-from hybridlm.scoring.mixtures import create_mixture
+from hybridlm.scoring.experts import (
+    AdaptiveCounts,
+    Expert,
+    GatedExpert,
+    OnlineCounts,
+    OracleExperts,
+    RowExpert,
+    expert_names,
+    gather,
+)
+from hybridlm.scoring.mixtures import create_mixture, find_mixture
 from hybridlm.scoring.settings import ScoringSettings, TTTOptimizer
 
 if TYPE_CHECKING:
     from hybridlm.distributed import Distributed
     from hybridlm.scoring.neural import NeuralExpert
-
-FAMILIES = ("neural", "online", "oracle")
 
 # Sums of nll are kept as whole multiples of this many nats. Whole numbers add up to the same in any order,
 # so a total doesn't depend on the chunks; the rounding is 10^-10 nats a target.
@@ -32,10 +39,14 @@ Learn = Callable[[NDArray[np.uint16], int], None]
 
 @dataclass(frozen=True)
 class MixtureSpec:
-    """A mixture by name, over the experts of some families."""
+    """A mixture by name, over the experts of some families; None: of those that it says itself."""
 
     mixer: str
-    families: tuple[str, ...] = FAMILIES
+    families: tuple[str, ...] | None = None
+
+    def takes(self, expert: Expert) -> bool:
+        families = find_mixture(self.mixer).families if self.families is None else self.families
+        return expert.family in families
 
 
 @dataclass(frozen=True)
@@ -117,6 +128,36 @@ class _Timed:
             return self._expert.score(stream, start)
 
 
+class Mixer:
+    """A mixture at work over those of the experts that it takes."""
+
+    def __init__(self, spec: MixtureSpec, experts: Sequence[Expert]) -> None:
+        self._rows = np.flatnonzero([spec.takes(expert) for expert in experts for _ in expert.names])
+        self._taken = [expert for expert in experts if spec.takes(expert)]
+        self._gated = [expert for expert in self._taken if isinstance(expert, GatedExpert)]
+        sizes = [size for expert in self._gated for size in expert.gate_sizes]
+        self._mixture = create_mixture(spec.mixer, expert_names(self._taken), sizes)
+
+    def mix(self, log_probs: NDArray[np.float32]) -> NDArray[np.float64]:
+        """The nll [n] of what `gather` has just given, of all experts."""
+        gates = np.concatenate([expert.gates for expert in self._gated]) if self._gated else None
+        return self._mixture.mix(log_probs[self._rows], gates)
+
+    def row(self, stream: NDArray[np.uint16]) -> NDArray[np.float64]:
+        """[V]: ln p of each possible token after ``stream``, to whose end all has been mixed. Learns nothing.
+
+        Raises InputError for an expert that can't show its distribution.
+        """
+        gates = np.concatenate([expert.next_gates() for expert in self._gated]) if self._gated else None
+        rows = []
+        for expert in self._taken:
+            if not isinstance(expert, RowExpert):
+                raise InputError(f"the {expert.family} expert has no whole rows to show")
+            rows.append(expert.next_log_probs(stream))
+        probabilities = np.exp(np.concatenate(rows).astype(np.float64))
+        return np.asarray(np.log(self._mixture.weights(gates) @ probabilities))
+
+
 def score_chunks(
     stream: NDArray[np.uint16],
     experts: Sequence[Expert],
@@ -133,21 +174,12 @@ def score_chunks(
     """
     watch = watch or Stopwatch()
     timed = [_Timed(expert, watch) for expert in experts]
-    families = [expert.family for expert in experts for _ in expert.names]
-    names = expert_names(experts)
-    rows = {
-        label: np.flatnonzero([family in spec.families for family in families])
-        for label, spec in mixtures.items()
-    }
-    mixers = {
-        label: create_mixture(spec.mixer, [names[row] for row in rows[label]])
-        for label, spec in mixtures.items()
-    }
+    mixers = {label: Mixer(spec, experts) for label, spec in mixtures.items()}
     for start in range(1, len(stream), chunk):
         seen = stream[: start + chunk]
         log_probs = gather(timed, seen, start)
         with watch.stage("mixture"):
-            nll = {label: mixer.mix(log_probs[rows[label]]) for label, mixer in mixers.items()}
+            nll = {label: mixer.mix(log_probs) for label, mixer in mixers.items()}
         yield ScoredChunk(start, log_probs, nll)
         if learn is not None and len(seen) < len(stream):
             with watch.stage("ttt"):
@@ -194,7 +226,7 @@ def evaluate(
         ttt = settings.ttt or "sgd"
     elif settings.ttt not in (None, "off"):
         raise InputError(f"test-time training ({settings.ttt}) needs a neural model, and none is scored")
-    experts.append(OnlineCounts(byte_table.vocab_size))
+    experts += [OnlineCounts(byte_table.vocab_size), AdaptiveCounts(byte_table.vocab_size)]
     if not settings.no_oracle:
         with watch.stage("load"):
             oracle = artifact.load_oracle()

@@ -4,12 +4,12 @@
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hybridlm._core import OnlineExperts
+from hybridlm._core import AdaptiveExperts, OnlineExperts
 from hybridlm.errors import InputError
 from hybridlm.oracle import Oracle
 
@@ -19,7 +19,7 @@ class Expert(Protocol):
 
     @property
     def family(self) -> str:
-        """``neural``, ``online`` or ``oracle``: what mixtures are told to take or to leave."""
+        """``neural``, ``online``, ``oracle`` or ``adaptive``: what mixtures are told to take or to leave."""
         ...
 
     @property
@@ -31,6 +31,34 @@ class Expert(Protocol):
         Called for consecutive pieces of one stream: ``stream`` ends where the piece does, so nothing later
         can be seen. A row of it is one distribution over the vocabulary, fixed before the token is known.
         """
+        ...
+
+
+@runtime_checkable
+class RowExpert(Expert, Protocol):
+    """An expert whose whole distribution can be seen."""
+
+    def next_log_probs(self, stream: NDArray[np.uint16]) -> NDArray[np.float32]:
+        """float32 [K, V]: ln p_k of each possible token after ``stream``, all of which has been scored."""
+        ...
+
+
+@runtime_checkable
+class GatedExpert(Expert, Protocol):
+    """An expert that also says in what kind of context each target stands, before the target is known."""
+
+    @property
+    def gate_sizes(self) -> tuple[int, ...]:
+        """How many values each of its G gates has."""
+        ...
+
+    @property
+    def gates(self) -> NDArray[np.uint8]:
+        """[G, n]: the gates of the targets of the piece that was scored last."""
+        ...
+
+    def next_gates(self) -> NDArray[np.uint8]:
+        """[G]: the gates of the target after that piece."""
         ...
 
 
@@ -46,6 +74,9 @@ class OracleExperts:
 
     def score(self, stream: NDArray[np.uint16], start: int) -> NDArray[np.float32]:
         return self._oracle.target_log_probs(stream, start=start, threads=self._threads)
+
+    def next_log_probs(self, stream: NDArray[np.uint16]) -> NDArray[np.float32]:
+        return self._oracle.log_probs(stream, np.array([len(stream)]), threads=self._threads)[:, 0]
 
 
 class OnlineCounts:
@@ -65,6 +96,37 @@ class OnlineCounts:
             raise ValueError(f"scored up to {self._seen}, so the next piece can't start at {start}")
         self._seen = len(stream)
         return self._counts.score(stream[start:])
+
+    def next_log_probs(self, stream: NDArray[np.uint16]) -> NDArray[np.float32]:
+        return self._counts.next_log_probs()
+
+
+class AdaptiveCounts:
+    """An n-gram model, a match model and a cache of what the stream has shown so far."""
+
+    family = "adaptive"
+    names = tuple(AdaptiveExperts.names)
+    gate_sizes = tuple(AdaptiveExperts.gate_sizes)
+
+    def __init__(self, vocab_size: int) -> None:
+        self._experts = AdaptiveExperts(vocab_size)
+        self._seen = 0
+        self.gates = np.empty((len(self.gate_sizes), 0), np.uint8)
+
+    def score(self, stream: NDArray[np.uint16], start: int) -> NDArray[np.float32]:
+        if self._seen == 0:
+            self._experts.observe(stream[:start])
+        elif self._seen != start:
+            raise ValueError(f"scored up to {self._seen}, so the next piece can't start at {start}")
+        self._seen = len(stream)
+        log_probs, self.gates = self._experts.score(stream[start:])
+        return log_probs
+
+    def next_log_probs(self, stream: NDArray[np.uint16]) -> NDArray[np.float32]:
+        return self._experts.next_log_probs()
+
+    def next_gates(self) -> NDArray[np.uint8]:
+        return self._experts.next_gates()
 
 
 def expert_names(experts: Sequence[Expert]) -> tuple[str, ...]:

@@ -1,7 +1,10 @@
 //! The Python binding: converts arguments, releases the GIL, calls the core, converts the result.
 //! Nothing else in the crate names pyo3. One submodule per area, each with its own `register`.
 
+mod baseline;
+mod codec;
 mod counts;
+mod experts;
 mod files;
 mod online;
 mod oracle;
@@ -148,5 +151,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     counts::register(module)?;
     oracle::register(module)?;
     sparse::register(module)?;
-    online::register(module)
+    online::register(module)?;
+    experts::register(module)?;
+    baseline::register(module)?;
+    codec::register(module)
 }

@@ -6,7 +6,7 @@ best mixture, and is kept as the reference that other mixtures are compared with
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ RATE = 0.01
 """η, per unit of loss in nats."""
 SPAN = 64
 """Targets between two updates of the reference form."""
+FAMILIES = ("neural", "online", "oracle")
+"""The experts of the reference."""
 NEURAL_LOG_WEIGHT = 2.0
 """The neural expert's log-weight at the start; every other expert's is 0."""
 
@@ -55,16 +57,24 @@ class SpanHedge:
     so that a span's mean is always taken over the same 64 numbers at once, whatever the calls.
     """
 
-    def __init__(self, experts: Sequence[str]) -> None:
+    families: ClassVar[tuple[str, ...]] = FAMILIES
+
+    def __init__(self, experts: Sequence[str], gate_sizes: Sequence[int] = ()) -> None:
         self._initial = initial_log_weights(experts)
         self._loss = np.zeros(len(experts))
         self._unfinished = np.empty((len(experts), 0))
 
     @property
     def log_weights(self) -> NDArray[np.float64]:
+        """[K], in nats: the logarithms of the weights that the next target will meet."""
         return _normalised((self._initial - RATE * self._loss)[:, None])[:, 0]
 
-    def mix(self, log_probs: NDArray[np.float32]) -> NDArray[np.float64]:
+    def weights(self, gates: NDArray[np.uint8] | None = None) -> NDArray[np.float64]:
+        return np.exp(self.log_weights)
+
+    def mix(
+        self, log_probs: NDArray[np.float32], gates: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.float64]:
         known = self._unfinished.shape[1]
         columns = np.concatenate((self._unfinished, log_probs.astype(np.float64)), axis=1)
         experts, total = columns.shape
@@ -85,15 +95,23 @@ class TokenHedge:
     cumulative sum of the losses.
     """
 
-    def __init__(self, experts: Sequence[str]) -> None:
+    families: ClassVar[tuple[str, ...]] = FAMILIES
+
+    def __init__(self, experts: Sequence[str], gate_sizes: Sequence[int] = ()) -> None:
         self._initial = initial_log_weights(experts)
         self._loss = np.zeros(len(experts))
 
     @property
     def log_weights(self) -> NDArray[np.float64]:
+        """[K], in nats: the logarithms of the weights that the next target will meet."""
         return _normalised((self._initial - RATE * self._loss)[:, None])[:, 0]
 
-    def mix(self, log_probs: NDArray[np.float32]) -> NDArray[np.float64]:
+    def weights(self, gates: NDArray[np.uint8] | None = None) -> NDArray[np.float64]:
+        return np.exp(self.log_weights)
+
+    def mix(
+        self, log_probs: NDArray[np.float32], gates: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.float64]:
         columns = log_probs.astype(np.float64)
         before = np.cumsum(np.concatenate((self._loss[:, None], -columns), axis=1), axis=1)
         self._loss = before[:, -1].copy()

@@ -1,0 +1,63 @@
+"""`hybridlm generate`: text from an artifact."""
+
+import itertools
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from hybridlm.errors import InputError
+from hybridlm.generate import SamplingSettings
+
+
+def generate(
+    *,
+    artifact: Path,
+    tokenizer: Path,
+    prompt: str = "",
+    tokens: int = 200,
+    sampling: Annotated[SamplingSettings, tyro.conf.arg(name="")] = SamplingSettings(),  # noqa: B008 - frozen
+    seed: int = 0,
+    shares: bool = False,
+) -> None:
+    """Write text with an artifact, as it comes, by drawing from the mixture that is scored.
+
+    Args:
+        artifact: The artifact's file; it must hold an oracle or nothing, not a neural model.
+        tokenizer: The tokenizer that the artifact was made with.
+        prompt: What the text begins with.
+        tokens: How many tokens to write.
+        sampling: How tokens are drawn.
+        seed: The same seed gives the same text.
+        shares: Print a line per token instead: its probability, and the share of each expert in it.
+    """
+    import numpy as np
+
+    from hybridlm.artifact import Artifact
+    from hybridlm.codec import segmenter
+    from hybridlm.data.tokenizer import Tokenizer
+    from hybridlm.generate import Generator
+
+    if tokens < 1:
+        raise InputError(f"--tokens must be at least 1, not {tokens}")
+    vocabulary = Tokenizer.load(tokenizer)
+    generator = Generator(Artifact.from_file(artifact), vocabulary)
+    pieces = segmenter(vocabulary)
+    start = pieces.encode(prompt.encode())
+    generator.read(start)
+    out = sys.stdout.buffer
+    if not shares:
+        out.write(prompt.encode())
+    for sampled in itertools.islice(generator.tokens(sampling, seed), tokens):
+        piece = pieces.decode(np.array([sampled.token], np.uint16))
+        if shares:
+            parts = ", ".join(
+                f"{name} {share:.2f}" for name, share in sampled.shares.items() if share >= 0.005
+            )
+            out.write(f"{piece.decode(errors='replace')!r:16} {sampled.probability:.4f}  {parts}\n".encode())
+        else:
+            out.write(piece)
+        out.flush()
+    if not shares:
+        out.write(b"\n")

@@ -1,0 +1,105 @@
+"""Writing with an artifact: tokens drawn from the same mixture that `hybridlm eval` scores."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybridlm._core import Predictor
+from hybridlm.artifact import Artifact
+from hybridlm.data.tokenizer import Tokenizer
+from hybridlm.errors import InputError
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How a token is drawn from its distribution."""
+
+    temperature: float = 1.0
+    """Probabilities are raised to 1 / temperature; 0: always the most probable token."""
+    top_k: int | None = None
+    """Only the so many most probable tokens."""
+    top_p: float | None = None
+    """Only the most probable tokens that together have this probability."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise InputError(f"the temperature must be at least 0, not {self.temperature}")
+        if self.top_k is not None and self.top_k < 1:
+            raise InputError(f"top-k must be at least 1, not {self.top_k}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise InputError(f"top-p must be above 0 and at most 1, not {self.top_p}")
+
+    def apply(self, probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
+        """The distribution that is drawn from, float64 [V]: cut off first, then sharpened."""
+        order = np.argsort(-probabilities, kind="stable")
+        kept = len(order)
+        if self.top_k is not None:
+            kept = min(kept, self.top_k)
+        if self.top_p is not None:
+            cumulative = np.cumsum(probabilities[order], dtype=np.float64)
+            kept = min(kept, int(np.searchsorted(cumulative, self.top_p * cumulative[-1])) + 1)
+        if self.temperature == 0:
+            kept = 1
+        chosen = order[:kept]
+        chosen = chosen[probabilities[chosen] > 0]
+        log_probs = np.log(probabilities[chosen].astype(np.float64)) / (self.temperature or 1.0)
+        result = np.zeros(len(probabilities))
+        result[chosen] = np.exp(log_probs - log_probs.max())
+        return np.asarray(result / result.sum())
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One token that was drawn.
+
+    Attributes:
+        token: its id.
+        probability: what the mixture gave it, before any settings of the sampling.
+        shares: by expert, the part of that probability that came from it; they sum to one.
+    """
+
+    token: int
+    probability: float
+    shares: dict[str, float]
+
+
+class Generator:
+    """An artifact that writes. What it has written or was prompted with, it also learns from.
+
+    Raises InputError for an artifact of another tokenizer, or with a neural model.
+    """
+
+    def __init__(self, artifact: Artifact, tokenizer: Tokenizer) -> None:
+        artifact.check_tokenizer(tokenizer.fingerprint, tokenizer.vocab_size)
+        if artifact.neural_blob is not None:
+            raise InputError(
+                f"{artifact.name}: generation uses an artifact's oracle, and this one has a neural model, "
+                "too; pack the oracle alone with `hybridlm artifact pack --oracle`"
+            )
+        self._predictor = Predictor(
+            tokenizer.vocab_size, artifact.oracle_blob, first=tokenizer.bos_id, name=artifact.name
+        )
+        self._text = ~tokenizer.byte_table.boundary
+
+    def read(self, tokens: NDArray[np.uint16]) -> None:
+        """Continues after these tokens."""
+        for token in tokens.tolist():
+            self._predictor.update(token)
+
+    def tokens(self, settings: SamplingSettings, seed: int = 0) -> Iterator[Sampled]:
+        """Draws token after token, without end. Pieces that stand for no text are never drawn.
+
+        The same artifact, tokens read, settings and seed give the same tokens.
+        """
+        random = np.random.Generator(np.random.PCG64(seed))
+        while True:
+            row = self._predictor.predict() * self._text
+            distribution = np.cumsum(settings.apply(row))
+            token = int(np.searchsorted(distribution, random.random() * distribution[-1], side="right"))
+            parts = self._predictor.weights() * self._predictor.expert_probabilities(token)
+            names = self._predictor.names
+            shares = dict(zip(names, (parts / parts.sum()).tolist(), strict=True))
+            yield Sampled(token, float(row[token]), shares)
+            self._predictor.update(token)

@@ -1,0 +1,52 @@
+"""The mixtures of the native core: weights that learn target by target.
+
+- ``eg``: online gradient over the simplex, at several rates and in several contexts at once; it follows the
+  best *mixture* of the experts and is the default.
+- ``fixed-share``: Bayes over experts the best of which may change at any target.
+- ``bayes``: Bayes over the experts; it ends at the best single one.
+
+Formulas and sources stand with the implementations, in rust/src/mix.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybridlm._core import LinearMixture
+from hybridlm.scoring.mixtures import register
+
+FAMILIES = ("neural", "oracle", "adaptive")
+"""Not the reference's online counts, which the adaptive experts replace."""
+
+
+class _Linear:
+    families: ClassVar[tuple[str, ...]] = FAMILIES
+    name: ClassVar[str]
+
+    def __init__(self, experts: Sequence[str], gate_sizes: Sequence[int] = ()) -> None:
+        self._core = LinearMixture(self.name, len(experts), gate_sizes)
+
+    def weights(self, gates: NDArray[np.uint8] | None = None) -> NDArray[np.float64]:
+        return self._core.weights(None if gates is None else gates.tolist())
+
+    def mix(
+        self, log_probs: NDArray[np.float32], gates: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.float64]:
+        return self._core.mix(np.ascontiguousarray(log_probs), gates)
+
+
+@register("eg")
+class ExponentiatedGradient(_Linear):
+    name = "eg"
+
+
+@register("fixed-share")
+class FixedShare(_Linear):
+    name = "fixed-share"
+
+
+@register("bayes")
+class Bayes(_Linear):
+    name = "bayes"

@@ -1,0 +1,448 @@
+//! An adaptive n-gram model: interpolated Kneser–Ney estimation, learned token by token.
+//!
+//! p_n(w | h) = (1 − b(h)) · (c(h w) − D) / Σ (c(h ·) − D) + b(h) · p_{n−1}(w | h′), where h′ is h without its oldest token
+//! and p_0 is a smoothed unigram. As in Kneser and Ney (1995), the shorter contexts count the *different*
+//! longer ones that a pair was seen in: a token is counted in its longest context, and in a shorter one
+//! only if it had never followed the context one token longer.
+//!
+//! The back-off weight starts from what absolute discounting says, b₀ = D · types(h) / c(h), times a factor
+//! that is learned for every class of contexts (their length, number of types, and mean count). The factor
+//! follows the gradient of the final ln p, through all longer orders. Rows sum to one whatever it is: what
+//! the seen tokens share is 1 − b(h).
+//!
+//! Memory is bounded. When the table of contexts or the store of successors is full, a sweep forgets every
+//! context that was seen only once, or not at all since the sweep before; if that doesn't free half of the
+//! room, also those seen less than 4 times, 8 times, and so on. Nothing else is ever forgotten.
+
+use super::mix;
+use crate::{Error, Result};
+
+/// Longest context, in tokens.
+pub const MAX_LENGTH: usize = 8;
+
+/// D, the absolute discount.
+const DISCOUNT: f32 = 0.75;
+/// What the unigram takes for granted of each token.
+const PRIOR: f32 = 0.5;
+
+/// Places that the table of contexts begins with.
+const FIRST_CONTEXTS: usize = 1 << 12;
+
+/// Classes of contexts of one length: 16 numbers of types by 16 mean counts.
+const CLASSES: usize = 256;
+/// The factor's step is RATE, but larger for a class that was seen less than EARLY / RATE times.
+const RATE: f32 = 0.003;
+const EARLY: f32 = 0.5;
+const BACKOFF_RANGE: (f32, f32) = (0.005, 0.995);
+
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Longest context in tokens, 1 to [`MAX_LENGTH`]: one less than the model's order.
+    pub length: usize,
+    /// Contexts that there is room for at most, a power of two. A context takes 16 bytes, and the store
+    /// of successors at most 8 more for each; a sweep takes as much again while it lasts.
+    pub contexts: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { length: 5, contexts: 1 << 22 }
+    }
+}
+
+/// What has followed one context.
+#[derive(Clone, Copy, Default)]
+struct Context {
+    /// The context's hash, never 0; 0: a free place in the table.
+    key: u64,
+    /// One type: the successor itself, packed. More: where their block starts in the store.
+    link: u32,
+    /// Different successors.
+    types: u16,
+    /// Seen since the last sweep.
+    recent: bool,
+}
+
+/// A token and its count, packed: successors lie close together and one load fetches many.
+fn pack(token: u16, count: u32) -> u32 {
+    u32::from(token) | count << 16
+}
+
+fn token_of(packed: u32) -> u16 {
+    packed as u16
+}
+
+fn count_of(packed: u32) -> u32 {
+    packed >> 16
+}
+
+/// The successors of contexts that have more than one, in blocks: first the sum of their counts, then
+/// each one packed. A block has room for a power of two words; one that was outgrown is used again.
+#[derive(Default)]
+struct Store {
+    words: Vec<u32>,
+    free: [Vec<u32>; 18],
+}
+
+impl Store {
+    fn allocate(&mut self, words: usize) -> usize {
+        let room = words.next_power_of_two();
+        if let Some(start) = self.free[room.trailing_zeros() as usize].pop() {
+            return start as usize;
+        }
+        let start = self.words.len();
+        self.words.resize(start + room, 0);
+        start
+    }
+
+    /// A block of these successors and the sum of their counts.
+    fn insert(&mut self, successors: &[u32]) -> u32 {
+        let start = self.allocate(successors.len() + 1);
+        self.words[start] = successors.iter().map(|&successor| count_of(successor)).sum();
+        self.words[start + 1..=start + successors.len()].copy_from_slice(successors);
+        start as u32
+    }
+
+    /// Adds a successor to the block of `types` ones at `start`; returns where the block is now.
+    fn push(&mut self, start: u32, types: usize, successor: u32) -> u32 {
+        let (old, used) = (start as usize, types + 1);
+        let mut at = old;
+        if used.is_power_of_two() {
+            at = self.allocate(used + 1);
+            self.words.copy_within(old..old + used, at);
+            self.free[used.trailing_zeros() as usize].push(start);
+        }
+        self.words[at] += count_of(successor);
+        self.words[at + used] = successor;
+        at as u32
+    }
+
+    fn block(&self, start: u32, types: usize) -> (u32, &[u32]) {
+        let start = start as usize;
+        (self.words[start], &self.words[start + 1..=start + types])
+    }
+}
+
+/// One step of the interpolation, for one token: p_n = share · (1 − b) + b · p_{n−1}.
+#[derive(Clone, Copy, Default)]
+struct Step {
+    /// The context has n + 1 tokens.
+    n: usize,
+    class: usize,
+    count: u32,
+    backoff: f32,
+    share: f32,
+    shorter: f32,
+}
+
+/// What one context makes of its counts.
+struct Seen<'a> {
+    class: usize,
+    backoff: f32,
+    /// (1 − b) / Σ (c − D).
+    scale: f32,
+    successors: &'a [u32],
+}
+
+impl Seen<'_> {
+    /// (1 − b) times the share of a successor with this count.
+    fn taken(&self, count: u32) -> f32 {
+        (count as f32 - DISCOUNT) * self.scale
+    }
+}
+
+/// How far one class of contexts trusts what it has seen.
+#[derive(Clone, Copy)]
+struct Trust {
+    factor: f32,
+    seen: f32,
+}
+
+/// The interpolation over all lengths, for one token.
+struct Trace {
+    steps: [Step; MAX_LENGTH],
+    length: usize,
+    probability: f32,
+}
+
+pub struct Backoff {
+    vocab_size: usize,
+    length: usize,
+    /// Grows up to `room`.
+    contexts: Vec<Context>,
+    room: usize,
+    taken: usize,
+    store: Store,
+    unigrams: Vec<u32>,
+    unigram_total: u64,
+    trusts: Vec<Trust>,
+    /// The preceding tokens, newest first; those before the first are 0.
+    recent: [u16; MAX_LENGTH],
+    /// The hash of each length's context, and its place if it has one.
+    hashes: [u64; MAX_LENGTH],
+    places: [Option<usize>; MAX_LENGTH],
+}
+
+impl Backoff {
+    pub fn new(vocab_size: usize, settings: Settings) -> Result<Self> {
+        let Settings { length, contexts } = settings;
+        if !(1..=MAX_LENGTH).contains(&length) {
+            return Err(Error::input(format!(
+                "the longest context is 1 to {MAX_LENGTH} tokens, not {length}"
+            )));
+        }
+        if !(256..=1 << 30).contains(&contexts) || !contexts.is_power_of_two() {
+            return Err(Error::input(format!(
+                "contexts must be a power of two from 2^8 to 2^30, not {contexts}"
+            )));
+        }
+        if !(2..=usize::from(u16::MAX)).contains(&vocab_size) {
+            return Err(Error::input(format!(
+                "the back-off model takes 2 to 65535 tokens, not {vocab_size}"
+            )));
+        }
+        let mut model = Self {
+            vocab_size,
+            length,
+            contexts: vec![Context::default(); contexts.min(FIRST_CONTEXTS)],
+            room: contexts,
+            taken: 0,
+            store: Store::default(),
+            unigrams: vec![0; vocab_size],
+            unigram_total: 0,
+            trusts: vec![Trust { factor: 1.0, seen: 0.0 }; length * CLASSES],
+            recent: [0; MAX_LENGTH],
+            hashes: [0; MAX_LENGTH],
+            places: [None; MAX_LENGTH],
+        };
+        model.locate();
+        Ok(model)
+    }
+
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// The longest known context: how many tokens it has, and whether only one token has followed it.
+    pub fn longest(&self) -> (usize, bool) {
+        let known =
+            (0..self.length).rev().find_map(|n| Some((n + 1, self.contexts[self.places[n]?].types == 1)));
+        known.unwrap_or((0, false))
+    }
+
+    /// P(token | all tokens so far).
+    pub fn probability(&self, token: u16) -> f32 {
+        self.trace(token).probability
+    }
+
+    /// P(v | all tokens so far) for every v, in the same arithmetic as [`Self::probability`].
+    pub fn row(&self, out: &mut [f32]) {
+        let total = self.prior_total();
+        for (out, &count) in out.iter_mut().zip(&self.unigrams) {
+            *out = (count as f32 + PRIOR) / total;
+        }
+        for (n, place) in self.places[..self.length].iter().enumerate() {
+            let Some(at) = *place else { continue };
+            let seen = self.seen(n, at);
+            out.iter_mut().for_each(|out| *out *= seen.backoff);
+            for &successor in seen.successors {
+                out[usize::from(token_of(successor))] += seen.taken(count_of(successor));
+            }
+        }
+    }
+
+    /// Learns the token that came. Returns the probability that it had.
+    pub fn update(&mut self, token: u16) -> f32 {
+        let trace = self.trace(token);
+        self.learn_trust(&trace);
+        self.make_room();
+        // The longest contexts, down to the first that the token has followed before.
+        let known = trace.steps[..trace.length].iter().rev().find(|step| step.count > 0);
+        for n in known.map_or(0, |step| step.n)..self.length {
+            self.count(n, token);
+        }
+        if known.is_none() {
+            self.unigrams[usize::from(token)] += 1;
+            self.unigram_total += 1;
+        }
+        self.recent.copy_within(0..MAX_LENGTH - 1, 1);
+        self.recent[0] = token;
+        self.locate();
+        trace.probability
+    }
+
+    fn prior_total(&self) -> f32 {
+        self.unigram_total as f32 + PRIOR * self.vocab_size as f32
+    }
+
+    fn trace(&self, token: u16) -> Trace {
+        let mut probability = (self.unigrams[usize::from(token)] as f32 + PRIOR) / self.prior_total();
+        let mut steps = [Step::default(); MAX_LENGTH];
+        let mut length = 0;
+        for (n, place) in self.places[..self.length].iter().enumerate() {
+            let Some(at) = *place else { continue };
+            let seen = self.seen(n, at);
+            let found = seen.successors.iter().find(|&&successor| token_of(successor) == token);
+            let count = found.map_or(0, |&successor| count_of(successor));
+            let taken = if count > 0 { seen.taken(count) } else { 0.0 };
+            let share = taken / (1.0 - seen.backoff);
+            steps[length] =
+                Step { n, class: seen.class, count, backoff: seen.backoff, share, shorter: probability };
+            length += 1;
+            probability = probability * seen.backoff + taken;
+        }
+        Trace { steps, length, probability }
+    }
+
+    /// Moves each factor along ∂ ln p / ∂ ln factor = b · (p_{n−1} − share) · Π longer b / p, which lies
+    /// between −b / (1 − b) and 1.
+    fn learn_trust(&mut self, trace: &Trace) {
+        let mut chain = 1.0 / trace.probability;
+        for step in trace.steps[..trace.length].iter().rev() {
+            let gradient = step.backoff * chain * (step.shorter - step.share);
+            let trust = &mut self.trusts[step.class];
+            let rate = RATE.max(EARLY / (trust.seen + 20.0));
+            // A sure context makes the gradient steep; one token should not turn it over.
+            let change = 1.0 + rate * gradient.max(-20.0);
+            trust.factor = (trust.factor * change.clamp(0.5, 2.0)).clamp(0.1, 20.0);
+            trust.seen += 1.0;
+            chain *= step.backoff;
+        }
+    }
+
+    /// What the context of n + 1 tokens at a place of the table has seen.
+    fn seen(&self, n: usize, at: usize) -> Seen<'_> {
+        let context = &self.contexts[at];
+        let types = f32::from(context.types);
+        let (total, successors) = match context.types {
+            1 => (count_of(context.link), std::slice::from_ref(&context.link)),
+            types => self.store.block(context.link, usize::from(types)),
+        };
+        let mean = total as f32 / types;
+        // Four steps per doubling: the float's exponent and the first two bits of its fraction.
+        let mean_class = ((mean.to_bits() >> 21) - (127 << 2)).min(15) as usize;
+        let types_class = (16 - context.types.leading_zeros()).min(15) as usize;
+        let class = n * CLASSES + types_class * 16 + mean_class;
+        let (least, most) = BACKOFF_RANGE;
+        let backoff = (DISCOUNT / mean * self.trusts[class].factor).clamp(least, most);
+        let scale = (1.0 - backoff) / (total as f32 - DISCOUNT * types);
+        Seen { class, backoff, scale, successors }
+    }
+
+    /// Counts a token in the context of n + 1 tokens, which is entered if it is new.
+    fn count(&mut self, n: usize, token: u16) {
+        let at = self.places[n].or_else(|| self.place(self.hashes[n]).ok());
+        let at = at.unwrap_or_else(|| self.enter(self.hashes[n]));
+        let context = &mut self.contexts[at];
+        context.recent = true;
+        let types = usize::from(context.types);
+        let successors = match types {
+            0 | 1 => std::slice::from_mut(&mut context.link),
+            _ => &mut self.store.words[context.link as usize + 1..][..types],
+        };
+        let found = successors[..types].iter().position(|&successor| token_of(successor) == token);
+        match (found, types) {
+            (None, 0) => context.link = pack(token, 1),
+            (None, 1) => context.link = self.store.insert(&[context.link, pack(token, 1)]),
+            (None, _) => context.link = self.store.push(context.link, types, pack(token, 1)),
+            (Some(index), _) => {
+                successors[index] += pack(0, 1);
+                let full = count_of(successors[index]) == u32::from(u16::MAX);
+                if full {
+                    // Counts have 16 bits: halve them all, so that their proportions stay.
+                    successors.iter_mut().for_each(|s| *s = pack(token_of(*s), count_of(*s).div_ceil(2)));
+                }
+                let sum = full.then(|| successors.iter().map(|&s| count_of(s)).sum());
+                if index > 0 && count_of(successors[index]) > count_of(successors[index - 1]) {
+                    // The frequent ones move to the front, where they are found soonest.
+                    successors.swap(index, index - 1);
+                }
+                if types > 1 {
+                    let total = &mut self.store.words[context.link as usize];
+                    *total = sum.unwrap_or(*total + 1);
+                }
+            }
+        }
+        context.types += u16::from(found.is_none());
+    }
+
+    /// Sees to it that the contexts of one more token find room.
+    fn make_room(&mut self) {
+        let crowded = self.taken + self.length > self.contexts.len() / 4 * 3;
+        if self.store.words.len() > 2 * self.room || crowded && self.contexts.len() == self.room {
+            self.sweep();
+        } else if crowded {
+            self.rebuild(2 * self.contexts.len(), 0);
+        } else {
+            return;
+        }
+        self.locate();
+    }
+
+    /// Forgets contexts until at least half of the room is free.
+    fn sweep(&mut self) {
+        let mut least = 2;
+        loop {
+            self.rebuild(self.contexts.len(), least);
+            if self.taken <= self.contexts.len() / 2 && self.store.words.len() <= self.room {
+                break;
+            }
+            least *= 2;
+        }
+        self.contexts.iter_mut().for_each(|context| context.recent = false);
+    }
+
+    /// Moves contexts into a table of another size: all if `least` is 0, else those seen at least so many
+    /// times and since the last sweep.
+    fn rebuild(&mut self, size: usize, least: u32) {
+        let old = std::mem::replace(&mut self.contexts, vec![Context::default(); size]);
+        let store = std::mem::take(&mut self.store);
+        self.taken = 0;
+        for context in old {
+            let (total, successors) = match context.types {
+                0 => continue,
+                1 => (count_of(context.link), None),
+                types => {
+                    let (total, successors) = store.block(context.link, usize::from(types));
+                    (total, Some(successors))
+                }
+            };
+            if least == 0 || total >= least && context.recent {
+                let at = self.enter(context.key);
+                let link = successors.map_or(context.link, |successors| self.store.insert(successors));
+                self.contexts[at] = Context { link, ..context };
+            }
+        }
+    }
+
+    /// Finds the contexts of the next token.
+    fn locate(&mut self) {
+        let mut hash = 0x9e37_79b9_7f4a_7c15;
+        for n in 0..self.length {
+            hash = mix(hash ^ (u64::from(self.recent[n]) + 1));
+            self.hashes[n] = hash.max(1);
+            self.places[n] = self.place(self.hashes[n]).ok();
+        }
+    }
+
+    /// Where the context with this key is, or the free place where it would go.
+    fn place(&self, key: u64) -> std::result::Result<usize, usize> {
+        let mask = self.contexts.len() - 1;
+        let mut at = key as usize & mask;
+        loop {
+            match self.contexts[at].key {
+                found if found == key => return Ok(at),
+                0 => return Err(at),
+                _ => at = (at + 1) & mask,
+            }
+        }
+    }
+
+    /// Enters a context that isn't there yet.
+    fn enter(&mut self, key: u64) -> usize {
+        let (Ok(at) | Err(at)) = self.place(key);
+        self.contexts[at].key = key;
+        self.taken += 1;
+        at
+    }
+}

@@ -1,0 +1,118 @@
+"""`hybridlm audit`, `compress`, `decompress`, `generate` and `baseline` from the command line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hybridlm import _core
+from hybridlm.artifact import pack
+from hybridlm.cli.main import main
+from hybridlm.data.shards import data_folder
+from hybridlm.data.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer, shard_dir: Path) -> Path:
+    counts = _core.NgramCounts(tokenizer.vocab_size, 3, {3: 256})
+    counts.count_shards(data_folder(shard_dir)[0])
+    path = tmp_path_factory.mktemp("artifact") / "oracle.pgar"
+    path.write_bytes(pack(None, counts.dense_oracle(level=1)))
+    return path
+
+
+def options(artifact: Path, tokenizer_path: Path) -> list[str]:
+    return ["--artifact", str(artifact), "--tokenizer", str(tokenizer_path)]
+
+
+def test_audit(
+    artifact: Path, tokenizer_path: Path, shard_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    val = str(shard_dir / "*_val_*.bin")
+    command = [
+        "audit",
+        str(artifact),
+        "--val",
+        val,
+        "--tokenizer",
+        str(tokenizer_path),
+        "--max-tokens",
+        "2000",
+    ]
+    assert main([*command, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["passed"] and report["normalised"]["max_error"] < 1e-6
+    for part in ("causal", "normalised", "score_first", "single_pass", "bytes_exact"):
+        assert report[part]["passed"]
+    assert main(command) == 0
+    assert capsys.readouterr().out.count("passed:") == 5
+    assert main([*command, "--rows", "0"]) == 1
+
+
+def test_compress_and_back(
+    artifact: Path, tokenizer_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = b"The sequence is\titerated  over.\r\n\xff\xfe" * 40 + bytes(range(256))
+    (tmp_path / "raw").write_bytes(content)
+    given = options(artifact, tokenizer_path)
+    assert main(["compress", str(tmp_path / "raw"), *given, "-o", str(tmp_path / "z"), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["bytes"] == len(content)
+    assert result["compressed_bytes"] == (tmp_path / "z").stat().st_size < len(content)
+    assert main(["decompress", str(tmp_path / "z"), *given, "-o", str(tmp_path / "back")]) == 0
+    assert (tmp_path / "back").read_bytes() == content
+
+    (tmp_path / "cut").write_bytes((tmp_path / "z").read_bytes()[:-5])
+    assert main(["decompress", str(tmp_path / "cut"), *given, "-o", str(tmp_path / "wrong")]) == 1
+    assert "cut: damaged" in capsys.readouterr().err
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_generate(artifact: Path, tokenizer_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    command = ["generate", *options(artifact, tokenizer_path), "--prompt", "The list", "--tokens", "30"]
+    texts = []
+    for seed in ("1", "1", "2"):
+        assert main([*command, "--seed", seed]) == 0
+        texts.append(capfdbinary.readouterr().out)
+    assert texts[0] == texts[1] != texts[2]
+    assert texts[0].startswith(b"The list") and len(texts[0]) > 30
+    assert main([*command, "--shares"]) == 0
+    lines = capfdbinary.readouterr().out.decode().splitlines()
+    assert len(lines) == 30 and "backoff 0." in lines[-1]
+    assert main([*command, "--temperature", "-1"]) == 1
+    assert main([*command, "--tokens", "0"]) == 1
+
+
+@pytest.mark.parametrize("method", ["ctw", "ppm"])
+def test_baseline(method: str, corpus: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "\n".join(corpus).encode()
+    train, test, model = tmp_path / "train", tmp_path / "test", tmp_path / "model"
+    train.write_bytes(text[:200_000])
+    test.write_bytes(text[200_000:250_000])
+    command = ["baseline", method, "--test", str(test)]
+    assert main([*command, "--train", str(train), "-o", str(model), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["bytes"] == 50_000 and 1 < result["bpb"] < 3
+    assert result["bits"] == pytest.approx(50_000 * result["bpb"])
+    assert result["model_bytes"] == model.stat().st_size < 100_000
+
+    # The stored model gives the same score to the last bit, and a small one scores worse.
+    assert main([*command, "--model", str(model), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["bits"] == result["bits"]
+    assert main([*command, "--train", str(train), "--max-train-bytes", "20000", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["bits"] > result["bits"]
+
+    data = model.read_bytes()
+    for damaged in (b"", data[:7], b"nope" + data[4:], data[:5] + b"\x09" + data[6:], data[:-3]):
+        model.write_bytes(damaged)
+        assert main([*command, "--model", str(model)]) == 1
+        assert str(model) in capsys.readouterr().err
+    other = "ppm" if method == "ctw" else "ctw"
+    model.write_bytes(data)
+    assert main(["baseline", other, "--test", str(test), "--model", str(model)]) == 1
+    for wrong in (
+        ["--train", str(train), "--model", str(model)],
+        [],
+        ["--train", str(train), "--depth", "9"],
+    ):
+        assert main([*command, *wrong]) == 1
