@@ -11,10 +11,11 @@ use crate::codec::predict::Predictor as Core;
 use crate::codec::segment::{Piece, Segmenter as CoreSegmenter};
 use crate::codec::{compress, decompress};
 use crate::oracle;
+use crate::parallel::Control;
 use crate::Result;
 
 fn predictor(vocab_size: usize, oracle: Option<&[u8]>, first: u16, name: &str) -> Result<Core> {
-    let oracle = oracle.map(|data| oracle::load(data, name, 1)).transpose()?;
+    let oracle = oracle.map(|data| oracle::load(data, name, 1, &Control::default())).transpose()?;
     Core::new(vocab_size, oracle, first)
 }
 
