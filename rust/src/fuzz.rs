@@ -5,6 +5,7 @@
 
 use crate::oracle::{self, Oracle};
 use crate::parallel::Control;
+use crate::partial::{self, PartialCounts};
 use crate::{files, tokens};
 
 /// What the readers may unpack here; small, so that many inputs are tried in a second.
@@ -13,7 +14,7 @@ const MAX_BYTES: usize = 1 << 20;
 pub type Entry = fn(&[u8]);
 
 /// As under `fuzz/fuzz_targets`.
-pub const ENTRIES: [Entry; 3] = [oracle, shard, zstd];
+pub const ENTRIES: [Entry; 4] = [oracle, shard, zstd, partial];
 
 /// Reads an oracle file as it is, and again as what a zstd frame would hold; looks up in what is accepted.
 pub fn oracle(data: &[u8]) {
@@ -43,5 +44,20 @@ pub fn shard(data: &[u8]) {
 pub fn zstd(data: &[u8]) {
     if let Ok(content) = files::decompress(data, MAX_BYTES, "fuzz") {
         assert!(content.len() <= MAX_BYTES);
+    }
+}
+
+/// Reads partial counts as they are, and again with length and checksum made right.
+pub fn partial(data: &[u8]) {
+    let read = |data: &[u8]| PartialCounts::from_bytes(data, "fuzz", 1, &Control::default());
+    let mut sealed = data.to_vec();
+    if sealed.len() >= 16 {
+        partial::seal(&mut sealed);
+    }
+    for data in [data, &sealed] {
+        if let Ok(counts) = read(data) {
+            let written = counts.to_bytes(1, &Control::default());
+            assert!(written.is_ok_and(|written| read(&written).is_ok()));
+        }
     }
 }

@@ -5,7 +5,7 @@
 //! listed in the order of their hashes, so the bytes depend on the set of shards alone: not on how it was
 //! divided, on the order of merging, on threads or on where the shards lay.
 //!
-//! Little-endian:
+//! Little-endian (docs/format.md has the rules):
 //!
 //! | bytes | |
 //! |---|---|
@@ -31,16 +31,12 @@ use crate::bytes::Reader;
 use crate::count::{Counts, Layout, Stream};
 use crate::files;
 use crate::hash::MAX_ORDER;
-use crate::oracle::ngor;
 use crate::parallel::{self, Control};
 use crate::tokens::Shard;
 use crate::{Error, Result};
 
 pub const MAGIC: u32 = 0x4E47_5043;
 pub const VERSION: u32 = 1;
-
-/// More cells than a dense oracle can hold aren't worth counting.
-pub const MAX_CELLS: u64 = ngor::MAX_BYTES as u64;
 
 const HEADER_BYTES: usize = 28;
 const HASH_BYTES: usize = 32;
@@ -76,7 +72,6 @@ pub struct PartialCounts {
 
 impl PartialCounts {
     pub fn new(layout: Layout) -> Result<Self> {
-        check_cells(&layout).map_err(Error::input)?;
         Ok(Self { counts: Counts::new(layout)?, shards: Vec::new() })
     }
 
@@ -219,11 +214,16 @@ impl PartialCounts {
             word(&mut data, frame.len());
             data.extend(frame);
         }
-        let length = (data.len() + HASH_BYTES) as u64;
-        data[8..16].copy_from_slice(&length.to_le_bytes());
-        data.extend(blake3::hash(&data).as_bytes());
+        seal(&mut data);
         Ok(data)
     }
+}
+
+/// Completes a file, all but its checksum, with its length and that.
+pub(crate) fn seal(data: &mut Vec<u8>) {
+    let length = (data.len() + HASH_BYTES) as u64;
+    data[8..16].copy_from_slice(&length.to_le_bytes());
+    data.extend(blake3::hash(data).as_bytes());
 }
 
 /// One thread in so many hashes while the others count.
@@ -286,17 +286,6 @@ fn united(known: &[CountedShard], new: Vec<CountedShard>) -> Result<Vec<CountedS
 
 fn total_tokens(shards: &[CountedShard]) -> u64 {
     shards.iter().map(|shard| shard.tokens).sum()
-}
-
-fn check_cells(layout: &Layout) -> Result<(), String> {
-    let vocab_size = layout.vocab_size() as u64;
-    let cells: u64 = layout.tables().iter().map(|&(_, rows)| u64::from(rows) * vocab_size).sum();
-    if cells > MAX_CELLS {
-        return Err(format!(
-            "the tables have {cells} cells, more than the {MAX_CELLS} of the largest oracle; use fewer rows"
-        ));
-    }
-    Ok(())
 }
 
 /// (table, cells) of every chunk.
@@ -461,7 +450,6 @@ impl<'a> File<'a> {
             tables.push((order, reader.u32("a table's rows")?));
         }
         let layout = Layout::new(vocab_size, &tables).map_err(|error| reader.error(error))?;
-        check_cells(&layout).map_err(|detail| reader.error(detail))?;
 
         // Grows with the shards that are really there.
         let mut shards: Vec<CountedShard> = Vec::new();

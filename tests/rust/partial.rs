@@ -4,10 +4,11 @@
 
 use std::path::PathBuf;
 
-use hybridlm_core::count::Layout;
+use hybridlm_core::count::{Layout, MAX_CELLS};
 use hybridlm_core::files::compress;
+use hybridlm_core::hash::fnv1a;
 use hybridlm_core::parallel::Control;
-use hybridlm_core::partial::{PartialCounts, MAGIC, MAX_CELLS};
+use hybridlm_core::partial::{PartialCounts, MAGIC};
 use hybridlm_core::tokens::write_shard;
 use hybridlm_core::Error;
 use proptest::prelude::*;
@@ -109,6 +110,28 @@ fn the_layout_is_the_documented_one() {
     assert_eq!(bytes(&counts), data);
 }
 
+/// Tokens 0, 1, 4, 9, ... modulo 13, counted when this version of the format was made.
+#[test]
+fn a_golden_file_means_what_it_always_meant() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/good/counts.part");
+    let counts = read(&std::fs::read(path).unwrap()).unwrap();
+    assert_eq!((counts.shards()[0].name.as_str(), counts.counts().tokens()), ("tokens.bin", 400));
+    let tokens: Vec<u16> = (0..400u32).map(|i| (i * i % 13) as u16).collect();
+    assert_eq!(counts.counts().layout().tables(), [(1, 1), (2, 16), (3, 8), (4, 5)]);
+    for (table, &(order, rows)) in counts.counts().tables().iter().zip(counts.counts().layout().tables()) {
+        let mut naive = vec![0; rows as usize * 16];
+        for gram in tokens.windows(order) {
+            let row = match order {
+                1 => 0,
+                2 => usize::from(gram[0]),
+                _ => fnv1a(&gram[..order - 1]) as usize % rows as usize,
+            };
+            naive[row * 16 + usize::from(gram[order - 1])] += 1;
+        }
+        assert_eq!(table[..], naive);
+    }
+}
+
 #[test]
 fn a_shard_is_known_by_its_content() {
     let folder = TempDir::new().unwrap();
@@ -208,7 +231,7 @@ fn each_header_field_is_checked() {
     assert!(with(28, 2).contains("order"));
     assert!(with(36, 1).contains("order 1 is out of order"));
     assert!(with(48, u32::MAX).contains("cells"));
-    assert!(with(48, (MAX_CELLS / V as u64) as u32).contains("more than the"));
+    assert!(with(48, (MAX_CELLS / V as u64) as u32).contains("more than a dense oracle can have"));
     // The first shard's tokens, behind its hash.
     assert!(with(28 + 4 * 8 + 32, 1 << 20).contains("n-grams, but its shards hold"));
     let data = example();
