@@ -6,6 +6,7 @@ pub mod bytes;
 pub mod count;
 pub mod error;
 pub mod files;
+pub mod fuzz;
 pub mod hash;
 pub mod memory;
 pub mod online;
