@@ -291,6 +291,18 @@ fn lookups_are_those_of_the_ngrams() {
             }
         }
     }
+    let weights: Vec<f32> = (0..order * positions.len()).map(|i| (i % 7) as f32 / 10.0).collect();
+    let mut mixed = vec![0.0; positions.len() * vocab_size];
+    oracle::mixture(&oracle, &stream, &positions, &weights, 2, &mut mixed).unwrap();
+    for (cell, &found) in mixed.iter().enumerate() {
+        let expected: f64 = (0..order)
+            .map(|k| {
+                let weight = weights[k * positions.len() + cell / vocab_size];
+                f64::from(weight) * f64::from(rows[k * mixed.len() + cell]).exp()
+            })
+            .sum();
+        assert!((f64::from(found) - expected).abs() < 1e-6);
+    }
     // Positions out of order, and from the middle on, are the same positions.
     let scattered: Vec<usize> = positions.iter().rev().step_by(7).copied().collect();
     let mut some = vec![0.0; order * scattered.len() * vocab_size];

@@ -135,6 +135,36 @@ impl SparseOracle {
         tokens[start..position].iter().fold(Ending::START, |ending, &word| self.advance(&ending, word))
     }
 
+    /// Hands the row of probabilities of each order at each position to `visit`, with the position's index
+    /// and the order's; none where it is the same as the order before.
+    fn for_each_row(
+        &self,
+        tokens: &[u16],
+        positions: &[usize],
+        mut visit: impl FnMut(usize, usize, Option<&[f32]>),
+    ) {
+        let mut row = vec![0.0; self.vocab_size()];
+        let mut last: Option<(usize, Ending)> = None;
+        for (index, &position) in positions.iter().enumerate() {
+            let ending = match last {
+                Some((before, ending)) if before + 1 == position => self.advance(&ending, tokens[before]),
+                _ => self.ending(tokens, position),
+            };
+            last = Some((position, ending));
+            row.copy_from_slice(&self.unigrams);
+            visit(index, 0, Some(&row));
+            for order in 1..self.order() {
+                let node = ending.nodes[order];
+                if order < ending.known && !self.successors(order, node).is_empty() {
+                    self.refine(order, node, &mut row);
+                    visit(index, order, Some(&row));
+                } else {
+                    visit(index, order, None);
+                }
+            }
+        }
+    }
+
     /// Adds the continuations of a context of `order` to the row of probabilities after shorter ones.
     fn refine(&self, order: usize, node: u32, row: &mut [f32]) {
         let backoff = self.levels[order].nodes[node as usize].backoff;
@@ -216,31 +246,33 @@ impl Oracle for SparseOracle {
 
     fn rows_kernel(&self, tokens: &[u16], positions: &[usize], out: &mut [&mut [f32]]) {
         let vocab_size = self.vocab_size();
-        let mut row = vec![0.0; vocab_size];
-        let mut last: Option<(usize, Ending)> = None;
-        for (index, &position) in positions.iter().enumerate() {
-            let ending = match last {
-                Some((before, ending)) if before + 1 == position => self.advance(&ending, tokens[before]),
-                _ => self.ending(tokens, position),
-            };
-            last = Some((position, ending));
-            row.copy_from_slice(&self.unigrams);
+        self.for_each_row(tokens, positions, |index, order, row| {
             let columns = index * vocab_size..(index + 1) * vocab_size;
-            for order in 0..self.order() {
-                let refined = order == 0
-                    || (order < ending.known && !self.successors(order, ending.nodes[order]).is_empty());
-                if refined {
-                    if order > 0 {
-                        self.refine(order, ending.nodes[order], &mut row);
-                    }
-                    let plane = &mut out[order][columns.clone()];
-                    plane.copy_from_slice(&row);
+            match row {
+                Some(row) => {
+                    let plane = &mut out[order][columns];
+                    plane.copy_from_slice(row);
                     ln_in_place(plane);
-                } else {
+                }
+                None => {
                     let (below, plane) = out.split_at_mut(order);
-                    plane[0][columns.clone()].copy_from_slice(&below[order - 1][columns.clone()]);
+                    plane[0][columns.clone()].copy_from_slice(&below[order - 1][columns]);
                 }
             }
-        }
+        });
+    }
+
+    fn mixture_kernel(&self, tokens: &[u16], positions: &[usize], weights: &[&[f32]], out: &mut [f32]) {
+        let vocab_size = self.vocab_size();
+        out.fill(0.0);
+        let mut last = vec![0.0; vocab_size];
+        self.for_each_row(tokens, positions, |index, order, row| {
+            if let Some(row) = row {
+                last.copy_from_slice(row);
+            }
+            let weight = weights[order][index];
+            let out = &mut out[index * vocab_size..(index + 1) * vocab_size];
+            out.iter_mut().zip(&last).for_each(|(sum, p)| *sum += weight * p);
+        });
     }
 }
