@@ -32,11 +32,9 @@ impl Shard {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let (file, length) = files::open(path)?;
-        if length < HEADER_BYTES as u64 {
-            return Err(Error::format(
-                path.display(),
-                format!("{length} bytes are too few for a shard, whose header alone has {HEADER_BYTES}"),
-            ));
+        if length == 0 {
+            // Nothing can't be mapped.
+            check_header(&[], path)?;
         }
         let map = map(&file).map_err(|source| Error::io(path, source))?;
         check_header(&map, path)?;
@@ -71,8 +69,14 @@ fn map(file: &File) -> std::io::Result<Mmap> {
 }
 
 /// Checks magic, version, the reserved zeros and that the size is exactly what the header says.
-fn check_header(file: &[u8], path: &Path) -> Result<()> {
+pub fn check_header(file: &[u8], path: &Path) -> Result<()> {
     let wrong = |detail: String| Err(Error::format(path.display(), detail));
+    if file.len() < HEADER_BYTES {
+        let length = file.len();
+        return wrong(format!(
+            "{length} bytes are too few for a shard, whose header alone has {HEADER_BYTES}"
+        ));
+    }
     let mut fields =
         file[..HEADER_BYTES].chunks_exact(4).map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]]));
     let mut field = || fields.next().unwrap_or_default();

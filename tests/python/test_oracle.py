@@ -195,6 +195,34 @@ def test_lookups_equal_a_slow_loop(oracle: Oracle, train: list[Path], validation
 DEFAULT_ROWS = {1: 1, 2: V, 3: 4096, 4: 2048, 5: 1024, 6: 512, 7: 256, 8: 256}
 
 
+def test_the_packed_layout_is_the_same_oracle_in_fewer_bytes(train: list[Path], validation: Tokens) -> None:
+    reference = build_dense(train, V, level=3)
+    packed = build_dense(train, V, layout="packed", threads=1)
+    assert build_dense(train[::-1], V, layout="packed", threads=3) == packed
+    assert len(packed) < len(reference)
+    one, two = Oracle.from_bytes(reference), Oracle.from_bytes(packed)
+    np.testing.assert_array_equal(one.target_log_probs(validation), two.target_log_probs(validation))
+    assert two.info()["tokens"] == sum(_core.shard_tokens(path) for path in train)
+
+
+def test_mixtures_are_those_of_the_rows(oracle: Oracle, validation: Tokens) -> None:
+    random = np.random.default_rng(2)
+    tokens, positions = validation[:200], np.array([0, 1, 50, 199, 200])
+    rows = np.exp(oracle.log_probs(tokens, positions).astype(np.float64))
+    fixed = random.dirichlet(np.ones(8)).astype(np.float32)
+    moving = random.dirichlet(np.ones(8), len(positions)).T.astype(np.float32)
+    for weights, formula in ((fixed, "k,kmv->mv"), (moving, "km,kmv->mv")):
+        mixed = oracle.mixture(tokens, positions, weights)
+        assert mixed.dtype == np.float32
+        np.testing.assert_allclose(mixed, np.einsum(formula, weights, rows), rtol=1e-5)
+        np.testing.assert_allclose(mixed.sum(axis=1), 1, atol=1e-5)
+    for wrong in (fixed[:7], moving[:, :2]):
+        with pytest.raises(TypeError, match=r"\[8\] or \[8, 5\]"):
+            oracle.mixture(tokens, positions, wrong)
+    with pytest.raises(InputError, match="no weight"):
+        oracle.mixture(tokens, positions, -fixed)
+
+
 def test_torch_tables_are_the_same_oracle(oracle: Oracle, validation: Tokens) -> None:
     import torch
 

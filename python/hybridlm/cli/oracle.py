@@ -4,13 +4,17 @@ import dataclasses
 import json as json_module
 import logging
 import os
+import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from hybridlm.cli.arguments import Files
 from hybridlm.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 log = logging.getLogger("hybridlm.oracle")
 
@@ -121,22 +125,55 @@ def inspect(oracle: tyro.conf.Positional[Path], json: bool = False) -> None:
         print(json_module.dumps(info))
         return
     from rich.console import Console
-    from rich.table import Table
 
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(
         f"{oracle}: {loaded.estimator} estimator, {loaded.vocab_size} tokens, {loaded.nbytes:,} bytes",
         highlight=False,
     )
-    tables = info.get("tables", [])
+    if loaded.estimator == "dense":
+        console.print(_dense_picture(info))
+
+
+def _bar(share: float, width: int = 16) -> str:
+    """``share`` of 1 as a bar of eighths of a character."""
+    eighths = round(min(max(share, 0.0), 1.0) * width * 8)
+    full, part = divmod(eighths, 8)
+    return ("█" * full + ("" if part == 0 else chr(0x2590 - part))).ljust(width, "·")
+
+
+def _dense_picture(info: dict[str, Any]) -> "Table":
+    """How full and how useful each order is; ``info`` is what ``Oracle.info`` gives for a dense oracle.
+
+    Entropy and gain are means over the rows, weighted by the tokens that each saw; bytes are those in a
+    packed file.
+    """
+    from rich.table import Table
+
+    tables = info["tables"]
+    most = max((table.get("gain_over_unigram_bits", 0.0) for table in tables), default=0.0)
+    known = info.get("tokens")
     shown = Table(box=None, pad_edge=False)
-    for key in tables[0] if tables else []:
-        shown.add_column(key.replace("_", " "), justify="right")
+    for column in ("order", "rows", "rows used", "tokens seen", "bytes", "entropy"):
+        shown.add_column(column, justify="right")
+    shown.add_column("cells above the floor")
+    shown.add_column("bits gained over the unigram")
     for table in tables:
+        full = table["used_cells"] / table["cells"]
+        gain = table.get("gain_over_unigram_bits", 0.0)
+        # A version 1 file doesn't say; its rows' floors do, unless they are at the clamp.
+        seen = f"≥ {table['tokens_estimate']:,}" if known is None else f"{known:,}"
         shown.add_row(
-            *(f"{value:,.3f}" if isinstance(value, float) else f"{value:,}" for value in table.values())
+            str(table["order"]),
+            f"{table['rows']:,}",
+            f"{table['used_rows'] / table['rows']:.0%}",
+            seen,
+            f"{table['packed_bytes']:,}",
+            f"{table['entropy_bits']:.2f}",
+            f"{_bar(full)} {full:4.0%}",
+            f"{_bar(gain / most if most else 0.0)} {gain:.2f}",
         )
-    console.print(shown)
+    return shown
 
 
 def evaluate(

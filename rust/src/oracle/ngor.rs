@@ -48,8 +48,12 @@ pub fn encode(
 
 /// Reads what [`encode`] wrote. `what` names the data in errors.
 pub fn decode(data: &[u8], what: &str) -> Result<DenseOracle> {
-    let content = files::decompress(data, MAX_BYTES, what)?;
-    let mut reader = Reader::new(&content, what);
+    parse(&files::decompress(data, MAX_BYTES, what)?, what)
+}
+
+/// Reads what is inside the frame.
+pub fn parse(content: &[u8], what: &str) -> Result<DenseOracle> {
+    let mut reader = Reader::new(content, what);
     let magic = reader.u32("the magic number")?;
     if magic != MAGIC {
         return Err(reader.error(format!("the magic number is {magic:#010x}, not {MAGIC:#010x}")));

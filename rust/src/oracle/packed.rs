@@ -59,6 +59,13 @@ pub fn encode(
     Ok(data)
 }
 
+/// Bytes of one table in a packed file at level 1: what the table costs, whatever file it came from.
+pub(super) fn table_bytes(table: &Table, first: &Table, vocab_size: usize) -> u64 {
+    let packed = pack(table, &column_order(Some(first), vocab_size));
+    // Compression to memory at a valid level, which nobody interrupts, doesn't fail.
+    files::compress(&packed, 1, &Control::default()).map_or(0, |frame| frame.len() as u64)
+}
+
 /// Reads what [`encode`] wrote. `what` names the data in errors.
 pub fn decode(data: &[u8], what: &str, threads: usize) -> Result<DenseOracle> {
     let mut reader = Reader::new(data, what);

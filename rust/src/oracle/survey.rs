@@ -51,9 +51,10 @@ pub fn table(
         ("cells", Info::Int(table.cells.len() as u64)),
         ("tokens_estimate", Info::Int(tokens as u64)),
         ("entropy_bits", Info::Float(mean(entropy))),
+        ("packed_bytes", Info::Int(super::packed::table_bytes(table, unigram, vocab_size))),
     ];
     if reference.is_some() {
-        figures.push(("gain_over_unigram_bits", Info::Float(mean(gain))));
+        figures.push(("gain_over_unigram_bits", Info::Float(mean(gain).max(0.0))));
     }
     figures
 }
