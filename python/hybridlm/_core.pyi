@@ -270,7 +270,7 @@ class LinearMixture:
     """Weights over K experts that learn target by target: ``eg``, ``fixed-share`` or ``bayes``."""
 
     names: ClassVar[tuple[str, ...]]
-    def __new__(cls, name: str, experts: int, gate_sizes: Sequence[int] = ()) -> LinearMixture: ...
+    def __new__(cls, name: str, experts: int, gate_sizes: Sequence[int] = ...) -> LinearMixture: ...
     def mix(
         self, log_probs: NDArray[np.float32], gates: NDArray[np.uint8] | None = None
     ) -> NDArray[np.float64]:
