@@ -4,6 +4,7 @@
 //! An entry must return, whatever the bytes: a panic, or memory out of proportion, is a bug.
 
 use crate::oracle::{self, Oracle};
+use crate::parallel::Control;
 use crate::{files, tokens};
 
 /// What the readers may unpack here; small, so that many inputs are tried in a second.
@@ -16,7 +17,7 @@ pub const ENTRIES: [Entry; 3] = [oracle, shard, zstd];
 
 /// Reads an oracle file as it is, and again as what a zstd frame would hold; looks up in what is accepted.
 pub fn oracle(data: &[u8]) {
-    if let Ok(oracle) = oracle::load(data, "fuzz", 1) {
+    if let Ok(oracle) = oracle::load(data, "fuzz", 1, &Control::default()) {
         look_up(&*oracle);
     }
     if let Ok(oracle) = oracle::ngor::parse(data, "fuzz") {
