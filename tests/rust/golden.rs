@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use hybridlm_core::hash::fnv1a;
 use hybridlm_core::oracle::load;
+use hybridlm_core::parallel::Control;
 use hybridlm_core::tokens::Shard;
 use hybridlm_core::Error;
 
@@ -50,7 +51,8 @@ fn cells(order: usize, rows: usize) -> Vec<i8> {
 fn good_files_mean_what_they_always_meant() {
     assert_eq!(Shard::open(folder("good").join("tokens.bin")).unwrap().tokens(), tokens());
     for name in ["dense_v1.ngor", "dense_v2.ngor"] {
-        let oracle = load(&fs::read(folder("good").join(name)).unwrap(), name, 1).unwrap();
+        let oracle =
+            load(&fs::read(folder("good").join(name)).unwrap(), name, 1, &Control::default()).unwrap();
         assert_eq!(oracle.vocab_size(), V);
         let found = oracle.dense().unwrap().tables();
         assert_eq!(found.len(), ROWS.len());
@@ -68,7 +70,7 @@ fn bad_files_are_refused() {
         let path = entry.unwrap().path();
         let error = match path.extension().unwrap().to_str().unwrap() {
             "bin" => Shard::open(&path).err(),
-            "ngor" => load(&fs::read(&path).unwrap(), "bad", 1).err(),
+            "ngor" => load(&fs::read(&path).unwrap(), "bad", 1, &Control::default()).err(),
             _ => continue,
         };
         assert!(matches!(error, Some(Error::Format { .. })), "{}: {error:?}", path.display());
