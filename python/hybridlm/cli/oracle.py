@@ -259,6 +259,8 @@ def inspect(oracle: tyro.conf.Positional[Path], json: bool = False) -> None:
     )
     if loaded.estimator == "dense":
         console.print(_dense_picture(info))
+    else:
+        console.print(_sparse_picture(info))
 
 
 def _bar(share: float, width: int = 16) -> str:
@@ -299,6 +301,19 @@ def _dense_picture(info: dict[str, Any]) -> "Table":
             f"{_bar(full)} {full:4.0%}",
             f"{_bar(gain / most if most else 0.0)} {gain:.2f}",
         )
+    return shown
+
+
+def _sparse_picture(info: dict[str, Any]) -> "Table":
+    """What each order holds and takes; ``info`` is what ``Oracle.info`` gives for a sparse oracle."""
+    from rich.table import Table
+
+    shown = Table(box=None, pad_edge=False)
+    for column in ("order", "n-grams", "contexts", "bytes", "bits per n-gram"):
+        shown.add_column(column, justify="right")
+    for table in info["tables"]:
+        counts = (f"{table[key]:,}" for key in ("order", "ngrams", "contexts", "bytes"))
+        shown.add_row(*counts, f"{table['bits_per_ngram']:.2f}")
     return shown
 
 
