@@ -17,7 +17,7 @@ from hybridlm.data.shards import data_folder, read_stream, total_tokens, write_s
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
 from hybridlm.files import atomic_write_bytes, atomic_write_text
-from hybridlm.oracle.build import build_dense
+from hybridlm.oracle.build import Estimator, build_dense, build_sparse
 from hybridlm.report.summary import Score, Summary
 from hybridlm.scoring.evaluate import EvaluationResult, MixtureSpec, Rate, Stopwatch, evaluate
 from hybridlm.scoring.settings import ScoringSettings, TTTOptimizer
@@ -35,10 +35,15 @@ CHUNK = 8192
 
 @dataclass(frozen=True)
 class PipelineSettings:
-    """text: files to use; none: the English text that is installed here. Fractions are of characters."""
+    """text: files to use; none: the English text that is installed here. Fractions are of characters.
+
+    oracle_bytes is what a sparse oracle may take; a dense one takes what it takes.
+    """
 
     text: tuple[Path, ...]
     training: TrainConfig
+    estimator: Estimator
+    oracle_bytes: int
     vocab_size: int
     val_fraction: float
     ttt: TTTOptimizer
@@ -71,7 +76,13 @@ def run(settings: PipelineSettings, out: Path) -> Summary:
     logger.info("%s tokens to train on", f"{total_tokens(shards, 'train'):,}")
 
     with watch.stage("oracle"):
-        oracle = build_dense(train_shards, tokenizer.vocab_size, threads=threads)
+        oracle = (
+            build_dense(train_shards, tokenizer.vocab_size, threads=threads)
+            if settings.estimator == "dense"
+            else build_sparse(
+                train_shards, tokenizer.vocab_size, max_bytes=settings.oracle_bytes, threads=threads
+            )
+        )
         atomic_write_bytes(out / "oracle.ngor", oracle)
 
     with watch.stage("train"):

@@ -5,7 +5,7 @@ import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -35,6 +35,10 @@ class Run:
     """Pieces of the tokenizer."""
     val_fraction: float = 0.025
     """Share of the text, by document, that is held out and scored."""
+    estimator: Literal["dense", "sparse"] = "sparse"
+    """How the oracle is estimated."""
+    oracle_bytes: int = 1_500_000
+    """The most bytes that a sparse oracle may take."""
     ttt: TTTOptimizer = "sgd"
     """Test-time training while scoring. Its environment variable is TTT_OPTIMIZER."""
     mixer: str = "eg"
@@ -73,6 +77,8 @@ class Run:
             training=self.training,
             vocab_size=self.vocab_size,
             val_fraction=self.val_fraction,
+            estimator=self.estimator,
+            oracle_bytes=self.oracle_bytes,
             ttt=self.ttt,
             mixer=self.mixer,
             threads=self.threads,

@@ -10,6 +10,7 @@ from hybridlm.oracle.counting import Tables, count
 from hybridlm.progress import Progress
 from hybridlm.threads import thread_count
 
+Estimator = Literal["dense", "sparse"]
 Layout = Literal["reference", "packed"]
 
 DEFAULT_LEVEL: dict[Layout, int] = {"reference": 22, "packed": 1}
