@@ -31,7 +31,8 @@ def finished(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     """A run's folder and what it printed, from a process of its own."""
     out = tmp_path_factory.mktemp("run") / "out"
     command = [sys.executable, "-m", "hybridlm", "run", "--text", str(text_file), "--out", str(out), "--json"]
-    done = subprocess.run([*command, "--estimator", "dense", *QUICK], capture_output=True, text=True, check=False)
+    command += ["--estimator", "dense", *QUICK]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return out, json.loads(done.stdout)
 
