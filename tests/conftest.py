@@ -1,6 +1,7 @@
 """Real text, a real tokenizer trained on it and real shards, made once for all tests."""
 
 import os
+import signal
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -13,6 +14,10 @@ from hybridlm.data.tokenizer import Tokenizer
 
 # As `hybridlm` itself does: on a busy machine, threads that spin while they wait cost more than they save.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# What a shell starts in the background ignores Ctrl-C, and would hand that on to the commands under test.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How fast a machine is decides no test.
 hypothesis.settings.register_profile(
