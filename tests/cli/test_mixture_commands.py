@@ -83,6 +83,15 @@ def test_generate(artifact: Path, tokenizer_path: Path, capfdbinary: pytest.Capt
     assert main([*command, "--tokens", "0"]) == 1
 
 
+def test_generated_bytes_that_are_no_text_are_replaced(
+    artifact: Path, tokenizer_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    # So hot that byte pieces are drawn as often as others, and follow each other as UTF-8 doesn't.
+    command = ["generate", *options(artifact, tokenizer_path), "--tokens", "100", "--temperature", "50"]
+    assert main(command) == 0
+    assert "\N{REPLACEMENT CHARACTER}" in capfdbinary.readouterr().out.decode("utf-8", errors="strict")
+
+
 @pytest.mark.parametrize("method", ["ctw", "ppm"])
 def test_baseline(method: str, corpus: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = "\n".join(corpus).encode()

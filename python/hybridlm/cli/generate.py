@@ -1,5 +1,6 @@
 """`hybridlm generate`: text from an artifact."""
 
+import codecs
 import itertools
 import sys
 from pathlib import Path
@@ -47,6 +48,8 @@ def generate(
     start = pieces.encode(prompt.encode())
     generator.read(start)
     out = sys.stdout.buffer
+    # Byte pieces may be drawn that are no UTF-8 together: what is printed is text all the same.
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     if not shares:
         out.write(prompt.encode())
     for sampled in itertools.islice(generator.tokens(sampling, seed), tokens):
@@ -57,7 +60,7 @@ def generate(
             )
             out.write(f"{piece.decode(errors='replace')!r:16} {sampled.probability:.4f}  {parts}\n".encode())
         else:
-            out.write(piece)
+            out.write(decoder.decode(piece).encode())
         out.flush()
     if not shares:
-        out.write(b"\n")
+        out.write(f"{decoder.decode(b'', final=True)}\n".encode())
