@@ -31,7 +31,7 @@ from hybridlm._core import Segmenter
 from hybridlm.artifact import Artifact
 from hybridlm.data.byte_table import SPACE
 from hybridlm.data.tokenizer import Tokenizer
-from hybridlm.errors import FormatError, InputError
+from hybridlm.errors import FormatError
 
 MAGIC = b"HLMZ"
 VERSION = 1
@@ -59,11 +59,7 @@ class Codec:
 
     def __init__(self, artifact: Artifact, tokenizer: Tokenizer) -> None:
         artifact.check_tokenizer(tokenizer.fingerprint, tokenizer.vocab_size)
-        if artifact.neural_blob is not None:
-            raise InputError(
-                f"{artifact.name}: the codec codes with an artifact's oracle, and this one has a neural "
-                "model, too; pack the oracle alone with `hybridlm artifact pack --oracle`"
-            )
+        artifact.check_oracle_alone("the codec")
         self._oracle = artifact.oracle_blob
         self._name = artifact.name
         self._artifact_id = hashlib.sha256(artifact.to_bytes()).digest()[:8]

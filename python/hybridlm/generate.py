@@ -73,11 +73,7 @@ class Generator:
 
     def __init__(self, artifact: Artifact, tokenizer: Tokenizer) -> None:
         artifact.check_tokenizer(tokenizer.fingerprint, tokenizer.vocab_size)
-        if artifact.neural_blob is not None:
-            raise InputError(
-                f"{artifact.name}: generation uses an artifact's oracle, and this one has a neural model, "
-                "too; pack the oracle alone with `hybridlm artifact pack --oracle`"
-            )
+        artifact.check_oracle_alone("generation")
         self._predictor = Predictor(
             tokenizer.vocab_size, artifact.oracle_blob, first=tokenizer.bos_id, name=artifact.name
         )

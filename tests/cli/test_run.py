@@ -76,6 +76,22 @@ def test_single_commands_go_on_from_its_files(
     assert scored["tokens"] == summary["tokens"]
 
 
+def test_commands_for_an_oracle_alone_refuse_its_artifact(
+    finished: tuple[Path, dict[str, object]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, _ = finished
+    artifact, tokenizer = str(out / "artifact.pgar"), ["--tokenizer", str(out / "tokenizer.model")]
+    result = tmp_path / "result"
+    for command in (
+        ["audit", artifact, "--val", str(out / "data" / "*_val_*.bin")],
+        ["compress", str(out / "summary.json"), "--artifact", artifact, "-o", str(result)],
+        ["generate", "--artifact", artifact],
+    ):
+        assert main([*command, *tokenizer]) == 1
+        assert "neural model" in capsys.readouterr().err
+    assert not result.exists()
+
+
 def test_prints_a_table_and_keeps_nothing_unasked(
     text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

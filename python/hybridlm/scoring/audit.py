@@ -151,11 +151,7 @@ class MixtureScorer:
 
 def artifact_subject(artifact: Artifact, vocab_size: int, mixer: str) -> MixtureSubject:
     """The subject that `hybridlm eval` scores. InputError for an artifact with a neural model."""
-    if artifact.neural_blob is not None:
-        raise InputError(
-            f"{artifact.name}: the audit asks for whole rows, and the neural model has none to show; pack "
-            "the oracle alone with `hybridlm artifact pack --oracle`"
-        )
+    artifact.check_oracle_alone("the audit")
     oracle = artifact.load_oracle()
 
     def experts() -> list[Expert]:

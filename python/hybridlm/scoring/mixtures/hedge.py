@@ -49,20 +49,14 @@ def _normalised(log_weights: NDArray[np.float64]) -> NDArray[np.float64]:
     return log_weights - _log_sum_exp(log_weights)
 
 
-@register("hedge")
-class SpanHedge:
-    """The reference: one update of −η · mean(nll) after every span of 64 targets.
-
-    Spans lie on the grid of the whole stream. The targets of a span that a call leaves unfinished are kept,
-    so that a span's mean is always taken over the same 64 numbers at once, whatever the calls.
-    """
+class _ByCumulativeLoss:
+    """Weights that are the initial ones less η times the losses so far."""
 
     families: ClassVar[tuple[str, ...]] = FAMILIES
 
     def __init__(self, experts: Sequence[str], gate_sizes: Sequence[int] = ()) -> None:
         self._initial = initial_log_weights(experts)
         self._loss = np.zeros(len(experts))
-        self._unfinished = np.empty((len(experts), 0))
 
     @property
     def log_weights(self) -> NDArray[np.float64]:
@@ -71,6 +65,19 @@ class SpanHedge:
 
     def weights(self, gates: NDArray[np.uint8] | None = None) -> NDArray[np.float64]:
         return np.exp(self.log_weights)
+
+
+@register("hedge")
+class SpanHedge(_ByCumulativeLoss):
+    """The reference: one update of −η · mean(nll) after every span of 64 targets.
+
+    Spans lie on the grid of the whole stream. The targets of a span that a call leaves unfinished are kept,
+    so that a span's mean is always taken over the same 64 numbers at once, whatever the calls.
+    """
+
+    def __init__(self, experts: Sequence[str], gate_sizes: Sequence[int] = ()) -> None:
+        super().__init__(experts, gate_sizes)
+        self._unfinished = np.empty((len(experts), 0))
 
     def mix(
         self, log_probs: NDArray[np.float32], gates: NDArray[np.uint8] | None = None
@@ -88,26 +95,12 @@ class SpanHedge:
 
 
 @register("hedge-token")
-class TokenHedge:
+class TokenHedge(_ByCumulativeLoss):
     """The exact form: one update of −η · nll after every target.
 
     Needs no loop: the log-weights before target t are the initial ones less η times the *exclusive*
     cumulative sum of the losses.
     """
-
-    families: ClassVar[tuple[str, ...]] = FAMILIES
-
-    def __init__(self, experts: Sequence[str], gate_sizes: Sequence[int] = ()) -> None:
-        self._initial = initial_log_weights(experts)
-        self._loss = np.zeros(len(experts))
-
-    @property
-    def log_weights(self) -> NDArray[np.float64]:
-        """[K], in nats: the logarithms of the weights that the next target will meet."""
-        return _normalised((self._initial - RATE * self._loss)[:, None])[:, 0]
-
-    def weights(self, gates: NDArray[np.uint8] | None = None) -> NDArray[np.float64]:
-        return np.exp(self.log_weights)
 
     def mix(
         self, log_probs: NDArray[np.float32], gates: NDArray[np.uint8] | None = None
