@@ -92,6 +92,24 @@ def test_commands_for_an_oracle_alone_refuse_its_artifact(
     assert not result.exists()
 
 
+def test_becomes_a_page(
+    finished: tuple[Path, dict[str, object]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, summary = finished
+    page = tmp_path / "page.html"
+    assert main(["report", str(out), "-o", str(page)]) == 0
+    html = page.read_text()
+    assert f"{summary['bpb']:.4f} bits per byte" in html
+    for word in ("mixture with oracle", "16,000,000", "oracle_8", "<polyline", "training.model.layers"):
+        assert word in html
+
+    # The folder of the training alone is a run too, without scores.
+    assert main(["report", str(out / "model")]) == 0
+    html = (out / "model" / "report.html").read_text()
+    assert "<polyline" in html
+    assert "bits per byte" not in html
+
+
 def test_prints_a_table_and_keeps_nothing_unasked(
     text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

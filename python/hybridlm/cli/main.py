@@ -38,6 +38,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "generate": ("hybridlm.cli.generate", "generate", "text from an artifact"),
     "baseline ctw": ("hybridlm.cli.baseline", "ctw", "what context-tree weighting over bytes reaches"),
     "baseline ppm": ("hybridlm.cli.baseline", "ppm", "what a PPM-like model over bytes reaches"),
+    "report": ("hybridlm.cli.report", "report", "a run as one HTML page"),
+    "doctor": ("hybridlm.cli.doctor", "doctor", "can this installation do its work?"),
 }
 
 

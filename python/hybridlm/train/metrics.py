@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from hybridlm.errors import FormatError
 from hybridlm.files import atomic_write_bytes
 
 METRICS_FILE = "metrics.jsonl"
@@ -24,6 +25,26 @@ class MetricsLog:
     def write(self, **values: Any) -> None:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
+
+
+def read_metrics(run: Path) -> list[dict[str, float]]:
+    """What the run in the folder ``run`` has logged so far; a line that is still being written is left out.
+
+    Raises OSError where there is no log, FormatError for a line that can't be one.
+    """
+    path = run / METRICS_FILE
+    lines = []
+    for number, text in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        if not text.endswith(b"\n"):
+            break
+        try:
+            line = json.loads(text)
+        except ValueError:
+            line = None
+        if not isinstance(line, dict) or not all(isinstance(value, int | float) for value in line.values()):
+            raise FormatError(f"{path}: line {number} is not a JSON object of numbers; remove it")
+        lines.append(line)
+    return lines
 
 
 def _step_of(line: bytes) -> float:

@@ -1,0 +1,120 @@
+"""Line charts as SVG text, for pages and pictures that load nothing else."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+WIDTH, HEIGHT = 720, 320
+LEFT, RIGHT, TOP, BOTTOM = 64, 16, 16, 44
+
+# Told apart also by who sees red and green alike (Okabe and Ito's palette, without its yellow and black).
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+
+
+@dataclass(frozen=True)
+class Series:
+    """One named line through ``points`` (x, y), in order of x."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Maps values between ``low`` and ``high`` to pixels between ``start`` and ``end``."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    logarithmic: bool = False
+
+    def pixel(self, value: float) -> float:
+        low, high = self._scaled(self.low), self._scaled(self.high)
+        share = (self._scaled(value) - low) / (high - low) if high > low else 0.5
+        return self.start + share * (self.end - self.start)
+
+    def ticks(self) -> list[float]:
+        if self.logarithmic:
+            decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            candidates = [step * 10.0**decade for decade in decades for step in (1, 2, 5)]
+        else:
+            width = tick_step(self.high - self.low)
+            first, last = math.ceil(self.low / width), math.floor(self.high / width)
+            candidates = [index * width for index in range(first, last + 1)]
+        return [tick for tick in candidates if self.low <= tick <= self.high]
+
+    def _scaled(self, value: float) -> float:
+        return math.log10(value) if self.logarithmic else value
+
+
+def line_chart(series: Sequence[Series], *, x_label: str, y_label: str, logarithmic_x: bool = False) -> str:
+    """An <svg> element with a line and a legend entry per series.
+
+    Values that aren't finite are left out, and so are, on a logarithmic axis, those of zero and below.
+    """
+    drawn = [Series(line.name, _drawable(line.points, logarithmic_x)) for line in series]
+    points = [point for line in drawn for point in line.points]
+    if not points:
+        raise ValueError("there is nothing to draw")
+    xs, ys = zip(*points, strict=True)
+    x_axis = _Axis(min(xs), max(xs), LEFT, WIDTH - RIGHT, logarithmic_x)
+    # Lines that touch the frame are hard to read.
+    margin = 0.05 * ((max(ys) - min(ys)) or abs(max(ys)) or 1.0)
+    y_axis = _Axis(min(ys) - margin, max(ys) + margin, HEIGHT - BOTTOM, TOP)
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'font-family="system-ui, sans-serif" font-size="12" fill="currentColor">',
+        f"<title>{escape(y_label)} by {escape(x_label)}</title>",
+    ]
+    for tick in y_axis.ticks():
+        y = y_axis.pixel(tick)
+        parts.append(_line(LEFT, y, WIDTH - RIGHT, y))
+        parts.append(_text(LEFT - 8, y + 4, f"{tick:.6g}", "end"))
+    for tick in x_axis.ticks():
+        x = x_axis.pixel(tick)
+        parts.append(_line(x, TOP, x, HEIGHT - BOTTOM))
+        parts.append(_text(x, HEIGHT - BOTTOM + 16, f"{tick:,.10g}", "middle"))
+    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, x_label, "middle"))
+    parts.append(
+        f'<text transform="translate(14 {(TOP + HEIGHT - BOTTOM) / 2:.0f}) rotate(-90)" '
+        f'text-anchor="middle">{escape(y_label)}</text>'
+    )
+    for index, line in enumerate(drawn):
+        parts += _series(line, COLOURS[index % len(COLOURS)], index, x_axis, y_axis)
+    return "\n".join([*parts, "</svg>"])
+
+
+def tick_step(span: float) -> float:
+    """1, 2 or 5 times a power of ten, of which three to eight make up ``span``."""
+    if span <= 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(span / 4))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power * 8 >= span)
+
+
+def _drawable(points: Sequence[tuple[float, float]], logarithmic_x: bool) -> list[tuple[float, float]]:
+    finite = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
+    return [(x, y) for x, y in finite if x > 0] if logarithmic_x else finite
+
+
+def _series(line: Series, colour: str, index: int, x_axis: _Axis, y_axis: _Axis) -> list[str]:
+    pixels = [(x_axis.pixel(x), y_axis.pixel(y)) for x, y in line.points]
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in pixels)
+    parts = [f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>']
+    if len(pixels) <= 24:
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in pixels]
+    y = TOP + 14 + 16 * index
+    parts.append(f'<rect x="{WIDTH - RIGHT - 12}" y="{y - 9}" width="10" height="10" fill="{colour}"/>')
+    return [*parts, _text(WIDTH - RIGHT - 18, y, line.name, "end")]
+
+
+def _line(x1: float, y1: float, x2: float, y2: float) -> str:
+    ends = f'x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
+    return f'<line {ends} stroke="currentColor" opacity="0.15"/>'
+
+
+def _text(x: float, y: float, text: str, anchor: str) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
