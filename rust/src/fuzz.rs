@@ -3,10 +3,12 @@
 //!
 //! An entry must return, whatever the bytes: a panic, or memory out of proportion, is a bug.
 
+use crate::codec::predict::Predictor;
+use crate::codec::segment::{Piece, Segmenter};
 use crate::oracle::{self, Oracle};
 use crate::parallel::Control;
 use crate::partial::{self, PartialCounts};
-use crate::{files, tokens};
+use crate::{codec as coder, files, tokens, Result};
 
 /// What the readers may unpack here; small, so that many inputs are tried in a second.
 const MAX_BYTES: usize = 1 << 20;
@@ -14,7 +16,7 @@ const MAX_BYTES: usize = 1 << 20;
 pub type Entry = fn(&[u8]);
 
 /// As under `fuzz/fuzz_targets`.
-pub const ENTRIES: [Entry; 4] = [oracle, shard, zstd, partial];
+pub const ENTRIES: [Entry; 5] = [oracle, shard, zstd, partial, codec];
 
 /// Reads an oracle file as it is, and again as what a zstd frame would hold; looks up in what is accepted.
 pub fn oracle(data: &[u8]) {
@@ -60,4 +62,31 @@ pub fn partial(data: &[u8]) {
             assert!(written.is_ok_and(|written| read(&written).is_ok()));
         }
     }
+}
+
+/// Codes bytes and decodes them again; decodes what was never coded. A vocabulary has few pieces here, and
+/// some bytes that are no piece.
+pub fn codec(data: &[u8]) {
+    const LONGEST: usize = 512;
+    let data = &data[..data.len().min(LONGEST)];
+    let text = |bytes: &[u8]| Piece::Text { bytes: bytes.to_vec(), score: -(bytes.len() as f32) };
+    let words: [&[u8]; 6] = [b" ", b"t", b"h", b"th", b" th", "é".as_bytes()];
+    let bytes = (0..=250).map(Piece::Byte);
+    let pieces = [Piece::None].into_iter().chain(bytes).chain(words.map(text)).collect();
+    let attempt = || -> Result<()> {
+        let segmenter = Segmenter::new(pieces)?;
+        let control = Control::default();
+        let predictor = || Predictor::new(segmenter.vocab_size(), None, 0);
+        let decode = |payload: &[u8], length| {
+            coder::decompress(payload, length, &segmenter, &mut predictor()?, &control, "fuzz")
+        };
+        if let Ok(decoded) = decode(data, data.len()) {
+            assert_eq!(decoded.len(), data.len());
+        }
+        let coded = coder::compress(data, &segmenter, &mut predictor()?, &control)?;
+        assert!(decode(&coded.payload, data.len())? == data);
+        Ok(())
+    };
+    // Only bytes that the vocabulary hasn't may be refused.
+    assert!(attempt().is_ok() || data.iter().any(|&byte| byte > 250));
 }

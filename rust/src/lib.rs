@@ -6,6 +6,7 @@ pub mod baseline;
 pub mod bytes;
 pub mod codec;
 pub mod count;
+pub mod counters;
 pub mod error;
 pub mod experts;
 pub mod files;
