@@ -1,7 +1,7 @@
 //! Counting n-grams into dense tables: `counts[row of the context][token]`, for orders 1 to 8.
 //!
-//! What bounds this is the cache, so counters are one byte wide while counting and spill into the totals
-//! when they wrap; each thread has its own. Additions commute: the totals depend neither on the
+//! What bounds this is the cache, so counters are one byte wide while counting and carry into another byte
+//! elsewhere when they wrap; each thread has its own. Additions commute: the totals depend neither on the
 //! number of threads nor on the order of the shards. N-grams don't reach from one shard into another, and
 //! a shard's first n − 1 tokens, whose context isn't whole, count only for the lower orders.
 
@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Mutex;
 
-use crate::counters::{Counters, Part, Shared};
+use crate::counters::{Counters, Part};
 use crate::hash::{self, MAX_ORDER};
 use crate::memory::Zeroed;
 use crate::oracle::dense;
@@ -126,8 +126,8 @@ const BATCH: usize = 2048;
 /// A block of a stream.
 type Job<'a> = (Stream<'a>, Range<usize>);
 
-/// Cells added up, merged or quantised in one go.
-const PIECE: usize = 256 * Counters::PART;
+/// Cells added up or merged in one go.
+const PIECE: usize = 1 << 17;
 
 /// With more cells per token than this, counters of a thread's own cost more than they save.
 const DIRECT: usize = 16;
@@ -190,7 +190,7 @@ impl Counts {
         let layout = &self.layout;
         let source = layout.unigram_source();
         let sums_before = source.map(|index| self.column_sums(index));
-        let totals: Vec<Shared> = self.tables.iter_mut().map(Counters::shared).collect();
+        let totals = &self.tables;
         let finished = Mutex::new(Vec::new());
         parallel::run_with(
             threads,
@@ -199,7 +199,7 @@ impl Counts {
             |narrow, job| {
                 let (stream, block) = &jobs[job];
                 check_block(stream, block, layout.vocab_size)?;
-                narrow.count(layout, usize::from(source.is_some()), stream.tokens, block.clone(), &totals);
+                narrow.count(layout, usize::from(source.is_some()), stream.tokens, block.clone(), totals);
                 control.advance(block.len() as u64)
             },
             |narrow| finished.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(narrow),
@@ -239,7 +239,9 @@ impl Counts {
         });
         parallel::for_each(threads, pieces.collect(), |(index, first, mut totals): (usize, usize, Part)| {
             for narrow in narrows {
-                totals.add_all(&narrow.tables[index][first..][..totals.len()]);
+                let (ones, carries) = &narrow.tables[index];
+                let range = first..first + totals.len();
+                totals.add_bytes(&ones[range.clone()], &carries[range]);
             }
             Ok(())
         })
@@ -331,14 +333,14 @@ fn for_each_cell(
     }
 }
 
-/// One thread's counters: a byte per cell, which wraps into the totals.
+/// One thread's counters: of each table a byte per cell, and as much again for what they carry.
 struct Narrow {
-    tables: Vec<Zeroed<u8>>,
+    tables: Vec<(Zeroed<u8>, Zeroed<u8>)>,
 }
 
 impl Narrow {
     fn new(layout: &Layout) -> Result<Self> {
-        Ok(Self { tables: layout.allocate(Zeroed::new)? })
+        Ok(Self { tables: layout.allocate(|cells| Some((Zeroed::new(cells)?, Zeroed::new(cells)?)))? })
     }
 
     /// Counts a block for all tables but the first `skipped`.
@@ -348,16 +350,18 @@ impl Narrow {
         skipped: usize,
         tokens: &[u16],
         block: Range<usize>,
-        totals: &[Shared],
+        totals: &[Counters],
     ) {
         let tables = layout.tables.iter().zip(&mut self.tables).zip(totals);
-        for ((table, counters), totals) in tables.skip(skipped) {
-            let counters = &mut counters[..];
+        for ((table, (ones, carries)), totals) in tables.skip(skipped) {
+            let (ones, carries) = (&mut ones[..], &mut carries[..]);
             for_each_cell(layout, table, tokens, block.clone(), |cell| {
-                let counter = &mut counters[cell];
-                *counter = counter.wrapping_add(1);
-                if *counter == 0 {
-                    totals.add(cell, 256);
+                ones[cell] = ones[cell].wrapping_add(1);
+                if ones[cell] == 0 {
+                    carries[cell] = carries[cell].wrapping_add(1);
+                    if carries[cell] == 0 {
+                        totals.add_high(cell);
+                    }
                 }
             });
         }

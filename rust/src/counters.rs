@@ -5,12 +5,12 @@
 //! hundred million tokens fit the processor's outer cache, where 64 bits for each would not.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::OnceLock;
 
 use crate::memory::Zeroed;
 
-/// Counters whose upper bits are kept together: half a page of low bits.
+/// Counters whose upper bits are kept together.
 const GROUP: usize = 512;
 
 /// Bits above the low sixteen, of a group of counters; none yet where all are zero.
@@ -60,26 +60,20 @@ impl Counters {
         out
     }
 
-    /// The counters in parts of `length`, a multiple of [`Counters::PART`], for threads to share.
-    pub fn parts(&mut self, length: usize) -> impl Iterator<Item = Part<'_>> {
-        debug_assert!(length % GROUP == 0);
-        let parts = self.low.chunks_mut(length).zip(self.high.chunks_mut(length / GROUP));
-        parts.map(|(low, high)| Part { low, high })
+    /// Adds 65,536 to one counter, from any thread.
+    pub fn add_high(&self, index: usize) {
+        add_high(&self.high, index, 1);
     }
 
-    /// What the length of a part must be a multiple of.
-    pub const PART: usize = GROUP;
+    /// The counters in parts of `length`, for threads to share.
+    pub fn parts(&mut self, length: usize) -> impl Iterator<Item = Part<'_>> {
+        let high = &self.high[..];
+        let parts = self.low.chunks_mut(length).enumerate();
+        parts.map(move |(index, low)| Part { first: index * length, low, high })
+    }
 
     pub fn whole(&mut self) -> Part<'_> {
-        Part { low: &mut self.low, high: &mut self.high }
-    }
-
-    /// The counters, for several threads to add to at once.
-    pub fn shared(&mut self) -> Shared<'_> {
-        let low: *mut [u16] = &mut *self.low;
-        // SAFETY: AtomicU16 has the size, alignment and bit validity of u16, and the exclusive borrow of
-        // `self` is held for as long as the shared one lives.
-        Shared { low: unsafe { &*(low as *const [AtomicU16]) }, high: &self.high }
+        Part { first: 0, low: &mut self.low, high: &self.high }
     }
 }
 
@@ -90,8 +84,11 @@ fn add_high(high: &[High], index: usize, count: u64) {
 
 /// Counters that one thread adds to.
 pub struct Part<'a> {
+    /// Where the part begins in its table.
+    first: usize,
     low: &'a mut [u16],
-    high: &'a mut [High],
+    /// Of the whole table: a group may reach into the next part.
+    high: &'a [High],
 }
 
 impl Part<'_> {
@@ -103,46 +100,35 @@ impl Part<'_> {
         self.low.is_empty()
     }
 
+    #[inline]
     pub fn add(&mut self, index: usize, count: u64) {
         let sum = u64::from(self.low[index]) + (count & 0xffff);
         self.low[index] = sum as u16;
         let above = (count >> 16) + (sum >> 16);
         if above != 0 {
-            add_high(self.high, index, above);
+            add_high(self.high, self.first + index, above);
         }
     }
 
-    /// Adds a count to each counter.
-    pub fn add_all(&mut self, counts: &[u8]) {
-        for (group, (low, counts)) in self.low.chunks_mut(GROUP).zip(counts.chunks(GROUP)).enumerate() {
+    /// Adds a number of two bytes to each counter.
+    pub fn add_bytes(&mut self, lower: &[u8], upper: &[u8]) {
+        let numbers = lower.chunks(GROUP).zip(upper.chunks(GROUP));
+        for (group, (low, (lower, upper))) in self.low.chunks_mut(GROUP).zip(numbers).enumerate() {
+            let number = |lower, upper| u16::from_le_bytes([lower, upper]);
             let mut carried = false;
-            for (low, &count) in low.iter_mut().zip(counts) {
-                let (sum, carry) = low.overflowing_add(u16::from(count));
+            for ((low, &lower), &upper) in low.iter_mut().zip(lower).zip(upper) {
+                let (sum, carry) = low.overflowing_add(number(lower, upper));
                 *low = sum;
                 carried |= carry;
             }
             if carried {
-                for (index, (&low, &count)) in low.iter().zip(counts).enumerate() {
-                    if low < u16::from(count) {
-                        add_high(self.high, group * GROUP + index, 1);
+                for (index, ((&low, &lower), &upper)) in low.iter().zip(lower).zip(upper).enumerate() {
+                    // A sum that wrapped is less than either term.
+                    if low < number(lower, upper) {
+                        add_high(self.high, self.first + group * GROUP + index, 1);
                     }
                 }
             }
-        }
-    }
-}
-
-/// Counters that several threads add to.
-pub struct Shared<'a> {
-    low: &'a [AtomicU16],
-    high: &'a [High],
-}
-
-impl Shared<'_> {
-    pub fn add(&self, index: usize, count: u16) {
-        let before = self.low[index].fetch_add(count, Ordering::Relaxed);
-        if before.checked_add(count).is_none() {
-            add_high(self.high, index, 1);
         }
     }
 }
