@@ -4,8 +4,8 @@
 
 There is seldom so much text at hand, so the shards given are followed by copies of them in which every tenth
 token, on average, is another one drawn from the text: half of a copy's n-grams of order 6 are then new, as in
-new text. Costs are like those of real text; the oracle's quality means nothing. Each step runs in a process of
-its own. Prints one JSON object a line: processor seconds of all threads, the most memory that was resident.
+new text. Costs are like those of real text; the oracle's quality means nothing. Each step runs in a process
+of its own. Prints one JSON object a line: processor seconds of all threads, the most resident memory.
 """
 
 import argparse
@@ -77,7 +77,9 @@ def main() -> None:
         counts = _core.SparseCounts.open(part)
         print(json.dumps({"tokens": tokens, "counts_bytes": counts.nbytes}), flush=True)
         measured("build from counts", "build", part, "-o", oracle, "--max-bytes", options.max_bytes, *limits)
-        measured("build from shards", "build", *shards, "-o", oracle, "--max-bytes", options.max_bytes, *limits)
+        measured(
+            "build from shards", "build", *shards, "-o", oracle, "--max-bytes", options.max_bytes, *limits
+        )
 
 
 if __name__ == "__main__":

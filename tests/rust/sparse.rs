@@ -139,7 +139,7 @@ fn a_wide_vocabulary_needs_wide_keys() {
 fn what_is_cut_is_passed_on() {
     let streams = [text(24, 6000, 15), text(25, 2000, 15)];
     let control = Control::default();
-    for (order, cutoff) in [(2, 1), (4, 1), (6, 2), (5, 40)] {
+    for (order, cutoff) in [(2, 20), (4, 1), (6, 2), (5, 40)] {
         let counts = counted(&streams, 15, order);
         let mut trie = Trie::build(&counts, cutoff, 2, &control).unwrap();
         cutoff::pass_on(&counts, &mut trie, cutoff, 2, &control).unwrap();

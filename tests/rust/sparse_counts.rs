@@ -101,8 +101,11 @@ fn check(streams: &[Vec<u16>], vocab_size: usize, order: usize) {
     let folder = Folder::new();
     let kind = Kind::new(vocab_size, order).unwrap();
     let counts = count(&folder.shards(streams), kind, MEMORY, 2).unwrap();
-    let found: Vec<_> =
-        entries(&counts, 2).unwrap().iter().map(|e| (e.ngram.tokens().collect(), (e.count, e.documents))).collect();
+    let found: Vec<_> = entries(&counts, 2)
+        .unwrap()
+        .iter()
+        .map(|e| (e.ngram.tokens().collect(), (e.count, e.documents)))
+        .collect();
     let expected: Vec<(Vec<u16>, _)> = naive(streams, order).into_iter().collect();
     assert_eq!(found, expected);
     assert_eq!(counts.tokens(), streams.iter().map(|stream| stream.len() as u64).sum());
@@ -233,7 +236,7 @@ fn headers_that_lie_are_refused_by_field() {
     refused(8, &0u32.to_le_bytes(), "1 to 65535 tokens");
     refused(8, &11u32.to_le_bytes(), "outside the vocabulary of 11");
     refused(12, &1u32.to_le_bytes(), "order 2 to 8");
-    refused(12, &3u32.to_le_bytes(), "bytes follow the chunk's last number");
+    refused(12, &3u32.to_le_bytes(), "shares more with the one before it");
     refused(16, &u32::MAX.to_le_bytes(), "");
     let tokens = u64::from_le_bytes(file[52..60].try_into().unwrap());
     refused(52, &(tokens + 1).to_le_bytes(), "but the shards hold 1201 tokens");

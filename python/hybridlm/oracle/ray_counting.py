@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 from hybridlm import _core
@@ -60,7 +60,7 @@ def count_sparse_on_ray(
     memory: int,
     address: str | None = None,
     threads: int = 1,
-) -> Iterator[bytes]:
+) -> Generator[bytes, None, None]:
     """The sparse partial counts of each of ``shards``, in the order in which they are done.
 
     Each is counted in a task of its own, which takes ``threads`` CPUs and about ``memory`` bytes. Otherwise

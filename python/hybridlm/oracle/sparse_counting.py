@@ -190,12 +190,15 @@ def counted(
         if rest and engine == "ray":
             from hybridlm.oracle.ray_counting import count_sparse_on_ray
 
-            for data in count_sparse_on_ray(
+            of_shards = count_sparse_on_ray(
                 rest, vocab_size, order, memory=memory, address=ray_address, threads=threads or 1
-            ):
-                path = folder.file()
-                atomic_write_bytes(path, data)
-                found.append(_core.SparseCounts.open(path))
+            )
+            # Closed at once when something is raised here, which ends the tasks.
+            with contextlib.closing(of_shards):
+                for data in of_shards:
+                    path = folder.file()
+                    atomic_write_bytes(path, data)
+                    found.append(_core.SparseCounts.open(path))
         elif rest:
             # Every header is looked at before the long work begins.
             sizes = {shard: _core.shard_tokens(shard) for shard in rest}

@@ -50,8 +50,7 @@ impl SparseCounts {
     #[pyo3(signature = (data, name="sparse partial counts"))]
     fn from_bytes(py: Python<'_>, data: &[u8], name: &str) -> PyResult<Self> {
         let data = data.to_vec();
-        let core =
-            interruptible(py, None, |control| counts::SparseCounts::from_bytes(data, name, control))?;
+        let core = interruptible(py, None, |control| counts::SparseCounts::from_bytes(data, name, control))?;
         Ok(Self { core })
     }
 

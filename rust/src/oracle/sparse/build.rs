@@ -61,7 +61,7 @@ pub fn build(counts: &SparseCounts, settings: &Settings, control: &Control) -> R
     progress.reach(10)?;
     let histogram = Histogram::of(counts, threads, control)?;
     let cutoff = histogram.cutoff(CANDIDATES_PER_BYTE * max_bytes as u64);
-    let needed = BYTES_BESIDES + BYTES_PER_CANDIDATE * histogram.above(cutoff);
+    let needed = counts.bytes_in_memory() + BYTES_BESIDES + BYTES_PER_CANDIDATE * histogram.above(cutoff);
     if needed > memory as u64 {
         return Err(Error::input(format!(
             "{} n-grams are candidates for {max_bytes} bytes, and take {} MB of memory where {} MB are \

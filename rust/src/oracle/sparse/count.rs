@@ -41,18 +41,18 @@ pub fn count_shards(
     match out {
         None => {
             let writer = Writer::new(Vec::new(), Path::new("counts"), kind, &known, &sample)?;
-            let data = count(&streams, kind, memory, threads, control, writer)?;
+            let data = count(&streams, kind, memory, threads, control, true, writer)?;
             SparseCounts::from_bytes(data, "counts", control)
         }
         Some(path) => {
             let writer = Writer::new(AtomicFile::create(path)?, path, kind, &known, &sample)?;
-            count(&streams, kind, memory, threads, control, writer)?.commit()?;
+            count(&streams, kind, memory, threads, control, true, writer)?.commit()?;
             SparseCounts::open(path, control)
         }
     }
 }
 
-/// Counts tokens that come from no shard.
+/// Counts tokens that come from no shard, into memory. `control` doesn't advance.
 pub fn count_streams(
     streams: &[&[u16]],
     kind: Kind,
@@ -70,20 +70,22 @@ pub fn count_streams(
     }
     let writer = Writer::new(Vec::new(), Path::new("counts"), kind, &[], &Sample::of(streams))?;
     let total = streams.iter().map(|stream| stream.len() as u64).sum();
-    SparseCounts::unnamed(count(streams, kind, usize::MAX, threads, control, writer)?, total, control)
+    SparseCounts::unnamed(count(streams, kind, usize::MAX, threads, control, false, writer)?, total, control)
 }
 
+#[allow(clippy::too_many_arguments)]
 fn count<W: Write>(
     streams: &[&[u16]],
     kind: Kind,
     memory: usize,
     threads: usize,
     control: &Control,
+    reports: bool,
     writer: Writer<W>,
 ) -> Result<W> {
     // Tokens are packed one higher, so that zero can say that an n-gram has ended.
     let bits = usize::BITS - kind.vocab_size.leading_zeros();
-    let job = Job { text: Text::new(streams)?, kind, bits, memory, threads, control };
+    let job = Job { text: Text::new(streams)?, kind, bits, memory, threads, control, reports };
     if bits as usize * (kind.order - 1) <= 64 {
         job.count::<u64, W>(writer)
     } else {
@@ -106,7 +108,9 @@ impl<'a> Text<'a> {
         for stream in streams {
             let start = starts[starts.len() - 1];
             if start + stream.len() > u32::MAX as usize {
-                return Err(Error::input("more than 2^32 tokens at once; count the shards in groups and merge"));
+                return Err(Error::input(
+                    "more than 2^32 tokens at once; count the shards in groups and merge",
+                ));
             }
             documents.extend(document_starts(stream).map(|at| (start + at) as u32));
             starts.push(start + stream.len());
@@ -122,6 +126,8 @@ struct Job<'a> {
     memory: usize,
     threads: usize,
     control: &'a Control,
+    /// Whether `control` advances.
+    reports: bool,
 }
 
 impl Job<'_> {
@@ -177,7 +183,7 @@ impl Job<'_> {
         parallel::for_each(self.threads, jobs, |(index, (list, packed)): (usize, (_, &mut Vec<u8>))| {
             let places: &[u32] = &places[list];
             *packed = self.sort::<K>((first + index) as u16, places)?;
-            self.control.advance(places.len() as u64)
+            self.control.advance(if self.reports { places.len() as u64 } else { 0 })
         })?;
         packed.iter().try_for_each(|packed| writer.write(packed))
     }

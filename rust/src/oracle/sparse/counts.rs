@@ -186,6 +186,14 @@ impl SparseCounts {
         end + (END.len() + HASH_BYTES) as u64
     }
 
+    /// Of them those that are in memory.
+    pub fn bytes_in_memory(&self) -> u64 {
+        match &self.source {
+            Source::Memory(data) => data.len() as u64,
+            Source::File(_) => 0,
+        }
+    }
+
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         match &self.source {
             Source::Memory(data) => Ok(data.clone()),
@@ -362,7 +370,8 @@ pub fn merge<W: Write>(
             let first = first as u16;
             let mut cursors: Vec<Cursor> =
                 parts.iter().map(|part| Cursor::new(part, first)).collect::<Result<_>>()?;
-            let bytes: u64 = cursors.iter().flat_map(|cursor| cursor.chunks).map(|c| u64::from(c.bytes)).sum();
+            let bytes: u64 =
+                cursors.iter().flat_map(|cursor| cursor.chunks).map(|c| u64::from(c.bytes)).sum();
             *merged = merge_sorted(&mut cursors, Packer::new(first, kind.order), control)?;
             for (total, cursor) in totals.iter().zip(&cursors) {
                 total.fetch_add(cursor.total, std::sync::atomic::Ordering::Relaxed);
@@ -535,7 +544,8 @@ fn unpack(content: &[u8], chunk: Chunk, kind: Kind, tokens: u64) -> std::result:
                 return Err("an n-gram is out of order".into());
             }
             let code = known.checked_add(step).filter(|&code| code <= kind.vocab_size as u64);
-            let code = code.ok_or_else(|| format!("a token is outside the vocabulary of {}", kind.vocab_size))?;
+            let code =
+                code.ok_or_else(|| format!("a token is outside the vocabulary of {}", kind.vocab_size))?;
             known = 0;
             ngram = ngram.with(at, code as u16);
             if ends(code as u16) {
@@ -706,9 +716,8 @@ fn scan(input: impl Read, path: &Path, control: &Control) -> Result<Scanned> {
         if shards.last().is_some_and(|last| last.hash >= hash) {
             return Err(scanner.error("the shard's hash is out of order"));
         }
-        tokens = tokens
-            .checked_add(held)
-            .ok_or_else(|| scanner.error("the shards' tokens don't fit 64 bits"))?;
+        tokens =
+            tokens.checked_add(held).ok_or_else(|| scanner.error("the shards' tokens don't fit 64 bits"))?;
         shards.push(CountedShard { hash, tokens: held, name, source: path.display().to_string() });
     }
     let length = scanner.u32("the sample's length")? as usize;

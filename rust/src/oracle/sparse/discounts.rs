@@ -6,9 +6,9 @@
 //! of D at its knots, so the log-likelihood is concave in them and Newton's method finds the best. The
 //! rest, the lower orders' masses above all, depends on them in turn, so this is done a few times over.
 
-use super::flow::{basis, discount, Discount, Discounts, FullModel, KNOTS};
 use super::count::count_streams;
 use super::counts::SparseCounts;
+use super::flow::{basis, discount, Discount, Discounts, FullModel, KNOTS};
 use super::trie::Trie;
 use crate::parallel::{self, Control};
 use crate::Result;

@@ -170,8 +170,12 @@ impl Growing {
         let kind = counts.kind();
         let mut levels = vec![Level::default(); kind.order + 1];
         let vocab_size = kind.vocab_size;
-        levels[0] =
-            Level { words: vec![0], suffixes: vec![0], first: vec![0, vocab_size as u32], ..Level::default() };
+        levels[0] = Level {
+            words: vec![0],
+            suffixes: vec![0],
+            first: vec![0, vocab_size as u32],
+            ..Level::default()
+        };
         levels[1].words = (0..vocab_size).map(|token| token as u16).collect();
         levels[1].suffixes = vec![0; vocab_size];
         Self { levels, cutoff, starts: [0; MAX_ORDER + 1], words: [0; MAX_ORDER + 1] }
