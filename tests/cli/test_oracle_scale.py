@@ -186,5 +186,5 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
         )
         assert failed.returncode == 1
         assert failed.stderr.startswith("hybridlm: error: ") and failed.stderr.count("\n") == 1
-        assert "File too large" in failed.stderr
+        assert "file too large" in failed.stderr
         assert not list(folder.iterdir())

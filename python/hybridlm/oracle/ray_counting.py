@@ -8,6 +8,7 @@ worker is fast, and what had to be done again because a worker was lost, leaves 
 """
 
 import contextlib
+import logging
 import os
 import socket
 import time
@@ -101,7 +102,7 @@ def _cluster(address: str | None) -> Iterator[Any]:
     ours = not ray.is_initialized()
     if ours:
         try:
-            ray.init(address=address, log_to_driver=False, logging_level="error")
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except ConnectionError as error:
             raise InputError(f"no Ray cluster can be reached at {address}: {error}") from None
     try:
