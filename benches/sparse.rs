@@ -6,8 +6,9 @@ mod common;
 
 use criterion::{criterion_group, criterion_main, BenchmarkId, Criterion, Throughput};
 use hybridlm_core::oracle::sparse::build::{build, Settings};
+use hybridlm_core::oracle::sparse::count::count_streams;
+use hybridlm_core::oracle::sparse::counts::Kind;
 use hybridlm_core::oracle::sparse::format;
-use hybridlm_core::oracle::sparse::trie::Corpus;
 use hybridlm_core::oracle::{log_probs, target_log_probs};
 use hybridlm_core::parallel::Control;
 
@@ -15,7 +16,7 @@ const ORDER: usize = 6;
 const TOKENS: usize = 1_000_000;
 
 fn settings(threads: usize) -> Settings {
-    Settings { order: ORDER, max_bytes: 400_000, threads }
+    Settings { max_bytes: 400_000, memory: 4 << 30, threads }
 }
 
 fn sparse(criterion: &mut Criterion) {
@@ -23,8 +24,12 @@ fn sparse(criterion: &mut Criterion) {
     const POSITIONS: usize = 2048;
     let control = Control::default();
     let tokens = common::tokens(TOKENS);
-    let corpus = Corpus::new([&tokens[..]], common::VOCABULARY).unwrap();
-    let file = build(&corpus, &settings(2), &control).unwrap();
+    let kind = Kind::new(common::VOCABULARY, ORDER).unwrap();
+    let make = |threads: usize| {
+        let counts = count_streams(&[&tokens[..]], kind, threads, &control).unwrap();
+        build(&counts, &settings(threads), &control).unwrap()
+    };
+    let file = make(2);
     let oracle = format::decode(&file, "bench", &control).unwrap();
     let stream = &tokens[..TARGETS];
     let positions: Vec<usize> = (TARGETS - POSITIONS..TARGETS).collect();
@@ -33,7 +38,7 @@ fn sparse(criterion: &mut Criterion) {
     for threads in common::threads() {
         group.throughput(Throughput::Elements(tokens.len() as u64));
         group.bench_function(BenchmarkId::new("build (tokens), threads", threads), |bencher| {
-            bencher.iter(|| build(&corpus, &settings(threads), &control).unwrap());
+            bencher.iter(|| make(threads));
         });
         group.throughput(Throughput::Elements(TARGETS as u64));
         group.bench_function(BenchmarkId::new("targets (positions), threads", threads), |bencher| {

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "PARTIAL_COUNTS_MAGIC",
+    "SPARSE_COUNTS_MAGIC",
     "SPARSE_PROGRESS",
     "AdaptiveExperts",
     "ByteModel",
@@ -26,7 +27,7 @@ __all__ = [
     "OnlineExperts",
     "Predictor",
     "Segmenter",
-    "build_sparse",
+    "SparseCounts",
     "compress",
     "context_buckets",
     "decompress",
@@ -149,22 +150,90 @@ class NgramCounts:
         """An NGOR file, version 1 or (packed) version 2, compressed at a zstd level. ``progress`` is told
         bytes."""
 
+SPARSE_COUNTS_MAGIC: bytes
+"""What a file of sparse partial counts begins with."""
+
 SPARSE_PROGRESS: int
-"""What ``progress`` is told when ``build_sparse`` is done."""
+"""What ``progress`` is told when ``SparseCounts.sparse_oracle`` is done."""
 
-def build_sparse(
-    paths: Sequence[str | os.PathLike[str]],
-    vocab_size: int,
-    order: int,
-    max_bytes: int,
-    threads: int = 1,
-    progress: Callable[[int], object] | None = None,
-) -> bytes:
-    """The best sparse oracle of at most ``max_bytes`` bytes that the shards give: a file NGSP, version 1.
+@final
+class SparseCounts:
+    """The distinct n-grams of some shards, of orders up to ``order``, and how often each occurs.
 
-    The bytes depend neither on the shards' order nor on ``threads``. InputError when nothing fits,
-    FormatError for a damaged shard, OSError.
+    They are in memory, as bytes of a file, or in a file, which is read as it is needed and must stay.
     """
+
+    @staticmethod
+    def count(
+        paths: Sequence[str | os.PathLike[str]],
+        vocab_size: int,
+        order: int,
+        memory: int,
+        out: str | os.PathLike[str] | None = None,
+        threads: int = 1,
+        progress: Callable[[int], object] | None = None,
+    ) -> SparseCounts:
+        """Counts shards, none of whose n-grams reach into the next, into memory or the file ``out``.
+
+        Counting takes about ``memory`` bytes besides the result, some 5 per token. ``progress`` is told
+        tokens. InputError for a shard that is given twice, whatever its name: its content tells.
+        FormatError, OSError.
+        """
+
+    @staticmethod
+    def open(path: str | os.PathLike[str]) -> SparseCounts:
+        """The counts in a file. FormatError for a damaged one, OSError."""
+
+    @staticmethod
+    def from_bytes(data: bytes, name: str = "sparse partial counts") -> SparseCounts:
+        """The counts in a file's bytes. FormatError, calling the file ``name``."""
+
+    @staticmethod
+    def merge(
+        parts: Sequence[SparseCounts],
+        out: str | os.PathLike[str],
+        threads: int = 1,
+        progress: Callable[[int], object] | None = None,
+    ) -> SparseCounts:
+        """Writes the sum of ``parts`` to the file ``out``, in constant memory. ``progress`` is told bytes.
+
+        InputError when they are of different vocabularies or orders, or two of them of the same shard.
+        FormatError for a damaged file, OSError.
+        """
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def order(self) -> int: ...
+    @property
+    def tokens(self) -> int:
+        """Tokens that were counted."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the file."""
+
+    @property
+    def shards(self) -> list[tuple[str, int, str]]:
+        """(file name, tokens, BLAKE3 of the file in hexadecimal) of each shard counted, by hash."""
+
+    def to_bytes(self) -> bytes:
+        """The file's bytes. They depend on nothing but the set of shards, the vocabulary and the order."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the file. OSError."""
+
+    def sparse_oracle(
+        self,
+        max_bytes: int,
+        memory: int,
+        threads: int = 1,
+        progress: Callable[[int], object] | None = None,
+    ) -> bytes:
+        """The best sparse oracle of at most ``max_bytes`` bytes: a file NGSP, version 1.
+
+        InputError when nothing fits, or when the build would take more than about ``memory`` bytes.
+        """
 
 @final
 class FrozenOracle:

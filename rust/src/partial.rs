@@ -223,10 +223,7 @@ impl PartialCounts {
             word(&mut data, rows as usize);
         }
         for shard in &self.shards {
-            data.extend(shard.hash);
-            data.extend(shard.tokens.to_le_bytes());
-            data.extend((shard.name.len() as u16).to_le_bytes());
-            data.extend(shard.name.as_bytes());
+            write_shard(&mut data, shard);
         }
         for frame in &frames {
             word(&mut data, frame.len());
@@ -253,7 +250,7 @@ pub fn identify(paths: &[PathBuf], threads: usize, control: &Control) -> Result<
     identify_open(&shards, threads, || control.check())
 }
 
-fn identify_open(
+pub(crate) fn identify_open(
     shards: &[Shard],
     threads: usize,
     check: impl Fn() -> Result<()> + Sync,
@@ -289,7 +286,7 @@ fn file_name(path: &Path) -> Result<String> {
 }
 
 /// Both lists in the order of their hashes, or the refusal of what is in them twice.
-fn united(known: &[CountedShard], new: Vec<CountedShard>) -> Result<Vec<CountedShard>> {
+pub(crate) fn united(known: &[CountedShard], new: Vec<CountedShard>) -> Result<Vec<CountedShard>> {
     let mut all = [known.to_vec(), new].concat();
     // Stable, so of two equal ones the one that was there comes first.
     all.sort_by_key(|shard| shard.hash);
@@ -334,7 +331,7 @@ fn pack(cells: &[u64]) -> Vec<u8> {
     out
 }
 
-fn put(out: &mut Vec<u8>, mut value: u64) {
+pub(crate) fn put(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -348,10 +345,10 @@ fn longest_content(cells: usize) -> usize {
 }
 
 /// Reads LEB128 numbers.
-struct Numbers<'a>(&'a [u8]);
+pub(crate) struct Numbers<'a>(pub &'a [u8]);
 
 impl Numbers<'_> {
-    fn next(&mut self) -> Option<u64> {
+    pub fn next(&mut self) -> Option<u64> {
         let mut value = 0;
         for (index, &byte) in self.0.iter().enumerate().take(10) {
             let bits = u64::from(byte & 0x7f);
@@ -497,6 +494,13 @@ impl<'a> File<'a> {
         };
         self.layout.tables().iter().map(of_order).collect()
     }
+}
+
+pub(crate) fn write_shard(out: &mut Vec<u8>, shard: &CountedShard) {
+    out.extend(shard.hash);
+    out.extend(shard.tokens.to_le_bytes());
+    out.extend((shard.name.len() as u16).to_le_bytes());
+    out.extend(shard.name.as_bytes());
 }
 
 fn read_shard(reader: &mut Reader, what: &str) -> Result<CountedShard> {

@@ -14,6 +14,7 @@ import pytest
 from hybridlm import _core
 from hybridlm.cli.main import main
 from hybridlm.errors import InputError
+from hybridlm.files import atomic_write_bytes
 from hybridlm.oracle.counting import Tables, count
 from hybridlm.oracle.ray_counting import count_on_ray
 
@@ -78,24 +79,75 @@ def kill_one_when_counting(killed: list[int], stop: threading.Event) -> None:
         time.sleep(0.005)
 
 
-def test_a_build_survives_a_killed_worker_with_the_same_bytes(
-    cluster: str, shards: list[str], tmp_path: Path
-) -> None:
-    local, distributed = tmp_path / "local.ngor", tmp_path / "ray.ngor"
-    options = ["--layout", "packed"]
-    assert main(["oracle", "build", *shards, "-o", str(local), *options]) == 0
+def survives_a_killed_worker(cluster: str, folder: Path, arguments: list[str]) -> None:
+    local, distributed = folder / "local", folder / "ray"
+    assert main(["oracle", "build", *arguments, "-o", str(local)]) == 0
     killed: list[int] = []
     stop = threading.Event()
     killer = threading.Thread(target=kill_one_when_counting, args=(killed, stop))
     killer.start()
     try:
         ray_options = ["--engine", "ray", "--ray-address", cluster]
-        assert main(["oracle", "build", *shards, "-o", str(distributed), *options, *ray_options]) == 0
+        assert main(["oracle", "build", *arguments, "-o", str(distributed), *ray_options]) == 0
     finally:
         stop.set()
         killer.join()
     assert killed and not Path(f"/proc/{killed[0]}").exists()
     assert distributed.read_bytes() == local.read_bytes()
+    assert sorted(path.name for path in folder.iterdir()) == ["local", "ray"]
+
+
+def test_a_build_survives_a_killed_worker_with_the_same_bytes(
+    cluster: str, shards: list[str], tmp_path: Path
+) -> None:
+    survives_a_killed_worker(cluster, tmp_path, [*shards, "--layout", "packed"])
+
+
+@pytest.fixture(scope="module")
+def text_shards(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Each has half of its tokens in common, so that there are n-grams to keep."""
+    folder = tmp_path_factory.mktemp("ray_text")
+    generator = np.random.default_rng(7)
+    common = generator.integers(0, 1024, 400_000, np.uint16)
+    paths = [str(folder / f"text_train_{index:06d}.bin") for index in range(4)]
+    for path in paths:
+        _core.write_shard(path, np.concatenate([common, generator.integers(0, 1024, 400_000, np.uint16)]))
+    return paths
+
+
+def test_a_sparse_build_survives_one_too(cluster: str, text_shards: list[str], tmp_path: Path) -> None:
+    arguments = [*text_shards, "--estimator", "sparse", "--orders", "3", "--max-bytes", "50000"]
+    survives_a_killed_worker(cluster, tmp_path, arguments)
+
+
+def test_counting_on_ray_is_resumed(
+    cluster: str, text_shards: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver is stopped when it writes down what it has the second time."""
+    out, local = tmp_path / "ray", tmp_path / "local"
+    unfinished = tmp_path / "ray.unfinished"
+    options = ["--engine", "ray", "--ray-address", cluster, "--checkpoint-seconds", "0"]
+    for module, estimator in [
+        ("counting", ["--layout", "packed", "--orders", "3"]),
+        ("sparse_counting", ["--estimator", "sparse", "--max-bytes", "9000", "--orders", "3"]),
+    ]:
+        written: list[Path] = []
+
+        def write(path: Path, data: bytes, written: list[Path] = written) -> None:
+            if written:
+                raise KeyboardInterrupt
+            atomic_write_bytes(path, data)
+            written.append(path)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(f"hybridlm.oracle.{module}.atomic_write_bytes", write)
+            assert main(["oracle", "build", *text_shards, "-o", str(out), *options, *estimator]) == 130
+        assert written and written[0].exists() and not out.exists()
+        assert main(["oracle", "build", *text_shards, "-o", str(out), *options, *estimator]) == 0
+        assert main(["oracle", "build", *text_shards, "-o", str(local), *estimator]) == 0
+        assert out.read_bytes() == local.read_bytes()
+        assert not unfinished.exists()
+        out.unlink()
 
 
 def test_counts_are_reduced_to_those_of_one_machine(cluster: str, tmp_path: Path) -> None:

@@ -97,3 +97,94 @@ def test_a_killed_build_is_resumed_with_the_same_bytes(tmp_path: Path) -> None:
     whole = tmp_path / "whole.ngor"
     assert main(["oracle", "build", *shards, "-o", str(whole), "--layout", "packed"]) == 0
     assert out.read_bytes() == whole.read_bytes()
+
+
+SPARSE = ["--estimator", "sparse"]
+
+
+def test_sparse_counts_are_merged_and_built_from(
+    shards: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--vocab-size", "512", "--orders", "4"]
+    whole = tmp_path / "whole.ngsp"
+    size = ["--max-bytes", "12000", *SPARSE]
+    assert main(["oracle", "build", *shards, "-o", str(whole), *options, *size, "--memory", "512M"]) == 0
+    parts = [str(tmp_path / f"part{index}") for index in range(len(shards))]
+    for index, (shard, part) in enumerate(zip(shards, parts, strict=True)):
+        threads = ["--threads", str(1 + index % 2)]
+        assert main(["oracle", "count", shard, "-o", part, *SPARSE, *options, *threads]) == 0
+    merged, counted, out = (str(tmp_path / name) for name in ("merged", "counted", "out.ngsp"))
+    assert main(["oracle", "merge", *parts[::-1], "-o", merged]) == 0
+    command = ["oracle", "count", *shards, "-o", counted, *SPARSE, *options, "--checkpoint-seconds", "0"]
+    assert main(command) == 0
+    assert Path(merged).read_bytes() == Path(counted).read_bytes()
+    for sources in (parts, [merged], [*parts[1:], shards[0]]):
+        assert main(["oracle", "build", *sources, "-o", out, *size]) == 0
+        assert Path(out).read_bytes() == whole.read_bytes()
+    assert capsys.readouterr().out == ""
+
+    cases = [
+        (["build", parts[0]], "counts of the sparse estimator"),
+        (["build", parts[0], *size, "--orders", "6"], "counts up to order 4, not 6"),
+        (["build", shards[0], parts[0], *size], "has been counted already"),
+        (["build", parts[0], *SPARSE, "--max-bytes", "20"], "20 bytes"),
+        (["count", *shards, *SPARSE, "--buckets", "3=10"], "--buckets needs"),
+        (["merge", parts[0], shards[1]], "not how sparse partial counts begin"),
+        (["build", *shards, *options, *size, "--memory", "1M"], "at least 512M of memory"),
+    ]
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    for (command_name, *arguments), message in cases:
+        assert main(["oracle", command_name, *arguments, "-o", str(folder / "o")]) == 1
+        shown = capsys.readouterr().err
+        assert shown.startswith("hybridlm: error: ") and shown.count("\n") == 1 and message in shown
+        assert not list(folder.iterdir())
+    assert main(["oracle", "build", *shards, *size, "-o", out, "--memory", "lots"]) == 2
+
+
+def test_a_killed_sparse_build_is_resumed_with_the_same_bytes(tmp_path: Path) -> None:
+    generator = np.random.default_rng(1)
+    shards = [str(tmp_path / f"{index}.bin") for index in range(6)]
+    for shard in shards:
+        _core.write_shard(shard, generator.integers(0, 1024, 300_000, np.uint16))
+    out = tmp_path / "o.part"
+    unfinished = tmp_path / "o.part.unfinished"
+    command = [sys.executable, "-m", "hybridlm", "oracle", "count", *shards, *SPARSE]
+    resumable = [*command, "-o", str(out), "--checkpoint-seconds", "0"]
+    with subprocess.Popen(resumable, stderr=subprocess.PIPE) as count:
+        while not list(unfinished.glob("counted*.part")) and count.poll() is None:
+            time.sleep(0.002)
+        count.kill()
+    assert count.returncode != 0 and not out.exists()
+    counted = len(list(unfinished.glob("counted*.part")))
+    assert 1 <= counted < len(shards)
+    resumed = subprocess.run(resumable, stderr=subprocess.PIPE, text=True, check=True)
+    assert f"resuming, {counted} of 6 shards are counted" in resumed.stderr
+    assert not unfinished.exists()
+    whole = tmp_path / "whole.part"
+    assert main([*command[3:], "-o", str(whole)]) == 0
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    """A limit on the size of files stands for it, which the system tells in the same way."""
+    resource = pytest.importorskip("resource")
+    shard = str(tmp_path / "shard.bin")
+    _core.write_shard(shard, np.random.default_rng(2).integers(0, 1024, 300_000, np.uint16))
+    folder = tmp_path / "out"
+    folder.mkdir()
+    for arguments in (
+        ["-o", str(folder / "o.part")],
+        ["-o", str(folder / "o.part"), "--checkpoint-seconds", "0"],
+    ):
+        failed = subprocess.run(
+            [sys.executable, "-m", "hybridlm", "oracle", "count", shard, *SPARSE, *arguments],
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+            check=False,
+        )
+        assert failed.returncode == 1
+        assert failed.stderr.startswith("hybridlm: error: ") and failed.stderr.count("\n") == 1
+        assert "file too large" in failed.stderr
+        assert not list(folder.iterdir())

@@ -81,8 +81,9 @@ def test_an_exception_in_progress_stops_the_build(train: list[Path]) -> None:
     def progress(_done: int) -> None:
         raise RuntimeError("enough")
 
+    counts = _core.SparseCounts.count(train, VOCAB_SIZE, 6, 1 << 30)
     with pytest.raises(RuntimeError, match="enough"):
-        _core.build_sparse(train, VOCAB_SIZE, 6, 10_000, 1, progress)
+        counts.sparse_oracle(10_000, 1 << 30, 1, progress)
 
 
 def test_what_cannot_be_is_refused(train: list[Path], files: dict[int, bytes]) -> None:

@@ -6,11 +6,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use hybridlm_core::oracle::sparse::build::{build, Settings};
 use hybridlm_core::oracle::sparse::coder::{hash, BinaryCoder, Decoder, Encoder, Predictor};
+use hybridlm_core::oracle::sparse::count::count_streams;
+use hybridlm_core::oracle::sparse::counts::{Kind, SparseCounts};
+use hybridlm_core::oracle::sparse::cutoff::{self, Histogram};
 use hybridlm_core::oracle::sparse::discounts;
 use hybridlm_core::oracle::sparse::flow::{discount, Discounts, FullModel, PrunedModel, REPEAT_WEIGHT};
 use hybridlm_core::oracle::sparse::format;
 use hybridlm_core::oracle::sparse::model::SparseOracle;
-use hybridlm_core::oracle::sparse::trie::{Corpus, Trie, BOS};
+use hybridlm_core::oracle::sparse::trie::{Trie, BOS};
 use hybridlm_core::oracle::{self, Oracle};
 use hybridlm_core::parallel::Control;
 use hybridlm_core::Error;
@@ -36,13 +39,17 @@ fn text(seed: u64, length: usize, vocab_size: u16) -> Vec<u16> {
     tokens
 }
 
-fn corpus(streams: &[Vec<u16>], vocab_size: usize) -> Corpus {
-    Corpus::new(streams.iter().map(Vec::as_slice), vocab_size).unwrap()
+fn counted(streams: &[Vec<u16>], vocab_size: usize, order: usize) -> SparseCounts {
+    let streams: Vec<&[u16]> = streams.iter().map(Vec::as_slice).collect();
+    count_streams(&streams, Kind::new(vocab_size, order).unwrap(), 3, &Control::default()).unwrap()
 }
 
+/// With room for every n-gram to be a candidate.
+const MEMORY: usize = 1 << 32;
+
 fn built(streams: &[Vec<u16>], vocab_size: usize, order: usize, max_bytes: usize, threads: usize) -> Vec<u8> {
-    let settings = Settings { order, max_bytes, threads };
-    build(&corpus(streams, vocab_size), &settings, &Control::default()).unwrap()
+    let settings = Settings { max_bytes, memory: MEMORY, threads };
+    build(&counted(streams, vocab_size, order), &settings, &Control::default()).unwrap()
 }
 
 fn load(file: &[u8]) -> Result<SparseOracle, Error> {
@@ -93,36 +100,88 @@ fn ngrams(trie: &Trie) -> BTreeMap<Vec<u16>, (usize, usize)> {
 #[test]
 fn a_trie_holds_the_counts_of_the_text() {
     let streams = [text(1, 4000, 12), text(2, 700, 12), vec![5], vec![]];
-    for order in [1, 2, 3, 6, 8] {
-        let trie = Trie::build(&corpus(&streams, 12), order, 3, &Control::default()).unwrap();
+    for (order, cutoff) in [(2, 0), (3, 0), (6, 0), (8, 0), (4, 1), (6, 3)] {
+        let trie = Trie::build(&counted(&streams, 12, order), cutoff, 3, &Control::default()).unwrap();
         let expected = naive_counts(&streams, order);
         let found = ngrams(&trie);
         for (ngram, &(n, place)) in &found {
-            let seen = expected.get(ngram);
-            assert_eq!(trie.levels[n].counts[place], seen.map_or(0, |seen| seen.0), "{ngram:?}");
             if n > 1 {
+                let (count, documents) = &expected[ngram];
+                assert!(u64::from(*count) > cutoff, "{ngram:?}");
                 let suffix = found[&ngram[1..]];
                 assert_eq!(trie.levels[n].suffixes[place] as usize, suffix.1);
-            }
-            if n == order && n > 1 {
-                assert_eq!(trie.documents[place] as usize, seen.unwrap().1.len(), "{ngram:?}");
+                if n == order {
+                    let documents = documents.len() as f32;
+                    let mass = documents + REPEAT_WEIGHT * (*count as f32 - documents);
+                    assert!((trie.levels[n].masses[place] - mass).abs() < 1e-3, "{ngram:?}");
+                }
             }
         }
-        assert!(expected.keys().all(|ngram| found.contains_key(ngram)));
+        for (ngram, (count, _)) in expected {
+            assert_eq!(found.contains_key(&ngram), ngram.len() == 1 || u64::from(count) > cutoff);
+        }
     }
 }
 
 #[test]
 fn a_wide_vocabulary_needs_wide_keys() {
     let streams = [text(3, 3000, 60_000)];
-    let trie = Trie::build(&corpus(&streams, 60_000), 6, 2, &Control::default()).unwrap();
+    let trie = Trie::build(&counted(&streams, 60_000, 6), 0, 2, &Control::default()).unwrap();
     let expected = naive_counts(&streams, 6);
-    assert_eq!(
-        expected.len(),
-        (2..=6).map(|n| trie.levels[n].len()).sum::<usize>() + {
-            trie.levels[1].counts.iter().filter(|&&count| count > 0).count()
+    for n in 2..=6 {
+        assert_eq!(trie.levels[n].len(), expected.keys().filter(|ngram| ngram.len() == n).count());
+    }
+}
+
+/// What cut n-grams leave behind, straight from the definition: each n-gram of the top order that is cut
+/// gives its weight to its longest suffix that isn't, and to the contexts of those that are.
+#[test]
+fn what_is_cut_is_passed_on() {
+    let streams = [text(24, 6000, 15), text(25, 2000, 15)];
+    let control = Control::default();
+    for (order, cutoff) in [(2, 20), (4, 1), (6, 2), (5, 40)] {
+        let counts = counted(&streams, 15, order);
+        let mut trie = Trie::build(&counts, cutoff, 2, &control).unwrap();
+        cutoff::pass_on(&counts, &mut trie, cutoff, 2, &control).unwrap();
+        let found = ngrams(&trie);
+        let (mut masses, mut cut) = (HashMap::new(), HashMap::new());
+        for (ngram, (count, documents)) in naive_counts(&streams, order) {
+            if ngram.len() < order || u64::from(count) > cutoff {
+                continue;
+            }
+            let documents = documents.len() as f64;
+            let weight = documents + f64::from(REPEAT_WEIGHT) * (f64::from(count) - documents);
+            let kept = (0..order).find(|&start| found.contains_key(&ngram[start..])).unwrap();
+            *masses.entry(ngram[kept..].to_vec()).or_insert(0.0) += weight;
+            for start in 0..kept {
+                let context = &ngram[start..order - 1];
+                if found.contains_key(context) {
+                    *cut.entry(context.to_vec()).or_insert(0.0) += weight;
+                }
+            }
         }
-    );
+        assert!(!masses.is_empty());
+        for (ngram, (n, place)) in found.into_iter().filter(|(ngram, _)| ngram.len() < order) {
+            for (sums, expected) in [(&trie.levels[n].masses, &masses), (&trie.levels[n].cut, &cut)] {
+                let expected = expected.get(&ngram).copied().unwrap_or(0.0);
+                assert!((f64::from(sums[place]) - expected).abs() < 1e-3 + 1e-6 * expected, "{ngram:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_histogram_tells_how_many_a_cutoff_leaves() {
+    let streams = [text(26, 5000, 20), text(27, 900, 20)];
+    let histogram = Histogram::of(&counted(&streams, 20, 4), 2, &Control::default()).unwrap();
+    let expected = naive_counts(&streams, 4);
+    for cutoff in [0, 1, 2, 7, 4000, 5000] {
+        let left = expected.iter().filter(|(ngram, (count, _))| ngram.len() > 1 && *count > cutoff).count();
+        assert_eq!(histogram.above(cutoff.into()), left as u64);
+    }
+    let cutoff = histogram.cutoff(500);
+    assert!(histogram.above(cutoff) <= 500 && 500 < histogram.above(cutoff - 1));
+    assert_eq!(histogram.cutoff(u64::MAX), 0);
 }
 
 /// p of every n-gram in the unpruned model, straight from its definition.
@@ -180,8 +239,7 @@ fn naive_model(
 fn the_full_model_is_its_definition() {
     let streams = [text(4, 3000, 10), text(5, 900, 10)];
     let discounts = Discounts::default();
-    let corpus = corpus(&streams, 10);
-    let trie = Trie::build(&corpus, 4, 2, &Control::default()).unwrap();
+    let trie = Trie::build(&counted(&streams, 10, 4), 0, 2, &Control::default()).unwrap();
     let full = FullModel::estimate(&trie, &discounts, 2, &Control::default()).unwrap();
     let expected = naive_model(&streams, 10, 4, &discounts);
     for (ngram, (n, place)) in ngrams(&trie) {
@@ -194,8 +252,8 @@ fn the_full_model_is_its_definition() {
 
 #[test]
 fn fitted_discounts_are_between_nothing_and_everything() {
-    let corpus = corpus(&[text(6, 60_000, 30)], 30);
-    let fitted = discounts::fit(&corpus, 4, 2, &Control::default()).unwrap();
+    let counts = counted(&[text(6, 60_000, 30)], 30, 4);
+    let fitted = discounts::fit(&counts, 2, &Control::default()).unwrap();
     assert_ne!(fitted, Discounts::default());
     for mass in [0.3f32, 1.0, 1.7, 4.0, 30.0] {
         for n in 2..=4 {
@@ -209,15 +267,23 @@ fn fitted_discounts_are_between_nothing_and_everything() {
 fn what_is_kept_is_closed_and_normalised() {
     let streams = [text(7, 20_000, 40)];
     let control = Control::default();
-    let trie = Trie::build(&corpus(&streams, 40), 5, 2, &control).unwrap();
+    let counts = counted(&streams, 40, 5);
     let discounts = Discounts::default();
-    let full = FullModel::estimate(&trie, &discounts, 2, &control).unwrap();
+    for cutoff in [0, 2] {
+        let mut trie = Trie::build(&counts, cutoff, 2, &control).unwrap();
+        cutoff::pass_on(&counts, &mut trie, cutoff, 2, &control).unwrap();
+        let full = FullModel::estimate(&trie, &discounts, 2, &control).unwrap();
+        closed_and_normalised(&trie, &full, &discounts);
+    }
+}
+
+fn closed_and_normalised(trie: &Trie, full: &FullModel, discounts: &Discounts) {
     let mut before = usize::MAX;
     for threshold in [0.5, 3.0, 20.0] {
-        let model = PrunedModel::prune(&trie, &full, &discounts, threshold, 2, &control).unwrap();
+        let model = PrunedModel::prune(trie, full, discounts, threshold, 2, &Control::default()).unwrap();
         assert!(model.len() < before);
         before = model.len();
-        let found = ngrams(&trie);
+        let found = ngrams(trie);
         for (ngram, &(n, place)) in found.iter().filter(|(ngram, _)| ngram.len() > 2) {
             if model.orders[n].kept[place] {
                 for shorter in [&ngram[1..], &ngram[..n - 1]] {
@@ -340,22 +406,24 @@ fn a_file_keeps_to_its_budget_and_uses_it() {
     }
     // More than the whole corpus needs is fine, too little is an error that says so.
     assert!(built(&[text(15, 300, 20)], 20, 4, 1_000_000, 1).len() < 3000);
-    let settings = Settings { order: 5, max_bytes: 60, threads: 1 };
-    let error = build(&corpus(&streams, 300), &settings, &Control::default()).unwrap_err();
+    let settings = Settings { max_bytes: 60, memory: MEMORY, threads: 1 };
+    let error = build(&counted(&streams, 300, 5), &settings, &Control::default()).unwrap_err();
     assert!(matches!(&error, Error::Input(message) if message.contains("60 bytes")), "{error}");
 }
 
 #[test]
 fn unusable_corpora_and_orders_are_refused() {
     let control = Control::default();
-    let settings = Settings { order: 4, max_bytes: 10_000, threads: 1 };
-    assert!(matches!(Corpus::new([&[3u16, 9][..]], 9), Err(Error::Input(_))));
-    assert!(matches!(Corpus::new([&[][..]], 0), Err(Error::Input(_))));
-    assert!(matches!(build(&corpus(&[], 9), &settings, &control), Err(Error::Input(_))));
-    let some = corpus(&[text(16, 100, 9)], 9);
-    for order in [0, 1, 9] {
-        assert!(matches!(build(&some, &Settings { order, ..settings }, &control), Err(Error::Input(_))));
+    let settings = Settings { max_bytes: 10_000, memory: MEMORY, threads: 1 };
+    let kind = Kind::new(9, 4).unwrap();
+    assert!(matches!(count_streams(&[&[3u16, 9]], kind, 1, &control), Err(Error::Input(_))));
+    for (vocab_size, order) in [(0, 4), (65_536, 4), (9, 0), (9, 1), (9, 9)] {
+        assert!(matches!(Kind::new(vocab_size, order), Err(Error::Input(_))));
     }
+    assert!(matches!(build(&counted(&[], 9, 4), &settings, &control), Err(Error::Input(_))));
+    let some = counted(&[text(16, 100, 9)], 9, 4);
+    let error = build(&some, &Settings { memory: 1 << 20, ..settings }, &control).unwrap_err();
+    assert!(error.to_string().contains("allow more memory or fewer bytes"), "{error}");
     control.cancel();
     assert!(matches!(build(&some, &settings, &control), Err(Error::Interrupted)));
 }

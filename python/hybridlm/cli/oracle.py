@@ -3,6 +3,7 @@
 import dataclasses
 import json as json_module
 import logging
+import math
 import os
 import sys
 from pathlib import Path
@@ -16,8 +17,7 @@ from hybridlm.errors import InputError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from hybridlm._core import NgramCounts
-    from hybridlm.oracle.counting import Checkpoint
+    from hybridlm._core import NgramCounts, SparseCounts
 
 log = logging.getLogger("hybridlm.oracle")
 
@@ -49,6 +49,34 @@ BucketsOption = Annotated[
 ]
 
 
+def _parse_size(words: list[str]) -> int:
+    """A number of bytes, such as 2G, 500M or 1500000000; G is 2^30."""
+    number, unit = words[0], 1
+    if words[0][-1:].upper() in _UNITS:
+        number, unit = words[0][:-1], _UNITS[words[0][-1:].upper()]
+    try:
+        size = float(number) * unit
+    except ValueError:
+        size = math.nan
+    if not 0 <= size < 2**63:
+        raise ValueError(f"{words[0]!r} is not a number of bytes, such as 2G or 500M")
+    return int(size)
+
+
+_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+SizeOption = Annotated[
+    int,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="BYTES",
+        instance_from_str=_parse_size,
+        is_instance=lambda value: isinstance(value, int),
+        str_from_instance=lambda value: [f"{value >> 30}G" if value % (1 << 30) == 0 else str(value)],
+    ),
+]
+
+
 def _vocab_size(vocab_size: int | None, tokenizer: Path | None) -> int | None:
     """The vocabulary that is asked for, by number or by tokenizer, if it is."""
     if tokenizer is None:
@@ -67,14 +95,13 @@ def _sources(patterns: tuple[Path, ...]) -> list[Path]:
     return [path for pattern in patterns for path in expand(os.fspath(pattern))]
 
 
-def _checkpoint(out: Path, seconds: float) -> "Checkpoint":
-    from hybridlm.oracle.counting import Checkpoint
-
+def _unfinished(out: Path, seconds: float) -> Path:
+    """What an interrupted run leaves."""
     if seconds < 0:
         raise InputError(f"--checkpoint-seconds must not be negative, as {seconds} is")
     if not out.parent.is_dir():
         raise InputError(f"{out}: there is no folder {out.parent}")
-    return Checkpoint(out.with_name(f"{out.name}.unfinished"), seconds)
+    return out.with_name(f"{out.name}.unfinished")
 
 
 def build(
@@ -89,6 +116,7 @@ def build(
     layout: Literal["reference", "packed"] = "reference",
     level: int | None = None,
     threads: int | None = None,
+    memory: SizeOption = 4 << 30,
     checkpoint_seconds: float = 60.0,
     engine: Literal["local", "ray"] = "local",
     ray_address: str | None = None,
@@ -102,7 +130,7 @@ def build(
         out: The oracle's file.
         estimator: dense: Laplace-smoothed int8 rows of hashed contexts. sparse: the n-grams that gain most
             per byte, interpolated.
-        orders: The highest n-gram order, up to 8; by default 8 (dense; or as in the partial counts) or 6
+        orders: The highest n-gram order, up to 8; by default as in the partial counts, or else 8 (dense) or 6
             (sparse).
         max_bytes: The largest file that sparse may make, 4,000,000 by default; it comes just within.
         buckets: Rows of single orders' tables, from order 3 on (dense).
@@ -113,38 +141,50 @@ def build(
         level: zstd's level for a dense file, 1 to 22; by default 22 for the reference layout and 1 for the
             packed one, where higher ones gain next to nothing.
         threads: Threads to use; all cores by default, with Ray one per task. The bytes don't depend on it.
-        checkpoint_seconds: How often OUT.unfinished is written; 0 for after every shard (dense, local).
+        memory: About how much memory sparse may use, such as 2G (G is 2^30). With less, more goes to files in
+            the folder OUT.unfinished while it runs. The bytes don't depend on it.
+        checkpoint_seconds: How often OUT.unfinished is written; 0 for after every shard. Sparse writes it
+            whenever as many shards have been counted as fit the memory.
         engine: local: this machine. ray: tasks on a Ray cluster, whose nodes must all see the shards under
             the same path. The bytes are the same.
         ray_address: The Ray cluster; by default RAY_ADDRESS, or else the one on this machine.
     """
     from hybridlm.files import atomic_write_bytes
-    from hybridlm.oracle.build import build_sparse, estimate_dense
-    from hybridlm.oracle.counting import DEFAULT_VOCAB_SIZE, Tables, count
+    from hybridlm.oracle.build import estimate_dense, estimate_sparse
+    from hybridlm.oracle.counting import Checkpoint, Tables, count
+    from hybridlm.oracle.sparse_counting import Ngrams, counted
 
     if ray_address is not None and engine != "ray":
         raise InputError("--ray-address is for --engine ray")
     vocabulary = _vocab_size(vocab_size, tokenizer)
+    unfinished = _unfinished(out, checkpoint_seconds)
     if estimator == "sparse":
         if buckets or layout != "reference" or level is not None:
             raise InputError(
                 "--buckets, --layout and --level need --estimator dense; a sparse oracle has no tables"
             )
-        if engine == "ray":
-            raise InputError("--engine ray needs --estimator dense so far")
-        data = build_sparse(
+        with counted(
             _sources(shards),
-            vocabulary or DEFAULT_VOCAB_SIZE,
-            max_bytes=4_000_000 if max_bytes is None else max_bytes,
-            order=6 if orders is None else orders,
+            Ngrams(vocabulary, orders),
             threads=threads,
-        )
-        atomic_write_bytes(out, data)
+            memory=memory,
+            unfinished=unfinished,
+            every_shard=checkpoint_seconds == 0,
+            engine=engine,
+            ray_address=ray_address,
+        ) as sparse_counts:
+            data = estimate_sparse(
+                sparse_counts,
+                max_bytes=4_000_000 if max_bytes is None else max_bytes,
+                threads=threads,
+                memory=memory,
+            )
+            atomic_write_bytes(out, data)
         log.info("%s: %s bytes, sparse estimator", out, f"{len(data):,}")
         return
     if max_bytes is not None:
         raise InputError("--max-bytes needs --estimator sparse; --buckets sets a dense oracle's size")
-    checkpoint = _checkpoint(out, checkpoint_seconds)
+    checkpoint = Checkpoint(unfinished, checkpoint_seconds)
     counts = count(
         _sources(shards),
         Tables(vocabulary, orders, {bucket.order: bucket.rows for bucket in buckets}),
@@ -162,11 +202,13 @@ def build(
 def count(
     shards: Files,
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
-    orders: int = 8,
+    estimator: Literal["dense", "sparse"] = "dense",
+    orders: int | None = None,
     buckets: tuple[BucketsOption, ...] = (),
     vocab_size: int | None = None,
     tokenizer: Path | None = None,
     threads: int | None = None,
+    memory: SizeOption = 4 << 30,
     checkpoint_seconds: float = 60.0,
 ) -> None:
     """Count shards into a file of partial counts, for `oracle merge` and `oracle build`.
@@ -176,31 +218,49 @@ def count(
     Args:
         shards: Training shards (globs are understood too), or files of partial counts to add to theirs.
         out: The file of partial counts.
-        orders: The highest n-gram order, 1 to 8.
-        buckets: Rows of single orders' tables, from order 3 on.
-        vocab_size: Tokens in the vocabulary (1024 by default).
+        estimator: What the counts are for. Those of dense have a fixed size; those of sparse all n-grams.
+        orders: The highest n-gram order, up to 8; by default as in the partial counts, or else 8 (dense) or 6
+            (sparse).
+        buckets: Rows of single orders' tables, from order 3 on (dense).
+        vocab_size: Tokens in the vocabulary; 1024 by default, or as in the partial counts.
         tokenizer: A SentencePiece model to take the vocabulary's size from.
         threads: Threads to use; all cores by default. The bytes don't depend on it.
-        checkpoint_seconds: How often OUT.unfinished is written; 0 for after every shard.
+        memory: About how much memory sparse may use, such as 2G (G is 2^30). The bytes don't depend on it.
+        checkpoint_seconds: How often OUT.unfinished is written; 0 for after every shard. Sparse writes it
+            whenever as many shards have been counted as fit the memory.
     """
-    from hybridlm.oracle.counting import DEFAULT_VOCAB_SIZE, Tables
+    from hybridlm.oracle.counting import Checkpoint, Tables
     from hybridlm.oracle.counting import count as count_shards
+    from hybridlm.oracle.sparse_counting import Ngrams, counted
 
-    checkpoint = _checkpoint(out, checkpoint_seconds)
-    tables = Tables(
-        _vocab_size(vocab_size, tokenizer) or DEFAULT_VOCAB_SIZE,
-        orders,
-        {bucket.order: bucket.rows for bucket in buckets},
-    )
+    unfinished = _unfinished(out, checkpoint_seconds)
+    vocabulary = _vocab_size(vocab_size, tokenizer)
+    if estimator == "sparse":
+        if buckets:
+            raise InputError("--buckets needs --estimator dense; a sparse oracle has no tables")
+        every_shard = checkpoint_seconds == 0
+        with counted(
+            _sources(shards),
+            Ngrams(vocabulary, orders),
+            threads=threads,
+            memory=memory,
+            unfinished=unfinished,
+            every_shard=every_shard,
+        ) as sparse_counts:
+            sparse_counts.save(out)
+            _log_counts(sparse_counts, out)
+        return
+    tables = Tables(vocabulary, orders, {bucket.order: bucket.rows for bucket in buckets})
+    checkpoint = Checkpoint(unfinished, checkpoint_seconds)
     counts = count_shards(_sources(shards), tables, threads=threads, checkpoint=checkpoint)
-    _write_counts(counts, out, threads)
+    _save_counts(counts, out, threads)
     checkpoint.remove()
 
 
 def merge(
     parts: Files, out: Annotated[Path, tyro.conf.arg(aliases=["-o"])], threads: int | None = None
 ) -> None:
-    """Add up files of partial counts.
+    """Add up files of partial counts, all of the dense estimator or all of the sparse one.
 
     They must have been counted with the same options, and no shard twice. The bytes are those of counting
     all the shards at once, however they were divided.
@@ -210,21 +270,30 @@ def merge(
         out: The file of their sum.
         threads: Threads to use; all cores by default. The bytes don't depend on it.
     """
-    from hybridlm.oracle.counting import merge as merge_parts
+    from hybridlm.oracle.counting import merge as merge_dense
+    from hybridlm.oracle.sparse_counting import is_sparse_partial
+    from hybridlm.oracle.sparse_counting import merge as merge_sparse
 
-    _write_counts(merge_parts(_sources(parts), threads=threads), out, threads)
+    paths = _sources(parts)
+    if any(map(is_sparse_partial, paths)):
+        _log_counts(merge_sparse(paths, out, threads=threads), out)
+    else:
+        _save_counts(merge_dense(paths, threads=threads), out, threads)
 
 
-def _write_counts(counts: "NgramCounts", out: Path, threads: int | None) -> None:
+def _save_counts(counts: "NgramCounts", out: Path, threads: int | None) -> None:
     from hybridlm.files import atomic_write_bytes
     from hybridlm.threads import thread_count
 
-    data = counts.to_bytes(thread_count(threads))
-    atomic_write_bytes(out, data)
+    atomic_write_bytes(out, counts.to_bytes(thread_count(threads)))
+    _log_counts(counts, out)
+
+
+def _log_counts(counts: "NgramCounts | SparseCounts", out: Path) -> None:
     log.info(
         "%s: %s bytes, %s tokens in %d shards",
         out,
-        f"{len(data):,}",
+        f"{out.stat().st_size:,}",
         f"{counts.tokens:,}",
         len(counts.shards),
     )

@@ -7,6 +7,7 @@ from typing import Literal
 from hybridlm import _core
 from hybridlm.errors import InputError
 from hybridlm.oracle.counting import Tables, count
+from hybridlm.oracle.sparse_counting import DEFAULT_MEMORY, Ngrams, counted
 from hybridlm.progress import Progress
 from hybridlm.threads import thread_count
 
@@ -61,22 +62,37 @@ def build_dense(
     return estimate_dense(counts, layout=layout, level=level, threads=threads)
 
 
-def build_sparse(
-    shards: Sequence[str | os.PathLike[str]],
-    vocab_size: int,
+def estimate_sparse(
+    counts: _core.SparseCounts,
     *,
     max_bytes: int,
-    order: int = 6,
     threads: int | None = None,
+    memory: int = DEFAULT_MEMORY,
 ) -> bytes:
-    """The best sparse oracle of at most ``max_bytes`` bytes from ``shards``: an NGSP file, version 1.
+    """The best sparse oracle of at most ``max_bytes`` bytes that ``counts`` give: an NGSP file.
 
-    n-grams have up to ``order`` tokens. The bytes depend neither on the shards' order nor on ``threads``.
+    Raises InputError when nothing has been counted or nothing fits, or when choosing among the n-grams would
+    take more than about ``memory`` bytes.
+    """
+    with Progress("building", _core.SPARSE_PROGRESS, "%") as progress:
+        return counts.sparse_oracle(max_bytes, memory, thread_count(threads), progress.update)
+
+
+def build_sparse(
+    sources: Sequence[str | os.PathLike[str]],
+    vocab_size: int | None = None,
+    *,
+    max_bytes: int,
+    order: int | None = None,
+    threads: int | None = None,
+    memory: int = DEFAULT_MEMORY,
+) -> bytes:
+    """Count ``sources``, shards or files of sparse counts, and estimate the sparse oracle of them all.
+
+    n-grams have up to ``order`` tokens; vocabulary and order are by default those of the partial counts, or
+    1024 and 6. The bytes depend neither on the sources' order and grouping nor on ``threads`` and ``memory``.
     Raises InputError (nothing fits, or no tokens), FormatError or OSError.
     """
-    if not shards:
-        raise InputError("no shards to count")
-    with Progress("building", _core.SPARSE_PROGRESS, "%") as progress:
-        return _core.build_sparse(
-            shards, vocab_size, order, max_bytes, thread_count(threads), progress.update
-        )
+    ngrams = Ngrams(vocab_size, order)
+    with counted(sources, ngrams, threads=threads, memory=memory) as counts:
+        return estimate_sparse(counts, max_bytes=max_bytes, threads=threads, memory=memory)

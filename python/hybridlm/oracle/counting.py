@@ -1,5 +1,6 @@
 """Counting shards and adding up files of partial counts, with a file to resume from when interrupted."""
 
+import functools
 import logging
 import os
 import time
@@ -103,10 +104,10 @@ class Checkpoint:
         self.path.unlink(missing_ok=True)
 
 
-def is_partial(path: str | os.PathLike[str]) -> bool:
+def is_partial(path: str | os.PathLike[str], magic: bytes = _core.PARTIAL_COUNTS_MAGIC) -> bool:
     """Whether the file begins as partial counts do. Raises OSError."""
     with Path(path).open("rb") as file:
-        return file.read(len(_core.PARTIAL_COUNTS_MAGIC)) == _core.PARTIAL_COUNTS_MAGIC
+        return file.read(len(magic)) == magic
 
 
 def read_partial(path: str | os.PathLike[str], threads: int | None = None) -> _core.NgramCounts:
@@ -146,13 +147,17 @@ def count(
 
     Memory is the tables, a byte per cell and thread, and a constant, however many sources there are. The
     counts depend on neither the sources' order nor ``threads`` nor ``engine``. On Ray, ``threads`` are those
-    of a task, one if None, and there is no ``checkpoint``: Ray does lost work again. Raises InputError,
-    FormatError or OSError.
+    of a task, one if None. Raises InputError, FormatError or OSError.
     """
     if not sources:
         raise InputError("no shards to count")
     verify_hash_twins()
     tables = tables or Tables()
+    for source in sources:
+        if is_partial(source, _core.SPARSE_COUNTS_MAGIC):
+            raise InputError(
+                f"{os.fspath(source)}: counts of the sparse estimator; build with that, or count again"
+            )
     partials = [os.fspath(source) for source in sources if is_partial(source)]
     shards = [os.fspath(source) for source in sources if not is_partial(source)]
     if partials:
@@ -163,7 +168,19 @@ def count(
     elif engine == "ray":
         from hybridlm.oracle.ray_counting import count_on_ray
 
-        count_on_ray(shards, counts, address=ray_address, threads=threads or 1)
+        save = None
+        if checkpoint is not None:
+            counts, shards = checkpoint.resume(counts, shards, thread_count(threads))
+            save = functools.partial(checkpoint.save, counts, thread_count(threads))
+        if shards:
+            count_on_ray(
+                shards,
+                counts,
+                address=ray_address,
+                threads=threads or 1,
+                save=save,
+                seconds=checkpoint.seconds if checkpoint else 0,
+            )
     else:
         counts = _count_here(shards, counts, thread_count(threads), checkpoint)
     # Last, so that a checkpoint is of shards alone.
@@ -182,7 +199,7 @@ def _count_here(
     done = 0
     saved_at = time.monotonic()
     with Progress("counting", sum(sizes[shard] for shard in shards), "tokens") as progress:
-        for group in _groups(shards, sizes, 0 if every_shard else _GROUP_TOKENS * threads):
+        for group in groups(shards, sizes, 0 if every_shard else _GROUP_TOKENS * threads):
 
             def report(tokens: int, before: int = done) -> None:
                 progress.update(before + tokens)
@@ -195,7 +212,7 @@ def _count_here(
     return counts
 
 
-def _groups(shards: Sequence[str], sizes: Mapping[str, int], tokens: int) -> Iterator[list[str]]:
+def groups(shards: Sequence[str], sizes: Mapping[str, int], tokens: int) -> Iterator[list[str]]:
     """Consecutive shards that have at least ``tokens`` tokens together."""
     group: list[str] = []
     held = 0

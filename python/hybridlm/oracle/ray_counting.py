@@ -1,15 +1,19 @@
 """Counting shards on a Ray cluster.
 
-A task counts some shards and returns their partial counts; further tasks add up a few of those at a time, as
-they come in, so that no process ever holds more than a few and the driver meets only the last. Counts add up
-to the same bytes in any order and grouping, so which worker is fast, and what had to be done again because a
-worker was lost, leaves no trace in the result.
+A task counts some shards and returns their partial counts. Dense counts have one size however many shards
+they are of: further tasks add up a few at a time, as they come in, so that no process ever holds more than a
+few and the driver meets only the last. Sparse counts grow when they are added up, so the driver puts each
+into a file as it comes, and merges files. Counts add up to the same bytes in any order and grouping, so which
+worker is fast, and what had to be done again because a worker was lost, leaves no trace in the result.
 """
 
+import contextlib
+import logging
 import os
 import socket
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 from hybridlm import _core
@@ -32,16 +36,62 @@ def count_on_ray(
     *,
     address: str | None = None,
     threads: int = 1,
+    save: Callable[[], object] | None = None,
+    seconds: float = 60.0,
 ) -> None:
     """Count ``shards`` into ``counts``, on the cluster at ``address``.
 
     Without an address: the cluster that this process is connected to, that RAY_ADDRESS names, that runs on
     this machine, or else one started for the purpose. A task takes ``threads`` CPUs. Shards must be readable
-    under the same absolute path on every node, and hybridlm installed there.
+    under the same absolute path on every node, and hybridlm installed there. About every ``seconds`` what has
+    been added up is put into ``counts``, and ``save`` called.
 
     Raises InputError when ray is not installed, there is no cluster at ``address``, or a worker can't use a
     shard; OSError when Ray gives a task up.
     """
+    with _cluster(address) as ray:
+        _reduce(ray, _absolute(shards), counts, threads, save, seconds)
+
+
+def count_sparse_on_ray(
+    shards: Sequence[str | os.PathLike[str]],
+    vocab_size: int,
+    order: int,
+    *,
+    memory: int,
+    address: str | None = None,
+    threads: int = 1,
+) -> Generator[bytes, None, None]:
+    """The sparse partial counts of each of ``shards``, in the order in which they are done.
+
+    Each is counted in a task of its own, which takes ``threads`` CPUs and about ``memory`` bytes. Otherwise
+    as ``count_on_ray``.
+    """
+    with _cluster(address) as ray:
+        count = ray.remote(_count_sparse).options(
+            name="hybridlm.count", num_cpus=threads, max_retries=_MAX_RETRIES
+        )
+        waiting = deque(_absolute(shards))
+        slots = _slots(ray, threads)
+        running: list[Any] = []
+        done = 0
+        try:
+            with Progress("counting", len(shards), "shards") as progress:
+                while waiting or running:
+                    while waiting and len(running) < 2 * slots:
+                        running.append(count.remote(waiting.popleft(), vocab_size, order, memory, threads))
+                    finished, running = ray.wait(running)
+                    yield ray.get(finished[0])
+                    done += 1
+                    progress.update(done)
+        finally:
+            for task in running:
+                ray.cancel(task, force=True)
+
+
+@contextlib.contextmanager
+def _cluster(address: str | None) -> Iterator[Any]:
+    """The module ray, connected; what it raises as errors of ours."""
     try:
         import ray
     except ImportError:
@@ -52,12 +102,11 @@ def count_on_ray(
     ours = not ray.is_initialized()
     if ours:
         try:
-            ray.init(address=address, log_to_driver=False, logging_level="error")
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except ConnectionError as error:
             raise InputError(f"no Ray cluster can be reached at {address}: {error}") from None
-    paths = [os.path.abspath(shard) for shard in shards]  # noqa: PTH100 - resolving links may leave what nodes share
     try:
-        data = _reduce(ray, paths, counts, threads)
+        yield ray
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, InputError):
             raise error.cause from None
@@ -67,16 +116,30 @@ def count_on_ray(
     finally:
         if ours:
             ray.shutdown()
-    counts.merge_bytes(data, "the cluster's counts", threads)
 
 
-def _reduce(ray: Any, paths: Sequence[str], counts: _core.NgramCounts, threads: int) -> bytes:
+def _absolute(shards: Sequence[str | os.PathLike[str]]) -> list[str]:
+    return [os.path.abspath(shard) for shard in shards]  # noqa: PTH100 - resolving links may leave what nodes share
+
+
+def _slots(ray: Any, threads: int) -> int:
+    return max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
+
+
+def _reduce(
+    ray: Any,
+    paths: Sequence[str],
+    counts: _core.NgramCounts,
+    threads: int,
+    save: Callable[[], object] | None,
+    seconds: float,
+) -> None:
     # Two results: a number that the driver fetches, and which raises where the task did, and the counts,
     # which stay where they are until another task adds them up.
     options = {"num_cpus": threads, "num_returns": 2, "max_retries": _MAX_RETRIES}
     count = ray.remote(_count).options(name="hybridlm.count", **options)
     merge = ray.remote(_merge).options(name="hybridlm.merge", **options)
-    slots = max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
+    slots = _slots(ray, threads)
     size = -(-len(paths) // (slots * _TASKS_PER_CPU))
     waiting = deque(paths[first : first + size] for first in range(0, len(paths), size))
     hashed_rows = {order: rows for order, rows in counts.buckets.items() if order >= 3}
@@ -84,6 +147,7 @@ def _reduce(ray: Any, paths: Sequence[str], counts: _core.NgramCounts, threads: 
     running: dict[Any, Any] = {}
     ready: list[Any] = []
     done = 0
+    saved_at = time.monotonic()
     try:
         with Progress("counting", len(paths), "shards") as progress:
             while waiting or running or len(ready) > 1:
@@ -100,7 +164,14 @@ def _reduce(ray: Any, paths: Sequence[str], counts: _core.NgramCounts, threads: 
                 done += sum(ray.get(finished))
                 ready += [running.pop(number) for number in finished]
                 progress.update(done)
-        return bytes(ray.get(ready[0]))
+                if save is not None and time.monotonic() - saved_at >= seconds:
+                    for data in ready:
+                        counts.merge_bytes(ray.get(data), "the cluster's counts", threads)
+                    ready.clear()
+                    save()
+                    saved_at = time.monotonic()
+        for data in ready:
+            counts.merge_bytes(ray.get(data), "the cluster's counts", threads)
     finally:
         for number in running:
             ray.cancel(number, force=True)
@@ -109,14 +180,26 @@ def _reduce(ray: Any, paths: Sequence[str], counts: _core.NgramCounts, threads: 
 def _count(shards: list[str], layout: tuple[int, int, dict[int, int]], threads: int) -> tuple[int, bytes]:
     """On a worker: the number of shards and their counts."""
     counts = _core.NgramCounts(*layout)
-    try:
+    with _naming_the_node():
         counts.count_shards(shards, threads)
+    return len(shards), counts.to_bytes(threads)
+
+
+def _count_sparse(shard: str, vocab_size: int, order: int, memory: int, threads: int) -> bytes:
+    """On a worker: a shard's counts."""
+    with _naming_the_node():
+        return _core.SparseCounts.count([shard], vocab_size, order, memory, threads=threads).to_bytes()
+
+
+@contextlib.contextmanager
+def _naming_the_node() -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise InputError(
             f"{error.filename}: a worker on {socket.gethostname()} can't read this shard ({error.strerror}); "
             "every node must see the shards under the same path"
         ) from None
-    return len(shards), counts.to_bytes(threads)
 
 
 def _merge(threads: int, *parts: bytes) -> tuple[int, bytes]:

@@ -215,7 +215,7 @@ impl NgramCounts {
     }
 }
 
-fn described(shard: &CountedShard) -> (String, u64, String) {
+pub(super) fn described(shard: &CountedShard) -> (String, u64, String) {
     let hash = shard.hash.iter().map(|byte| format!("{byte:02x}")).collect();
     (shard.name.clone(), shard.tokens, hash)
 }

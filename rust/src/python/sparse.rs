@@ -1,40 +1,128 @@
 //! The sparse estimator.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use super::counts::described;
 use super::interruptible;
+use crate::files::AtomicFile;
 use crate::oracle::sparse::build::{self, Settings};
-use crate::oracle::sparse::trie::Corpus;
-use crate::tokens::{self, Shard};
+use crate::oracle::sparse::count::count_shards;
+use crate::oracle::sparse::counts::{self, Kind};
+use crate::parallel::Control;
 use crate::Result;
 
-#[pyfunction]
-#[pyo3(signature = (paths, vocab_size, order, max_bytes, threads=1, progress=None))]
-fn build_sparse<'py>(
-    py: Python<'py>,
-    paths: Vec<PathBuf>,
-    vocab_size: usize,
-    order: usize,
-    max_bytes: usize,
-    threads: usize,
-    progress: Option<&Bound<'py, PyAny>>,
-) -> PyResult<Bound<'py, PyBytes>> {
-    let file = interruptible(py, progress, |control| {
-        let shards = paths.iter().map(Shard::open).collect::<Result<Vec<_>>>()?;
-        for shard in &shards {
-            tokens::check_vocabulary(shard.tokens(), 0, vocab_size, shard.path())?;
-        }
-        let corpus = Corpus::new(shards.iter().map(Shard::tokens), vocab_size)?;
-        drop(shards);
-        build::build(&corpus, &Settings { order, max_bytes, threads }, control)
-    })?;
-    Ok(PyBytes::new(py, &file))
+#[pyclass(module = "hybridlm._core", frozen)]
+struct SparseCounts {
+    core: counts::SparseCounts,
+}
+
+#[pymethods]
+impl SparseCounts {
+    #[staticmethod]
+    #[pyo3(signature = (paths, vocab_size, order, memory, out=None, threads=1, progress=None))]
+    #[allow(clippy::too_many_arguments)]
+    fn count(
+        py: Python<'_>,
+        paths: Vec<PathBuf>,
+        vocab_size: usize,
+        order: usize,
+        memory: usize,
+        out: Option<PathBuf>,
+        threads: usize,
+        progress: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let kind = Kind::new(vocab_size, order)?;
+        let core = interruptible(py, progress, |control| {
+            count_shards(&paths, kind, memory, out.as_deref(), threads, control)
+        })?;
+        Ok(Self { core })
+    }
+
+    #[staticmethod]
+    fn open(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
+        Ok(Self { core: interruptible(py, None, |control| counts::SparseCounts::open(&path, control))? })
+    }
+
+    #[staticmethod]
+    #[pyo3(signature = (data, name="sparse partial counts"))]
+    fn from_bytes(py: Python<'_>, data: &[u8], name: &str) -> PyResult<Self> {
+        let data = data.to_vec();
+        let core = interruptible(py, None, |control| counts::SparseCounts::from_bytes(data, name, control))?;
+        Ok(Self { core })
+    }
+
+    #[staticmethod]
+    #[pyo3(signature = (parts, out, threads=1, progress=None))]
+    fn merge(
+        py: Python<'_>,
+        parts: Vec<PyRef<'_, SparseCounts>>,
+        out: PathBuf,
+        threads: usize,
+        progress: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let parts: Vec<&counts::SparseCounts> = parts.iter().map(|part| &part.core).collect();
+        let merge = |control: &Control| -> Result<_> {
+            counts::merge(&parts, AtomicFile::create(&out)?, &out, threads, control)?.commit()?;
+            counts::SparseCounts::open(&out, control)
+        };
+        Ok(Self { core: interruptible(py, progress, merge)? })
+    }
+
+    #[getter]
+    fn vocab_size(&self) -> usize {
+        self.core.kind().vocab_size
+    }
+
+    #[getter]
+    fn order(&self) -> usize {
+        self.core.kind().order
+    }
+
+    #[getter]
+    fn tokens(&self) -> u64 {
+        self.core.tokens()
+    }
+
+    #[getter]
+    fn nbytes(&self) -> u64 {
+        self.core.byte_count()
+    }
+
+    /// (name, tokens, BLAKE3 in hexadecimal) of each shard counted.
+    #[getter]
+    fn shards(&self) -> Vec<(String, u64, String)> {
+        self.core.shards().iter().map(described).collect()
+    }
+
+    fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let data = py.detach(|| self.core.to_bytes())?;
+        Ok(PyBytes::new(py, &data))
+    }
+
+    fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
+        Ok(py.detach(|| self.core.save(Path::new(&path)))?)
+    }
+
+    #[pyo3(signature = (max_bytes, memory, threads=1, progress=None))]
+    fn sparse_oracle<'py>(
+        &self,
+        py: Python<'py>,
+        max_bytes: usize,
+        memory: usize,
+        threads: usize,
+        progress: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let settings = Settings { max_bytes, memory, threads };
+        let file = interruptible(py, progress, |control| build::build(&self.core, &settings, control))?;
+        Ok(PyBytes::new(py, &file))
+    }
 }
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("SPARSE_PROGRESS", build::PROGRESS)?;
-    module.add_function(wrap_pyfunction!(build_sparse, module)?)
+    module.add("SPARSE_COUNTS_MAGIC", PyBytes::new(module.py(), &counts::MAGIC.to_le_bytes()))?;
+    module.add_class::<SparseCounts>()
 }

@@ -1,22 +1,23 @@
 //! From a corpus to the best file that fits a number of bytes.
 
+use super::counts::{Kind, SparseCounts};
+use super::cutoff::{self, Histogram};
 use super::discounts;
 use super::flow::{FullModel, PrunedModel};
 use super::format;
 use super::quantise;
 use super::rounding;
-use super::trie::{Corpus, Trie};
-use super::MAX_ORDER;
+use super::trie::Trie;
 use crate::parallel::{self, Control};
 use crate::{Error, Result};
 
 /// What a build is to keep to.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// The longest n-grams, 2 to [`MAX_ORDER`].
-    pub order: usize,
     /// The file is no larger.
     pub max_bytes: usize,
+    /// Bytes to be used at most, about: a build that needs more is refused.
+    pub memory: usize,
     pub threads: usize,
 }
 
@@ -31,6 +32,15 @@ const ATTEMPTS: usize = 4;
 const BITS_OF_A_MILLION: f64 = 6.93;
 const BITS_SAVED_BY_DOUBLING: f64 = 0.15;
 
+/// Candidates for the model per byte of the file, at most: n-grams that occur too rarely for that are cut.
+/// A file keeps one or two n-grams per byte, so this leaves most of the choice (docs/sparse.md has what
+/// less or more would change).
+const CANDIDATES_PER_BYTE: u64 = 16;
+
+/// What a build takes per candidate and besides, to tell beforehand.
+const BYTES_PER_CANDIDATE: u64 = 48;
+const BYTES_BESIDES: u64 = 400_000_000;
+
 const FIRST_THRESHOLD: f64 = 2.0;
 /// Below this everything that is worth anything is kept.
 const LEAST_THRESHOLD: f64 = 1e-3;
@@ -38,22 +48,39 @@ const LEAST_THRESHOLD: f64 = 1e-3;
 /// Units of progress that a build reports in all.
 pub const PROGRESS: u64 = 100;
 
-/// Builds an oracle's file of at most `settings.max_bytes`. The bytes depend on the streams and on the
-/// settings except the threads.
-pub fn build(corpus: &Corpus, settings: &Settings, control: &Control) -> Result<Vec<u8>> {
-    let Settings { order, max_bytes, threads } = *settings;
-    if !(2..=MAX_ORDER).contains(&order) {
-        return Err(Error::input(format!("a sparse oracle has order 2 to {MAX_ORDER}, not {order}")));
-    }
-    if corpus.token_count() == 0 {
+/// Builds an oracle's file of at most `settings.max_bytes`. The bytes depend on that and on what was
+/// counted.
+pub fn build(counts: &SparseCounts, settings: &Settings, control: &Control) -> Result<Vec<u8>> {
+    let Settings { max_bytes, memory, threads } = *settings;
+    let Kind { vocab_size, order } = counts.kind();
+    if counts.tokens() == 0 {
         return Err(Error::input("the shards hold no tokens"));
     }
     let mut progress = Progress { control, done: 0 };
-    let discounts = discounts::fit(corpus, order, threads, control)?;
+    let discounts = discounts::fit(counts, threads, control)?;
     progress.reach(10)?;
-    let trie = Trie::build(corpus, order, threads, control)?;
+    let histogram = Histogram::of(counts, threads, control)?;
+    let cutoff = histogram.cutoff(CANDIDATES_PER_BYTE * max_bytes as u64);
+    let needed = counts.bytes_in_memory() + BYTES_BESIDES + BYTES_PER_CANDIDATE * histogram.above(cutoff);
+    if needed > memory as u64 {
+        return Err(Error::input(format!(
+            "{} n-grams are candidates for {max_bytes} bytes, and take {} MB of memory where {} MB are \
+             allowed; allow more memory or fewer bytes",
+            histogram.above(cutoff),
+            needed / 1_000_000,
+            memory / 1_000_000
+        )));
+    }
+    progress.reach(14)?;
+    let mut trie = Trie::build(counts, cutoff, threads, control)?;
+    progress.reach(17)?;
+    cutoff::pass_on(counts, &mut trie, cutoff, threads, control)?;
     progress.reach(20)?;
-    let full = FullModel::estimate(&trie, &discounts, threads, control)?;
+    let mut full = FullModel::estimate(&trie, &discounts, threads, control)?;
+    // Pruning looks at probabilities only.
+    full.masses.clear();
+    full.masses.shrink_to_fit();
+    let (trie, full) = (trie, full);
     progress.reach(25)?;
     let prune =
         |threshold: f64| PrunedModel::prune(&trie, &full, &discounts, threshold as f32, threads, control);
@@ -74,7 +101,7 @@ pub fn build(corpus: &Corpus, settings: &Settings, control: &Control) -> Result<
             model = prune(threshold)?;
         }
         progress.reach(35 + 15 * attempt as u64)?;
-        let file = encode(corpus, &trie, &model, threshold as f32, threads, control)?;
+        let file = encode(counts, &trie, &model, threshold as f32, threads, control)?;
         progress.reach(45 + 15 * attempt as u64)?;
         let size = file.len();
         bits_per_ngram = 8.0 * size as f64 / model.len().max(1) as f64;
@@ -90,11 +117,10 @@ pub fn build(corpus: &Corpus, settings: &Settings, control: &Control) -> Result<
         tried.push(threshold);
     }
     progress.reach(PROGRESS)?;
-    let least = format::header_bytes(order) + corpus.vocab_size();
+    let least = format::header_bytes(order) + vocab_size;
     best.ok_or_else(|| {
         Error::input(format!(
-            "no sparse oracle of {} tokens fits {max_bytes} bytes; allow some {least} or more",
-            corpus.vocab_size()
+            "no sparse oracle of {vocab_size} tokens fits {max_bytes} bytes; allow some {least} or more"
         ))
     })
 }
@@ -164,16 +190,16 @@ impl Search {
 
 /// One file.
 pub fn encode(
-    corpus: &Corpus,
+    counts: &SparseCounts,
     trie: &Trie,
     model: &PrunedModel,
     threshold: f32,
     threads: usize,
     control: &Control,
 ) -> Result<Vec<u8>> {
-    let order = trie.order();
+    let Kind { vocab_size, order } = counts.kind();
     let steps: Vec<u8> = model.unigrams.iter().map(|&p| quantise::unigram_step(p)).collect();
-    let root = quantise::root(corpus.vocab_size(), corpus.token_count());
+    let root = quantise::root(vocab_size, counts.tokens());
     let unigrams = quantise::unigrams(&root, &steps);
     let mut levels = vec![root, unigrams];
     let mut all_symbols = Vec::new();
@@ -187,7 +213,7 @@ pub fn encode(
         levels.push(level);
         all_symbols.push(symbols);
     }
-    let mut streams = vec![(corpus.vocab_size(), format::encode_unigrams(&steps))];
+    let mut streams = vec![(vocab_size, format::encode_unigrams(&steps))];
     streams.extend(all_symbols.iter().map(|symbols| (symbols.words.len(), Vec::new())));
     let mut jobs: Vec<_> = streams.iter_mut().skip(1).zip(&all_symbols).zip(levels.windows(2)).collect();
     // The largest first, so that threads finish together.
@@ -196,5 +222,5 @@ pub fn encode(
         stream.1 = format::encode_order(&pair[0], &pair[1], symbols, control)?;
         Ok(())
     })?;
-    format::assemble(corpus.vocab_size(), corpus.token_count(), &streams)
+    format::assemble(vocab_size, counts.tokens(), &streams)
 }

@@ -1,37 +1,35 @@
 //! Discounts fitted to the data: those under which held-out documents are most likely.
 //!
-//! Every eighth document is set aside, the rest counted. What an order contributes to the model's
+//! Of a sample of the documents every eighth is set aside, the rest counted. What an order contributes to the model's
 //! probability of a token is (m − D(m) + Σ D · p(w | h')) / Σ m times the back-off weights of the orders
 //! above, beside what those give themselves. With all else taken as given that is affine in the values
 //! of D at its knots, so the log-likelihood is concave in them and Newton's method finds the best. The
 //! rest, the lower orders' masses above all, depends on them in turn, so this is done a few times over.
 
+use super::count::count_streams;
+use super::counts::SparseCounts;
 use super::flow::{basis, discount, Discount, Discounts, FullModel, KNOTS};
-use super::trie::{Corpus, Trie};
+use super::trie::Trie;
 use crate::parallel::{self, Control};
 use crate::Result;
 
 /// One document in this many is held out.
 const HELD_OUT: usize = 8;
 
-/// Of a larger corpus only so many documents are looked at, spread evenly, that they have about this
-/// many tokens; more would change nothing that shows.
-const TOKENS: u64 = 2_000_000;
-
 const ROUNDS: usize = 3;
 
-pub fn fit(corpus: &Corpus, order: usize, threads: usize, control: &Control) -> Result<Discounts> {
+/// Of the documents in the sample of `counts`.
+pub fn fit(counts: &SparseCounts, threads: usize, control: &Control) -> Result<Discounts> {
     let mut discounts = Discounts::default();
     let (mut counted, mut held_out) = (Vec::new(), Vec::new());
-    let every = corpus.token_count().div_ceil(TOKENS).max(1) as usize;
-    for (index, document) in corpus.documents().step_by(every).enumerate() {
+    for (index, document) in counts.sample().documents().enumerate() {
         if index % HELD_OUT == HELD_OUT - 1 { &mut held_out } else { &mut counted }.push(document);
     }
     if held_out.is_empty() {
         return Ok(discounts);
     }
-    let counted = Corpus::new(counted, corpus.vocab_size())?;
-    let trie = Trie::build(&counted, order, threads, control)?;
+    let counted = count_streams(&counted, counts.kind(), threads, control)?;
+    let trie = Trie::build(&counted, 0, threads, control)?;
     for _ in 0..ROUNDS {
         let full = FullModel::estimate(&trie, &discounts, threads, control)?;
         let events = events(&trie, &full, &discounts, &held_out);

@@ -77,31 +77,34 @@ pub fn discount(discount: &Discount, mass: f32) -> f32 {
     at_below
 }
 
-fn fixed(mass: f32) -> u64 {
-    (mass * UNIT) as u64
+/// What an n-gram of the top order starts with.
+pub fn weight(count: u64, documents: u64) -> f64 {
+    documents as f64 + f64::from(REPEAT_WEIGHT) * count.saturating_sub(documents) as f64
+}
+
+pub(super) fn fixed(mass: f64) -> u64 {
+    (mass * f64::from(UNIT)) as u64
 }
 
 fn float(mass: u64) -> f32 {
     mass as f32 / UNIT
 }
 
-fn top_masses(trie: &Trie) -> Vec<AtomicU64> {
-    let top = &trie.levels[trie.order()];
-    let weighted = top.counts.iter().zip(&trie.documents).map(|(&count, &documents)| {
-        // A document's repeats can outnumber the documents by far, so this can't be left to f32.
-        let repeats = f64::from(count - documents);
-        ((f64::from(documents) + f64::from(REPEAT_WEIGHT) * repeats) * f64::from(UNIT)) as u64
-    });
-    weighted.map(AtomicU64::new).collect()
+/// What the n-grams of one order start with.
+fn starting(level: &Level) -> Vec<AtomicU64> {
+    if level.masses.is_empty() {
+        return zeros(level.len());
+    }
+    level.masses.iter().map(|&mass| AtomicU64::new(fixed(f64::from(mass)))).collect()
 }
 
-fn zeros(count: usize) -> Vec<AtomicU64> {
+pub(super) fn zeros(count: usize) -> Vec<AtomicU64> {
     let mut masses = Vec::new();
     masses.resize_with(count, AtomicU64::default);
     masses
 }
 
-fn settle(masses: Vec<AtomicU64>) -> Vec<f32> {
+pub(super) fn settle(masses: Vec<AtomicU64>) -> Vec<f32> {
     masses.into_iter().map(|mass| float(mass.into_inner())).collect()
 }
 
@@ -123,16 +126,16 @@ impl FullModel {
     pub fn estimate(trie: &Trie, discounts: &Discounts, threads: usize, control: &Control) -> Result<Self> {
         let order = trie.order();
         let mut masses = vec![Vec::new(); order + 1];
-        let mut flowing = top_masses(trie);
+        let mut flowing = starting(&trie.levels[order]);
         for n in (2..=order).rev() {
             let settled = settle(flowing);
-            flowing = zeros(trie.levels[n - 1].len());
+            flowing = starting(&trie.levels[n - 1]);
             let suffixes = &trie.levels[n].suffixes;
             parallel::run(threads, settled.len().div_ceil(STRIDE), |piece| {
                 let start = piece * STRIDE;
                 let end = settled.len().min(start + STRIDE);
                 for (&mass, &suffix) in settled[start..end].iter().zip(&suffixes[start..end]) {
-                    let passed = fixed(discount(&discounts.0[n], mass));
+                    let passed = fixed(f64::from(discount(&discounts.0[n], mass)));
                     flowing[suffix as usize].fetch_add(passed, Ordering::Relaxed);
                 }
                 control.check()
@@ -160,7 +163,8 @@ impl FullModel {
                 let base = contexts.first[piece.contexts.start] as usize;
                 for context in piece.contexts {
                     let range = contexts.successors(context);
-                    let (mut total, mut passed) = (0.0, 0.0);
+                    let cut = contexts.cut.get(context).copied().unwrap_or(0.0);
+                    let (mut total, mut passed) = (cut, cut);
                     for &mass in &masses[range.clone()] {
                         total += mass;
                         passed += discount(&discounts.0[n], mass);
@@ -224,11 +228,11 @@ impl PrunedModel {
         let order = trie.order();
         let mut orders: Vec<PrunedOrder> = Vec::new();
         orders.resize_with(order + 1, PrunedOrder::default);
-        let mut flowing = top_masses(trie);
+        let mut flowing = starting(&trie.levels[order]);
         let mut forced = flags(trie.levels[order].len());
         for n in (2..=order).rev() {
             let (contexts, level) = (&trie.levels[n - 1], &trie.levels[n]);
-            let received = zeros(contexts.len());
+            let received = starting(contexts);
             let needed = flags(contexts.len());
             let job = PruneJob {
                 contexts,
@@ -312,7 +316,8 @@ impl PruneJob<'_> {
     fn context(&self, context: usize, kept: &mut [bool], gains: &mut [f32]) -> (f32, f32) {
         let range = self.contexts.successors(context);
         let mass = |index: usize| float(self.flowing[index].load(Ordering::Relaxed));
-        let (mut total, mut passed) = (0.0, 0.0);
+        let cut = self.contexts.cut.get(context).copied().unwrap_or(0.0);
+        let (mut total, mut passed) = (cut, cut);
         for index in range.clone() {
             let mass = mass(index);
             total += mass;
@@ -343,7 +348,7 @@ impl PruneJob<'_> {
             } else {
                 hold = 0.0;
             }
-            self.received[suffix].fetch_add(fixed(mass - hold), Ordering::Relaxed);
+            self.received[suffix].fetch_add(fixed(f64::from(mass - hold)), Ordering::Relaxed);
         }
         if any && self.closes {
             self.needed[context].store(true, Ordering::Relaxed);

@@ -2,6 +2,9 @@
 
 pub mod build;
 pub mod coder;
+pub mod count;
+pub mod counts;
+pub mod cutoff;
 pub mod discounts;
 pub mod flow;
 pub mod format;
@@ -9,6 +12,7 @@ mod logarithm;
 pub mod model;
 pub mod quantise;
 pub mod rounding;
+pub mod sample;
 pub mod trie;
 pub mod walk;
 

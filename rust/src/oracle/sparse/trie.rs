@@ -1,11 +1,15 @@
-//! Every n-gram of a corpus, up to an order, as a sorted trie with counts.
+//! The n-grams of a corpus, up to an order, as a sorted trie.
 //!
 //! Level n holds the n-grams of order n, in lexicographic order of their tokens, oldest first; the
 //! n-grams that extend one n-gram by a token are contiguous on the next level. Level 0 is the empty
-//! context and level 1 the whole vocabulary, seen or not.
+//! context and level 1 the whole vocabulary, seen or not. With every n-gram its prefixes and suffixes are
+//! there.
 
 use std::ops::Range;
 
+use super::counts::{Entry, Ngram, SparseCounts};
+use super::flow;
+use super::MAX_ORDER;
 use crate::parallel::{self, Control};
 use crate::{Error, Result};
 
@@ -13,114 +17,8 @@ use crate::{Error, Result};
 /// document says nothing about it.
 pub const BOS: u16 = 1;
 
-/// Stands between streams, which no n-gram spans, and beyond the last. No vocabulary holds it.
-const SEPARATOR: u16 = u16::MAX;
-
-/// The largest vocabulary: [`SEPARATOR`] must stay free.
+/// The largest vocabulary: a token and one must fit 16 bits.
 pub const MAX_VOCAB: usize = u16::MAX as usize;
-
-/// Streams of tokens, each an n-gram's whole world, split into documents.
-pub struct Corpus {
-    /// The streams, each followed by a separator, then padding for the longest n-gram.
-    tokens: Vec<u16>,
-    /// Where each document starts, ascending. Long documents are cut into several, so that a book
-    /// without any [`BOS`] still has repetition to be told from chance.
-    documents: Vec<u32>,
-    vocab_size: usize,
-    token_count: u64,
-}
-
-/// Longer documents count as several of this many tokens.
-const DOCUMENT_TOKENS: usize = 1 << 13;
-
-impl Corpus {
-    /// [`Error::Input`] when a token is outside the vocabulary or there are too many of them.
-    pub fn new<'a>(streams: impl IntoIterator<Item = &'a [u16]>, vocab_size: usize) -> Result<Self> {
-        if vocab_size == 0 || vocab_size > MAX_VOCAB {
-            return Err(Error::input(format!("a vocabulary has 1 to {MAX_VOCAB} tokens, not {vocab_size}")));
-        }
-        let mut corpus = Self { tokens: Vec::new(), documents: Vec::new(), vocab_size, token_count: 0 };
-        let mut streams: Vec<&[u16]> = streams.into_iter().collect();
-        // Whatever order they come in, the same shards are the same corpus.
-        streams.sort_unstable();
-        for stream in streams {
-            corpus.push(stream)?;
-        }
-        corpus.tokens.extend([SEPARATOR; super::MAX_ORDER]);
-        Ok(corpus)
-    }
-
-    fn push(&mut self, stream: &[u16]) -> Result<()> {
-        if let Some(at) = stream.iter().position(|&token| usize::from(token) >= self.vocab_size) {
-            return Err(Error::input(format!(
-                "token {} at offset {at} is outside the vocabulary of {}",
-                stream[at], self.vocab_size
-            )));
-        }
-        if self.tokens.len() + stream.len() + 1 + super::MAX_ORDER > u32::MAX as usize {
-            return Err(Error::input("more than 2^32 training tokens; build from fewer shards"));
-        }
-        let mut length = DOCUMENT_TOKENS;
-        for (at, &token) in stream.iter().enumerate() {
-            if token == BOS || length == DOCUMENT_TOKENS {
-                self.documents.push((self.tokens.len() + at) as u32);
-                length = 0;
-            }
-            length += 1;
-        }
-        self.tokens.extend_from_slice(stream);
-        self.tokens.push(SEPARATOR);
-        self.token_count += stream.len() as u64;
-        Ok(())
-    }
-
-    pub fn vocab_size(&self) -> usize {
-        self.vocab_size
-    }
-
-    /// Tokens over all streams.
-    pub fn token_count(&self) -> u64 {
-        self.token_count
-    }
-
-    pub fn document_count(&self) -> usize {
-        self.documents.len()
-    }
-
-    /// The tokens of each document in turn. A document runs to the next one's start or its stream's end.
-    pub fn documents(&self) -> impl Iterator<Item = &[u16]> {
-        let ends = self.documents.iter().skip(1).copied().chain([self.tokens.len() as u32]);
-        self.documents.iter().zip(ends).map(|(&start, end)| {
-            let document = &self.tokens[start as usize..end as usize];
-            document.split(|&token| token == SEPARATOR).next().unwrap_or_default()
-        })
-    }
-
-    /// Whether two positions, the first the earlier, lie in different documents.
-    fn apart(&self, earlier: u32, later: u32) -> bool {
-        let next = self.documents.partition_point(|&start| start <= earlier);
-        self.documents.get(next).is_some_and(|&start| start <= later)
-    }
-
-    /// For each token of the vocabulary, where it stands.
-    fn positions_by_token(&self) -> (Vec<usize>, Vec<u32>) {
-        let mut bounds = vec![0; self.vocab_size + 2];
-        for &token in self.tokens.iter().filter(|&&token| token != SEPARATOR) {
-            bounds[usize::from(token) + 2] += 1;
-        }
-        for index in 1..bounds.len() {
-            bounds[index] += bounds[index - 1];
-        }
-        let mut positions = vec![0; self.token_count as usize];
-        for (position, &token) in self.tokens.iter().enumerate().filter(|(_, &token)| token != SEPARATOR) {
-            let slot = &mut bounds[usize::from(token) + 1];
-            positions[*slot] = position as u32;
-            *slot += 1;
-        }
-        bounds.pop();
-        (bounds, positions)
-    }
-}
 
 /// The n-grams of one order.
 #[derive(Debug, Default, Clone, PartialEq)]
@@ -129,9 +27,13 @@ pub struct Level {
     pub words: Vec<u16>,
     /// Each n-gram without its oldest token: an index into the level below.
     pub suffixes: Vec<u32>,
-    pub counts: Vec<u32>,
     /// n-gram `i` is continued by `first[i]..first[i + 1]` of the level above. Empty at the top.
     pub first: Vec<u32>,
+    /// What each n-gram starts with before others pass anything to it: its own weight at the top order, and
+    /// below what cut longer n-grams would pass. Empty for zeros.
+    pub masses: Vec<f32>,
+    /// Per n-gram, as a context: the mass of its continuations that were cut. Empty for zeros.
+    pub cut: Vec<f32>,
 }
 
 impl Level {
@@ -152,86 +54,23 @@ impl Level {
 /// See the module.
 pub struct Trie {
     pub levels: Vec<Level>,
-    /// In how many documents each n-gram of the top order occurs.
-    pub documents: Vec<u32>,
 }
 
 impl Trie {
-    /// Sorts the corpus. Needs about 14 bytes per distinct n-gram over all orders.
-    pub fn build(corpus: &Corpus, order: usize, threads: usize, control: &Control) -> Result<Self> {
-        debug_assert!((1..=super::MAX_ORDER).contains(&order));
-        // Tokens are stored one higher, so that zero can say that an n-gram has ended.
-        let bits = usize::BITS - corpus.vocab_size.leading_zeros();
-        if bits as usize * (order - 1) <= 64 {
-            Self::sorted::<u64>(corpus, order, bits, threads, control)
-        } else {
-            Self::sorted::<u128>(corpus, order, bits, threads, control)
-        }
-    }
-
-    fn sorted<K: Key>(
-        corpus: &Corpus,
-        order: usize,
-        bits: u32,
-        threads: usize,
-        control: &Control,
-    ) -> Result<Self> {
-        let (bounds, positions) = corpus.positions_by_token();
-        let mut branches = Vec::new();
-        branches.resize_with(corpus.vocab_size, Branch::default);
-        let jobs = branches.iter_mut().zip(bounds.windows(2)).collect();
-        parallel::for_each(threads, jobs, |(branch, bounds): (&mut Branch, &[usize])| {
-            *branch = Branch::grow::<K>(corpus, &positions[bounds[0]..bounds[1]], order, bits);
-            control.check()
-        })?;
-        drop(positions);
-        let mut trie = Self::join(branches, &bounds, order)?;
+    /// The n-grams that occur more than `cutoff` times.
+    pub fn build(counts: &SparseCounts, cutoff: u64, threads: usize, control: &Control) -> Result<Self> {
+        let mut growing = Growing::new(counts, cutoff);
+        for_each_ngram(
+            counts,
+            threads,
+            control,
+            &mut growing,
+            |growing, order, ngram| growing.open(order, ngram),
+            |growing, order, count, entry| growing.close(order, count, entry),
+        )?;
+        let mut trie = growing.finish();
         trie.link_suffixes(threads, control)?;
         Ok(trie)
-    }
-
-    fn join(branches: Vec<Branch>, bounds: &[usize], order: usize) -> Result<Self> {
-        let vocab_size = branches.len();
-        let tokens = bounds.last().copied().unwrap_or(0);
-        let mut levels = vec![Level::default(); order + 1];
-        levels[0] = Level {
-            words: vec![0],
-            suffixes: vec![0],
-            counts: vec![tokens as u32],
-            first: vec![0, vocab_size as u32],
-        };
-        levels[1].words = (0..vocab_size).map(|token| token as u16).collect();
-        levels[1].suffixes = vec![0; vocab_size];
-        levels[1].counts = bounds.windows(2).map(|pair| (pair[1] - pair[0]) as u32).collect();
-        let mut documents = Vec::new();
-        for (n, level) in levels.iter_mut().enumerate().skip(2) {
-            let total: usize = branches.iter().map(|branch| branch.levels[n - 2].words.len()).sum();
-            if total >= u32::MAX as usize {
-                return Err(Error::input(format!(
-                    "more than 2^32 n-grams of order {n}; build from fewer shards"
-                )));
-            }
-            level.words.reserve_exact(total);
-            level.counts.reserve_exact(total);
-        }
-        for mut branch in branches {
-            for n in 2..=order {
-                let grown = &mut branch.levels[n - 2];
-                let base = levels[n].words.len() as u32;
-                levels[n - 1].first.extend(grown.first.iter().map(|&first| first + base));
-                levels[n].words.append(&mut grown.words);
-                levels[n].counts.append(&mut grown.counts);
-            }
-            documents.append(&mut branch.documents);
-        }
-        for n in 2..=order {
-            let end = levels[n].words.len() as u32;
-            levels[n - 1].first.push(end);
-        }
-        if order == 1 {
-            documents = levels[1].counts.clone();
-        }
-        Ok(Self { levels, documents })
     }
 
     /// An n-gram's suffix continues its context's suffix, so it is found among few.
@@ -250,7 +89,12 @@ impl Trie {
                     for successor in contexts.successors(context) {
                         rest +=
                             contexts.words[rest..found.end].partition_point(|&word| word < words[successor]);
-                        debug_assert_eq!(contexts.words[rest], words[successor]);
+                        // Only a forged file of counts has an n-gram without its suffix.
+                        if rest == found.end || contexts.words[rest] != words[successor] {
+                            return Err(Error::input(
+                                "the counts have an n-gram without the shorter ones in it; count the shards again",
+                            ));
+                        }
                         piece.data[successor - base] = rest as u32;
                     }
                 }
@@ -269,6 +113,119 @@ impl Trie {
         let range = self.levels[order].successors(context);
         let found = self.levels[order + 1].words[range.clone()].binary_search(&word).ok()?;
         Some(range.start + found)
+    }
+}
+
+/// Calls `open` when the first n-gram that begins with another one (of 1 to all tokens) comes, and `close`
+/// after the last, with the sum of their counts; `close` of the highest order also gets the entry.
+pub(super) fn for_each_ngram<S>(
+    counts: &SparseCounts,
+    threads: usize,
+    control: &Control,
+    state: &mut S,
+    mut open: impl FnMut(&mut S, usize, Ngram),
+    mut close: impl FnMut(&mut S, usize, u64, Entry) -> Result<()>,
+) -> Result<()> {
+    let mut sums = [0u64; MAX_ORDER + 1];
+    let mut last: Option<Entry> = None;
+    counts.for_each(threads, control, |&entry| {
+        let shared = last.map_or(0, |last| last.ngram.common(entry.ngram));
+        if let Some(last) = last {
+            for order in (shared + 1..=last.ngram.length()).rev() {
+                close(state, order, sums[order], last)?;
+            }
+        }
+        let length = entry.ngram.length();
+        for (order, sum) in sums.iter_mut().enumerate().take(length + 1).skip(1) {
+            if order > shared {
+                *sum = 0;
+                open(state, order, entry.ngram);
+            }
+            // No more than all tokens together.
+            *sum = sum.saturating_add(entry.count);
+        }
+        last = Some(entry);
+        Ok(())
+    })?;
+    if let Some(last) = last {
+        for order in (1..=last.ngram.length()).rev() {
+            close(state, order, sums[order], last)?;
+        }
+    }
+    Ok(())
+}
+
+/// A trie while n-grams come in. An n-gram is added once its last continuation was, as only then its count
+/// is known.
+struct Growing {
+    levels: Vec<Level>,
+    cutoff: u64,
+    /// For each order, where the next level's part begins that continues the n-gram at hand.
+    starts: [u32; MAX_ORDER + 1],
+    words: [u16; MAX_ORDER + 1],
+}
+
+impl Growing {
+    fn new(counts: &SparseCounts, cutoff: u64) -> Self {
+        let kind = counts.kind();
+        let mut levels = vec![Level::default(); kind.order + 1];
+        let vocab_size = kind.vocab_size;
+        levels[0] = Level {
+            words: vec![0],
+            suffixes: vec![0],
+            first: vec![0, vocab_size as u32],
+            ..Level::default()
+        };
+        levels[1].words = (0..vocab_size).map(|token| token as u16).collect();
+        levels[1].suffixes = vec![0; vocab_size];
+        Self { levels, cutoff, starts: [0; MAX_ORDER + 1], words: [0; MAX_ORDER + 1] }
+    }
+
+    fn open(&mut self, order: usize, ngram: Ngram) {
+        self.words[order] = ngram.code(order - 1) - 1;
+        if let Some(next) = self.levels.get(order + 1) {
+            self.starts[order] = next.len() as u32;
+        }
+        if order == 1 {
+            // Tokens that begin nothing come before it.
+            self.levels[1].first.resize(usize::from(self.words[1]) + 1, self.starts[1]);
+        }
+    }
+
+    fn close(&mut self, order: usize, count: u64, entry: Entry) -> Result<()> {
+        if order == 1 || count <= self.cutoff {
+            return Ok(());
+        }
+        let top = self.levels.len() - 1;
+        let level = &mut self.levels[order];
+        if level.len() == u32::MAX as usize {
+            return Err(Error::input(format!(
+                "more than 2^32 n-grams of order {order}; build from fewer shards"
+            )));
+        }
+        level.words.push(self.words[order]);
+        if order < top {
+            level.first.push(self.starts[order]);
+        } else {
+            level.masses.push(flow::weight(entry.count, entry.documents) as f32);
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Trie {
+        let top = self.levels.len() - 1;
+        let vocab_size = self.levels[1].len();
+        for n in 1..top {
+            let end = self.levels[n + 1].len() as u32;
+            let length = if n == 1 { vocab_size + 1 } else { self.levels[n].first.len() + 1 };
+            self.levels[n].first.resize(length, end);
+        }
+        for level in &mut self.levels {
+            level.words.shrink_to_fit();
+            level.first.shrink_to_fit();
+            level.masses.shrink_to_fit();
+        }
+        Trie { levels: self.levels }
     }
 }
 
@@ -296,97 +253,4 @@ pub fn by_context<'a, T>(first: &[u32], mut data: &'a mut [T]) -> Vec<Piece<'a, 
         start = end;
     }
     pieces
-}
-
-/// A sortable packing of the tokens after an n-gram's first.
-trait Key: Copy + Ord + Send {
-    fn pack(tokens: &[u16], bits: u32) -> Self;
-    /// The `index`-th of `count` packed tokens, `None` beyond the n-gram's end.
-    fn token(self, index: usize, count: usize, bits: u32) -> Option<u16>;
-    /// How many tokens two packings share from the first on, `count` when equal.
-    fn common(self, other: Self, count: usize, bits: u32) -> usize;
-}
-
-macro_rules! impl_key {
-    ($type:ty) => {
-        impl Key for $type {
-            fn pack(tokens: &[u16], bits: u32) -> Self {
-                let mut key = 0;
-                let mut ended = false;
-                for &token in tokens {
-                    ended |= token == SEPARATOR;
-                    key = (key << bits) | if ended { 0 } else { Self::from(token) + 1 };
-                    ended |= token == BOS;
-                }
-                key
-            }
-
-            fn token(self, index: usize, count: usize, bits: u32) -> Option<u16> {
-                let code = (self >> (bits as usize * (count - 1 - index))) & ((1 << bits) - 1);
-                (code != 0).then(|| (code - 1) as u16)
-            }
-
-            fn common(self, other: Self, count: usize, bits: u32) -> usize {
-                let unused = Self::BITS - bits * count as u32;
-                (((self ^ other).leading_zeros() - unused) / bits) as usize
-            }
-        }
-    };
-}
-impl_key!(u64);
-impl_key!(u128);
-
-/// The n-grams that begin with one token; `levels[0]` is order 2. `first` there belongs to the level
-/// below, counted from this branch's start.
-#[derive(Default)]
-struct Branch {
-    levels: Vec<Level>,
-    documents: Vec<u32>,
-}
-
-impl Branch {
-    fn grow<K: Key>(corpus: &Corpus, positions: &[u32], order: usize, bits: u32) -> Self {
-        let mut branch = Self { levels: vec![Level::default(); order - 1], documents: Vec::new() };
-        let Some(second) = branch.levels.first_mut() else {
-            return branch;
-        };
-        second.first.push(0);
-        let rest = order - 1;
-        let pack = |&position: &u32| {
-            let start = position as usize + 1;
-            // A document's first token that is also an n-gram's last has no continuation but its own.
-            (K::pack(&corpus.tokens[start..start + rest], bits), position)
-        };
-        let mut entries: Vec<(K, u32)> = positions.iter().map(pack).collect();
-        entries.sort_unstable();
-        let mut previous = None;
-        for group in entries.chunk_by(|a, b| a.0 == b.0) {
-            let key = group[0].0;
-            let shared = previous.map_or(0, |previous| key.common(previous, rest, bits));
-            previous = Some(key);
-            let mut full = true;
-            for index in 0..rest {
-                let Some(word) = key.token(index, rest, bits) else {
-                    full = false;
-                    break;
-                };
-                if index >= shared {
-                    branch.levels[index].words.push(word);
-                    branch.levels[index].counts.push(0);
-                    if index + 1 < rest {
-                        let end = branch.levels[index + 1].words.len() as u32;
-                        branch.levels[index + 1].first.push(end);
-                    }
-                }
-                if let Some(count) = branch.levels[index].counts.last_mut() {
-                    *count += group.len() as u32;
-                }
-            }
-            if full {
-                let changes = group.windows(2).filter(|pair| corpus.apart(pair[0].1, pair[1].1)).count();
-                branch.documents.push(1 + changes as u32);
-            }
-        }
-        branch
-    }
 }

@@ -1,0 +1,233 @@
+"""Counting shards for the sparse estimator: in bounded memory, resumable, and on a Ray cluster.
+
+Shards are counted in groups that fit the memory. One group stays in memory; of several each becomes a file
+in a folder, and a streaming merge makes one file of them and of those given. The folder is also what an
+interrupted run resumes from. The merged counts are the same bytes however the shards were grouped.
+"""
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hybridlm import _core
+from hybridlm.errors import InputError
+from hybridlm.files import atomic_write_bytes
+from hybridlm.oracle.counting import DEFAULT_VOCAB_SIZE, Engine, groups, is_partial
+from hybridlm.progress import Progress
+from hybridlm.threads import thread_count
+
+log = logging.getLogger("hybridlm.oracle")
+
+DEFAULT_ORDER = 6
+DEFAULT_MEMORY = 4 << 30
+
+_LEAST_MEMORY = 1 << 29
+
+_BYTES_PER_TOKEN = 24
+"""Counting a group takes about so much memory per token."""
+
+_GROUP_TOKENS = 1 << 27
+"""Larger groups gain nothing, and an interrupted run would have to count more of them again."""
+
+_FAN_IN = 64
+"""Files merged in one go. Each costs a merge some megabytes per thread."""
+
+_PART = "counted"
+"""What a file of counted shards is called in a folder to resume from, before its number."""
+
+
+@dataclass(frozen=True)
+class Ngrams:
+    """What to count. What is None is as in the partial counts given, or the default."""
+
+    vocab_size: int | None = None
+    order: int | None = None
+
+    def of(self, counts: _core.SparseCounts, name: str) -> "Ngrams":
+        """What ``counts``, read from ``name``, are of. Raises InputError where other ones are asked for."""
+        if self.vocab_size is not None and counts.vocab_size != self.vocab_size:
+            raise InputError(
+                f"{name}: counts of a vocabulary of {counts.vocab_size}, but {self.vocab_size} is asked for"
+            )
+        if self.order is not None and counts.order != self.order:
+            raise InputError(f"{name}: counts up to order {counts.order}, not {self.order}")
+        return Ngrams(counts.vocab_size, counts.order)
+
+
+def is_sparse_partial(path: str | os.PathLike[str]) -> bool:
+    """Whether the file begins as sparse partial counts do. Raises OSError."""
+    return is_partial(path, _core.SPARSE_COUNTS_MAGIC)
+
+
+class _Folder:
+    """Where files of counts go. With a path it is a folder to resume from, else a temporary one."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._resumable = path is not None
+        self._path = path
+        self._number = 0
+
+    def __enter__(self) -> "_Folder":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._path is None:
+            return
+        if kind is None or not self._resumable:
+            shutil.rmtree(self._path, ignore_errors=True)
+            return
+        for file in self._path.glob("*"):
+            if not file.name.startswith(_PART):
+                file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # there are none, or there is something in it
+            self._path.rmdir()
+
+    def file(self, name: str = _PART) -> Path:
+        """The path of a new file."""
+        if self._path is None:
+            self._path = Path(tempfile.mkdtemp(prefix="hybridlm-"))
+        self._path.mkdir(exist_ok=True)
+        while True:
+            path = self._path / f"{name}{self._number}.part"
+            self._number += 1
+            if not path.exists():
+                return path
+
+    def resume(
+        self, shards: Sequence[str], vocab_size: int, order: int, threads: int
+    ) -> tuple[list[_core.SparseCounts], list[str]]:
+        """The counts that an interrupted run left, and the shards still to be counted.
+
+        Raises InputError when they are of something else, or of a shard that is not given.
+        """
+        if not self._resumable or self._path is None or not self._path.exists():
+            return [], list(shards)
+        advice = f"remove {self._path} to start afresh"
+        if not self._path.is_dir():
+            raise InputError(f"{self._path}: not what a sparse build leaves when interrupted; {advice}")
+        found = [_core.SparseCounts.open(path) for path in sorted(self._path.glob(f"{_PART}*.part"))]
+        given = [content for _, _, content in _core.identify_shards(shards, threads)]
+        counted = set()
+        for counts in found:
+            if (counts.vocab_size, counts.order) != (vocab_size, order):
+                raise InputError(
+                    f"{self._path}: an interrupted run left counts of another vocabulary or order; {advice}"
+                )
+            for name, _, content in counts.shards:
+                counted.add(content)
+                if content not in given:
+                    raise InputError(
+                        f"{self._path}: an interrupted run has counted {name}, not given now; {advice}"
+                    )
+        if found:
+            log.info("%s: resuming, %d of %d shards are counted", self._path, len(counted), len(shards))
+        rest = [shard for shard, content in zip(shards, given, strict=True) if content not in counted]
+        return found, rest
+
+    def merge(
+        self, parts: Sequence[_core.SparseCounts], threads: int, out: Path | None = None
+    ) -> _core.SparseCounts:
+        """The sum of ``parts``, in the file ``out`` if given."""
+        parts = list(parts)
+        while len(parts) > _FAN_IN:
+            parts = [*parts[_FAN_IN:], self._merge(parts[:_FAN_IN], self.file("merged"), threads)]
+        return self._merge(parts, out or self.file("merged"), threads)
+
+    @staticmethod
+    def _merge(parts: list[_core.SparseCounts], out: Path, threads: int) -> _core.SparseCounts:
+        with Progress("merging", sum(part.nbytes for part in parts), "bytes") as progress:
+            return _core.SparseCounts.merge(parts, out, threads, progress.update)
+
+
+@contextlib.contextmanager
+def counted(
+    sources: Sequence[str | os.PathLike[str]],
+    ngrams: Ngrams | None = None,
+    *,
+    threads: int | None = None,
+    memory: int = DEFAULT_MEMORY,
+    unfinished: Path | None = None,
+    every_shard: bool = False,
+    engine: Engine = "local",
+    ray_address: str | None = None,
+) -> Iterator[_core.SparseCounts]:
+    """The counts of shards and of files of sparse partial counts together, to use within the context.
+
+    Counting takes about ``memory`` bytes, and if that isn't enough for all shards at once, disk space for
+    their counts, some 4 bytes per token. Files go to the folder ``unfinished``. It is gone after the context,
+    but when anything is raised it stays with the shards counted so far, and the next run goes on from there.
+    Without it they go to a temporary folder, which is always removed. ``every_shard`` makes a file of each.
+    On Ray, ``threads`` are those of a task, one if None. Raises InputError, FormatError or OSError.
+    """
+    if not sources:
+        raise InputError("no shards to count")
+    if memory < _LEAST_MEMORY:
+        raise InputError(
+            f"a sparse build needs at least {_LEAST_MEMORY >> 20}M of memory, not {memory:,} bytes"
+        )
+    for source in sources:
+        if is_partial(source):
+            raise InputError(
+                f"{os.fspath(source)}: counts of the dense estimator; count the shards as sparse"
+            )
+    partials = [os.fspath(source) for source in sources if is_sparse_partial(source)]
+    shards = [os.fspath(source) for source in sources if not is_sparse_partial(source)]
+    given = [_core.SparseCounts.open(path) for path in partials]
+    ngrams = ngrams or Ngrams()
+    if given:
+        ngrams = ngrams.of(given[0], partials[0])
+    vocab_size = DEFAULT_VOCAB_SIZE if ngrams.vocab_size is None else ngrams.vocab_size
+    order = DEFAULT_ORDER if ngrams.order is None else ngrams.order
+    native = thread_count(threads)
+    group_tokens = min(memory // _BYTES_PER_TOKEN, _GROUP_TOKENS)
+    with _Folder(unfinished) as folder:
+        found, rest = folder.resume(shards, vocab_size, order, native)
+        if rest and engine == "ray":
+            from hybridlm.oracle.ray_counting import count_sparse_on_ray
+
+            of_shards = count_sparse_on_ray(
+                rest, vocab_size, order, memory=memory, address=ray_address, threads=threads or 1
+            )
+            # Closed at once when something is raised here, which ends the tasks.
+            with contextlib.closing(of_shards):
+                for data in of_shards:
+                    path = folder.file()
+                    atomic_write_bytes(path, data)
+                    found.append(_core.SparseCounts.open(path))
+        elif rest:
+            # Every header is looked at before the long work begins.
+            sizes = {shard: _core.shard_tokens(shard) for shard in rest}
+            todo = list(groups(rest, sizes, 0 if every_shard else group_tokens))
+            total = sum(sizes.values())
+            fits = total <= group_tokens and not every_shard
+            done = 0
+            with Progress("counting", total, "tokens") as progress:
+                for group in todo:
+
+                    def report(tokens: int, before: int = done) -> None:
+                        progress.update(before + tokens)
+
+                    out = None if fits else folder.file()
+                    found.append(
+                        _core.SparseCounts.count(group, vocab_size, order, memory, out, native, report)
+                    )
+                    done += sum(sizes[shard] for shard in group)
+        parts = [*given, *found]
+        yield parts[0] if len(parts) == 1 else folder.merge(parts, native)
+
+
+def merge(
+    paths: Sequence[str | os.PathLike[str]], out: Path, *, threads: int | None = None
+) -> _core.SparseCounts:
+    """Writes the sum of files of sparse partial counts to ``out``, in constant memory.
+
+    Raises FormatError, OSError, or InputError when options differ or a shard has been counted twice.
+    """
+    with _Folder(None) as folder:
+        parts = [_core.SparseCounts.open(path) for path in paths]
+        return folder.merge(parts, thread_count(threads), out)

@@ -1,0 +1,140 @@
+//! Leaving out n-grams that are too rare to be worth their bytes, before a trie of them is made.
+//!
+//! A large corpus has far more n-grams than a file of some megabytes will keep, most of which occur once or
+//! twice. Those that occur no more than a cutoff are never candidates for the model. What they would pass
+//! to shorter n-grams is passed all the same: an n-gram that isn't kept passes all its mass to its suffix,
+//! so it ends at the longest suffix that is a candidate; and the contexts before them know how often
+//! something else came. An n-gram occurs at most as often as the n-grams in it, so with every candidate its
+//! prefixes and suffixes are candidates too.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::counts::{Ngram, SparseCounts};
+use super::flow;
+use super::trie::{for_each_ngram, Trie};
+use super::MAX_ORDER;
+use crate::parallel::{self, Control};
+use crate::Result;
+
+/// How many n-grams of order 2 and above occur how often.
+#[derive(Debug)]
+pub struct Histogram {
+    /// `at_most[k]`: those that occur `k` times.
+    exactly: Vec<u64>,
+    more: u64,
+}
+
+impl Histogram {
+    /// No cutoff is higher.
+    const MOST: usize = 1 << 12;
+
+    pub fn of(counts: &SparseCounts, threads: usize, control: &Control) -> Result<Self> {
+        let mut histogram = Self { exactly: vec![0; Self::MOST + 1], more: 0 };
+        for_each_ngram(
+            counts,
+            threads,
+            control,
+            &mut histogram,
+            |_, _, _| (),
+            |histogram, order, count, _| {
+                if order > 1 {
+                    let slot = usize::try_from(count).ok().and_then(|count| histogram.exactly.get_mut(count));
+                    *slot.unwrap_or(&mut histogram.more) += 1;
+                }
+                Ok(())
+            },
+        )?;
+        Ok(histogram)
+    }
+
+    /// How many n-grams occur more than `cutoff` times.
+    pub fn above(&self, cutoff: u64) -> u64 {
+        self.more + self.exactly.iter().skip(cutoff as usize + 1).sum::<u64>()
+    }
+
+    /// The least cutoff that leaves no more than `most`.
+    pub fn cutoff(&self, most: u64) -> u64 {
+        (0..Self::MOST as u64).find(|&cutoff| self.above(cutoff) <= most).unwrap_or(Self::MOST as u64)
+    }
+}
+
+/// Completes a trie that was built with a cutoff by what was cut.
+pub fn pass_on(
+    counts: &SparseCounts,
+    trie: &mut Trie,
+    cutoff: u64,
+    threads: usize,
+    control: &Control,
+) -> Result<()> {
+    if cutoff == 0 {
+        return Ok(());
+    }
+    let order = trie.order();
+    let sums = || -> Vec<Vec<AtomicU64>> {
+        trie.levels[..order].iter().map(|level| flow::zeros(level.len())).collect()
+    };
+    let (passed, cut) = (sums(), sums());
+    let chain = Chain { trie, passed: &passed, cut: &cut };
+    parallel::run(threads, counts.chunk_count(), |chunk| {
+        let mut walk = Walk { longest: [(0, 0); MAX_ORDER + 1], last: None };
+        for entry in counts.read_chunk(chunk)? {
+            if entry.count <= cutoff && entry.ngram.length() == order {
+                walk.to(trie, entry.ngram);
+                chain.add(&walk.longest, flow::fixed(flow::weight(entry.count, entry.documents)));
+            }
+        }
+        control.check()
+    })?;
+    for ((level, passed), cut) in trie.levels.iter_mut().zip(passed).zip(cut).skip(1) {
+        level.masses = flow::settle(passed);
+        level.cut = flow::settle(cut);
+    }
+    Ok(())
+}
+
+/// For each beginning of an n-gram, the longest suffix of it that is in the trie, as order and index.
+struct Walk {
+    longest: [(usize, usize); MAX_ORDER + 1],
+    last: Option<Ngram>,
+}
+
+impl Walk {
+    fn to(&mut self, trie: &Trie, ngram: Ngram) {
+        let shared = self.last.map_or(0, |last| last.common(ngram));
+        for (index, token) in ngram.tokens().enumerate().skip(shared) {
+            // As in Aho and Corasick (1975): the suffix of a suffix is where to go on when one ends.
+            let (mut length, mut at) = self.longest[index];
+            self.longest[index + 1] = loop {
+                if let Some(found) = (length < trie.order()).then(|| trie.find(length, at, token)).flatten() {
+                    break (length + 1, found);
+                }
+                // The empty context is continued by every token.
+                at = trie.levels[length].suffixes[at] as usize;
+                length -= 1;
+            };
+        }
+        self.last = Some(ngram);
+    }
+}
+
+struct Chain<'a> {
+    trie: &'a Trie,
+    passed: &'a [Vec<AtomicU64>],
+    cut: &'a [Vec<AtomicU64>],
+}
+
+impl Chain<'_> {
+    /// Adds the weight of one n-gram of the top order that was cut.
+    fn add(&self, longest: &[(usize, usize); MAX_ORDER + 1], weight: u64) {
+        let order = self.trie.order();
+        let (length, at) = longest[order];
+        self.passed[length][at].fetch_add(weight, Ordering::Relaxed);
+        // Its suffixes longer than that were cut too. Their contexts are the suffixes of its own context.
+        let (mut context_length, mut context) = longest[order - 1];
+        while context_length >= length {
+            self.cut[context_length][context].fetch_add(weight, Ordering::Relaxed);
+            context = self.trie.levels[context_length].suffixes[context] as usize;
+            context_length -= 1;
+        }
+    }
+}

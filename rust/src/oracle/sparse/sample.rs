@@ -1,0 +1,133 @@
+//! The documents that discounts are fitted on.
+//!
+//! Of all documents those with the least hashes, until they have enough tokens. So the sample of some
+//! shards is found in the samples of any groups of them, and what a corpus's sample is doesn't depend on
+//! how it was divided. A document that occurs twice is in it once.
+
+use std::collections::BTreeMap;
+
+use super::trie::BOS;
+use crate::partial::{put, Numbers};
+
+/// Longer documents count as several of this many tokens, so that a book without any [`BOS`] still has
+/// repetition to be told from chance.
+pub const DOCUMENT_TOKENS: usize = 1 << 13;
+
+/// A sample stops growing once it has so many tokens; more would change nothing that shows.
+const TOKENS: usize = 2_000_000;
+
+/// Where each document of a stream starts.
+pub fn document_starts(stream: &[u16]) -> impl Iterator<Item = usize> + '_ {
+    let mut length = DOCUMENT_TOKENS;
+    stream.iter().enumerate().filter_map(move |(at, &token)| {
+        let starts = token == BOS || length == DOCUMENT_TOKENS;
+        length = if starts { 1 } else { length + 1 };
+        starts.then_some(at)
+    })
+}
+
+/// See the module.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct Sample {
+    documents: BTreeMap<[u8; 32], Vec<u16>>,
+    tokens: usize,
+}
+
+impl Sample {
+    /// The most bytes that [`Sample::pack`] makes: of documents of one token each.
+    pub const LONGEST: usize = 10 + (TOKENS + DOCUMENT_TOKENS) * 5;
+
+    pub fn of(streams: &[&[u16]]) -> Self {
+        let mut sample = Self::default();
+        for stream in streams {
+            let starts: Vec<usize> = document_starts(stream).chain([stream.len()]).collect();
+            for pair in starts.windows(2) {
+                sample.add(&stream[pair[0]..pair[1]]);
+            }
+        }
+        sample
+    }
+
+    pub fn merge<'a>(samples: impl Iterator<Item = &'a Self>) -> Self {
+        let mut sample = Self::default();
+        for (hash, document) in samples.flat_map(|other| &other.documents) {
+            sample.insert(*hash, document);
+        }
+        sample
+    }
+
+    /// In the order of their hashes, which has nothing to do with what is in them.
+    pub fn documents(&self) -> impl Iterator<Item = &[u16]> {
+        self.documents.values().map(Vec::as_slice)
+    }
+
+    fn add(&mut self, document: &[u16]) {
+        self.insert(hash(document), document);
+    }
+
+    fn insert(&mut self, hash: [u8; 32], document: &[u16]) {
+        let full = self.tokens >= TOKENS;
+        if full && self.documents.last_key_value().is_some_and(|(last, _)| *last < hash) {
+            return;
+        }
+        if self.documents.contains_key(&hash) {
+            return;
+        }
+        self.documents.insert(hash, document.to_vec());
+        self.tokens += document.len();
+        while let Some(last) = self.documents.last_entry() {
+            if self.tokens - last.get().len() < TOKENS {
+                break;
+            }
+            self.tokens -= last.remove().len();
+        }
+    }
+
+    /// LEB128 numbers: how many documents, and of each its length and tokens.
+    pub fn pack(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(2 * self.tokens);
+        put(&mut out, self.documents.len() as u64);
+        for document in self.documents.values() {
+            put(&mut out, document.len() as u64);
+            document.iter().for_each(|&token| put(&mut out, u64::from(token)));
+        }
+        out
+    }
+
+    /// The inverse, for bytes of unknown origin; errors say what is wrong.
+    pub fn unpack(data: &[u8], vocab_size: usize) -> Result<Self, String> {
+        let mut numbers = Numbers(data);
+        let short = "the sample's numbers end too early or are too large";
+        let mut sample = Self::default();
+        for _ in 0..numbers.next().ok_or(short)? {
+            if sample.tokens >= TOKENS {
+                return Err("the sample has more documents than it needs".into());
+            }
+            let length = numbers.next().ok_or(short)?;
+            if !(1..=DOCUMENT_TOKENS as u64).contains(&length) {
+                return Err(format!("the sample has a document of {length} tokens"));
+            }
+            let tokens = (0..length).map(|_| match numbers.next() {
+                Some(token) if token < vocab_size as u64 => Ok(token as u16),
+                Some(token) => Err(format!("token {token} is outside the vocabulary of {vocab_size}")),
+                None => Err(short.to_owned()),
+            });
+            let document = tokens.collect::<Result<Vec<u16>, String>>()?;
+            let hash = hash(&document);
+            if sample.documents.last_key_value().is_some_and(|(last, _)| *last >= hash) {
+                return Err("the sample's documents are out of order".into());
+            }
+            sample.tokens += document.len();
+            sample.documents.insert(hash, document);
+        }
+        if !numbers.0.is_empty() {
+            return Err("bytes follow the sample's last document".into());
+        }
+        Ok(sample)
+    }
+}
+
+fn hash(document: &[u16]) -> [u8; 32] {
+    let bytes: Vec<u8> = document.iter().copied().flat_map(u16::to_le_bytes).collect();
+    blake3::hash(&bytes).into()
+}

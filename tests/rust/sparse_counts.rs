@@ -1,0 +1,283 @@
+//! Sparse partial counts against slow references, divided and merged in many ways, and damaged.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use hybridlm_core::oracle::sparse::count::count_shards;
+use hybridlm_core::oracle::sparse::counts::{merge, Entry, Kind, SparseCounts, CHUNK};
+use hybridlm_core::oracle::sparse::sample::{Sample, DOCUMENT_TOKENS};
+use hybridlm_core::parallel::Control;
+use hybridlm_core::tokens::write_shard;
+use hybridlm_core::{Error, Result};
+use proptest::prelude::*;
+
+const BOS: u16 = 1;
+const MEMORY: usize = 1 << 30;
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn shards(&self, streams: &[Vec<u16>]) -> Vec<PathBuf> {
+        let write = |(index, stream): (usize, &Vec<u16>)| {
+            let path = self.path(&format!("{index}.bin"));
+            write_shard(&path, stream).unwrap();
+            path
+        };
+        streams.iter().enumerate().map(write).collect()
+    }
+}
+
+fn count(paths: &[PathBuf], kind: Kind, memory: usize, threads: usize) -> Result<SparseCounts> {
+    count_shards(paths, kind, memory, None, threads, &Control::default())
+}
+
+fn merged(parts: &[&SparseCounts], threads: usize) -> Result<Vec<u8>> {
+    merge(parts, Vec::new(), Path::new("merged"), threads, &Control::default())
+}
+
+fn load(data: &[u8]) -> Result<SparseCounts> {
+    SparseCounts::from_bytes(data.to_vec(), "test", &Control::default())
+}
+
+/// All that a file holds, each chunk unpacked.
+fn entries(counts: &SparseCounts, threads: usize) -> Result<Vec<Entry>> {
+    let mut found = Vec::new();
+    counts.for_each(threads, &Control::default(), |entry| {
+        found.push(*entry);
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+fn random(seed: u64, length: usize, vocab_size: u16, documents: bool) -> Vec<u16> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut tokens = Vec::new();
+    while tokens.len() < length {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let token = ((state >> 40) as u16 % vocab_size).min((state >> 56) as u16 % vocab_size);
+        tokens.push(if token == BOS && !documents { 0 } else { token });
+    }
+    tokens
+}
+
+/// Of each n-gram of the order, or shorter where text ends, how often and in how many documents it is.
+fn naive(streams: &[Vec<u16>], order: usize) -> BTreeMap<Vec<u16>, (u64, u64)> {
+    let mut found: BTreeMap<Vec<u16>, Vec<usize>> = BTreeMap::new();
+    let mut document = 0;
+    for stream in streams {
+        let mut length = DOCUMENT_TOKENS;
+        for start in 0..stream.len() {
+            if stream[start] == BOS || length == DOCUMENT_TOKENS {
+                document += 1;
+                length = 0;
+            }
+            length += 1;
+            let mut end = start + 1;
+            while end < stream.len() && end < start + order && (end == start + 1 || stream[end - 1] != BOS) {
+                end += 1;
+            }
+            found.entry(stream[start..end].to_vec()).or_default().push(document);
+        }
+    }
+    let numbers = |mut documents: Vec<usize>| {
+        let count = documents.len() as u64;
+        documents.dedup();
+        (count, documents.len() as u64)
+    };
+    found.into_iter().map(|(ngram, documents)| (ngram, numbers(documents))).collect()
+}
+
+fn check(streams: &[Vec<u16>], vocab_size: usize, order: usize) {
+    let folder = Folder::new();
+    let kind = Kind::new(vocab_size, order).unwrap();
+    let counts = count(&folder.shards(streams), kind, MEMORY, 2).unwrap();
+    let found: Vec<_> = entries(&counts, 2)
+        .unwrap()
+        .iter()
+        .map(|e| (e.ngram.tokens().collect(), (e.count, e.documents)))
+        .collect();
+    let expected: Vec<(Vec<u16>, _)> = naive(streams, order).into_iter().collect();
+    assert_eq!(found, expected);
+    assert_eq!(counts.tokens(), streams.iter().map(|stream| stream.len() as u64).sum());
+}
+
+#[test]
+fn counts_are_those_of_the_text() {
+    let streams = [random(1, 5000, 9, true), random(2, 30_000, 9, false), vec![5], vec![3, BOS]];
+    for order in [2, 3, 6, 8] {
+        check(&streams, 9, order);
+    }
+    // More n-grams that begin with one token than fit a chunk, and keys wider than 64 bits.
+    check(&[random(3, 9 * CHUNK, 4, true)], 4, 8);
+    check(&[random(4, 3000, 65_535, true), vec![65_534; 9]], 65_535, 6);
+    check(&[random(5, 2000, 65_535, true)], 65_535, 8);
+}
+
+#[test]
+fn bytes_depend_on_the_set_of_shards_alone() {
+    let folder = Folder::new();
+    let streams: Vec<Vec<u16>> = (0..5).map(|seed| random(seed, 20_000 + seed as usize, 50, true)).collect();
+    let mut paths = folder.shards(&streams);
+    let kind = Kind::new(50, 5).unwrap();
+    let whole = count(&paths, kind, MEMORY, 1).unwrap().to_bytes().unwrap();
+    paths.reverse();
+    // So little memory that tokens are done in several groups.
+    assert_eq!(count(&paths, kind, 0, 3).unwrap().to_bytes().unwrap(), whole);
+    let part = |paths: &[PathBuf], name: &str| {
+        count_shards(paths, kind, MEMORY, Some(&folder.path(name)), 2, &Control::default()).unwrap()
+    };
+    let (a, b, c) = (part(&paths[..1], "a"), part(&paths[1..4], "b"), part(&paths[4..], "c"));
+    assert_eq!(merged(&[&a, &b, &c], 2).unwrap(), whole);
+    let ca = load(&merged(&[&c, &a], 1).unwrap()).unwrap();
+    assert_eq!(merged(&[&b, &ca], 3).unwrap(), whole);
+    let saved = folder.path("saved");
+    b.save(&saved).unwrap();
+    assert_eq!(std::fs::read(&saved).unwrap(), b.to_bytes().unwrap());
+    assert_eq!(b.byte_count(), b.to_bytes().unwrap().len() as u64);
+}
+
+#[test]
+fn what_does_not_add_up_is_refused() {
+    let folder = Folder::new();
+    let paths = folder.shards(&[random(1, 500, 9, true), random(2, 500, 9, true)]);
+    let kind = Kind::new(9, 4).unwrap();
+    let (both, one) = (count(&paths, kind, MEMORY, 1).unwrap(), count(&paths[1..], kind, MEMORY, 1).unwrap());
+    let error = merged(&[&both, &one], 1).unwrap_err();
+    assert!(error.to_string().contains("has been counted already"), "{error}");
+    let error = count(&[paths[0].clone(), paths[0].clone()], kind, MEMORY, 1).unwrap_err();
+    assert!(error.to_string().contains("give each shard once"), "{error}");
+    let other = count(&paths[..1], Kind::new(9, 3).unwrap(), MEMORY, 1).unwrap();
+    let error = merged(&[&one, &other], 1).unwrap_err();
+    assert!(error.to_string().contains("up to order 3"), "{error}");
+    assert!(matches!(merged(&[], 1), Err(Error::Input(_))));
+    let error = count(&paths, Kind::new(5, 3).unwrap(), MEMORY, 1).unwrap_err();
+    assert!(error.to_string().contains("outside the vocabulary of 5"), "{error}");
+}
+
+#[test]
+fn a_sample_is_found_in_the_samples_of_any_parts() {
+    // Documents of very different lengths, one of them twice, more than a sample takes.
+    let documents: Vec<Vec<u16>> = (0..700)
+        .map(|seed| [vec![BOS], random(seed % 699, 10 + (seed as usize * 37) % 9000, 500, false)].concat())
+        .collect();
+    let whole = Sample::of(&[&documents.concat()]);
+    let parts: Vec<Sample> = documents.chunks(90).map(|part| Sample::of(&[&part.concat()])).collect();
+    assert_eq!(Sample::merge(parts.iter().rev()), whole);
+    let (left, right) = (Sample::merge(parts[..3].iter()), Sample::merge(parts[3..].iter()));
+    assert_eq!(Sample::merge([&right, &left].into_iter()), whole);
+    let tokens: usize = whole.documents().map(<[u16]>::len).sum();
+    assert!((2_000_000..2_000_000 + DOCUMENT_TOKENS).contains(&tokens), "{tokens}");
+    assert_eq!(Sample::unpack(&whole.pack(), 500).unwrap(), whole);
+    assert!(whole.pack().len() < Sample::LONGEST);
+    assert!(Sample::unpack(&whole.pack(), 100).unwrap_err().contains("outside the vocabulary"));
+}
+
+// Damaged files.
+
+fn small() -> Vec<u8> {
+    let folder = Folder::new();
+    let paths = folder.shards(&[random(7, 900, 12, true), random(8, 300, 12, true)]);
+    count(&paths, Kind::new(12, 4).unwrap(), MEMORY, 1).unwrap().to_bytes().unwrap()
+}
+
+/// Opening and unpacking everything.
+fn read(data: &[u8]) -> Result<Vec<Entry>> {
+    entries(&load(data)?, 1)
+}
+
+fn sealed(mut data: Vec<u8>) -> Vec<u8> {
+    let covered = data.len() - 32;
+    let hash = blake3::hash(&data[..covered]);
+    data[covered..].copy_from_slice(hash.as_bytes());
+    data
+}
+
+#[test]
+fn truncated_and_altered_files_are_refused() {
+    let file = small();
+    read(&file).unwrap();
+    for length in (0..file.len()).step_by(7) {
+        assert!(matches!(read(&file[..length]), Err(Error::Format { .. })), "{length} bytes");
+    }
+    for bit in (0..8 * file.len()).step_by(5) {
+        let mut damaged = file.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        assert!(matches!(read(&damaged), Err(Error::Format { .. })), "bit {bit}");
+    }
+    let longer = read(&[&file[..], b"x"].concat()).unwrap_err();
+    assert!(longer.to_string().contains("bytes follow"), "{longer}");
+}
+
+#[test]
+fn headers_that_lie_are_refused_by_field() {
+    let file = small();
+    let refused = |offset: usize, bytes: &[u8], part: &str| {
+        let mut file = file.clone();
+        file[offset..offset + bytes.len()].copy_from_slice(bytes);
+        match read(&sealed(file)) {
+            Err(error @ Error::Format { .. }) => {
+                assert!(error.to_string().contains(part), "{error} doesn't say {part:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    refused(0, b"XXXX", "not how sparse partial counts begin");
+    refused(4, &9u32.to_le_bytes(), "version 9");
+    refused(8, &0u32.to_le_bytes(), "1 to 65535 tokens");
+    refused(8, &11u32.to_le_bytes(), "outside the vocabulary of 11");
+    refused(12, &1u32.to_le_bytes(), "order 2 to 8");
+    refused(12, &3u32.to_le_bytes(), "shares more with the one before it");
+    refused(16, &u32::MAX.to_le_bytes(), "");
+    let tokens = u64::from_le_bytes(file[52..60].try_into().unwrap());
+    refused(52, &(tokens + 1).to_le_bytes(), "but the shards hold 1201 tokens");
+    refused(52, &u64::MAX.to_le_bytes(), "don't fit 64 bits");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn any_division_gives_the_same_bytes(
+        streams in prop::collection::vec(prop::collection::vec(0u16..6, 0..200), 1..5),
+        order in 2usize..=8,
+        split in any::<prop::sample::Index>(),
+        threads in 1usize..4,
+    ) {
+        let mut streams = streams;
+        streams.sort();
+        streams.dedup();
+        check(&streams, 6, order);
+        let folder = Folder::new();
+        let paths = folder.shards(&streams);
+        let kind = Kind::new(6, order).unwrap();
+        let at = split.index(paths.len());
+        let (left, right) = (count(&paths[..at], kind, MEMORY, 1).unwrap(), count(&paths[at..], kind, 0, threads).unwrap());
+        let whole = count(&paths, kind, MEMORY, threads).unwrap().to_bytes().unwrap();
+        prop_assert_eq!(merged(&[&right, &left], threads).unwrap(), whole);
+    }
+
+    /// A forger who gets the checksum right still gets an error, or counts that are in order and add up.
+    #[test]
+    fn forged_files_do_no_harm(damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
+        let mut file = small();
+        let covered = file.len() - 32;
+        for (index, byte) in damage {
+            file[index.index(covered)] = byte;
+        }
+        match read(&sealed(file)) {
+            Ok(entries) => prop_assert!(entries.windows(2).all(|pair| pair[0].ngram < pair[1].ngram)),
+            Err(Error::Format { .. }) => {}
+            Err(other) => prop_assert!(false, "{other}"),
+        }
+    }
+}
