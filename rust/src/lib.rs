@@ -9,6 +9,7 @@ pub mod count;
 pub mod error;
 pub mod experts;
 pub mod files;
+pub mod fingerprint;
 pub mod fuzz;
 pub mod hash;
 pub mod memory;

@@ -4,6 +4,7 @@
 //! decaying cache, all smoothed by one imagined occurrence of every token, so that every prediction is a
 //! normalised distribution. Positions before the first token count as token 0.
 
+use crate::fingerprint::{Fingerprint, Stateful};
 use crate::oracle::check_tokens;
 use crate::Result;
 
@@ -150,5 +151,17 @@ impl OnlineExperts {
                 out[expert * self.vocab_size + token] = probability.ln() as f32;
             }
         }
+    }
+}
+
+impl Stateful for OnlineExperts {
+    fn add_state(&self, to: &mut Fingerprint) {
+        for rows in [&self.unigram, &self.bigram, &self.trigram] {
+            to.add(&rows.counts);
+            to.add(&rows.totals);
+        }
+        to.add(&self.decay.counts);
+        to.add([self.decay.total, self.decay.scale]);
+        to.add(self.previous);
     }
 }

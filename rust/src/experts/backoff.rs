@@ -15,6 +15,7 @@
 //! room, also those seen less than 4 times, 8 times, and so on. Nothing else is ever forgotten.
 
 use super::mix;
+use crate::fingerprint::{Fingerprint, Stateful};
 use crate::{Error, Result};
 
 /// Longest context, in tokens.
@@ -444,5 +445,22 @@ impl Backoff {
         self.contexts[at].key = key;
         self.taken += 1;
         at
+    }
+}
+
+impl Stateful for Backoff {
+    fn add_state(&self, to: &mut Fingerprint) {
+        to.add(self.contexts.iter().map(|context| context.key));
+        to.add(self.contexts.iter().map(|context| context.link));
+        to.add(self.contexts.iter().map(|context| context.types));
+        to.add(self.contexts.iter().map(|context| u8::from(context.recent)));
+        to.add(&self.store.words);
+        self.store.free.iter().for_each(|blocks| to.add(blocks));
+        to.add(&self.unigrams);
+        to.add([self.unigram_total]);
+        to.add(self.trusts.iter().flat_map(|trust| [trust.factor, trust.seen]));
+        to.add(self.recent);
+        to.add(self.hashes);
+        to.add(self.places.map(|place| place.unwrap_or(usize::MAX)));
     }
 }

@@ -14,6 +14,7 @@ use backoff::Backoff;
 use cache::Cache;
 use longest_match::{Expected, LongestMatch};
 
+use crate::fingerprint::{Fingerprint, Stateful};
 use crate::oracle::check_tokens;
 use crate::Result;
 
@@ -113,6 +114,14 @@ impl AdaptiveExperts {
             }
         }
         Ok(())
+    }
+}
+
+impl Stateful for AdaptiveExperts {
+    fn add_state(&self, to: &mut Fingerprint) {
+        self.backoff.add_state(to);
+        self.longest_match.add_state(to);
+        self.cache.add_state(to);
     }
 }
 

@@ -13,13 +13,14 @@ pub mod geometric;
 use exponentiated_gradient::ExponentiatedGradient;
 use fixed_share::FixedShare;
 
+use crate::fingerprint::Stateful;
 use crate::{Error, Result};
 
 pub const NAMES: [&str; 3] = ["eg", "fixed-share", "bayes"];
 
 /// A linear mixture over K experts. Gates are small numbers known before the target; a mixture may keep
 /// different weights for their different values.
-pub trait Mixture: Send {
+pub trait Mixture: Stateful + Send {
     fn experts(&self) -> usize;
 
     /// How many values each gate has.

@@ -1,5 +1,6 @@
 //! Adaptive experts and the mixtures over experts.
 
+use std::borrow::Cow;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArrayDyn, PyUntypedArrayMethods};
@@ -9,6 +10,7 @@ use pyo3::types::PyTuple;
 
 use super::{slice, tokens as tokens_array};
 use crate::experts::{self, GATES, NAMES};
+use crate::fingerprint::Stateful;
 use crate::mix::{self, geometric::Geometric, Mixture};
 use crate::{Error, Result};
 
@@ -111,6 +113,10 @@ impl AdaptiveExperts {
         matrix(py, rows, [NAMES.len(), self.vocab_size])
     }
 
+    fn fingerprint(&self, py: Python<'_>) -> PyResult<Cow<'static, [u8]>> {
+        with(py, &self.core, |core| Ok(core.fingerprint().to_vec().into()))
+    }
+
     fn next_gates<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray1<u8>>> {
         let gates = with(py, &self.core, |core| Ok(core.gates()))?;
         Ok(gates.to_vec().into_pyarray(py))
@@ -159,6 +165,10 @@ impl LinearMixture {
         let (nll, weights) = self.run(py, log_probs, gates, true)?;
         let targets = nll.len();
         Ok((nll, matrix(py, weights, [targets, self.experts])?))
+    }
+
+    fn fingerprint(&self, py: Python<'_>) -> PyResult<Cow<'static, [u8]>> {
+        with(py, &self.core, |core| Ok(core.fingerprint().to_vec().into()))
     }
 
     #[pyo3(signature = (gates=None))]
@@ -253,6 +263,10 @@ impl GeometricMixture {
             Ok(())
         })?;
         Ok(out.into_pyarray(py))
+    }
+
+    fn fingerprint(&self, py: Python<'_>) -> PyResult<Cow<'static, [u8]>> {
+        with(py, &self.core, |core| Ok(core.fingerprint().to_vec().into()))
     }
 
     #[getter]

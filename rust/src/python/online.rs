@@ -1,11 +1,14 @@
 //! Experts that learn while they score.
 
+use std::borrow::Cow;
+
 use numpy::ndarray::Array2;
 use numpy::{IntoPyArray, PyArray2};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use super::{slice, tokens as tokens_array, InputError};
+use crate::fingerprint::Stateful;
 use crate::online::{OnlineExperts as Core, NAMES};
 
 #[pyclass(module = "hybridlm._core", frozen)]
@@ -36,6 +39,10 @@ impl OnlineExperts {
     #[getter]
     fn vocab_size(&self) -> usize {
         self.vocab_size
+    }
+
+    fn fingerprint(&self, py: Python<'_>) -> Cow<'static, [u8]> {
+        self.with(py, |core| core.fingerprint().to_vec().into())
     }
 
     fn observe(&self, py: Python<'_>, tokens: &Bound<'_, PyAny>) -> PyResult<()> {
