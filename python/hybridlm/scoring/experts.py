@@ -62,6 +62,44 @@ class GatedExpert(Expert, Protocol):
         ...
 
 
+@runtime_checkable
+class CountingExpert(GatedExpert, Protocol):
+    """An expert that also shows what it has counted: in the context of each of L lengths, the shares of the
+    tokens that have followed.
+
+    A token that never followed has no share, so this is evidence and not an expert. But each share is that
+    of a distribution, or nothing where the context isn't known, and so a mixture may give it a weight.
+    """
+
+    @property
+    def evidence_names(self) -> tuple[str, ...]:
+        """Of the L lengths."""
+        ...
+
+    @property
+    def class_sizes(self) -> tuple[int, ...]:
+        """How many classes the contexts of each length have; a class is a gate, 0 for an unknown context."""
+        ...
+
+    @property
+    def shares(self) -> NDArray[np.float32]:
+        """[L, n]: ln of the targets' shares, −inf for none, of the piece that was scored last."""
+        ...
+
+    @property
+    def classes(self) -> NDArray[np.uint8]:
+        """[L, n]: the classes of these contexts."""
+        ...
+
+    def next_shares(self) -> NDArray[np.float32]:
+        """[L, V]: ln of each possible token's shares after that piece."""
+        ...
+
+    def next_classes(self) -> NDArray[np.uint8]:
+        """[L]: the classes of the contexts after that piece."""
+        ...
+
+
 class OracleExperts:
     """One expert per order of a frozen oracle, each looked up with the whole stream as context."""
 
@@ -107,11 +145,15 @@ class AdaptiveCounts:
     family = "adaptive"
     names = tuple(AdaptiveExperts.names)
     gate_sizes = tuple(AdaptiveExperts.gate_sizes)
+    evidence_names = tuple(AdaptiveExperts.evidence_names)
+    class_sizes = tuple(AdaptiveExperts.class_sizes)
 
     def __init__(self, vocab_size: int) -> None:
         self._experts = AdaptiveExperts(vocab_size)
         self._seen = 0
         self.gates = np.empty((len(self.gate_sizes), 0), np.uint8)
+        self.shares = np.empty((len(self.class_sizes), 0), np.float32)
+        self.classes = np.empty((len(self.class_sizes), 0), np.uint8)
 
     def score(self, stream: NDArray[np.uint16], start: int) -> NDArray[np.float32]:
         if self._seen == 0:
@@ -119,7 +161,7 @@ class AdaptiveCounts:
         elif self._seen != start:
             raise ValueError(f"scored up to {self._seen}, so the next piece can't start at {start}")
         self._seen = len(stream)
-        log_probs, self.gates = self._experts.score(stream[start:])
+        log_probs, self.gates, self.shares, self.classes = self._experts.score(stream[start:])
         return log_probs
 
     def next_log_probs(self, stream: NDArray[np.uint16]) -> NDArray[np.float32]:
@@ -127,6 +169,12 @@ class AdaptiveCounts:
 
     def next_gates(self) -> NDArray[np.uint8]:
         return self._experts.next_gates()
+
+    def next_shares(self) -> NDArray[np.float32]:
+        return self._experts.next_shares()
+
+    def next_classes(self) -> NDArray[np.uint8]:
+        return self._experts.next_classes()
 
 
 def expert_names(experts: Sequence[Expert]) -> tuple[str, ...]:

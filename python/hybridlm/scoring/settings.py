@@ -50,7 +50,7 @@ class TTTSettings:
 class ScoringSettings:
     """The protocol's choices. None of them may depend on the text that is scored."""
 
-    mixer: str = "eg"
+    mixer: str = "stacked"
     """The mixture whose BPB is the result."""
     ttt: TTTOptimizer | None = field(default=None, metadata={"environment": "TTT_OPTIMIZER"})
     """Test-time training of the neural model; unset: TTT_OPTIMIZER, else sgd if there is such a model."""
