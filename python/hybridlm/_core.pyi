@@ -229,6 +229,9 @@ class OnlineExperts:
     def __new__(cls, vocab_size: int) -> OnlineExperts: ...
     @property
     def vocab_size(self) -> int: ...
+    def fingerprint(self) -> bytes:
+        """A hash of the whole state, 32 bytes: unchanged as long as nothing has been learned."""
+
     def observe(self, tokens: NDArray[np.uint16]) -> None:
         """Learns tokens without scoring them, such as the first one of a stream."""
 
@@ -276,6 +279,9 @@ class AdaptiveExperts:
     def next_log_probs(self) -> NDArray[np.float32]:
         """``[e, v]`` = ln p of each possible next token, [3, V]; learns nothing."""
 
+    def fingerprint(self) -> bytes:
+        """A hash of the whole state, 32 bytes: unchanged as long as nothing has been learned."""
+
     def next_gates(self) -> NDArray[np.uint8]:
         """The gates of the next token, [G]."""
 
@@ -314,6 +320,9 @@ class LinearMixture:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """``mix``, and the weights that each target met, [n, K + L]."""
 
+    def fingerprint(self) -> bytes:
+        """A hash of the whole state, 32 bytes: unchanged as long as nothing has been learned."""
+
     def weights(self, gates: Sequence[int] | None = None) -> NDArray[np.float64]:
         """The weights [K + L] that the next target meets, its gates being these."""
 
@@ -327,6 +336,9 @@ class GeometricMixture:
 
     def row(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
         """ln p of each possible next token, [V], from the experts' rows [K, V]; learns nothing."""
+
+    def fingerprint(self) -> bytes:
+        """A hash of the whole state, 32 bytes: unchanged as long as nothing has been learned."""
 
     @property
     def exponents(self) -> NDArray[np.float64]:
@@ -353,17 +365,30 @@ class ByteModel:
     def to_bytes(self) -> bytes:
         """The model as a file: what it has learned, compressed, from which it is rebuilt exactly."""
 
+CODEC_BLOCK: int
+"""Bytes of content that share a checksum."""
+
 @final
 class Predictor:
-    """The next token's distribution, step by step: the oracle in a file's bytes (if any), the adaptive
-    experts, and their ``eg`` mixture; ``first`` is the token that begins the stream."""
+    """The next token's distribution, step by step: neural model, adaptive experts, oracle, and their
+    ``mixture``; ``first`` is the token that begins the stream.
+
+    ``neural`` is given the token that came last and returns the probability of each possible next one,
+    float32 [V]; it is called once per token, in order, and what it raises is raised.
+    """
 
     def __new__(
-        cls, vocab_size: int, oracle: bytes | None = None, first: int = 1, name: str = "oracle"
+        cls,
+        vocab_size: int,
+        *,
+        neural: Callable[[int], NDArray[np.float32]] | None = None,
+        oracle: FrozenOracle | None = None,
+        mixture: str = "eg",
+        first: int = 1,
     ) -> Predictor: ...
     @property
     def names(self) -> list[str]:
-        """Of the K experts."""
+        """Of the K experts, in the order of ``hybridlm eval``."""
 
     def predict(self) -> NDArray[np.float32]:
         """The probability of each possible next token, [V]; sums to one."""
@@ -391,22 +416,22 @@ class Segmenter:
 
     def decode(self, tokens: NDArray[np.uint16]) -> bytes: ...
     def compress(
-        self,
-        data: bytes,
-        oracle: bytes | None = None,
-        first: int = 1,
-        name: str = "oracle",
-        progress: Callable[[int], object] | None = None,
-    ) -> tuple[bytes, float, int]:
-        """(payload, bits that the model claims, tokens)."""
+        self, data: bytes, predictor: Predictor, progress: Callable[[int], object] | None = None
+    ) -> tuple[bytes, tuple[int, list[int]], float, int]:
+        """(payload, checks, bits that the model claims, tokens), with a new predictor.
+
+        checks: the CRC-32 of the first tokens' frequencies, and that of each whole block of CODEC_BLOCK
+        bytes of ``data``.
+        """
 
     def decompress(
         self,
         payload: bytes,
         length: int,
-        oracle: bytes | None = None,
-        first: int = 1,
+        checks: tuple[int, list[int]],
+        predictor: Predictor,
         name: str = "payload",
         progress: Callable[[int], object] | None = None,
     ) -> bytes:
-        """The ``length`` bytes that ``compress`` coded. Of another payload: other bytes, or FormatError."""
+        """The ``length`` bytes that ``compress`` coded. Of another payload, or by other arithmetic:
+        FormatError as soon as a check fails, or other bytes after the last whole block."""

@@ -19,7 +19,6 @@ from torch import Tensor
 from hybridlm.errors import InputError
 from hybridlm.model.gpt import GPT, Block, rotary_angles, seen_weight
 
-
 _EPSILON = torch.finfo(torch.float32).eps  # what F.rms_norm adds
 
 
@@ -129,7 +128,7 @@ class _Layer:
 
 
 class _Rotation:
-    """Rotary embedding of the first channels as x · cos + swapped(x) · sin, all positions' factors at hand."""
+    """Rotary embedding of the first channels: x · cos + swapped(x) · sin, all positions computed once."""
 
     def __init__(self, window: int, channels: int, dims: int, base: float) -> None:
         cos, sin = rotary_angles(window, dims, base, torch.device("cpu"))

@@ -29,6 +29,7 @@ from hybridlm.scoring.settings import ScoringSettings, TTTOptimizer
 if TYPE_CHECKING:
     from hybridlm.distributed import Distributed
     from hybridlm.scoring.neural import NeuralExpert
+    from hybridlm.scoring.ttt import TestTimeTrainer
 
 # Sums of nll are kept as whole multiples of this many nats. Whole numbers add up to the same in any order,
 # so a total doesn't depend on the chunks; the rounding is 10^-10 nats a target.
@@ -127,6 +128,9 @@ class _Timed:
         with self._watch.stage(self.family):
             return self._expert.score(stream, start)
 
+    def fingerprint(self) -> bytes:
+        return self._expert.fingerprint()
+
 
 class Mixer:
     """A mixture at work over those of the experts that it takes."""
@@ -142,6 +146,10 @@ class Mixer:
         """The nll [n] of what `gather` has just given, of all experts."""
         gates = np.concatenate([expert.gates for expert in self._gated]) if self._gated else None
         return self._mixture.mix(log_probs[self._rows], gates)
+
+    def fingerprint(self) -> bytes:
+        """Of the weights, not of the experts."""
+        return self._mixture.fingerprint()
 
     def row(self, stream: NDArray[np.uint16]) -> NDArray[np.float64]:
         """[V]: ln p of each possible token after ``stream``, to whose end all has been mixed. Learns nothing.
@@ -220,7 +228,8 @@ def evaluate(
     ttt: TTTOptimizer = "off"
     if artifact.neural_blob is not None and not settings.no_neural:
         with watch.stage("load"):
-            neural, learn = _neural(artifact, settings, dist)
+            neural, trainer = load_neural(artifact, settings, dist)
+            learn = trainer.learn if trainer is not None else None
             _check_vocabulary("model", neural.model.config.vocab_size, byte_table)
         experts.append(neural)
         ttt = settings.ttt or "sgd"
@@ -270,10 +279,10 @@ def evaluate(
     )
 
 
-def _neural(
+def load_neural(
     artifact: Artifact, settings: ScoringSettings, dist: "Distributed | None"
-) -> "tuple[NeuralExpert, Learn | None]":
-    """The neural expert, and what makes it learn."""
+) -> "tuple[NeuralExpert, TestTimeTrainer | None]":
+    """The artifact's neural expert, and what makes it learn."""
     import torch
 
     from hybridlm.distributed import Distributed, pick_device
@@ -299,7 +308,7 @@ def _neural(
     trainer = TestTimeTrainer(
         model, optimizer, settings.ttt_options, dist, sequence_length=window, autocast=autocast
     )
-    return expert, trainer.learn
+    return expert, trainer
 
 
 def _check_vocabulary(part: str, vocab_size: int, byte_table: ByteTable) -> None:

@@ -33,6 +33,10 @@ class Expert(Protocol):
         """
         ...
 
+    def fingerprint(self) -> bytes:
+        """A hash of all state that later scores depend on, of any length: unchanged until it learns."""
+        ...
+
 
 @runtime_checkable
 class RowExpert(Expert, Protocol):
@@ -116,6 +120,10 @@ class OracleExperts:
     def next_log_probs(self, stream: NDArray[np.uint16]) -> NDArray[np.float32]:
         return self._oracle.log_probs(stream, np.array([len(stream)]), threads=self._threads)[:, 0]
 
+    def fingerprint(self) -> bytes:
+        """Nothing: an oracle has no method that changes it."""
+        return b""
+
 
 class OnlineCounts:
     """Unigram, bigram, hashed trigram and decay cache: counts of what the stream has shown so far."""
@@ -137,6 +145,9 @@ class OnlineCounts:
 
     def next_log_probs(self, stream: NDArray[np.uint16]) -> NDArray[np.float32]:
         return self._counts.next_log_probs()
+
+    def fingerprint(self) -> bytes:
+        return self._seen.to_bytes(8, "little") + self._counts.fingerprint()
 
 
 class AdaptiveCounts:
@@ -166,6 +177,9 @@ class AdaptiveCounts:
 
     def next_log_probs(self, stream: NDArray[np.uint16]) -> NDArray[np.float32]:
         return self._experts.next_log_probs()
+
+    def fingerprint(self) -> bytes:
+        return self._seen.to_bytes(8, "little") + self._experts.fingerprint()
 
     def next_gates(self) -> NDArray[np.uint8]:
         return self._experts.next_gates()

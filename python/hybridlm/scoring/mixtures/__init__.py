@@ -44,6 +44,10 @@ class Mixture(Protocol):
         """
         ...
 
+    def fingerprint(self) -> bytes:
+        """A hash of all state that later scores depend on: unchanged until `mix` is called."""
+        ...
+
 
 _MIXTURES: dict[str, type[Mixture]] = {}
 M = TypeVar("M", bound=type[Mixture])

@@ -38,6 +38,9 @@ class _Linear:
     ) -> NDArray[np.float64]:
         return self._core.mix(np.ascontiguousarray(log_probs), gates)
 
+    def fingerprint(self) -> bytes:
+        return self._core.fingerprint()
+
 
 @register("stacked")
 class Stacked(_Linear):
