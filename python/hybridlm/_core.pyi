@@ -253,12 +253,14 @@ class AdaptiveExperts:
     names: of the 3 experts. gate_sizes: how many values each of the G gates has; a gate is a small number,
     known before its target, by which a mixture may choose weights.
 
-    evidence_names: of the L lengths of context that the n-gram model has; class_sizes: how many classes the
-    contexts of each have, with 0 for a context that isn't known.
+    counting_names: of those experts that rest on counted contexts. evidence_names: of the L lengths of
+    context that the n-gram model has. class_sizes: how many classes the contexts of each have, with 0 for
+    a context that isn't known.
     """
 
     names: ClassVar[tuple[str, ...]]
     gate_sizes: ClassVar[tuple[int, ...]]
+    counting_names: ClassVar[tuple[str, ...]]
     evidence_names: ClassVar[tuple[str, ...]]
     class_sizes: ClassVar[tuple[int, ...]]
     def __new__(cls, vocab_size: int) -> AdaptiveExperts: ...

@@ -4,8 +4,8 @@
 //! decaying cache, all smoothed by one imagined occurrence of every token, so that every prediction is a
 //! normalised distribution. Positions before the first token count as token 0.
 
-use crate::fingerprint::{Fingerprint, Stateful};
 use crate::experts::check_rows;
+use crate::fingerprint::{Fingerprint, Stateful};
 use crate::oracle::check_tokens;
 use crate::Result;
 

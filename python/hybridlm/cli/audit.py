@@ -7,6 +7,7 @@ from pathlib import Path
 import tyro
 
 from hybridlm.errors import InputError
+from hybridlm.scoring.settings import DEFAULT_MIXER
 
 
 def audit(
@@ -14,7 +15,7 @@ def audit(
     *,
     val: str,
     tokenizer: Path,
-    mixer: str = "eg",
+    mixer: str = DEFAULT_MIXER,
     max_tokens: int = 20_000,
     rows: int = 64,
     changes: int = 6,

@@ -3,7 +3,8 @@
 `neural.NeuralExpert` is the other one; it lives apart because it needs torch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -44,6 +45,20 @@ class RowExpert(Expert, Protocol):
 
     def next_log_probs(self, stream: NDArray[np.uint16]) -> NDArray[np.float32]:
         """float32 [K, V]: ln p_k of each possible token after ``stream``, all of which has been scored."""
+        ...
+
+
+@runtime_checkable
+class FullExpert(Expert, Protocol):
+    """An expert that can show its whole distribution at every target of a piece."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    def score_rows(
+        self, stream: NDArray[np.uint16], start: int, rows: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """`score`, which also fills ``rows`` [K, N − start, V] with ln p_k of each possible token."""
         ...
 
 
@@ -111,11 +126,18 @@ class OracleExperts:
 
     def __init__(self, oracle: Oracle, threads: int | None = None) -> None:
         self.names = tuple(f"oracle_{order}" for order in oracle.orders)
+        self.vocab_size = oracle.vocab_size
         self._oracle = oracle
         self._threads = threads
 
     def score(self, stream: NDArray[np.uint16], start: int) -> NDArray[np.float32]:
         return self._oracle.target_log_probs(stream, start=start, threads=self._threads)
+
+    def score_rows(
+        self, stream: NDArray[np.uint16], start: int, rows: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        rows[:] = self._oracle.log_probs(stream, np.arange(start, len(stream)), threads=self._threads)
+        return self.score(stream, start)
 
     def next_log_probs(self, stream: NDArray[np.uint16]) -> NDArray[np.float32]:
         return self._oracle.log_probs(stream, np.array([len(stream)]), threads=self._threads)[:, 0]
@@ -132,16 +154,22 @@ class OnlineCounts:
     names = tuple(OnlineExperts.names)
 
     def __init__(self, vocab_size: int) -> None:
+        self.vocab_size = vocab_size
         self._counts = OnlineExperts(vocab_size)
         self._seen = 0
 
     def score(self, stream: NDArray[np.uint16], start: int) -> NDArray[np.float32]:
+        return self.score_rows(stream, start, None)
+
+    def score_rows(
+        self, stream: NDArray[np.uint16], start: int, rows: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
         if self._seen == 0:
             self._counts.observe(stream[:start])
         elif self._seen != start:
             raise ValueError(f"scored up to {self._seen}, so the next piece can't start at {start}")
         self._seen = len(stream)
-        return self._counts.score(stream[start:])
+        return self._counts.score(stream[start:], rows)
 
     def next_log_probs(self, stream: NDArray[np.uint16]) -> NDArray[np.float32]:
         return self._counts.next_log_probs()
@@ -160,6 +188,7 @@ class AdaptiveCounts:
     class_sizes = tuple(AdaptiveExperts.class_sizes)
 
     def __init__(self, vocab_size: int) -> None:
+        self.vocab_size = vocab_size
         self._experts = AdaptiveExperts(vocab_size)
         self._seen = 0
         self.gates = np.empty((len(self.gate_sizes), 0), np.uint8)
@@ -167,12 +196,17 @@ class AdaptiveCounts:
         self.classes = np.empty((len(self.class_sizes), 0), np.uint8)
 
     def score(self, stream: NDArray[np.uint16], start: int) -> NDArray[np.float32]:
+        return self.score_rows(stream, start, None)
+
+    def score_rows(
+        self, stream: NDArray[np.uint16], start: int, rows: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
         if self._seen == 0:
             self._experts.observe(stream[:start])
         elif self._seen != start:
             raise ValueError(f"scored up to {self._seen}, so the next piece can't start at {start}")
         self._seen = len(stream)
-        log_probs, self.gates, self.shares, self.classes = self._experts.score(stream[start:])
+        log_probs, self.gates, self.shares, self.classes = self._experts.score(stream[start:], rows)
         return log_probs
 
     def next_log_probs(self, stream: NDArray[np.uint16]) -> NDArray[np.float32]:
@@ -195,12 +229,33 @@ def expert_names(experts: Sequence[Expert]) -> tuple[str, ...]:
     return tuple(name for expert in experts for name in expert.names)
 
 
-def gather(experts: Sequence[Expert], stream: NDArray[np.uint16], start: int) -> NDArray[np.float32]:
+Stage = Callable[[str], AbstractContextManager[None]]
+
+
+def gather(
+    experts: Sequence[Expert],
+    stream: NDArray[np.uint16],
+    start: int,
+    *,
+    rows: NDArray[np.float32] | None = None,
+    stage: Stage = lambda family: nullcontext(),
+) -> NDArray[np.float32]:
     """float32 [K, N − start], the rows in the order of `expert_names`.
 
+    Into ``rows`` [K, N − start, V] go the whole distributions. Each expert works within ``stage(family)``.
     Raises InputError where an expert's value is not finite: a model that has diverged has no score.
     """
-    log_probs = np.concatenate([expert.score(stream, start) for expert in experts])
+    found = []
+    first = 0
+    for expert in experts:
+        with stage(expert.family):
+            if rows is None:
+                found.append(expert.score(stream, start))
+            else:
+                own = rows[first : first + len(expert.names)]
+                found.append(_full(expert).score_rows(stream, start, own))
+        first += len(expert.names)
+    log_probs = np.concatenate(found)
     finite = np.isfinite(log_probs)
     if not finite.all():
         row, column = np.argwhere(~finite)[0]
@@ -209,3 +264,19 @@ def gather(experts: Sequence[Expert], stream: NDArray[np.uint16], start: int) ->
             f"{log_probs[row, column]}: its weights have diverged"
         )
     return log_probs
+
+
+def rows_of(experts: Sequence[Expert], targets: int) -> NDArray[np.float32]:
+    """An array [K, targets, V] for whole rows. Raises InputError for an expert that can't show them."""
+    return np.empty((len(expert_names(experts)), targets, vocabulary_of(experts)), np.float32)
+
+
+def vocabulary_of(experts: Sequence[Expert]) -> int:
+    """V. Raises InputError for an expert that can't show whole rows."""
+    return min(_full(expert).vocab_size for expert in experts)
+
+
+def _full(expert: Expert) -> FullExpert:
+    if not isinstance(expert, FullExpert):
+        raise InputError(f"the {expert.family} expert has no whole rows to mix")
+    return expert

@@ -298,13 +298,17 @@ impl Backoff {
         }
     }
 
-    /// The share of every token in the n-th context by length; all 0 if that isn't known.
-    pub fn share_row(&self, n: usize, out: &mut [f32]) {
-        out.fill(0.0);
+    /// The evidence for a token, each context by itself.
+    pub fn evidence(&self, token: u16) -> Evidence {
+        self.trace(token).evidence()
+    }
+
+    /// Adds to `out` [V] the n-th context's shares by length, times `weight`; nothing if it isn't known.
+    pub fn add_shares(&self, n: usize, weight: f32, out: &mut [f32]) {
         let Some(at) = self.places[n] else { return };
         let seen = self.seen(n, at);
         for &successor in seen.successors {
-            out[usize::from(token_of(successor))] = seen.share(count_of(successor));
+            out[usize::from(token_of(successor))] += weight * seen.share(count_of(successor));
         }
     }
 

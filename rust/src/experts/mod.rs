@@ -24,6 +24,9 @@ use crate::{Error, Result};
 
 pub const NAMES: [&str; 3] = ["backoff", "match", "cache"];
 
+/// Those that rest on counted contexts.
+pub const COUNTING: [&str; 2] = ["backoff", "match"];
+
 /// Of the evidence, a name for each of [`backoff::LENGTHS`].
 pub const EVIDENCE: [&str; LENGTHS.len()] = ["after_1", "after_2", "after_3", "after_5", "after_8"];
 
@@ -110,12 +113,26 @@ impl AdaptiveExperts {
         classes
     }
 
-    /// The share of every next token in each context, shape [5, V]. A row sums to one, or is all 0 where
-    /// the class is 0.
+    /// The share of `token` in each context.
+    pub fn shares(&self, token: u16) -> [f32; LENGTHS.len()] {
+        let shares = self.backoff.evidence(token).shares;
+        std::array::from_fn(|length| shares[length])
+    }
+
+    /// Adds to `out` [V] the shares of every next token, those in each context times its weight. In one
+    /// context they sum to one, or are all 0 where the class is 0.
+    pub fn add_shares(&self, weights: &[f32], out: &mut [f32]) {
+        for (length, &weight) in weights.iter().enumerate() {
+            self.backoff.add_shares(length, weight, out);
+        }
+    }
+
+    /// The share of every next token in each context, shape [5, V].
     pub fn share_rows(&self, out: &mut [f32]) {
         debug_assert_eq!(out.len(), LENGTHS.len() * self.vocab_size());
-        for (n, row) in out.chunks_exact_mut(self.vocab_size()).enumerate() {
-            self.backoff.share_row(n, row);
+        out.fill(0.0);
+        for (length, row) in out.chunks_exact_mut(self.vocab_size()).enumerate() {
+            self.backoff.add_shares(length, 1.0, row);
         }
     }
 

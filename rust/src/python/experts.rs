@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use super::{slice, tokens as tokens_array};
-use crate::experts::{self, CLASS_GATES, EVIDENCE, GATES, NAMES};
+use crate::experts::{self, CLASS_GATES, COUNTING, EVIDENCE, GATES, NAMES};
 use crate::fingerprint::Stateful;
 use crate::mix::{self, geometric::Geometric, Mixture, Sources};
 use crate::{Error, Result};
@@ -88,6 +88,11 @@ impl AdaptiveExperts {
     #[classattr]
     fn gate_sizes(py: Python<'_>) -> PyResult<Py<PyTuple>> {
         Ok(PyTuple::new(py, GATES)?.unbind())
+    }
+
+    #[classattr]
+    fn counting_names(py: Python<'_>) -> PyResult<Py<PyTuple>> {
+        Ok(PyTuple::new(py, COUNTING)?.unbind())
     }
 
     #[classattr]

@@ -51,7 +51,7 @@ class Stacked(_Linear):
         proper = [name for name in experts if name not in AdaptiveExperts.evidence_names]
         lengths = len(experts) - len(proper)
         # What counts contexts is put on top of what doesn't.
-        base = [row for row, name in enumerate(proper) if name not in ("backoff", "match")]
+        base = [row for row, name in enumerate(proper) if name not in AdaptiveExperts.counting_names]
         gates = gate_sizes[: len(gate_sizes) - lengths]
         self._core = LinearMixture(self.name, len(proper), gates, base or range(len(proper)), lengths)
 
