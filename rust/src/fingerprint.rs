@@ -39,6 +39,16 @@ impl Fingerprint {
         count.append(&mut self.buffer);
     }
 
+    /// The same of many numbers, at the speed of memory.
+    pub fn add_slice<T: Plain>(&mut self, numbers: &[T]) {
+        self.flush();
+        // SAFETY: all bytes of a `Plain` number are initialised, and every byte is a valid u8.
+        let bytes =
+            unsafe { std::slice::from_raw_parts(numbers.as_ptr().cast::<u8>(), size_of_val(numbers)) };
+        self.hasher.update(bytes);
+        (numbers.len() as u64).append(&mut self.buffer);
+    }
+
     fn flush(&mut self) {
         self.hasher.update(&self.buffer);
         self.buffer.clear();
@@ -55,8 +65,18 @@ pub trait Number: Copy {
     fn append(self, to: &mut Vec<u8>);
 }
 
+/// A number that is nothing but its bits.
+///
+/// # Safety
+///
+/// The type must have no padding.
+pub unsafe trait Plain: Copy {}
+
 macro_rules! number {
     ($($type:ty)*) => {$(
+        // SAFETY: a primitive number has no padding.
+        unsafe impl Plain for $type {}
+
         impl Number for $type {
             fn append(self, to: &mut Vec<u8>) {
                 to.extend_from_slice(&self.to_le_bytes());

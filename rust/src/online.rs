@@ -168,7 +168,7 @@ impl OnlineExperts {
 impl Stateful for OnlineExperts {
     fn add_state(&self, to: &mut Fingerprint) {
         for rows in [&self.unigram, &self.bigram, &self.trigram] {
-            to.add(&rows.counts);
+            to.add_slice(&rows.counts);
             to.add(&rows.totals);
         }
         to.add(&self.decay.counts);

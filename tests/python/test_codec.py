@@ -22,7 +22,7 @@ from hybridlm.errors import FormatError, InputError
 from hybridlm.generate import Generator, SamplingSettings
 from hybridlm.model import ModelConfig
 from hybridlm.prediction import MIXTURE
-from hybridlm.scoring.audit import artifact_subject
+from hybridlm.scoring.audit_subject import artifact_subject
 from hybridlm.scoring.evaluate import evaluate
 from hybridlm.scoring.settings import ScoringSettings
 
@@ -100,7 +100,7 @@ def test_the_claim_is_what_eval_scores(
     text = corpus[3][:20_000]
     tokens = segmenter(tokenizer).encode(text.encode())
     stream = np.concatenate(([tokenizer.bos_id], tokens)).astype(np.uint16)
-    scorer = artifact_subject(artifact, tokenizer.vocab_size, "eg").scorer()
+    scorer = artifact_subject(artifact, tokenizer.vocab_size, ScoringSettings()).scorer()
     bits = scorer.score(stream, 1).sum() / np.log(2)
     assert codec.compress(text.encode()).claimed_bits == pytest.approx(bits, rel=1e-5)
 
@@ -300,7 +300,10 @@ def test_a_held_out_stream_costs_less_with_what_is_learned(
     """The mixture over oracle and adaptive experts is better than any of them, and than Hedge."""
     stream = read_stream(data_folder(shard_dir)[1], tokenizer.vocab_size)
     total = {
-        mixer: artifact_subject(artifact, tokenizer.vocab_size, mixer).scorer().score(stream, 1).sum()
+        mixer: artifact_subject(artifact, tokenizer.vocab_size, ScoringSettings(mixer=mixer))
+        .scorer()
+        .score(stream, 1)
+        .sum()
         for mixer in ("eg", "fixed-share", "bayes", "hedge")
     }
     assert total["eg"] < total["fixed-share"] < total["bayes"]

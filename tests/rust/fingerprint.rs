@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use hybridlm_core::experts::{AdaptiveExperts, GATES, NAMES};
+use hybridlm_core::experts::{longest_match, AdaptiveExperts, Settings, GATES, NAMES};
 use hybridlm_core::fingerprint::Stateful;
 use hybridlm_core::mix::{self, geometric::Geometric, Sources};
 use hybridlm_core::online::OnlineExperts;
@@ -12,8 +12,10 @@ const TOKENS: [u16; 12] = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 1, 4];
 
 #[test]
 fn adaptive_experts() {
-    let mut experts = AdaptiveExperts::new(V, Default::default()).unwrap();
-    let mut again = AdaptiveExperts::new(V, Default::default()).unwrap();
+    let longest_match = longest_match::Settings { least: 2, memory: 256 };
+    let settings = Settings { longest_match, ..Default::default() };
+    let mut experts = AdaptiveExperts::new(V, settings).unwrap();
+    let mut again = AdaptiveExperts::new(V, settings).unwrap();
     let mut seen = vec![experts.fingerprint()];
     for token in TOKENS {
         experts.rows(&mut [0.0; V * NAMES.len()]);

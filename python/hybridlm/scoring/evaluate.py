@@ -206,6 +206,9 @@ class Mixers:
             else:
                 self._linear[label] = Mixer(spec, experts)
 
+    def __getitem__(self, label: str) -> Mixer | RowMixer:
+        return self._linear.get(label) or self._of_rows[label]
+
     def score(
         self, stream: NDArray[np.uint16], start: int, watch: Stopwatch | None = None
     ) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float64]]]:

@@ -511,11 +511,14 @@ impl Backoff {
 
 impl Stateful for Backoff {
     fn add_state(&self, to: &mut Fingerprint) {
-        to.add(self.contexts.iter().map(|context| context.key));
-        to.add(self.contexts.iter().map(|context| context.link));
-        to.add(self.contexts.iter().map(|context| context.types));
-        to.add(self.contexts.iter().map(|context| u8::from(context.recent)));
-        to.add(&self.store.words);
+        // Where they lie follows from their keys, their order and the size of the table.
+        let taken = || self.contexts.iter().filter(|context| context.key != 0);
+        to.add([self.contexts.len(), self.taken]);
+        to.add(taken().map(|context| context.key));
+        to.add(taken().map(|context| context.link));
+        to.add(taken().map(|context| context.types));
+        to.add(taken().map(|context| u8::from(context.recent)));
+        to.add_slice(&self.store.words);
         self.store.free.iter().for_each(|blocks| to.add(blocks));
         to.add(&self.unigrams);
         to.add([self.unigram_total]);

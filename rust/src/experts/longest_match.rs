@@ -132,8 +132,8 @@ impl LongestMatch {
 
 impl Stateful for LongestMatch {
     fn add_state(&self, to: &mut Fingerprint) {
-        to.add(&self.ring);
-        to.add(&self.latest);
+        to.add_slice(&self.ring[..self.seen.min(self.ring.len())]);
+        to.add_slice(&self.latest);
         to.add([self.seen, self.at, self.length]);
         to.add(self.confidences.iter().flat_map(|confidence| [confidence.value, confidence.uses]));
     }
