@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from hybridlm.artifact import Artifact
 from hybridlm.scoring.evaluate import Mixers, MixtureSpec, load_neural, score_chunks
-from hybridlm.scoring.experts import AdaptiveCounts, Expert, OnlineCounts, OracleExperts
+from hybridlm.scoring.experts import Expert, online_experts
+from hybridlm.scoring.experts.oracle import OracleExperts
 from hybridlm.scoring.settings import ScoringSettings
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def artifact_subject(
         if artifact.neural_blob is not None and not settings.no_neural:
             neural, trainer = load_neural(artifact, settings, dist)
             experts.append(neural)
-        experts += [OnlineCounts(vocab_size), AdaptiveCounts(vocab_size)]
+        experts += online_experts(vocab_size)
         oracle = None if settings.no_oracle else artifact.load_oracle()
         if oracle is not None:
             experts.append(OracleExperts(oracle))

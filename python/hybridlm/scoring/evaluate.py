@@ -14,18 +14,17 @@ from hybridlm.data.byte_table import ByteTable
 from hybridlm.errors import InputError
 from hybridlm.progress import Progress
 from hybridlm.scoring.experts import (
-    AdaptiveCounts,
     CountingExpert,
     Expert,
     GatedExpert,
-    OnlineCounts,
-    OracleExperts,
     RowExpert,
     expert_names,
     gather,
+    online_experts,
     rows_of,
     vocabulary_of,
 )
+from hybridlm.scoring.experts.oracle import OracleExperts
 from hybridlm.scoring.mixtures import (
     create_mixture,
     create_row_mixture,
@@ -298,7 +297,7 @@ def evaluate(
         ttt = settings.ttt or "sgd"
     elif settings.ttt not in (None, "off"):
         raise InputError(f"test-time training ({settings.ttt}) needs a neural model, and none is scored")
-    experts += [OnlineCounts(byte_table.vocab_size), AdaptiveCounts(byte_table.vocab_size)]
+    experts += online_experts(byte_table.vocab_size)
     if not settings.no_oracle:
         with watch.stage("load"):
             oracle = artifact.load_oracle()

@@ -1,18 +1,20 @@
 """Experts: whatever gives each target a probability from the tokens before it.
 
-`neural.NeuralExpert` is the other one; it lives apart because it needs torch.
+This package holds those that need no torch; `hybridlm.scoring.neural` has the other one. Adding one that
+learns while it scores is adding a module here: a class with the `OnlineExpert` interface, registered.
+docs/mixing.md has an example.
 """
 
+import importlib
+import pkgutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hybridlm._core import AdaptiveExperts, OnlineExperts
 from hybridlm.errors import InputError
-from hybridlm.oracle import Oracle
 
 
 class Expert(Protocol):
@@ -119,110 +121,25 @@ class CountingExpert(GatedExpert, Protocol):
         ...
 
 
-class OracleExperts:
-    """One expert per order of a frozen oracle, each looked up with the whole stream as context."""
+class OnlineExpert(Expert, Protocol):
+    """An expert that starts knowing nothing but the vocabulary's size, and learns while it scores."""
 
-    family = "oracle"
-
-    def __init__(self, oracle: Oracle, threads: int | None = None) -> None:
-        self.names = tuple(f"oracle_{order}" for order in oracle.orders)
-        self.vocab_size = oracle.vocab_size
-        self._oracle = oracle
-        self._threads = threads
-
-    def score(self, stream: NDArray[np.uint16], start: int) -> NDArray[np.float32]:
-        return self._oracle.target_log_probs(stream, start=start, threads=self._threads)
-
-    def score_rows(
-        self, stream: NDArray[np.uint16], start: int, rows: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
-        rows[:] = self._oracle.log_probs(stream, np.arange(start, len(stream)), threads=self._threads)
-        return self.score(stream, start)
-
-    def next_log_probs(self, stream: NDArray[np.uint16]) -> NDArray[np.float32]:
-        return self._oracle.log_probs(stream, np.array([len(stream)]), threads=self._threads)[:, 0]
-
-    def fingerprint(self) -> bytes:
-        """Nothing: an oracle has no method that changes it."""
-        return b""
+    def __init__(self, vocab_size: int) -> None: ...
 
 
-class OnlineCounts:
-    """Unigram, bigram, hashed trigram and decay cache: counts of what the stream has shown so far."""
-
-    family = "online"
-    names = tuple(OnlineExperts.names)
-
-    def __init__(self, vocab_size: int) -> None:
-        self.vocab_size = vocab_size
-        self._counts = OnlineExperts(vocab_size)
-        self._seen = 0
-
-    def score(self, stream: NDArray[np.uint16], start: int) -> NDArray[np.float32]:
-        return self.score_rows(stream, start, None)
-
-    def score_rows(
-        self, stream: NDArray[np.uint16], start: int, rows: NDArray[np.float32] | None
-    ) -> NDArray[np.float32]:
-        if self._seen == 0:
-            self._counts.observe(stream[:start])
-        elif self._seen != start:
-            raise ValueError(f"scored up to {self._seen}, so the next piece can't start at {start}")
-        self._seen = len(stream)
-        return self._counts.score(stream[start:], rows)
-
-    def next_log_probs(self, stream: NDArray[np.uint16]) -> NDArray[np.float32]:
-        return self._counts.next_log_probs()
-
-    def fingerprint(self) -> bytes:
-        return self._seen.to_bytes(8, "little") + self._counts.fingerprint()
+_ONLINE: list[type[OnlineExpert]] = []
+E = TypeVar("E", bound=type[OnlineExpert])
 
 
-class AdaptiveCounts:
-    """An n-gram model, a match model and a cache of what the stream has shown so far."""
+def register(expert: E) -> E:
+    """Class decorator: lets every score use this expert."""
+    _ONLINE.append(expert)
+    return expert
 
-    family = "adaptive"
-    names = tuple(AdaptiveExperts.names)
-    gate_sizes = tuple(AdaptiveExperts.gate_sizes)
-    evidence_names = tuple(AdaptiveExperts.evidence_names)
-    class_sizes = tuple(AdaptiveExperts.class_sizes)
 
-    def __init__(self, vocab_size: int) -> None:
-        self.vocab_size = vocab_size
-        self._experts = AdaptiveExperts(vocab_size)
-        self._seen = 0
-        self.gates = np.empty((len(self.gate_sizes), 0), np.uint8)
-        self.shares = np.empty((len(self.class_sizes), 0), np.float32)
-        self.classes = np.empty((len(self.class_sizes), 0), np.uint8)
-
-    def score(self, stream: NDArray[np.uint16], start: int) -> NDArray[np.float32]:
-        return self.score_rows(stream, start, None)
-
-    def score_rows(
-        self, stream: NDArray[np.uint16], start: int, rows: NDArray[np.float32] | None
-    ) -> NDArray[np.float32]:
-        if self._seen == 0:
-            self._experts.observe(stream[:start])
-        elif self._seen != start:
-            raise ValueError(f"scored up to {self._seen}, so the next piece can't start at {start}")
-        self._seen = len(stream)
-        log_probs, self.gates, self.shares, self.classes = self._experts.score(stream[start:], rows)
-        return log_probs
-
-    def next_log_probs(self, stream: NDArray[np.uint16]) -> NDArray[np.float32]:
-        return self._experts.next_log_probs()
-
-    def fingerprint(self) -> bytes:
-        return self._seen.to_bytes(8, "little") + self._experts.fingerprint()
-
-    def next_gates(self) -> NDArray[np.uint8]:
-        return self._experts.next_gates()
-
-    def next_shares(self) -> NDArray[np.float32]:
-        return self._experts.next_shares()
-
-    def next_classes(self) -> NDArray[np.uint8]:
-        return self._experts.next_classes()
+def online_experts(vocab_size: int) -> list[Expert]:
+    """All that are registered, at their start."""
+    return [expert(vocab_size) for expert in _ONLINE]
 
 
 def expert_names(experts: Sequence[Expert]) -> tuple[str, ...]:
@@ -280,3 +197,7 @@ def _full(expert: Expert) -> FullExpert:
     if not isinstance(expert, FullExpert):
         raise InputError(f"the {expert.family} expert has no whole rows to mix")
     return expert
+
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
