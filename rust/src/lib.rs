@@ -10,6 +10,7 @@ pub mod counters;
 pub mod error;
 pub mod experts;
 pub mod files;
+pub mod fingerprint;
 pub mod fuzz;
 pub mod hash;
 pub mod memory;
