@@ -76,14 +76,15 @@ pub fn codec(data: &[u8]) {
     let attempt = || -> Result<()> {
         let segmenter = Segmenter::new(pieces)?;
         let control = Control::default();
-        let predictor = || Predictor::new(segmenter.vocab_size(), None, 0);
+        let predictor = || Predictor::new(segmenter.vocab_size(), None, None, "stacked", 0);
+        let coded = coder::compress(data, &segmenter, &mut predictor()?, &control)?;
         let decode = |payload: &[u8], length| {
-            coder::decompress(payload, length, &segmenter, &mut predictor()?, &control, "fuzz")
+            let mut predictor = predictor()?;
+            coder::decompress(payload, length, &coded.checks, &segmenter, &mut predictor, &control, "fuzz")
         };
         if let Ok(decoded) = decode(data, data.len()) {
             assert_eq!(decoded.len(), data.len());
         }
-        let coded = coder::compress(data, &segmenter, &mut predictor()?, &control)?;
         assert!(decode(&coded.payload, data.len())? == data);
         Ok(())
     };

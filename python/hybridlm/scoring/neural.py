@@ -81,8 +81,8 @@ class NeuralExpert:
                 last = min(end - 1, self.grid.last_target(window))
                 if first <= last:
                     at = first - 1 - self.grid.start(window)
-                    found = logits[row, at : at + last - first + 1].float().log_softmax(dim=-1)
-                    rows[0, first - start : last + 1 - start] = found.cpu().numpy()
+                    shown = logits[row, at : at + last - first + 1].float().log_softmax(dim=-1)
+                    rows[0, first - start : last + 1 - start] = shown.cpu().numpy()
         targets = stream[start:].astype(np.int64)
         found: NDArray[np.float32] = np.take_along_axis(rows, targets[None, :, None], axis=2)[..., 0]
         return found
@@ -102,7 +102,8 @@ class NeuralExpert:
             logits = self.model(rows[:, :-1])
         # In float64, so that the row sums to one to within what float32 can say of each of its values.
         row = logits[window - first, target - self.grid.start(window) - 1].double().log_softmax(dim=0)
-        return row.float().cpu().numpy()[None]
+        found: NDArray[np.float32] = row.float().cpu().numpy()[None]
+        return found
 
     def fingerprint(self) -> bytes:
         return state_hash(self.model.state_dict().values())
@@ -137,7 +138,7 @@ def state_hash(tensors: Iterable[torch.Tensor]) -> bytes:
     """SHA-256 over the bits of all tensors."""
     hasher = hashlib.sha256()
     for tensor in tensors:
-        hasher.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        hasher.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return hasher.digest()
 
 
