@@ -21,10 +21,9 @@ from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import FormatError, InputError
 from hybridlm.generate import Generator, SamplingSettings
 from hybridlm.model import ModelConfig
-from hybridlm.prediction import MIXTURE
 from hybridlm.scoring.audit_subject import artifact_subject
 from hybridlm.scoring.evaluate import evaluate
-from hybridlm.scoring.settings import ScoringSettings
+from hybridlm.scoring.settings import DEFAULT_MIXER, ScoringSettings
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +121,7 @@ def test_with_a_neural_model(
 
 
 def test_the_mixture_is_the_default_of_scoring() -> None:
-    assert ScoringSettings().mixer == MIXTURE
+    assert ScoringSettings().mixer == DEFAULT_MIXER
 
 
 def test_small_contents_with_a_neural_model(neural_codec: Codec) -> None:
