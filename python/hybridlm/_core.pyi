@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "CODEC_BLOCK",
     "PARTIAL_COUNTS_MAGIC",
     "SPARSE_COUNTS_MAGIC",
     "SPARSE_PROGRESS",
@@ -298,11 +299,18 @@ class OnlineExperts:
     def __new__(cls, vocab_size: int) -> OnlineExperts: ...
     @property
     def vocab_size(self) -> int: ...
+    def fingerprint(self) -> bytes:
+        """A hash of the whole state, 32 bytes: unchanged as long as nothing has been learned."""
+
     def observe(self, tokens: NDArray[np.uint16]) -> None:
         """Learns tokens without scoring them, such as the first one of a stream."""
 
-    def score(self, tokens: NDArray[np.uint16]) -> NDArray[np.float32]:
-        """``[e, j]`` = ln p of tokens[j] given all tokens before it, [4, n]; then learns it."""
+    def score(
+        self, tokens: NDArray[np.uint16], rows: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """``[e, j]`` = ln p of tokens[j] given all tokens before it, [4, n]; then learns it.
+
+        Into ``rows`` [4, n, V] goes ln p of every token that there might have been instead."""
 
     def next_log_probs(self) -> NDArray[np.float32]:
         """``[e, v]`` = ln p of each possible next token, [4, V]; learns nothing."""
@@ -314,45 +322,81 @@ class AdaptiveExperts:
 
     names: of the 3 experts. gate_sizes: how many values each of the G gates has; a gate is a small number,
     known before its target, by which a mixture may choose weights.
+
+    counting_names: of those experts that rest on counted contexts. evidence_names: of the L lengths of
+    context that the n-gram model has. class_sizes: how many classes the contexts of each have, with 0 for
+    a context that isn't known.
     """
 
     names: ClassVar[tuple[str, ...]]
     gate_sizes: ClassVar[tuple[int, ...]]
+    counting_names: ClassVar[tuple[str, ...]]
+    evidence_names: ClassVar[tuple[str, ...]]
+    class_sizes: ClassVar[tuple[int, ...]]
     def __new__(cls, vocab_size: int) -> AdaptiveExperts: ...
     @property
     def vocab_size(self) -> int: ...
     def observe(self, tokens: NDArray[np.uint16]) -> None:
         """Learns tokens without scoring them, such as the first one of a stream."""
 
-    def score(self, tokens: NDArray[np.uint16]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """``[e, j]`` = ln p of tokens[j] given all tokens before it, [3, n], and the gates that each token
-        met, [G, n]."""
+    def score(
+        self, tokens: NDArray[np.uint16], rows: NDArray[np.float32] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8]]:
+        """``[e, j]`` = ln p of tokens[j] given all tokens before it, [3, n]; the gates that each token met,
+        [G, n]; ln of its share in the context of each length, [L, n], −inf where it has never followed; and
+        the contexts' classes, [L, n].
+
+        Into ``rows`` [3, n, V] goes ln p of every token that there might have been instead."""
 
     def next_log_probs(self) -> NDArray[np.float32]:
         """``[e, v]`` = ln p of each possible next token, [3, V]; learns nothing."""
 
+    def fingerprint(self) -> bytes:
+        """A hash of the whole state, 32 bytes: unchanged as long as nothing has been learned."""
+
     def next_gates(self) -> NDArray[np.uint8]:
         """The gates of the next token, [G]."""
 
+    def next_shares(self) -> NDArray[np.float32]:
+        """``[l, v]`` = ln of the share of each possible next token in the context of each length, [L, V]."""
+
+    def next_classes(self) -> NDArray[np.uint8]:
+        """The classes of the next token's contexts, [L]."""
+
 @final
 class LinearMixture:
-    """Weights over K experts that learn target by target: ``eg``, ``fixed-share`` or ``bayes``."""
+    """Weights over K experts that learn target by target: ``stacked``, ``eg``, ``fixed-share`` or ``bayes``.
+
+    ``stacked`` also takes the evidence of L = ``lengths`` lengths of context, as L more rows after the
+    experts' and L more gates after theirs, and is told which experts, ``base``, don't count contexts.
+    The others take none.
+    """
 
     names: ClassVar[tuple[str, ...]]
-    def __new__(cls, name: str, experts: int, gate_sizes: Sequence[int] = ...) -> LinearMixture: ...
+    def __new__(
+        cls,
+        name: str,
+        experts: int,
+        gate_sizes: Sequence[int] = ...,
+        base: Sequence[int] = ...,
+        lengths: int = 0,
+    ) -> LinearMixture: ...
     def mix(
         self, log_probs: NDArray[np.float32], gates: NDArray[np.uint8] | None = None
     ) -> NDArray[np.float64]:
-        """The nll of the next n targets in nats, [n], from log_probs [K, n] and gates [G, n]. Each target
+        """The nll of the next n targets in nats, [n], from log_probs [K + L, n] and gates [G, n]. Each target
         is mixed with what was learned from targets before it; cuts between calls change no bit."""
 
     def mix_with_weights(
         self, log_probs: NDArray[np.float32], gates: NDArray[np.uint8] | None = None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """``mix``, and the weights that each target met, [n, K]."""
+        """``mix``, and the weights that each target met, [n, K + L]."""
+
+    def fingerprint(self) -> bytes:
+        """A hash of the whole state, 32 bytes: unchanged as long as nothing has been learned."""
 
     def weights(self, gates: Sequence[int] | None = None) -> NDArray[np.float64]:
-        """The weights [K] that the next target meets, its gates being these."""
+        """The weights [K + L] that the next target meets, its gates being these."""
 
 @final
 class GeometricMixture:
@@ -364,6 +408,9 @@ class GeometricMixture:
 
     def row(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
         """ln p of each possible next token, [V], from the experts' rows [K, V]; learns nothing."""
+
+    def fingerprint(self) -> bytes:
+        """A hash of the whole state, 32 bytes: unchanged as long as nothing has been learned."""
 
     @property
     def exponents(self) -> NDArray[np.float64]:
@@ -390,17 +437,30 @@ class ByteModel:
     def to_bytes(self) -> bytes:
         """The model as a file: what it has learned, compressed, from which it is rebuilt exactly."""
 
+CODEC_BLOCK: int
+"""Bytes of content that share a checksum."""
+
 @final
 class Predictor:
-    """The next token's distribution, step by step: the oracle in a file's bytes (if any), the adaptive
-    experts, and their ``eg`` mixture; ``first`` is the token that begins the stream."""
+    """The next token's distribution, step by step: neural model, adaptive experts, oracle, and their
+    ``mixture``; ``first`` is the token that begins the stream.
+
+    ``neural`` is given the token that came last and returns the probability of each possible next one,
+    float32 [V]; it is called once per token, in order, and what it raises is raised.
+    """
 
     def __new__(
-        cls, vocab_size: int, oracle: bytes | None = None, first: int = 1, name: str = "oracle"
+        cls,
+        vocab_size: int,
+        *,
+        neural: Callable[[int], NDArray[np.float32]] | None = None,
+        oracle: FrozenOracle | None = None,
+        mixture: str = "eg",
+        first: int = 1,
     ) -> Predictor: ...
     @property
     def names(self) -> list[str]:
-        """Of the K experts."""
+        """Of the K experts, in the order of ``hybridlm eval``."""
 
     def predict(self) -> NDArray[np.float32]:
         """The probability of each possible next token, [V]; sums to one."""
@@ -428,22 +488,22 @@ class Segmenter:
 
     def decode(self, tokens: NDArray[np.uint16]) -> bytes: ...
     def compress(
-        self,
-        data: bytes,
-        oracle: bytes | None = None,
-        first: int = 1,
-        name: str = "oracle",
-        progress: Callable[[int], object] | None = None,
-    ) -> tuple[bytes, float, int]:
-        """(payload, bits that the model claims, tokens)."""
+        self, data: bytes, predictor: Predictor, progress: Callable[[int], object] | None = None
+    ) -> tuple[bytes, tuple[int, list[int]], float, int]:
+        """(payload, checks, bits that the model claims, tokens), with a new predictor.
+
+        checks: the CRC-32 of the first tokens' frequencies, and that of each whole block of CODEC_BLOCK
+        bytes of ``data``.
+        """
 
     def decompress(
         self,
         payload: bytes,
         length: int,
-        oracle: bytes | None = None,
-        first: int = 1,
+        checks: tuple[int, list[int]],
+        predictor: Predictor,
         name: str = "payload",
         progress: Callable[[int], object] | None = None,
     ) -> bytes:
-        """The ``length`` bytes that ``compress`` coded. Of another payload: other bytes, or FormatError."""
+        """The ``length`` bytes that ``compress`` coded. Of another payload, or by other arithmetic:
+        FormatError as soon as a check fails, or other bytes after the last whole block."""

@@ -168,14 +168,6 @@ class Artifact:
                 f"tokenizer given has {vocab_size}"
             )
 
-    def check_oracle_alone(self, purpose: str) -> None:
-        """Raises InputError, led by what ``purpose`` can't do, if the artifact holds a neural model."""
-        if self.neural_blob is not None:
-            raise InputError(
-                f"{self.name}: {purpose} works with an oracle alone so far, and this artifact has a neural "
-                "model, too; pack its oracle without one: `hybridlm artifact pack --oracle`"
-            )
-
     def load_model(self) -> "GPT | None":
         """The model in float32 on the CPU, in evaluation mode; a new one each time. Raises FormatError."""
         return load_model(self.neural_blob, self._part("neural")) if self.neural_blob else None

@@ -1,24 +1,29 @@
 """Lossless compression by an artifact: the proof that its score is real.
 
 A file is cut into pieces of the tokenizer's vocabulary without normalising it, so that any bytes come back
-exactly, and every token is coded with the distribution that `hybridlm eval` scores: oracle and adaptive
-experts, mixed by ``eg``, from a state that holds nothing but the artifact.
+exactly, and every token is coded with the distribution that `hybridlm eval --ttt off` scores
+(`hybridlm.prediction`), from a state that holds nothing but the artifact.
 
 A compressed file is, little-endian:
 
-====== ===== ==================================================
-offset bytes what
-====== ===== ==================================================
-0      4     ``HLMZ``
-4      1     version, 1
-5      3     zero
-8      8     the artifact: first bytes of its SHA-256
-16     8     the tokenizer: first bytes of its SHA-256
-24     8     the content: first bytes of its SHA-256
-32     8     the content's length
-40     4     CRC-32 of the bytes before it and of the payload
-44     …     payload: a range coder's words
-====== ===== ==================================================
+======== ======= ==================================================
+offset   bytes   what
+======== ======= ==================================================
+0        4       ``HLMZ``
+4        1       version, 2
+5        1       1: the artifact has a neural model; else 0
+6        1       n, the length of the text at offset 44
+7        1       zero
+8        8       the artifact: first bytes of its SHA-256
+16       4       the tokenizer: first bytes of its SHA-256
+20       4       CRC-32 of the first 64 tokens' frequencies
+24       8       the content: first bytes of its SHA-256
+32       8       the content's length
+40       4       CRC-32 of all other bytes of the file
+44       n       text: what a neural model's arithmetic depends on
+44 + n   4 each  CRC-32 of every whole 65,536 bytes of the content
+…        …       payload: a range coder's words
+======== ======= ==================================================
 """
 
 import hashlib
@@ -27,16 +32,19 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hybridlm._core import Segmenter
+from hybridlm._core import CODEC_BLOCK, Segmenter
 from hybridlm.artifact import Artifact
 from hybridlm.data.byte_table import SPACE
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import FormatError
+from hybridlm.prediction import Prediction
 
 MAGIC = b"HLMZ"
-VERSION = 1
-_HEADER = struct.Struct("<4sB3x8s8s8sQ")
+VERSION = 2
+_HEADER = struct.Struct("<4sBBBx8s4sI8sQ")
 _CRC = struct.Struct("<I")
+_START = _HEADER.size + _CRC.size
+_NEURAL = 1
 
 Report = Callable[[int], object]
 
@@ -53,55 +61,76 @@ class Compressed:
 class Codec:
     """Compresses and decompresses with one artifact and its tokenizer.
 
-    Raises InputError for an artifact of another tokenizer, or with a neural model: its oracle alone can be
-    used by packing one without the model.
+    With a neural model, a file decodes where the model's sums are rounded as they were: with the same version
+    of PyTorch on the same kind of processor. Elsewhere it is refused, or found out by checksums within the
+    first 64 tokens or within 65,536 bytes; it never gives wrong output.
+
+    Raises InputError for an artifact of another tokenizer.
     """
 
     def __init__(self, artifact: Artifact, tokenizer: Tokenizer) -> None:
-        artifact.check_tokenizer(tokenizer.fingerprint, tokenizer.vocab_size)
-        artifact.check_oracle_alone("the codec")
-        self._oracle = artifact.oracle_blob
-        self._name = artifact.name
+        self._prediction = Prediction(artifact, tokenizer)
         self._artifact_id = hashlib.sha256(artifact.to_bytes()).digest()[:8]
-        self._tokenizer_id = bytes.fromhex(tokenizer.fingerprint)[:8]
-        self._bos = tokenizer.bos_id
+        self._tokenizer_id = bytes.fromhex(tokenizer.fingerprint)[:4]
         self._segmenter = segmenter(tokenizer)
 
     def compress(self, content: bytes, progress: Report | None = None) -> Compressed:
         """``progress`` is told bytes of content."""
-        payload, bits, tokens = self._segmenter.compress(
-            content, self._oracle, first=self._bos, name=self._name, progress=progress
+        payload, (first, blocks), bits, tokens = self._segmenter.compress(
+            content, self._prediction.predictor(), progress
         )
-        checksum = hashlib.sha256(content).digest()[:8]
-        header = _HEADER.pack(MAGIC, VERSION, self._artifact_id, self._tokenizer_id, checksum, len(content))
-        crc = zlib.crc32(payload, zlib.crc32(header))
-        return Compressed(header + _CRC.pack(crc) + payload, bits, tokens)
+        text = self._prediction.arithmetic().encode()
+        header = _HEADER.pack(
+            MAGIC,
+            VERSION,
+            _NEURAL if self._prediction.has_neural else 0,
+            len(text),
+            self._artifact_id,
+            self._tokenizer_id,
+            first,
+            _digest(content),
+            len(content),
+        )
+        body = text + struct.pack(f"<{len(blocks)}I", *blocks) + payload
+        return Compressed(header + _CRC.pack(_checksum(header, body)) + body, bits, tokens)
 
     def decompress(self, data: bytes, name: str = "compressed file", progress: Report | None = None) -> bytes:
         """The content of a compressed file, which ``name`` stands for in errors.
 
-        Raises FormatError for a file that is no such file, is damaged, or was made with another artifact or
-        tokenizer, or where the content that comes out is not the one that went in.
+        Raises FormatError for a file that is no such file, is damaged, was made with another artifact or
+        tokenizer or by other arithmetic, or where the content that comes out is not the one that went in.
         """
-        start = _HEADER.size + _CRC.size
         if data[:4] != MAGIC:
             raise FormatError(f"{name}: not a file made by `hybridlm compress`: it doesn't begin with HLMZ")
-        if len(data) < start:
-            raise FormatError(f"{name}: truncated: {len(data)} bytes, where the header alone has {start}")
-        _, version, artifact_id, tokenizer_id, checksum, length = _HEADER.unpack_from(data)
+        if len(data) < _START:
+            raise FormatError(f"{name}: truncated: {len(data)} bytes, where the header alone has {_START}")
+        header, body = data[: _HEADER.size], data[_START:]
+        _, version, flags, text_length, artifact_id, tokenizer_id, first, digest, length = _HEADER.unpack(
+            header
+        )
         if version != VERSION:
             raise FormatError(f"{name}: version {version} of the format, and this program reads {VERSION}")
-        payload = data[start:]
-        if _CRC.unpack_from(data, _HEADER.size)[0] != zlib.crc32(payload, zlib.crc32(data[: _HEADER.size])):
+        if _CRC.unpack_from(data, _HEADER.size)[0] != _checksum(header, body):
             raise FormatError(f"{name}: damaged: altered or truncated, its checksum doesn't fit")
         if tokenizer_id != self._tokenizer_id:
             raise FormatError(f"{name}: made with another tokenizer")
         if artifact_id != self._artifact_id:
-            raise FormatError(f"{name}: made with another artifact than {self._name}")
+            raise FormatError(f"{name}: made with another artifact than {self._prediction.artifact.name}")
+        count = length // CODEC_BLOCK
+        payload_start = text_length + 4 * count
+        if flags != (_NEURAL if self._prediction.has_neural else 0) or payload_start > len(body):
+            raise FormatError(f"{name}: its header contradicts itself")
+        made, here = body[:text_length].decode(errors="replace"), self._prediction.arithmetic()
+        if made != here:
+            raise FormatError(
+                f"{name}: its neural model was run by PyTorch and vector instructions {made}, and here are "
+                f"{here}, which may round otherwise: decompress it where it was made"
+            )
+        blocks = list(struct.unpack_from(f"<{count}I", body, text_length))
         content = self._segmenter.decompress(
-            payload, length, self._oracle, first=self._bos, name=name, progress=progress
+            body[payload_start:], length, (first, blocks), self._prediction.predictor(), name, progress
         )
-        if hashlib.sha256(content).digest()[:8] != checksum:
+        if _digest(content) != digest:
             raise FormatError(
                 f"{name}: what comes out is not what went in: made by another build or on another kind of "
                 "machine, whose arithmetic differs"
@@ -109,9 +138,17 @@ class Codec:
         return content
 
 
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()[:8]
+
+
+def _checksum(header: bytes, body: bytes) -> int:
+    return zlib.crc32(body, zlib.crc32(header))
+
+
 def content_length(data: bytes) -> int:
     """What a compressed file's header says about its content's length; 0 where there is no such header."""
-    return int(_HEADER.unpack_from(data)[5]) if len(data) >= _HEADER.size else 0
+    return int(_HEADER.unpack_from(data)[-1]) if len(data) >= _HEADER.size else 0
 
 
 def segmenter(tokenizer: Tokenizer) -> Segmenter:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hybridlm._core import Predictor
 from hybridlm.artifact import Artifact
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
+from hybridlm.prediction import Prediction
 
 
 @dataclass(frozen=True)
@@ -68,15 +68,11 @@ class Sampled:
 class Generator:
     """An artifact that writes. What it has written or was prompted with, it also learns from.
 
-    Raises InputError for an artifact of another tokenizer, or with a neural model.
+    Raises InputError for an artifact of another tokenizer.
     """
 
     def __init__(self, artifact: Artifact, tokenizer: Tokenizer) -> None:
-        artifact.check_tokenizer(tokenizer.fingerprint, tokenizer.vocab_size)
-        artifact.check_oracle_alone("generation")
-        self._predictor = Predictor(
-            tokenizer.vocab_size, artifact.oracle_blob, first=tokenizer.bos_id, name=artifact.name
-        )
+        self._predictor = Prediction(artifact, tokenizer).predictor()
         self._text = ~tokenizer.byte_table.boundary
 
     def read(self, tokens: NDArray[np.uint16]) -> None:
@@ -87,7 +83,8 @@ class Generator:
     def tokens(self, settings: SamplingSettings, seed: int = 0) -> Iterator[Sampled]:
         """Draws token after token, without end. Pieces that stand for no text are never drawn.
 
-        The same artifact, tokens read, settings and seed give the same tokens.
+        The same artifact, tokens read, settings and seed give the same tokens; with a neural model, on one
+        machine (see `hybridlm.prediction`).
         """
         random = np.random.Generator(np.random.PCG64(seed))
         while True:

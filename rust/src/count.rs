@@ -1,17 +1,17 @@
 //! Counting n-grams into dense tables: `counts[row of the context][token]`, for orders 1 to 8.
 //!
-//! What bounds this is the cache, so counters are one byte wide while counting and spill into the 64-bit
-//! totals when they wrap; each thread has its own. Additions commute: the totals depend neither on the
+//! What bounds this is the cache, so counters are one byte wide while counting and carry into another byte
+//! elsewhere when they wrap; each thread has its own. Additions commute: the totals depend neither on the
 //! number of threads nor on the order of the shards. N-grams don't reach from one shard into another, and
 //! a shard's first n − 1 tokens, whose context isn't whole, count only for the lower orders.
 
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Mutex;
 
+use crate::counters::{Counters, Part};
 use crate::hash::{self, MAX_ORDER};
-use crate::memory::{Integer, Zeroed};
+use crate::memory::Zeroed;
 use crate::oracle::dense;
 use crate::parallel::{self, Control};
 use crate::{quant, tokens, Error, Result};
@@ -78,8 +78,23 @@ impl Layout {
         &self.tables
     }
 
-    fn cells(&self, rows: u32) -> usize {
-        rows as usize * self.vocab_size
+    /// Memory of `new`'s making for the cells of every table.
+    fn allocate<T>(&self, new: impl Fn(usize) -> Option<T>) -> Result<Vec<T>> {
+        let table = |&(order, rows): &(usize, u32)| {
+            let cells = rows as usize * self.vocab_size;
+            let refused =
+                || Error::input(format!("order {order}: no memory for {cells} counters; use fewer rows"));
+            new(cells).ok_or_else(refused)
+        };
+        self.tables.iter().map(table).collect()
+    }
+
+    /// The table, the smallest of the others, whose columns sum to the counts of order 1: those come for
+    /// nothing where there is one.
+    fn unigram_source(&self) -> Option<usize> {
+        let others = self.tables.iter().enumerate().skip(1);
+        let smallest = others.min_by_key(|(_, &(_, rows))| rows).map(|(index, _)| index);
+        smallest.filter(|_| self.tables[0].0 == 1)
     }
 }
 
@@ -97,7 +112,7 @@ pub struct Stream<'a> {
 #[derive(Debug)]
 pub struct Counts {
     layout: Layout,
-    tables: Vec<Zeroed<u64>>,
+    tables: Vec<Counters>,
     tokens: u64,
 }
 
@@ -108,13 +123,18 @@ const BLOCK: usize = 1 << 21;
 /// Cells whose numbers are worked out ahead of being counted, within the first-level cache.
 const BATCH: usize = 2048;
 
+/// A block of a stream.
+type Job<'a> = (Stream<'a>, Range<usize>);
+
+/// Cells added up or merged in one go.
+const PIECE: usize = 1 << 17;
+
 /// With more cells per token than this, counters of a thread's own cost more than they save.
 const DIRECT: usize = 16;
 
 impl Counts {
     pub fn new(layout: Layout) -> Result<Self> {
-        let tables = layout.tables.iter().map(|&(order, rows)| zeroed(order, layout.cells(rows)));
-        Ok(Self { tables: tables.collect::<Result<_>>()?, layout, tokens: 0 })
+        Ok(Self { tables: layout.allocate(Counters::new)?, layout, tokens: 0 })
     }
 
     pub fn layout(&self) -> &Layout {
@@ -122,7 +142,7 @@ impl Counts {
     }
 
     /// Counts per order, row-major, in the layout's order.
-    pub fn tables(&self) -> &[Zeroed<u64>] {
+    pub fn tables(&self) -> &[Counters] {
         &self.tables
     }
 
@@ -137,54 +157,91 @@ impl Counts {
         let cells: usize = self.tables.iter().map(|table| table.len()).sum();
         // Blocks get smaller when there would be too few of them to share out evenly.
         let block = BLOCK.min(tokens.div_ceil(threads.max(1) * 4)).max(BATCH);
-        let jobs: Vec<(Stream, Range<usize>)> = streams
+        let jobs: Vec<Job> = streams
             .iter()
             .flat_map(|&stream| {
                 let length = stream.tokens.len();
                 (0..length).step_by(block).map(move |start| (stream, start..length.min(start + block)))
             })
             .collect();
-        let layout = &self.layout;
         if tokens < cells / DIRECT {
-            for (stream, block) in jobs {
-                check_block(&stream, &block, layout.vocab_size)?;
-                for (table, totals) in layout.tables.iter().zip(&mut self.tables) {
-                    for_each_cell(layout, table, stream.tokens, block.clone(), |cell| totals[cell] += 1);
-                }
-                control.advance(block.len() as u64)?;
-            }
+            self.count_directly(&jobs, control)?;
         } else {
-            let totals: Vec<&[AtomicU64]> = self.tables.iter_mut().map(|table| as_atomic(table)).collect();
-            let finished = Mutex::new(Vec::new());
-            parallel::run_with(
-                threads,
-                jobs.len(),
-                || Narrow::new(layout),
-                |narrow, job| {
-                    let (stream, block) = &jobs[job];
-                    check_block(stream, block, layout.vocab_size)?;
-                    narrow.count(layout, stream.tokens, block.clone(), &totals);
-                    control.advance(block.len() as u64)
-                },
-                |narrow| finished.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(narrow),
-            )?;
-            let narrows = finished.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
-            self.add(&narrows, threads)?;
+            self.count_narrowly(&jobs, threads, control)?;
         }
         self.tokens += tokens as u64;
         Ok(())
     }
 
+    fn count_directly(&mut self, jobs: &[Job], control: &Control) -> Result<()> {
+        let layout = &self.layout;
+        for (stream, block) in jobs {
+            check_block(stream, block, layout.vocab_size)?;
+            for (table, totals) in layout.tables.iter().zip(&mut self.tables) {
+                let mut totals = totals.whole();
+                for_each_cell(layout, table, stream.tokens, block.clone(), |cell| totals.add(cell, 1));
+            }
+            control.advance(block.len() as u64)?;
+        }
+        Ok(())
+    }
+
+    fn count_narrowly(&mut self, jobs: &[Job], threads: usize, control: &Control) -> Result<()> {
+        let layout = &self.layout;
+        let source = layout.unigram_source();
+        let sums_before = source.map(|index| self.column_sums(index));
+        let totals = &self.tables;
+        let finished = Mutex::new(Vec::new());
+        parallel::run_with(
+            threads,
+            jobs.len(),
+            || Narrow::new(layout),
+            |narrow, job| {
+                let (stream, block) = &jobs[job];
+                check_block(stream, block, layout.vocab_size)?;
+                narrow.count(layout, usize::from(source.is_some()), stream.tokens, block.clone(), totals);
+                control.advance(block.len() as u64)
+            },
+            |narrow| finished.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(narrow),
+        )?;
+        let narrows = finished.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+        self.add(&narrows, threads)?;
+        if let (Some(index), Some(before)) = (source, sums_before) {
+            let after = self.column_sums(index);
+            let heads = self.layout.tables[index].0 - 1;
+            let mut unigrams = self.tables[0].whole();
+            for (token, (after, before)) in after.into_iter().zip(before).enumerate() {
+                unigrams.add(token, after - before);
+            }
+            // What has no context long enough for that table.
+            for (stream, block) in jobs.iter().filter(|(_, block)| block.start < heads) {
+                let head = &stream.tokens[block.start..block.end.min(heads)];
+                head.iter().for_each(|&token| unigrams.add(usize::from(token), 1));
+            }
+        }
+        Ok(())
+    }
+
+    fn column_sums(&self, index: usize) -> Vec<u64> {
+        let vocab_size = self.layout.vocab_size;
+        let (mut row, mut sums) = (vec![0; vocab_size], vec![0; vocab_size]);
+        for first in (0..self.tables[index].len()).step_by(vocab_size) {
+            self.tables[index].read(first..first + vocab_size, &mut row);
+            sums.iter_mut().zip(&row).for_each(|(sum, count)| *sum += count);
+        }
+        sums
+    }
+
     /// Adds the threads' counters to the totals.
     fn add(&mut self, narrows: &[Narrow], threads: usize) -> Result<()> {
-        const PIECE: usize = 1 << 18;
         let pieces = self.tables.iter_mut().enumerate().flat_map(|(index, totals)| {
-            totals.chunks_mut(PIECE).enumerate().map(move |(piece, totals)| (index, piece * PIECE, totals))
+            totals.parts(PIECE).enumerate().map(move |(piece, totals)| (index, piece * PIECE, totals))
         });
-        parallel::for_each(threads, pieces.collect(), |(index, first, totals): (usize, usize, &mut [u64])| {
+        parallel::for_each(threads, pieces.collect(), |(index, first, mut totals): (usize, usize, Part)| {
             for narrow in narrows {
-                let counters = &narrow.tables[index][first..][..totals.len()];
-                totals.iter_mut().zip(counters).for_each(|(total, &counter)| *total += u64::from(counter));
+                let (ones, carries) = &narrow.tables[index];
+                let range = first..first + totals.len();
+                totals.add_bytes(&ones[range.clone()], &carries[range]);
             }
             Ok(())
         })
@@ -195,20 +252,25 @@ impl Counts {
         if self.layout != other.layout {
             return Err(Error::input("counts of different vocabularies, orders or rows don't add up"));
         }
-        for (totals, counts) in self.add_tables(other.tokens)?.into_iter().zip(&other.tables) {
-            totals.iter_mut().zip(counts.iter()).for_each(|(total, &count)| *total += count);
+        let mut counts = Vec::new();
+        for (totals, other) in self.add_tables(other.tokens)?.iter_mut().zip(&other.tables) {
+            for (piece, mut totals) in totals.parts(PIECE).enumerate() {
+                counts.resize(totals.len(), 0);
+                other.read(piece * PIECE..piece * PIECE + totals.len(), &mut counts);
+                counts.iter().enumerate().for_each(|(index, &count)| totals.add(index, count));
+            }
         }
         Ok(())
     }
 
     /// The tables, for whoever adds the counts of `tokens` more tokens; unchanged on an error.
-    pub(crate) fn add_tables(&mut self, tokens: u64) -> Result<Vec<&mut [u64]>> {
+    pub(crate) fn add_tables(&mut self, tokens: u64) -> Result<&mut [Counters]> {
         // No cell exceeds the number of tokens, so where that doesn't overflow none does.
         self.tokens = self
             .tokens
             .checked_add(tokens)
             .ok_or_else(|| Error::input("the merged counts don't fit 64 bits"))?;
-        Ok(self.tables.iter_mut().map(|table| &mut table[..]).collect())
+        Ok(&mut self.tables)
     }
 
     /// The table at `index` of the layout as int8 log-probabilities.
@@ -216,30 +278,20 @@ impl Counts {
         let vocab_size = self.layout.vocab_size;
         let counts = &self.tables[index];
         let mut cells = vec![0i8; counts.len()];
-        let step = vocab_size * (counts.len() / vocab_size).div_ceil(threads.max(1) * 4);
-        let pieces = counts.chunks(step).zip(cells.chunks_mut(step)).collect();
+        let rows = (counts.len() / vocab_size).div_ceil(threads.max(1) * 4);
+        let pieces = cells.chunks_mut(rows * vocab_size).enumerate();
         // The job never fails.
-        let _ = parallel::for_each(threads, pieces, |(counts, cells): (&[u64], &mut [i8])| {
-            quant::quantise_rows(counts, vocab_size, cells);
+        let _ = parallel::for_each(threads, pieces.collect(), |(piece, cells): (usize, &mut [i8])| {
+            let mut row = vec![0; vocab_size];
+            for (index, levels) in cells.chunks_exact_mut(vocab_size).enumerate() {
+                let first = (piece * rows + index) * vocab_size;
+                counts.read(first..first + vocab_size, &mut row);
+                quant::quantise_row(&row, levels);
+            }
             Ok(())
         });
         cells
     }
-}
-
-fn zeroed<T: Integer>(order: usize, cells: usize) -> Result<Zeroed<T>> {
-    Zeroed::new(cells).ok_or_else(|| {
-        Error::input(format!(
-            "order {order}: no memory for {cells} counters of {} bytes; use fewer rows",
-            size_of::<T>()
-        ))
-    })
-}
-
-fn as_atomic(table: &mut [u64]) -> &[AtomicU64] {
-    // SAFETY: AtomicU64 has the size, alignment and bit validity of u64, and the exclusive borrow is held
-    // for as long as the shared one lives.
-    unsafe { &*(table as *mut [u64] as *const [AtomicU64]) }
 }
 
 /// Checks the tokens of a block and of its context, which may lie in a block that is not checked yet.
@@ -281,25 +333,35 @@ fn for_each_cell(
     }
 }
 
-/// One thread's counters: a byte per cell, which wraps into the totals.
+/// One thread's counters: of each table a byte per cell, and as much again for what they carry.
 struct Narrow {
-    tables: Vec<Zeroed<u8>>,
+    tables: Vec<(Zeroed<u8>, Zeroed<u8>)>,
 }
 
 impl Narrow {
     fn new(layout: &Layout) -> Result<Self> {
-        let tables = layout.tables.iter().map(|&(order, rows)| zeroed(order, layout.cells(rows)));
-        Ok(Self { tables: tables.collect::<Result<_>>()? })
+        Ok(Self { tables: layout.allocate(|cells| Some((Zeroed::new(cells)?, Zeroed::new(cells)?)))? })
     }
 
-    fn count(&mut self, layout: &Layout, tokens: &[u16], block: Range<usize>, totals: &[&[AtomicU64]]) {
-        for ((table, counters), totals) in layout.tables.iter().zip(&mut self.tables).zip(totals) {
-            let counters = &mut counters[..];
+    /// Counts a block for all tables but the first `skipped`.
+    fn count(
+        &mut self,
+        layout: &Layout,
+        skipped: usize,
+        tokens: &[u16],
+        block: Range<usize>,
+        totals: &[Counters],
+    ) {
+        let tables = layout.tables.iter().zip(&mut self.tables).zip(totals);
+        for ((table, (ones, carries)), totals) in tables.skip(skipped) {
+            let (ones, carries) = (&mut ones[..], &mut carries[..]);
             for_each_cell(layout, table, tokens, block.clone(), |cell| {
-                let counter = &mut counters[cell];
-                *counter = counter.wrapping_add(1);
-                if *counter == 0 {
-                    totals[cell].fetch_add(256, Ordering::Relaxed);
+                ones[cell] = ones[cell].wrapping_add(1);
+                if ones[cell] == 0 {
+                    carries[cell] = carries[cell].wrapping_add(1);
+                    if carries[cell] == 0 {
+                        totals.add_high(cell);
+                    }
                 }
             });
         }

@@ -3,13 +3,15 @@
 //!
 //! An entry must return, whatever the bytes: a panic, or memory out of proportion, is a bug.
 
+use crate::codec::predict::Predictor;
+use crate::codec::segment::{Piece, Segmenter};
 use crate::oracle::sparse::counts::{self, SparseCounts};
 use crate::oracle::sparse::cutoff;
 use crate::oracle::sparse::trie::Trie;
 use crate::oracle::{self, Oracle};
 use crate::parallel::Control;
 use crate::partial::{self, PartialCounts};
-use crate::{files, tokens};
+use crate::{codec as coder, files, tokens, Result};
 
 /// What the readers may unpack here; small, so that many inputs are tried in a second.
 const MAX_BYTES: usize = 1 << 20;
@@ -17,7 +19,7 @@ const MAX_BYTES: usize = 1 << 20;
 pub type Entry = fn(&[u8]);
 
 /// As under `fuzz/fuzz_targets`.
-pub const ENTRIES: [Entry; 5] = [oracle, shard, zstd, partial, sparse_counts];
+pub const ENTRIES: [Entry; 6] = [oracle, shard, zstd, partial, codec, sparse_counts];
 
 /// Reads an oracle file as it is, and again as what a zstd frame would hold; looks up in what is accepted.
 pub fn oracle(data: &[u8]) {
@@ -78,4 +80,32 @@ pub fn sparse_counts(data: &[u8]) {
             }
         }
     }
+}
+
+/// Codes bytes and decodes them again; decodes what was never coded. A vocabulary has few pieces here, and
+/// some bytes that are no piece.
+pub fn codec(data: &[u8]) {
+    const LONGEST: usize = 512;
+    let data = &data[..data.len().min(LONGEST)];
+    let text = |bytes: &[u8]| Piece::Text { bytes: bytes.to_vec(), score: -(bytes.len() as f32) };
+    let words: [&[u8]; 6] = [b" ", b"t", b"h", b"th", b" th", "é".as_bytes()];
+    let bytes = (0..=250).map(Piece::Byte);
+    let pieces = [Piece::None].into_iter().chain(bytes).chain(words.map(text)).collect();
+    let attempt = || -> Result<()> {
+        let segmenter = Segmenter::new(pieces)?;
+        let control = Control::default();
+        let predictor = || Predictor::new(segmenter.vocab_size(), None, None, "stacked", 0);
+        let coded = coder::compress(data, &segmenter, &mut predictor()?, &control)?;
+        let decode = |payload: &[u8], length| {
+            let mut predictor = predictor()?;
+            coder::decompress(payload, length, &coded.checks, &segmenter, &mut predictor, &control, "fuzz")
+        };
+        if let Ok(decoded) = decode(data, data.len()) {
+            assert_eq!(decoded.len(), data.len());
+        }
+        assert!(decode(&coded.payload, data.len())? == data);
+        Ok(())
+    };
+    // Only bytes that the vocabulary hasn't may be refused.
+    assert!(attempt().is_ok() || data.iter().any(|&byte| byte > 250));
 }

@@ -39,7 +39,7 @@ pub fn context_cells(tokens: &[u16], order: usize, rows: u32, vocab_size: u32, o
 
 /// Runs `work`, compiled for this processor's 256-bit registers if it has them.
 #[inline(always)]
-fn wide_registers(work: impl FnOnce()) {
+pub(crate) fn wide_registers(work: impl FnOnce()) {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx2")]

@@ -14,7 +14,7 @@ pub unsafe trait Integer: Copy + Send + Sync + 'static {}
 // SAFETY: plain integers.
 unsafe impl Integer for u8 {}
 // SAFETY: as above.
-unsafe impl Integer for u64 {}
+unsafe impl Integer for u16 {}
 
 /// A fixed number of integers, zero at first, in pages of the operating system's own.
 ///

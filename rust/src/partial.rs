@@ -23,12 +23,14 @@
 //! since the one before it; then k counts less one.
 
 use std::fmt;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Mutex;
 
 use crate::bytes::Reader;
 use crate::count::{Counts, Layout, Stream};
+use crate::counters::{Counters, Part};
 use crate::files;
 use crate::hash::MAX_ORDER;
 use crate::parallel::{self, Control};
@@ -155,12 +157,20 @@ impl PartialCounts {
         let expected = file.ngrams();
         let sums: Vec<Mutex<u128>> = expected.iter().map(|_| Mutex::new(0)).collect();
         let tables = self.counts.add_tables(file.tokens)?;
-        let pieces = chunks(tables).zip(&file.frames).map(|((table, cells), frame)| (table, cells, frame));
-        parallel::for_each(threads, pieces.collect(), |(table, totals, frame): (_, &mut [u64], &Frame)| {
-            let sum = frame.add_to(totals, file.tokens, file.what)?;
-            *sums[table].lock().unwrap_or_else(|poisoned| poisoned.into_inner()) += sum;
-            control.advance(totals.len() as u64)
-        })?;
+        let chunks = tables
+            .iter_mut()
+            .zip(&sums)
+            .flat_map(|(table, sum)| table.parts(CHUNK).map(move |totals| (totals, sum)));
+        let pieces = chunks.zip(&file.frames).collect();
+        parallel::for_each(
+            threads,
+            pieces,
+            |((mut totals, table_sum), frame): ((Part, &Mutex<u128>), &Frame)| {
+                let sum = frame.add_to(&mut totals, file.tokens, file.what)?;
+                *table_sum.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) += sum;
+                control.advance(totals.len() as u64)
+            },
+        )?;
         for ((sum, expected), (order, _)) in sums.into_iter().zip(expected).zip(file.layout.tables()) {
             let sum = sum.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
             if sum != expected {
@@ -182,15 +192,23 @@ impl PartialCounts {
                 "these counts include tokens that came from no shard, so no file can say what they are of",
             ));
         }
-        let mut frames: Vec<Vec<u8>> = Vec::new();
-        let cells: Vec<&[u64]> = self.counts.tables().iter().flat_map(|table| table.chunks(CHUNK)).collect();
-        frames.resize_with(cells.len(), Vec::new);
-        let pieces = cells.into_iter().zip(&mut frames).collect();
-        parallel::for_each(threads, pieces, |(cells, frame): (&[u64], &mut Vec<u8>)| {
-            // Nothing watches a chunk's own compression, which takes milliseconds.
-            *frame = files::compress(&pack(cells), LEVEL, &Control::default())?;
-            control.advance(cells.len() as u64)
-        })?;
+        let chunks = self.counts.tables().iter().flat_map(|table| {
+            (0..table.len()).step_by(CHUNK).map(move |first| (table, first..table.len().min(first + CHUNK)))
+        });
+        let chunks: Vec<(&Counters, Range<usize>)> = chunks.collect();
+        let mut frames = vec![Vec::new(); chunks.len()];
+        let pieces = chunks.into_iter().zip(&mut frames).collect();
+        parallel::for_each(
+            threads,
+            pieces,
+            |((table, range), frame): ((&Counters, Range<usize>), &mut Vec<u8>)| {
+                let mut cells = vec![0; range.len()];
+                table.read(range, &mut cells);
+                // Nothing watches a chunk's own compression, which takes milliseconds.
+                *frame = files::compress(&pack(&cells), LEVEL, &Control::default())?;
+                control.advance(cells.len() as u64)
+            },
+        )?;
 
         let mut data = Vec::new();
         let word = |data: &mut Vec<u8>, value: usize| data.extend((value as u32).to_le_bytes());
@@ -285,12 +303,6 @@ fn total_tokens(shards: &[CountedShard]) -> u64 {
     shards.iter().map(|shard| shard.tokens).sum()
 }
 
-/// (table, cells) of every chunk.
-fn chunks<'a>(tables: Vec<&'a mut [u64]>) -> impl Iterator<Item = (usize, &'a mut [u64])> {
-    let of_table = |(index, cells): (usize, &'a mut [u64])| cells.chunks_mut(CHUNK).map(move |c| (index, c));
-    tables.into_iter().enumerate().flat_map(of_table)
-}
-
 /// A layout in an error message.
 struct Described<'a>(&'a Layout);
 
@@ -362,7 +374,7 @@ struct Frame<'a> {
 
 impl Frame<'_> {
     /// Adds the counts, none of which may exceed `limit`, and returns their sum.
-    fn add_to(&self, totals: &mut [u64], limit: u64, what: &str) -> Result<u128> {
+    fn add_to(&self, totals: &mut Part, limit: u64, what: &str) -> Result<u128> {
         let name = || format!("{what}: at offset {}", self.offset);
         let content = files::decompress(self.data, longest_content(totals.len()), &name())?;
         let invalid = |detail: &str| Error::format(name(), detail);
@@ -376,16 +388,16 @@ impl Frame<'_> {
         for _ in 0..occupied {
             counts.next().ok_or_else(short)?;
         }
-        let mut rest = totals.iter_mut();
+        let mut cells = 0..totals.len();
         let mut sum = 0u128;
         for _ in 0..occupied {
             let gap = gaps.next().and_then(|gap| usize::try_from(gap).ok()).ok_or_else(short)?;
-            let total = rest.nth(gap).ok_or_else(|| invalid("a count lies beyond the chunk's cells"))?;
+            let cell = cells.nth(gap).ok_or_else(|| invalid("a count lies beyond the chunk's cells"))?;
             let count = counts.next().ok_or_else(short)?;
             if count >= limit {
                 return Err(invalid("an n-gram is counted more often than there are tokens"));
             }
-            *total += count + 1;
+            totals.add(cell, count + 1);
             sum += u128::from(count + 1);
         }
         if !counts.0.is_empty() {

@@ -16,17 +16,15 @@ pub fn quantise(count: u64, row_total: u64, vocab_size: usize) -> i8 {
     (probability.ln().clamp(FLOOR, 0.0) / STEP).round_ties_even() as i8
 }
 
-/// Quantises whole rows of `vocab_size` counts.
-pub fn quantise_rows(counts: &[u64], vocab_size: usize, out: &mut [i8]) {
-    for (counts, out) in counts.chunks_exact(vocab_size).zip(out.chunks_exact_mut(vocab_size)) {
-        let total = counts.iter().sum();
-        let small: [i8; SMALL] = std::array::from_fn(|count| quantise(count as u64, total, vocab_size));
-        for (&count, level) in counts.iter().zip(out) {
-            *level = match small.get(count as usize) {
-                Some(&level) => level,
-                None => quantise(count, total, vocab_size),
-            };
-        }
+/// Quantises a whole row, one count for each token of the vocabulary.
+pub fn quantise_row(counts: &[u64], out: &mut [i8]) {
+    let (total, vocab_size) = (counts.iter().sum(), counts.len());
+    let small: [i8; SMALL] = std::array::from_fn(|count| quantise(count as u64, total, vocab_size));
+    for (&count, level) in counts.iter().zip(out) {
+        *level = match small.get(count as usize) {
+            Some(&level) => level,
+            None => quantise(count, total, vocab_size),
+        };
     }
 }
 

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from hybridlm import _core
+from hybridlm import _core, neural_blob
 from hybridlm.artifact import pack
 from hybridlm.cli.main import main
 from hybridlm.data.shards import data_folder
 from hybridlm.data.tokenizer import Tokenizer
+from hybridlm.model import ModelConfig
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +19,22 @@ def artifact(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer, sha
     counts.count_shards(data_folder(shard_dir)[0])
     path = tmp_path_factory.mktemp("artifact") / "oracle.pgar"
     path.write_bytes(pack(None, counts.dense_oracle(level=1)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def neural_artifact(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
+    import torch
+
+    from hybridlm.model import GPT
+
+    torch.manual_seed(4)
+    config = ModelConfig(
+        vocab_size=tokenizer.vocab_size, sequence_length=16, layers=2, width=32, heads=2, kv_heads=1,
+        mlp_hidden=32, rope_dims=8, bigram_rows=32, bigram_width=32, zero_init_projections=False,
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("artifact") / "neural.pgar"
+    path.write_bytes(pack(neural_blob.encode(GPT(config), tokenizer=tokenizer.fingerprint), None))
     return path
 
 
@@ -49,6 +66,24 @@ def test_audit(
     assert main([*command, "--rows", "0"]) == 1
 
 
+def test_audit_with_a_neural_model(
+    neural_artifact: Path, tokenizer_path: Path, shard_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["audit", str(neural_artifact), "--val", str(shard_dir / "*_val_*.bin")]
+    command += ["--tokenizer", str(tokenizer_path), "--max-tokens", "150", "--rows", "6", "--changes", "2"]
+    command += ["--chunk", "60", "--batch", "2", "--device", "cpu"]
+    command += ["--ttt-options.frozen-blocks", "0", "--ttt-options.epochs", "1"]
+    assert main([*command, "--ttt", "sgd", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["passed"] and report["single_pass"]["chunks"] == [60]
+    assert report["score_first"]["learns"]["optimizer"] == "chunk"
+    world_size = report["world_size"]
+    assert world_size["passed"] and world_size["world_sizes"] == [1, 2] and world_size["ttt"] == "sgd"
+    assert main([*command, "--ttt", "off", "--skip-world-sizes"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("passed:") == 5 and "world_size" not in shown and "neural (never)" in shown
+
+
 def test_compress_and_back(
     artifact: Path, tokenizer_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -66,6 +101,26 @@ def test_compress_and_back(
     assert main(["decompress", str(tmp_path / "cut"), *given, "-o", str(tmp_path / "wrong")]) == 1
     assert "cut: damaged" in capsys.readouterr().err
     assert not (tmp_path / "wrong").exists()
+
+
+def test_compress_with_a_neural_model(neural_artifact: Path, tokenizer_path: Path, tmp_path: Path) -> None:
+    content = b"The sequence is\titerated  over.\r\n\xff\xfe" * 3
+    (tmp_path / "raw").write_bytes(content)
+    given = options(neural_artifact, tokenizer_path)
+    assert main(["compress", str(tmp_path / "raw"), *given, "-o", str(tmp_path / "z")]) == 0
+    assert main(["decompress", str(tmp_path / "z"), *given, "-o", str(tmp_path / "back")]) == 0
+    assert (tmp_path / "back").read_bytes() == content
+
+
+def test_generate_with_a_neural_model(
+    neural_artifact: Path, tokenizer_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    command = ["generate", *options(neural_artifact, tokenizer_path), "--tokens", "20", "--shares"]
+    assert main(command) == 0
+    first = capfdbinary.readouterr().out
+    assert first.count(b"\n") == 20 and b"neural 0." in first
+    assert main(command) == 0
+    assert capfdbinary.readouterr().out == first
 
 
 def test_generate(artifact: Path, tokenizer_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:

@@ -1,26 +1,38 @@
 """The audit passes what is honest, and catches one broken predictor for every rule."""
 
+import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hybridlm import _core
+from hybridlm import _core, neural_blob
 from hybridlm.artifact import Artifact, pack
 from hybridlm.data.shards import data_folder, read_stream
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
-from hybridlm.scoring.audit import AuditReport, MixtureSubject, Scorer, artifact_subject, audit
-from hybridlm.scoring.experts import AdaptiveCounts, OnlineCounts
+from hybridlm.model import ModelConfig
+from hybridlm.scoring import world_sizes
+from hybridlm.scoring.audit import AuditReport, Scorer, Subject, audit
+from hybridlm.scoring.audit_subject import MixtureSubject, Parts, artifact_subject
+from hybridlm.scoring.evaluate import load_neural
+from hybridlm.scoring.experts.counts import AdaptiveCounts, OnlineCounts
 from hybridlm.scoring.mixtures import mixture_names
+from hybridlm.scoring.settings import ScoringSettings, TTTOptimizer, TTTSettings
+
+if TYPE_CHECKING:
+    from hybridlm.model import GPT
 
 V = 12
 Tokens = NDArray[np.uint16]
 Floats = NDArray[np.float64]
 STREAM = np.random.default_rng(3).integers(0, V, 300).astype(np.uint16)
 STREAM[100:200] = STREAM[:100]
+ROWS = 20
 
 
 class Counts:
@@ -36,17 +48,22 @@ class Counts:
         nll = []
         for at in range(start, len(stream)):
             nll.append(self.score_one(stream, at))
-            self.learn(stream, at)
+            self.count(stream, at)
         return np.array(nll)
 
     def score_one(self, stream: Tokens, at: int) -> float:
         return -float(np.log(self.distribution(int(stream[at - 1]))[stream[at]]))
 
-    def learn(self, stream: Tokens, at: int) -> None:
+    def count(self, stream: Tokens, at: int) -> None:
         self.table[stream[at - 1], stream[at]] += 1
 
     def row(self, stream: Tokens) -> Floats:
         return np.asarray(np.log(self.distribution(int(stream[-1]))))
+
+    def learn(self, stream: Tokens, start: int) -> None: ...
+
+    def fingerprint(self) -> dict[str, bytes]:
+        return {"table": hashlib.sha256(self.table.tobytes()).digest()}
 
 
 class CountsSubject:
@@ -62,22 +79,23 @@ class CountsSubject:
             yield start, scorer.score(stream[: start + chunk], start)
 
 
-def audited(subject: CountsSubject | MixtureSubject) -> AuditReport:
-    return audit(subject, STREAM, V, chunk=64, rows=60)
+def audited(subject: Subject) -> AuditReport:
+    return audit(subject, STREAM, V, chunk=64, rows=ROWS)
 
 
 def test_an_honest_predictor_passes() -> None:
     report = audited(CountsSubject())
     assert report.passed
-    assert report.causal.positions == 6 and report.normalised.positions == 60
+    assert report.causal.positions == 6 and report.normalised.positions == ROWS
     assert report.single_pass.targets == len(STREAM) - 1
     assert report.normalised.max_error < 1e-9
 
 
 @pytest.mark.parametrize("mixer", mixture_names())
 def test_the_project_s_own_mixtures_pass(mixer: str) -> None:
-    report = audited(MixtureSubject(lambda: [OnlineCounts(V), AdaptiveCounts(V)], mixer))
+    report = audited(MixtureSubject(lambda: Parts([OnlineCounts(V), AdaptiveCounts(V)]), mixer))
     assert report.passed, report
+    assert report.score_first.learns == dict.fromkeys(("online", "adaptive", "mixture"), "target")
 
 
 class GateSeesTarget(Counts):
@@ -118,7 +136,7 @@ def test_an_entropy_expert_is_caught() -> None:
 
 class LearnsFirst(Counts):
     def score_one(self, stream: Tokens, at: int) -> float:
-        self.learn(stream, at)
+        self.count(stream, at)
         return super().score_one(stream, at)
 
 
@@ -136,7 +154,53 @@ class LearnsFromPredicting(Counts):
 
 
 def test_a_prediction_that_changes_the_state_is_caught() -> None:
-    assert not audited(CountsSubject(LearnsFromPredicting)).score_first.passed
+    found = audited(CountsSubject(LearnsFromPredicting)).score_first
+    assert not found.passed
+    assert found.changed == ("table",) and found.first_change is not None
+    assert f"table changed before target {found.first_change}" in str(found)
+
+
+class CountsPredictions(Counts):
+    """A prediction leaves a trace that no score of this stream shows."""
+
+    predictions = 0
+
+    def row(self, stream: Tokens) -> Floats:
+        self.predictions += 1
+        return super().row(stream)
+
+    def fingerprint(self) -> dict[str, bytes]:
+        return {**super().fingerprint(), "predictions": bytes([self.predictions])}
+
+
+def test_a_change_that_no_score_shows_is_caught_by_its_hash() -> None:
+    report = audited(CountsSubject(CountsPredictions))
+    assert report.causal.passed and report.normalised.passed and report.score_first.first_difference is None
+    assert not report.passed and report.score_first.changed == ("predictions",)
+
+
+class RemembersLate(Counts):
+    """As before, but the trace is put off to the next target, and gone from where predictions are."""
+
+    asked = 0
+    noted = 0
+
+    def row(self, stream: Tokens) -> Floats:
+        RemembersLate.asked += 1
+        return super().row(stream)
+
+    def score(self, stream: Tokens, start: int) -> Floats:
+        self.noted, RemembersLate.asked = self.noted + RemembersLate.asked, 0
+        return super().score(stream, start)
+
+    def fingerprint(self) -> dict[str, bytes]:
+        return {**super().fingerprint(), "notes": bytes([self.noted])}
+
+
+def test_a_change_that_is_put_off_is_caught_at_the_end() -> None:
+    found = audited(CountsSubject(RemembersLate)).score_first
+    assert not found.passed and found.first_change is None and found.changed == ("notes",)
+    assert "notes changed by the end" in str(found)
 
 
 class ScoresTailTwice(CountsSubject):
@@ -166,7 +230,7 @@ class SeesLaterChunks(CountsSubject):
     def run(self, stream: Tokens, chunk: int) -> Iterator[tuple[int, Floats]]:
         scorer = Counts()
         for at in range(1, len(stream)):
-            scorer.learn(stream, at)
+            scorer.count(stream, at)
         for start in range(1, len(stream), chunk):
             yield start, scorer.score(stream[: start + chunk], start)
 
@@ -183,7 +247,7 @@ class LearnsByChunk(Counts):
     def score(self, stream: Tokens, start: int) -> Floats:
         nll = [self.score_one(stream, at) for at in range(start, len(stream))]
         for at in range(start, len(stream)):
-            self.learn(stream, at)
+            self.count(stream, at)
         return np.array(nll)
 
 
@@ -202,22 +266,156 @@ def test_not_a_number_is_no_pass() -> None:
     assert not audited(CountsSubject(NotANumber)).normalised.passed
 
 
-def make_artifact(tokenizer: Tokenizer, shard_dir: Path) -> tuple[Artifact, Tokens]:
+def make_artifact(tokenizer: Tokenizer, shard_dir: Path, *, neural: bool = False) -> tuple[Artifact, Tokens]:
     train, val = data_folder(shard_dir)
     counts = _core.NgramCounts(tokenizer.vocab_size, 3, {3: 64})
     counts.count_shards(train)
-    artifact = Artifact.from_bytes(pack(None, counts.dense_oracle(level=1)))
+    blob = neural_blob.encode(make_model(tokenizer), tokenizer=tokenizer.fingerprint) if neural else None
+    artifact = Artifact.from_bytes(pack(blob, counts.dense_oracle(level=1)))
     return artifact, read_stream(val, tokenizer.vocab_size)[:3000]
+
+
+def make_model(tokenizer: Tokenizer) -> "GPT":
+    import torch
+
+    from hybridlm.model import GPT
+
+    torch.manual_seed(2)
+    config = ModelConfig(
+        vocab_size=tokenizer.vocab_size, sequence_length=16, layers=2, width=32, heads=2, kv_heads=1,
+        mlp_hidden=32, rope_dims=8, bigram_rows=32, bigram_width=32, zero_init_projections=False,
+        embedding_std=0.5,
+    )  # fmt: skip
+    return GPT(config)
 
 
 def test_an_artifact_is_audited_with_its_bytes(tokenizer: Tokenizer, shard_dir: Path) -> None:
     artifact, stream = make_artifact(tokenizer, shard_dir)
-    subject = artifact_subject(artifact, tokenizer.vocab_size, "eg")
+    subject = artifact_subject(artifact, tokenizer.vocab_size, ScoringSettings())
     report = audit(subject, stream, tokenizer.vocab_size, artifact=artifact, tokenizer=tokenizer, rows=20)
     assert report.passed, report
     assert report.bytes_exact is not None
     assert report.bytes_exact.text_bytes == report.bytes_exact.decoded_bytes > 3000
     assert report.bytes_exact.artifact_bytes == len(artifact.to_bytes())
+
+
+SMALL = ScoringSettings(
+    batch=4, chunk=100, ttt_options=TTTSettings(epochs=1, learning_rate=0.05, frozen_blocks=1)
+)
+
+
+@pytest.mark.parametrize("ttt", ["off", "sgd", "adamw"])
+def test_a_neural_model_is_audited_with_all_that_it_learns(
+    ttt: TTTOptimizer, tokenizer: Tokenizer, shard_dir: Path
+) -> None:
+    artifact, stream = make_artifact(tokenizer, shard_dir, neural=True)
+    subject = artifact_subject(artifact, tokenizer.vocab_size, replace(SMALL, ttt=ttt))
+    report = audit(
+        subject, stream[:350], tokenizer.vocab_size,
+        chunk=100, other_chunks=ttt == "off", rows=12, changes=2,
+    )  # fmt: skip
+    assert report.passed, report
+    assert report.normalised.max_error < 1e-6
+    learns = {"neural": "never" if ttt == "off" else "chunk", "oracle": "never", "adaptive": "target"}
+    assert learns.items() <= report.score_first.learns.items()
+    assert report.score_first.learns.get("optimizer") == (None if ttt == "off" else "chunk")
+    assert len(report.single_pass.chunks) == (4 if ttt == "off" else 1)
+
+
+class TrainsBeforeCommitting(MixtureSubject):
+    """Test-time training that has had its chunk before the chunk's scores are committed."""
+
+    def __init__(self, artifact: Artifact, vocab_size: int) -> None:
+        settings = replace(SMALL, ttt="sgd")
+
+        def parts() -> Parts:
+            neural, trainer = load_neural(artifact, settings, None)
+            assert trainer is not None
+            score = neural.score
+
+            def trained_score(stream: Tokens, start: int) -> NDArray[np.float32]:
+                if len(stream) > start:
+                    trainer.learn(stream, start)
+                return score(stream, start)
+
+            neural.score = trained_score  # type: ignore[method-assign]
+            return Parts([neural, AdaptiveCounts(vocab_size)])
+
+        super().__init__(parts, "eg")
+
+
+def test_training_on_a_target_before_it_is_committed_is_caught(tokenizer: Tokenizer, shard_dir: Path) -> None:
+    artifact, stream = make_artifact(tokenizer, shard_dir, neural=True)
+    subject = TrainsBeforeCommitting(artifact, tokenizer.vocab_size)
+    report = audit(subject, stream[:120], tokenizer.vocab_size, chunk=60, rows=8, changes=2)
+    assert not report.score_first.passed and not report.normalised.passed and not report.causal.passed
+    assert report.score_first.learns["neural"] == "target"
+
+
+def test_training_for_a_prediction_is_caught_by_the_hashes(tokenizer: Tokenizer, shard_dir: Path) -> None:
+    artifact, stream = make_artifact(tokenizer, shard_dir, neural=True)
+
+    def parts() -> Parts:
+        neural, trainer = load_neural(artifact, replace(SMALL, ttt="sgd"), None)
+        assert trainer is not None
+        show = neural.next_log_probs
+
+        def trained_row(stream: Tokens) -> NDArray[np.float32]:
+            row = show(stream)
+            trainer.learn(stream, max(1, len(stream) - 16))
+            return row
+
+        neural.next_log_probs = trained_row  # type: ignore[method-assign]
+        return Parts([neural], trainer)
+
+    report = audit(
+        MixtureSubject(parts, "eg"), stream[:80], tokenizer.vocab_size, chunk=40, rows=4, changes=2
+    )
+    assert not report.passed and report.score_first.changed == ("neural", "optimizer")
+
+
+@pytest.mark.parametrize("ttt", ["off", "sgd"])
+def test_the_number_of_processes_changes_nothing(
+    ttt: TTTOptimizer, tokenizer: Tokenizer, shard_dir: Path
+) -> None:
+    artifact, stream = make_artifact(tokenizer, shard_dir, neural=True)
+    found = world_sizes.compare(artifact, *world_sizes.prefix(artifact, stream, replace(SMALL, ttt=ttt)))
+    assert found.passed and found.world_sizes == (1, 2) and found.ttt == ttt
+    assert found.targets == 2 * 4 * 8 + 16 and found.chunk == 40
+
+
+RANK_DEPENDENT = """
+import sys
+from pathlib import Path
+from hybridlm.scoring import world_sizes
+from hybridlm.scoring.experts.counts import AdaptiveCounts
+import hybridlm.scoring.audit_subject as subject
+import os
+
+class PerRank(AdaptiveCounts):
+    # As if each rank counted only what it has scored itself.
+    def score(self, stream, start):
+        return super().score(stream, start) - 1e-6 * int(os.environ["RANK"]) * (start > 40)
+
+subject.AdaptiveCounts = PerRank
+world_sizes.run_worker(Path(sys.argv[1]))
+"""
+
+
+def test_ranks_that_score_otherwise_are_caught(
+    tokenizer: Tokenizer, shard_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact, stream = make_artifact(tokenizer, shard_dir, neural=True)
+    (tmp_path / "per_rank.py").write_text(RANK_DEPENDENT)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    prefix = world_sizes.prefix(artifact, stream, replace(SMALL, ttt="off"))
+    found = world_sizes.compare(artifact, *prefix, worker="per_rank")
+    assert not found.passed and found.first_difference == 41
+    assert "target 41 differs" in str(found)
+    report = audit(CountsSubject(), STREAM, V, world_size=found)
+    assert not report.passed and report.causal.passed
+    with pytest.raises(InputError, match=r"failed under torchrun with 1 processes: .*Error"):
+        world_sizes.compare(artifact, *prefix, worker="no_such_module")
 
 
 def test_wrong_byte_counts_are_caught(
@@ -227,7 +425,7 @@ def test_wrong_byte_counts_are_caught(
     lengths = tokenizer.byte_table.text_bytes.copy()
     lengths[lengths > 2] += 1  # the space counted twice
     monkeypatch.setattr(tokenizer.byte_table, "text_bytes", lengths)
-    subject = artifact_subject(artifact, tokenizer.vocab_size, "eg")
+    subject = artifact_subject(artifact, tokenizer.vocab_size, ScoringSettings())
     report = audit(subject, stream, tokenizer.vocab_size, artifact=artifact, tokenizer=tokenizer, rows=5)
     assert not report.passed and report.bytes_exact is not None and not report.bytes_exact.passed
 

@@ -2,6 +2,10 @@
 
 import itertools
 import lzma
+import struct
+import subprocess
+import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridlm import _core
+from hybridlm import _core, neural_blob
 from hybridlm.artifact import Artifact, pack
 from hybridlm.codec import Codec, segmenter
 from hybridlm.data.shards import data_folder, read_stream
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import FormatError, InputError
 from hybridlm.generate import Generator, SamplingSettings
-from hybridlm.scoring.audit import artifact_subject
+from hybridlm.model import ModelConfig
+from hybridlm.scoring.audit_subject import artifact_subject
+from hybridlm.scoring.evaluate import evaluate
+from hybridlm.scoring.settings import DEFAULT_MIXER, ScoringSettings
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +31,29 @@ def artifact(tokenizer: Tokenizer, shard_dir: Path) -> Artifact:
     counts = _core.NgramCounts(tokenizer.vocab_size, 4, {3: 512, 4: 512})
     counts.count_shards(data_folder(shard_dir)[0])
     return Artifact.from_bytes(pack(None, counts.dense_oracle(level=3)), "topics.pgar")
+
+
+@pytest.fixture(scope="module")
+def neural_artifact(artifact: Artifact, tokenizer: Tokenizer) -> Artifact:
+    """With a small model that was never trained, but has all its parts at work."""
+    import torch
+
+    from hybridlm.model import GPT
+
+    torch.manual_seed(1)
+    model = GPT(
+        ModelConfig(
+            vocab_size=tokenizer.vocab_size, sequence_length=32, layers=3, width=32, heads=2, kv_heads=1,
+            mlp_hidden=48, bigram_rows=64, bigram_width=32, zero_init_projections=False, embedding_std=0.5,
+        )
+    )  # fmt: skip
+    blob = neural_blob.encode(model, tokenizer=tokenizer.fingerprint)
+    return Artifact.from_bytes(pack(blob, artifact.oracle_blob), "neural.pgar")
+
+
+@pytest.fixture(scope="module")
+def neural_codec(neural_artifact: Artifact, tokenizer: Tokenizer) -> Codec:
+    return Codec(neural_artifact, tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +99,128 @@ def test_the_claim_is_what_eval_scores(
     text = corpus[3][:20_000]
     tokens = segmenter(tokenizer).encode(text.encode())
     stream = np.concatenate(([tokenizer.bos_id], tokens)).astype(np.uint16)
-    scorer = artifact_subject(artifact, tokenizer.vocab_size, "eg").scorer()
+    scorer = artifact_subject(artifact, tokenizer.vocab_size, ScoringSettings()).scorer()
     bits = scorer.score(stream, 1).sum() / np.log(2)
     assert codec.compress(text.encode()).claimed_bits == pytest.approx(bits, rel=1e-5)
 
 
-def test_damaged_files_are_refused(codec: Codec) -> None:
-    data = codec.compress(b"The statement is executed once for each item of the sequence. " * 20).data
+def test_with_a_neural_model(
+    neural_codec: Codec, neural_artifact: Artifact, tokenizer: Tokenizer, corpus: list[str]
+) -> None:
+    text = corpus[5][:3000].encode() + b"\r\n\xff\x00  two"
+    compressed = neural_codec.compress(text)
+    assert neural_codec.decompress(compressed.data) == text
+    assert neural_codec.compress(text).data == compressed.data
+    claimed = compressed.claimed_bits / 8
+    assert abs(len(compressed.data) - claimed) < 0.005 * claimed + 64
+    # What it claims is what is scored, model and all, across several windows.
+    tokens = segmenter(tokenizer).encode(text)
+    stream = np.concatenate(([tokenizer.bos_id], tokens)).astype(np.uint16)
+    result = evaluate(neural_artifact, stream, tokenizer.byte_table, ScoringSettings(ttt="off", chunk=100))
+    assert compressed.claimed_bits == pytest.approx(result.bits_per_token * len(tokens), rel=1e-5)
+
+
+def test_the_mixture_is_the_default_of_scoring() -> None:
+    assert ScoringSettings().mixer == DEFAULT_MIXER
+
+
+def test_small_contents_with_a_neural_model(neural_codec: Codec) -> None:
+    for content in (b"", b"a", b"\xff", b"the first items"):
+        compressed = neural_codec.compress(content)
+        assert neural_codec.decompress(compressed.data) == content
+        assert len(compressed.data) <= compressed.claimed_bits / 8 + 64
+
+
+def test_another_process_with_other_threads_decodes(
+    neural_codec: Codec, neural_artifact: Artifact, tokenizer_path: Path, tmp_path: Path
+) -> None:
+    text = "The statement is executed once for each item. " * 8
+    (tmp_path / "a.pgar").write_bytes(neural_artifact.to_bytes())
+    (tmp_path / "z").write_bytes(neural_codec.compress(text.encode()).data)
+    code = """
+import sys, torch
+from hybridlm.cli.main import main
+torch.set_num_threads(3)
+folder, tokenizer = sys.argv[1:]
+code = main(["decompress", folder + "/z", "--artifact", folder + "/a.pgar", "--tokenizer", tokenizer,
+             "-o", folder + "/back"])
+assert torch.get_num_threads() == 3
+sys.exit(code)
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path), str(tokenizer_path)], check=True)
+    assert (tmp_path / "back").read_text() == text
+
+
+def rewritten(data: bytes, **changes: object) -> bytes:
+    """A compressed file with other values in its header, and a checksum that fits."""
+    fields = ["version", "flags", "text_length", "artifact", "tokenizer", "first", "digest", "length"]
+    layout = struct.Struct("<4sBBBx8s4sI8sQ")
+    values = dict(zip(["magic", *fields], layout.unpack_from(data), strict=True)) | changes
+    body = changes.pop("body", data[44:])
+    values.pop("body", None)
+    assert isinstance(body, bytes)
+    header = layout.pack(*values.values())
+    return header + struct.pack("<I", zlib.crc32(body, zlib.crc32(header))) + body
+
+
+def test_other_arithmetic_is_refused_before_it_costs_anything(
+    neural_codec: Codec, codec: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = neural_codec.compress(b"The statement is executed once for each item. " * 9).data
+    assert rewritten(data) == data
+    # Another version of PyTorch, by what the file says of itself.
+    n = data[6]
+    here = data[44 : 44 + n].decode()
+    older = rewritten(data, body=b"9" + data[45:])
+    with pytest.raises(FormatError, match=rf"file\.z: its neural model was run by .* 9.*{here}"):
+        neural_codec.decompress(older, "file.z")
+    # The same version, but sums that come out otherwise: noticed within the first tokens.
+    steps = 0
+    from hybridlm.model.incremental import IncrementalGPT
+
+    step = IncrementalGPT.step
+
+    def rounding_otherwise(self: IncrementalGPT, token: int) -> object:
+        nonlocal steps
+        steps += 1
+        return step(self, token) * 1.00001
+
+    monkeypatch.setattr(IncrementalGPT, "step", rounding_otherwise)
+    with pytest.raises(FormatError, match=r"file\.z: from byte .* arithmetic"):
+        neural_codec.decompress(data, "file.z")
+    assert 0 < steps <= 65
+    monkeypatch.undo()
+    # Headers that fit their checksum but not each other.
+    plain = codec.compress(b"The statement").data
+    for wrong in (rewritten(plain, flags=1), rewritten(plain, length=2**40), rewritten(data, flags=0)):
+        with pytest.raises(FormatError, match="contradicts"):
+            (neural_codec if len(wrong) == len(data) else codec).decompress(wrong)
+    with pytest.raises(FormatError, match="version 1"):
+        codec.decompress(rewritten(plain, version=1))
+    with pytest.raises(FormatError, match="arithmetic"):
+        codec.decompress(rewritten(plain, first=1))
+
+
+def test_a_diverged_model_is_no_codec(neural_codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hybridlm.model.incremental import IncrementalGPT
+
+    step = IncrementalGPT.step
+    monkeypatch.setattr(IncrementalGPT, "step", lambda self, token: step(self, token) + float("nan"))
+    with pytest.raises(InputError, match="diverged"):
+        neural_codec.compress(b"The statement")
+    monkeypatch.setattr(IncrementalGPT, "step", lambda self, token: step(self, token)[:7])
+    with pytest.raises(InputError, match="7 of 512 tokens"):
+        neural_codec.compress(b"The statement")
+    monkeypatch.setattr(IncrementalGPT, "step", lambda self, token: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        neural_codec.compress(b"The statement")
+
+
+@pytest.mark.parametrize("kind", ["codec", "neural_codec"])
+def test_damaged_files_are_refused(kind: str, request: pytest.FixtureRequest) -> None:
+    codec = request.getfixturevalue(kind)
+    content = b"The statement is executed once for each item of the sequence. " * 20
+    data = codec.compress(content).data
     for at in range(len(data)):
         altered = data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :]
         with pytest.raises(FormatError, match=r"file\.z"):
@@ -114,13 +259,19 @@ def test_sampling_cuts_and_sharpens() -> None:
             SamplingSettings(**wrong)  # type: ignore[arg-type]
 
 
-def test_generation_is_reproducible_and_explains_itself(artifact: Artifact, tokenizer: Tokenizer) -> None:
+@pytest.mark.parametrize("kind", ["artifact", "neural_artifact"])
+def test_generation_is_reproducible_and_explains_itself(
+    kind: str, request: pytest.FixtureRequest, tokenizer: Tokenizer
+) -> None:
+    artifact = request.getfixturevalue(kind)
+
     def write(seed: int) -> list[tuple[int, float]]:
         generator = Generator(artifact, tokenizer)
         generator.read(tokenizer.encode("The statement"))
         drawn = list(itertools.islice(generator.tokens(SamplingSettings(), seed), 60))
         for sampled in drawn:
             assert sum(sampled.shares.values()) == pytest.approx(1)
+            assert ("neural" in sampled.shares) == (kind == "neural_artifact")
             assert 0 < sampled.probability <= 1
             assert not tokenizer.byte_table.boundary[sampled.token]
         return [(sampled.token, sampled.probability) for sampled in drawn]
@@ -129,12 +280,17 @@ def test_generation_is_reproducible_and_explains_itself(artifact: Artifact, toke
     assert write(1) != write(2)
 
 
-def test_what_is_written_has_the_probability_that_is_scored(artifact: Artifact, tokenizer: Tokenizer) -> None:
-    generator = Generator(artifact, tokenizer)
-    drawn = list(itertools.islice(generator.tokens(SamplingSettings(), seed=4), 50))
+@pytest.mark.parametrize("kind", ["artifact", "neural_artifact"])
+def test_what_is_written_has_the_probability_that_is_scored(
+    kind: str, request: pytest.FixtureRequest, tokenizer: Tokenizer
+) -> None:
+    artifact = request.getfixturevalue(kind)
+    drawn = list(itertools.islice(Generator(artifact, tokenizer).tokens(SamplingSettings(), seed=4), 80))
     stream = np.array([tokenizer.bos_id, *(sampled.token for sampled in drawn)], np.uint16)
-    nll = artifact_subject(artifact, tokenizer.vocab_size, "eg").scorer().score(stream, 1)
-    np.testing.assert_allclose(nll, [-np.log(sampled.probability) for sampled in drawn], rtol=1e-4)
+    settings = ScoringSettings(ttt="off" if kind == "neural_artifact" else None)
+    result = evaluate(artifact, stream, tokenizer.byte_table, settings)
+    bits = -np.log2([sampled.probability for sampled in drawn]).sum()
+    assert result.bits_per_token * len(drawn) == pytest.approx(bits, rel=1e-5)
 
 
 def test_a_held_out_stream_costs_less_with_what_is_learned(
@@ -143,7 +299,10 @@ def test_a_held_out_stream_costs_less_with_what_is_learned(
     """The mixture over oracle and adaptive experts is better than any of them, and than Hedge."""
     stream = read_stream(data_folder(shard_dir)[1], tokenizer.vocab_size)
     total = {
-        mixer: artifact_subject(artifact, tokenizer.vocab_size, mixer).scorer().score(stream, 1).sum()
+        mixer: artifact_subject(artifact, tokenizer.vocab_size, ScoringSettings(mixer=mixer))
+        .scorer()
+        .score(stream, 1)
+        .sum()
         for mixer in ("eg", "fixed-share", "bayes", "hedge")
     }
     assert total["eg"] < total["fixed-share"] < total["bayes"]

@@ -3,15 +3,17 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use constriction::stream::model::{DecoderModel, EncoderModel};
-use hybridlm_core::codec::predict::Predictor;
+use hybridlm_core::codec::predict::{Neural, Predictor};
 use hybridlm_core::codec::quantise::{Frequencies, PRECISION};
 use hybridlm_core::codec::segment::{Piece, Segmenter};
-use hybridlm_core::codec::{compress, decompress};
+use hybridlm_core::codec::{compress, decompress, BLOCK};
 use hybridlm_core::oracle::dense::{DenseOracle, Table};
 use hybridlm_core::oracle::Oracle;
 use hybridlm_core::parallel::Control;
+use hybridlm_core::{Error, Result};
 use proptest::prelude::*;
 
 const WORDS: [&str; 14] = [" ", "t", "h", "e", "a", "n", "é", "th", " th", "the", " the", "an", "  ", "ana"];
@@ -46,17 +48,45 @@ fn slow_merges(word: &str) -> Vec<String> {
 fn predictor(with_oracle: bool) -> Predictor {
     let vocab = pieces().len();
     let oracle = with_oracle.then(|| some_oracle(vocab));
-    Predictor::new(vocab, oracle, 1).unwrap()
+    Predictor::new(vocab, None, oracle, "stacked", 1).unwrap()
+}
+
+/// A model that expects a token near the last one, with some more of its own arithmetic's making.
+struct Near {
+    bias: f32,
+    calls: usize,
+    /// It fails at this call.
+    fails: usize,
+}
+
+impl Neural for Near {
+    fn next(&mut self, token: u16, row: &mut [f32]) -> Result<()> {
+        self.calls += 1;
+        if self.calls == self.fails {
+            return Err(Error::input("no more"));
+        }
+        let distance = |index: usize| index.abs_diff(usize::from(token)) as f32;
+        row.iter_mut().enumerate().for_each(|(index, p)| *p = self.bias / (1.0 + distance(index)));
+        let sum: f32 = row.iter().sum();
+        row.iter_mut().for_each(|p| *p /= sum);
+        Ok(())
+    }
+}
+
+fn neural_predictor(bias: f32, fails: usize) -> Predictor {
+    let vocab = pieces().len();
+    let neural = Box::new(Near { bias, calls: 0, fails });
+    Predictor::new(vocab, Some(neural), Some(some_oracle(vocab)), "stacked", 1).unwrap()
 }
 
 /// Three orders of an oracle that knows nothing but is sure of it.
-fn some_oracle(vocab: usize) -> Box<dyn Oracle> {
+fn some_oracle(vocab: usize) -> Arc<dyn Oracle> {
     let table = |order: usize, rows: usize| Table {
         order,
         rows: rows as u32,
         cells: (0..rows * vocab).map(|cell| -((cell * 7919 % 1009 % 128) as i8)).collect(),
     };
-    Box::new(DenseOracle::new(vocab, vec![table(1, 1), table(2, vocab), table(3, 64)]).unwrap())
+    Arc::new(DenseOracle::new(vocab, vec![table(1, 1), table(2, vocab), table(3, 64)]).unwrap())
 }
 
 fn texts() -> impl Strategy<Value = Vec<u8>> {
@@ -79,7 +109,8 @@ proptest! {
         prop_assert!((coded.payload.len() as f64) < 1.005 * claimed + 16.0);
         prop_assert!((coded.payload.len() as f64) > 0.995 * claimed - 16.0);
         let back = decompress(
-            &coded.payload, text.len(), &segmenter(), &mut predictor(with_oracle), &control, "test",
+            &coded.payload, text.len(), &coded.checks, &segmenter(), &mut predictor(with_oracle), &control,
+            "test",
         ).unwrap();
         prop_assert_eq!(back, text);
     }
@@ -87,12 +118,14 @@ proptest! {
     #[test]
     fn damage_never_panics(text in texts(), at in any::<prop::sample::Index>(), flip in 1u8..=255) {
         let control = Control::default();
-        let mut payload = compress(&text, &segmenter(), &mut predictor(false), &control).unwrap().payload;
+        let coded = compress(&text, &segmenter(), &mut predictor(false), &control).unwrap();
+        let (mut payload, checks) = (coded.payload, coded.checks);
         prop_assume!(!payload.is_empty());
         let at = at.index(payload.len());
         payload[at] ^= flip;
         for payload in [&payload[..], &payload[..at]] {
-            let back = decompress(payload, text.len(), &segmenter(), &mut predictor(false), &control, "x");
+            let back =
+                decompress(payload, text.len(), &checks, &segmenter(), &mut predictor(false), &control, "x");
             if let Ok(back) = back {
                 prop_assert_eq!(back.len(), text.len());
             }
@@ -141,18 +174,26 @@ proptest! {
 
 #[test]
 fn predictions_are_the_mixture_of_the_experts() {
-    let mut model = predictor(true);
+    for mut model in [predictor(true), neural_predictor(1.0, 0)] {
+        check_mixture(&mut model);
+    }
+}
+
+fn check_mixture(model: &mut Predictor) {
     let text = segmenter().encode(b"the thane then the thane then").unwrap();
     for &token in &text {
-        let row = model.predict().to_vec();
+        let row = model.predict().unwrap().to_vec();
         let sum: f64 = row.iter().map(|&p| f64::from(p)).sum();
         assert!((sum - 1.0).abs() < 1e-5, "{sum}");
-        let weights = model.weights().to_vec();
+        let weights = model.weights().unwrap().to_vec();
         assert_eq!(weights.len(), model.names().len());
-        let mixed: f64 =
-            weights.iter().zip(model.expert_probabilities(token)).map(|(weight, p)| weight * p).sum();
+        let mixed: f64 = weights
+            .iter()
+            .zip(model.expert_probabilities(token).unwrap())
+            .map(|(weight, p)| weight * p)
+            .sum();
         assert!((mixed - f64::from(row[usize::from(token)])).abs() < 1e-6 * (1.0 + mixed));
-        model.update(token);
+        model.update(token).unwrap();
     }
 }
 
@@ -165,8 +206,8 @@ fn a_vocabulary_without_byte_pieces_says_what_it_lacks() {
 
 #[test]
 fn a_foreign_oracle_is_refused() {
-    assert!(Predictor::new(300, Some(some_oracle(pieces().len())), 1).is_err());
-    assert!(Predictor::new(300, None, 300).is_err());
+    assert!(Predictor::new(300, None, Some(some_oracle(pieces().len())), "stacked", 1).is_err());
+    assert!(Predictor::new(300, None, None, "stacked", 300).is_err());
 }
 
 #[test]
@@ -177,4 +218,63 @@ fn long_stretches_without_a_space() {
     }
     // No character is cut in two: each is its own piece.
     assert_eq!(segmenter().encode("é".repeat(5_000).as_bytes()).unwrap().len(), 5_000);
+}
+
+#[test]
+fn a_neural_model_takes_part() {
+    let text = b"the thane then the anthem ".repeat(50);
+    let control = Control::default();
+    let coded = compress(&text, &segmenter(), &mut neural_predictor(1.0, 0), &control).unwrap();
+    let mut model = neural_predictor(1.0, 0);
+    assert_eq!(model.names()[..2], ["neural", "backoff"]);
+    let back =
+        decompress(&coded.payload, text.len(), &coded.checks, &segmenter(), &mut model, &control, "test");
+    assert_eq!(back.unwrap(), text);
+    // What it raises reaches the caller, in both directions.
+    for calls in [1, 7] {
+        let error = compress(&text, &segmenter(), &mut neural_predictor(1.0, calls), &control).err().unwrap();
+        assert_eq!(error.to_string(), "no more");
+        let mut model = neural_predictor(1.0, calls);
+        let back =
+            decompress(&coded.payload, text.len(), &coded.checks, &segmenter(), &mut model, &control, "test");
+        assert_eq!(back.unwrap_err().to_string(), "no more");
+    }
+    let error = neural_predictor(f32::NAN, 0).predict().unwrap_err().to_string();
+    assert!(error.contains("diverged"), "{error}");
+}
+
+/// A predictor whose arithmetic differs in the last bits.
+#[test]
+fn other_arithmetic_is_noticed_at_once() {
+    let text = b"the thane then the anthem ".repeat(50);
+    let control = Control::default();
+    let coded = compress(&text, &segmenter(), &mut neural_predictor(1.0, 0), &control).unwrap();
+    let mut other = neural_predictor(1.1, 0);
+    let error =
+        decompress(&coded.payload, text.len(), &coded.checks, &segmenter(), &mut other, &control, "test");
+    let error = error.unwrap_err().to_string();
+    assert!(error.starts_with("test: from byte") && error.contains("arithmetic"), "{error}");
+    assert!(other.learned() <= 64, "noticed after {} tokens", other.learned());
+}
+
+#[test]
+fn a_block_that_comes_out_otherwise_is_noticed_at_its_end() {
+    let text = b"the thane then the anthem ".repeat(4 * BLOCK / 26);
+    let control = Control::default();
+    let coded = compress(&text, &segmenter(), &mut predictor(false), &control).unwrap();
+    assert_eq!(coded.checks.blocks.len(), text.len() / BLOCK);
+    let mut checks = coded.checks;
+    checks.blocks[1] ^= 1;
+    let mut model = predictor(false);
+    let error = decompress(&coded.payload, text.len(), &checks, &segmenter(), &mut model, &control, "test");
+    assert!(error.unwrap_err().to_string().contains(&format!("from byte {BLOCK} on")));
+    assert!(control.done() as usize >= text.len() && (control.done() as usize) < text.len() + 2 * BLOCK + 8);
+}
+
+#[test]
+fn coding_begins_with_a_new_predictor() {
+    let mut model = predictor(false);
+    model.update(5).unwrap();
+    assert!(compress(b"the", &segmenter(), &mut model, &Control::default()).is_err());
+    assert!(predictor(false).update(pieces().len() as u16).is_err());
 }

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use hybridlm_core::count::{Counts, Layout, Stream};
+use hybridlm_core::counters::Counters;
 use hybridlm_core::hash::fnv1a;
 use hybridlm_core::parallel::Control;
 use hybridlm_core::quant::quantise;
@@ -43,7 +44,7 @@ fn cells(counts: &Counts) -> Vec<Vec<u64>> {
 
 fn assert_equal(counts: &Counts, expected: &[HashMap<(u32, u16), u64>]) {
     let vocab_size = counts.layout().vocab_size();
-    for (table, expected) in counts.tables().iter().zip(expected) {
+    for (table, expected) in cells(counts).iter().zip(expected) {
         assert_eq!(table.iter().sum::<u64>(), expected.values().sum::<u64>());
         for (&(row, token), &count) in expected {
             assert_eq!(table[row as usize * vocab_size + usize::from(token)], count);
@@ -164,11 +165,45 @@ proptest! {
         assert_equal(&counts, &naive(&layout, &streams));
         for index in 0..orders {
             let cells = counts.quantise(index, threads);
-            for (row, cells) in counts.tables()[index].chunks(12).zip(cells.chunks(12)) {
+            for (row, cells) in counts.tables()[index].to_vec().chunks(12).zip(cells.chunks(12)) {
                 for (&count, &cell) in row.iter().zip(cells) {
                     prop_assert_eq!(cell, quantise(count, row.iter().sum(), 12));
                 }
             }
         }
+    }
+
+    #[test]
+    fn counters_are_64_bits_wide(
+        adds in prop::collection::vec((0usize..1500, 0u64..1 << 40), 0..40),
+        high in prop::collection::vec(0usize..1500, 0..10),
+        numbers in prop::collection::vec(any::<u16>(), 1500),
+        times in 0usize..4,
+        part in 1usize..1600,
+        (start, end) in (0usize..1500, 0usize..=1500),
+    ) {
+        let mut counters = Counters::new(1500).unwrap();
+        let mut naive = vec![0u64; 1500];
+        for _ in 0..times {
+            for (index, mut counters) in counters.parts(part).enumerate() {
+                let numbers = &numbers[index * part..][..counters.len()];
+                let byte = |upper: usize| numbers.iter().map(move |number| number.to_le_bytes()[upper]);
+                counters.add_bytes(&byte(0).collect::<Vec<_>>(), &byte(1).collect::<Vec<_>>());
+            }
+            naive.iter_mut().zip(&numbers).for_each(|(count, &number)| *count += u64::from(number));
+        }
+        for &(index, count) in &adds {
+            counters.whole().add(index, count);
+            naive[index] += count;
+        }
+        for &index in &high {
+            counters.add_high(index);
+            naive[index] += 1 << 16;
+        }
+        prop_assert_eq!(&counters.to_vec(), &naive);
+        let range = start.min(end)..end;
+        let mut read = vec![7; range.len()];
+        counters.read(range.clone(), &mut read);
+        prop_assert_eq!(&read, &naive[range]);
     }
 }

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use hybridlm_core::hash::fnv1a;
 use hybridlm_core::oracle::load;
 use hybridlm_core::parallel::Control;
+use hybridlm_core::partial::PartialCounts;
 use hybridlm_core::tokens::Shard;
 use hybridlm_core::Error;
 
@@ -77,4 +78,46 @@ fn bad_files_are_refused() {
         seen += 1;
     }
     assert!(seen >= 10);
+}
+
+/// What is wrong with each file of partial counts under `bad/`, in the words of its refusal. All but the
+/// first five have a right checksum.
+const BAD_PARTS: [(&str, &str); 21] = [
+    ("magic", "is not how partial counts begin"),
+    ("version", "version 2; this program reads version 1"),
+    ("truncated", "a file of 302 bytes, but 301 are here"),
+    ("trailing", "a file of 302 bytes, but 303 are here"),
+    ("flipped", "the checksum is wrong"),
+    ("no_tables", "0 tables, where 1 to 8 are possible"),
+    ("orders_not_ascending", "order 1 is out of order"),
+    ("rows_without_end", "order 4: 4294967295 rows of 16 are more than 2^32 cells"),
+    ("shard_twice", "the shard's hash is out of order"),
+    ("shards_without_end", "the shards' tokens don't fit 64 bits"),
+    ("name_not_utf8", "a shard's name is not UTF-8"),
+    ("chunk_missing", "a chunk's length at offset 228 needs 4 bytes where 0 are left"),
+    ("chunk_too_many", "bytes follow the end of the data"),
+    ("chunk_no_frame", "no zstd frame where one should begin"),
+    ("chunk_bomb", "the zstd frame declares 1048576 bytes"),
+    ("chunk_ends_early", "the chunk's numbers end too early"),
+    ("chunk_trailing", "bytes follow the chunk's last count"),
+    ("cells_too_many", "the chunk has more counts than cells"),
+    ("cell_outside", "a count lies beyond the chunk's cells"),
+    ("count_beyond_tokens", "an n-gram is counted more often than there are tokens"),
+    ("sum", "order 1 counts 399 n-grams, but its shards hold 400"),
+];
+
+#[test]
+fn bad_partial_counts_are_refused_for_what_is_wrong() {
+    for (name, expected) in BAD_PARTS {
+        let name = format!("part_{name}.part");
+        let data = fs::read(folder("bad").join(&name)).unwrap();
+        let error = PartialCounts::from_bytes(&data, &name, 1, &Control::default()).unwrap_err();
+        assert!(matches!(error, Error::Format { .. }), "{name}: {error:?}");
+        let message = error.to_string();
+        assert!(message.starts_with(&name) && message.contains(expected), "{message}");
+    }
+    let parts = fs::read_dir(folder("bad")).unwrap().filter(|entry| {
+        entry.as_ref().unwrap().path().extension().is_some_and(|extension| extension == "part")
+    });
+    assert_eq!(parts.count(), BAD_PARTS.len());
 }

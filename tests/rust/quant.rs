@@ -1,6 +1,6 @@
 //! Rounding to int8, in the corners and against the formula.
 
-use hybridlm_core::quant::{log_sums, quantise, quantise_rows, STEP};
+use hybridlm_core::quant::{log_sums, quantise, quantise_row, STEP};
 
 #[test]
 fn corners() {
@@ -15,11 +15,11 @@ fn corners() {
 #[test]
 fn rows_are_quantised_cell_by_cell() {
     let counts: Vec<u64> = (0..512).map(|i| if i % 3 == 0 { 0 } else { i * i * 7 }).collect();
-    let mut cells = vec![1i8; 512];
-    quantise_rows(&counts, 128, &mut cells);
-    for (row, cells) in counts.chunks(128).zip(cells.chunks(128)) {
+    for row in counts.chunks(128) {
+        let mut cells = vec![1i8; 128];
+        quantise_row(row, &mut cells);
         let total = row.iter().sum();
-        assert!(row.iter().zip(cells).all(|(&count, &cell)| cell == quantise(count, total, 128)));
+        assert!(row.iter().zip(cells).all(|(&count, cell)| cell == quantise(count, total, 128)));
     }
 }
 

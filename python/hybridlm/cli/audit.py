@@ -1,12 +1,17 @@
 """`hybridlm audit`: is an artifact's score honest?"""
 
+import dataclasses
 import json as json_format
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from hybridlm.errors import InputError
+from hybridlm.scoring.settings import ScoringSettings
+
+CHUNK = 4096
 
 
 def audit(
@@ -14,33 +19,39 @@ def audit(
     *,
     val: str,
     tokenizer: Path,
-    mixer: str = "eg",
+    scoring: Annotated[ScoringSettings, tyro.conf.arg(name="")] = ScoringSettings(chunk=CHUNK),  # noqa: B008 - frozen
     max_tokens: int = 20_000,
     rows: int = 64,
     changes: int = 6,
+    skip_world_sizes: bool = False,
+    device: str | None = None,
     seed: int = 0,
     json: bool = False,
 ) -> None:
     """Try the rules of an honest score on an artifact: causal, normalised, scored first, in a single pass.
 
-    Exits with 1 where one is broken.
+    Exits with 1 where one is broken. docs/audit.md says what each rule can and can't show.
 
     Args:
         artifact: The artifact's file.
         val: A glob of shards, read as one stream in the order of their names.
         tokenizer: The tokenizer that the shards and the artifact were made with.
-        mixer: The mixture.
+        scoring: The protocol.
         max_tokens: Use only the first so many targets.
         rows: Positions at which the whole distribution is looked at.
         changes: Positions after which the future is changed, and cut off.
+        skip_world_sizes: Don't run the scorer of a neural model under torchrun, on 1 and 2 processes.
+        device: Where the model runs: cpu or cuda; unset: cuda where there is one.
         seed: Of the positions and the changes.
         json: Print one JSON object.
     """
+    from hybridlm import settings
     from hybridlm.artifact import Artifact
     from hybridlm.data import shards
     from hybridlm.data.tokenizer import Tokenizer
-    from hybridlm.scoring.audit import artifact_subject
+    from hybridlm.scoring import world_sizes
     from hybridlm.scoring.audit import audit as run
+    from hybridlm.scoring.audit_subject import artifact_subject
 
     for name, value in (("--max-tokens", max_tokens), ("--rows", rows), ("--changes", changes)):
         if value < 1:
@@ -51,12 +62,27 @@ def audit(
     stream = shards.read_stream(
         shards.expand(val), vocab_size=vocabulary.vocab_size, max_tokens=max_tokens + 1
     )
+    neural = bundle.neural_blob is not None and not scoring.no_neural
+    if neural and scoring.ttt is None:
+        scoring = dataclasses.replace(scoring, ttt=settings.resolve(ScoringSettings).ttt or "sgd")
+    dist = None
+    if neural:
+        from hybridlm.distributed import Distributed, pick_device
+
+        dist = Distributed(rank=0, world_size=1, local_rank=0, device=pick_device(device))
+    world_size = None
+    if neural and not skip_world_sizes:
+        world_size = world_sizes.compare(bundle, *world_sizes.prefix(bundle, stream, scoring))
     report = run(
-        artifact_subject(bundle, vocabulary.vocab_size, mixer),
+        artifact_subject(bundle, vocabulary.vocab_size, scoring, dist),
         stream,
         vocabulary.vocab_size,
         artifact=bundle,
         tokenizer=vocabulary,
+        world_size=world_size,
+        chunk=scoring.chunk,
+        # What has been trained on is what the chunks say, so other chunks are another score.
+        other_chunks=not neural or scoring.ttt == "off",
         rows=rows,
         changes=changes,
         seed=seed,
@@ -65,9 +91,9 @@ def audit(
         json_format.dump(report.as_dict(), sys.stdout)
         print()
     else:
-        for name, part in report.as_dict().items():
-            if isinstance(part, dict):
-                found = ", ".join(f"{key} {value}" for key, value in part.items() if key != "passed")
-                print(f"{name:12} {'passed' if part['passed'] else 'FAILED'}: {found}")
+        for field in dataclasses.fields(report):
+            part = getattr(report, field.name)
+            if field.name != "passed" and part is not None:
+                print(f"{field.name:12} {'passed' if part.passed else 'FAILED'}: {part}")
     if not report.passed:
         raise InputError(f"{artifact}: its score breaks the rules")

@@ -19,11 +19,13 @@ def compress(
 ) -> None:
     """Compress a file, text or any bytes, with an artifact.
 
-    The same artifact and tokenizer decompress it; they are not counted in the result's size.
+    The same artifact and tokenizer decompress it; they are not counted in the result's size. With a neural
+    model it takes a step of the model per token, and is decompressed by the same version of PyTorch on the
+    same kind of processor.
 
     Args:
         file: What to compress.
-        artifact: The artifact's file; it must hold an oracle or nothing, not a neural model.
+        artifact: The artifact's file.
         tokenizer: The tokenizer that the artifact was made with.
         out: Where the compressed file goes.
         json: Print one JSON object.

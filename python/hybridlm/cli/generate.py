@@ -25,7 +25,7 @@ def generate(
     """Write text with an artifact, as it comes, by drawing from the mixture that is scored.
 
     Args:
-        artifact: The artifact's file; it must hold an oracle or nothing, not a neural model.
+        artifact: The artifact's file.
         tokenizer: The tokenizer that the artifact was made with.
         prompt: What the text begins with.
         tokens: How many tokens to write.

@@ -38,6 +38,11 @@ class Oracle:
         return cls(_core.FrozenOracle.from_bytes(data, name))
 
     @property
+    def native(self) -> _core.FrozenOracle:
+        """The native object behind it, for other native code."""
+        return self._core
+
+    @property
     def orders(self) -> tuple[int, ...]:
         """Ascending; the K experts of every look-up, in this order."""
         return self._core.orders

@@ -1,22 +1,26 @@
 """Is a score honest? The four rules, tried mechanically on whatever scores.
 
-A `Subject` is anything that scores a stream: an artifact with a mixture, or somebody's own predictor. The
-audit only calls it. It never looks inside, so what it finds holds for any kind of predictor:
+A `Subject` is anything that scores a stream: an artifact with a mixture (`audit_subject`), or somebody's own
+predictor. The audit only calls it, so what it finds holds for any kind of predictor:
 
 - *causal*: the stream is scored again with everything after a target changed, and again cut off there; all
   scores up to that target must be the same to the bit.
 - *normalised*: at sampled positions the whole row is asked for before the target is shown. It must sum to
   one, and the score that is then committed must be the row's.
-- *score first*: the run that was asked for rows scores the same, to the bit, as one that wasn't: predicting
-  changed nothing. That the committed score is the one of the row before shows that it was made before
-  anything learned from the target.
+- *score first*: a hash of all state is taken before a row is asked for and again before its target is shown;
+  they must be equal. The target's score must be the row's, so it was made before anything learned from it.
+  And the run that was asked for rows must score the same, to the bit, and end in the same state as one that
+  wasn't.
 - *single pass*: the chunks of a run hold every target once, in order, and other chunks give the same scores
   to the bit.
+- *world size*: so do other numbers of processes (`world_sizes`).
 - *bytes*: the targets' bytes add up to the decoded text's, the artifact's parts to its size, and that is
   within the budget.
+
+docs/audit.md says what each of them can and can't show.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -26,8 +30,7 @@ from numpy.typing import NDArray
 from hybridlm.artifact import BUDGET_BYTES, Artifact
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
-from hybridlm.scoring.evaluate import Mixer, MixtureSpec
-from hybridlm.scoring.experts import AdaptiveCounts, Expert, OnlineCounts, OracleExperts, gather
+from hybridlm.scoring.world_sizes import WorldSize
 
 TOLERANCE = 1e-6
 """Of a row's sum, and of a committed probability against the row's. Rows are float32 inside."""
@@ -46,6 +49,14 @@ class Scorer(Protocol):
         """[V]: ln p of each possible token after ``stream``, which has been scored to its end."""
         ...
 
+    def learn(self, stream: Tokens, start: int) -> None:
+        """Called when the chunk stream[start:] has been committed and more follows."""
+        ...
+
+    def fingerprint(self) -> Mapping[str, bytes]:
+        """By component, a hash of all of its state that later scores depend on."""
+        ...
+
 
 class Subject(Protocol):
     """What is audited."""
@@ -59,6 +70,9 @@ class Subject(Protocol):
         ...
 
 
+# What each rule found. As text: one line of what was tried, and what came of it.
+
+
 @dataclass(frozen=True)
 class Causal:
     passed: bool
@@ -66,6 +80,10 @@ class Causal:
     """Targets after which the stream was changed, and cut off."""
     first_difference: int | None
     """The earliest target whose score knew something from after it."""
+
+    def __str__(self) -> str:
+        found = "no earlier score moved" if self.passed else f"target {self.first_difference} moved"
+        return f"the stream changed, and cut off, after {self.positions} targets: {found}"
 
 
 @dataclass(frozen=True)
@@ -77,6 +95,12 @@ class Normalised:
     max_disagreement: float
     """The largest difference of a committed probability from the row's."""
 
+    def __str__(self) -> str:
+        return (
+            f"{self.positions} whole rows: they sum to 1 within {self.max_error:.1e}, "
+            f"and committed probabilities are theirs within {self.max_disagreement:.1e}"
+        )
+
 
 @dataclass(frozen=True)
 class ScoreFirst:
@@ -85,6 +109,23 @@ class ScoreFirst:
     """Predictions asked for along the way."""
     first_difference: int | None
     """The earliest target whose score changed because of them, or was not that of the row before it."""
+    first_change: int | None
+    """The earliest target before whose commitment the state changed."""
+    changed: tuple[str, ...]
+    """Components that a prediction changed, at once or by the end of the run."""
+    learns: dict[str, str]
+    """By component, when its hash was seen to change: ``target``, ``chunk`` or ``never``."""
+
+    def __str__(self) -> str:
+        learns = ", ".join(f"{name} ({when})" for name, when in self.learns.items())
+        if self.changed:
+            where = "by the end" if self.first_change is None else f"before target {self.first_change}"
+            found = f"{', '.join(self.changed)} changed {where}"
+        elif self.first_difference is not None:
+            found = f"target {self.first_difference} was not scored by the state that predicted it"
+        else:
+            found = "none changed between a prediction and its commitment"
+        return f"{self.rows} predictions; hashes, and after what each changes, of {learns}: {found}"
 
 
 @dataclass(frozen=True)
@@ -94,6 +135,13 @@ class SinglePass:
     chunks: tuple[int, ...]
     """Sizes that were tried."""
     problem: str | None
+
+    def __str__(self) -> str:
+        sizes = ", ".join(map(str, self.chunks))
+        found = self.problem or (
+            "each once, in order" + (", with the same score in all" if len(self.chunks) > 1 else "")
+        )
+        return f"{self.targets:,} targets in chunks of {sizes}: {found}"
 
 
 @dataclass(frozen=True)
@@ -105,62 +153,28 @@ class BytesExact:
     budget_bytes: int
     problem: str | None
 
+    def __str__(self) -> str:
+        found = self.problem or "as many as they decode to"
+        return (
+            f"{self.text_bytes:,} bytes of targets: {found}; "
+            f"the artifact has {self.artifact_bytes:,} of {self.budget_bytes:,} bytes"
+        )
+
 
 @dataclass(frozen=True)
 class AuditReport:
+    """What each rule found; None: it was not tried."""
+
     passed: bool
     causal: Causal
     normalised: Normalised
     score_first: ScoreFirst
     single_pass: SinglePass
+    world_size: WorldSize | None
     bytes_exact: BytesExact | None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-class MixtureSubject:
-    """Experts and a mixture as `hybridlm eval` runs them."""
-
-    def __init__(self, experts: Callable[[], Sequence[Expert]], mixer: str) -> None:
-        self._experts = experts
-        self._spec = MixtureSpec(mixer)
-
-    def scorer(self) -> "MixtureScorer":
-        return MixtureScorer(self._experts(), self._spec)
-
-    def run(self, stream: Tokens, chunk: int) -> Iterator[tuple[int, NDArray[np.float64]]]:
-        scorer = self.scorer()
-        for start in range(1, len(stream), chunk):
-            yield start, scorer.score(stream[: start + chunk], start)
-
-
-class MixtureScorer:
-    """One run of experts and their mixture."""
-
-    def __init__(self, experts: Sequence[Expert], spec: MixtureSpec) -> None:
-        self._experts = experts
-        self._mixer = Mixer(spec, experts)
-
-    def score(self, stream: Tokens, start: int) -> NDArray[np.float64]:
-        return self._mixer.mix(gather(self._experts, stream, start))
-
-    def row(self, stream: Tokens) -> NDArray[np.float64]:
-        return self._mixer.row(stream)
-
-
-def artifact_subject(artifact: Artifact, vocab_size: int, mixer: str) -> MixtureSubject:
-    """The subject that `hybridlm eval` scores. InputError for an artifact with a neural model."""
-    artifact.check_oracle_alone("the audit")
-    oracle = artifact.load_oracle()
-
-    def experts() -> list[Expert]:
-        found: list[Expert] = [OnlineCounts(vocab_size), AdaptiveCounts(vocab_size)]
-        if oracle is not None:
-            found.append(OracleExperts(oracle))
-        return found
-
-    return MixtureSubject(experts, mixer)
 
 
 def audit(
@@ -170,7 +184,9 @@ def audit(
     *,
     artifact: Artifact | None = None,
     tokenizer: Tokenizer | None = None,
+    world_size: WorldSize | None = None,
     chunk: int = 4096,
+    other_chunks: bool = True,
     changes: int = 6,
     rows: int = 64,
     seed: int = 0,
@@ -179,7 +195,10 @@ def audit(
 
     Args:
         artifact, tokenizer: What the bytes are checked against; without them they aren't.
-        chunk: Targets of a chunk; others are tried, too.
+        world_size: What `world_sizes.compare` found, to be reported with the rest.
+        chunk: Targets of a chunk.
+        other_chunks: Try others, too: not where the score depends on them by definition, as with test-time
+            training.
         changes: Positions after which the future is changed.
         rows: Positions at which the whole row is asked for.
     """
@@ -188,17 +207,17 @@ def audit(
     random = np.random.default_rng(seed)
     whole, problem = _run(subject, stream, chunk)
     positions = np.sort(random.choice(np.arange(1, len(stream)), min(rows, len(stream) - 1), replace=False))
-    normalised, score_first = _rows(subject, stream, whole, positions)
+    normalised, score_first = _rows(subject, stream, whole, positions, chunk)
     cuts = random.choice(np.arange(1, len(stream) - 1), min(changes, len(stream) - 2), replace=False)
     causal = _causal(subject, stream, whole, np.sort(cuts), vocab_size, chunk, random)
-    single_pass = _single_pass(subject, stream, whole, problem, chunk)
+    chunks = (chunk, max(1, chunk // 3), 1 + chunk // 7, len(stream)) if other_chunks else (chunk,)
+    single_pass = _single_pass(subject, stream, whole, problem, chunks)
     bytes_exact = None
     if artifact is not None and tokenizer is not None:
         bytes_exact = _bytes(artifact, tokenizer, stream)
-    passed = causal.passed and normalised.passed and score_first.passed and single_pass.passed
-    if bytes_exact is not None:
-        passed = passed and bytes_exact.passed
-    return AuditReport(passed, causal, normalised, score_first, single_pass, bytes_exact)
+    parts = (causal, normalised, score_first, single_pass, world_size, bytes_exact)
+    passed = all(part.passed for part in parts if part is not None)
+    return AuditReport(passed, *parts)
 
 
 def _run(subject: Subject, stream: Tokens, chunk: int) -> tuple[NDArray[np.float64], str | None]:
@@ -249,49 +268,103 @@ def _causal(
     return Causal(first is None, len(cuts), first)
 
 
+class _Watch:
+    """One scorer's walk through the stream, with a look at its state at every stop."""
+
+    def __init__(self, subject: Subject, stream: Tokens) -> None:
+        self.scorer = subject.scorer()
+        self.stream = stream
+        self.nll = np.full(len(stream) - 1, np.nan)
+        self.learns: dict[str, str] = {}
+        self.first_change: int | None = None
+        self.changed: set[str] = set()
+
+    def walk(self, chunk: int, positions: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.float64]]]:
+        """Scores every target; yields each of ``positions`` and its row once the target is committed."""
+        # Nothing has been shown yet; the first token is context.
+        self.scorer.score(self.stream[:1], 1)
+        self.learns = dict.fromkeys(self.scorer.fingerprint(), "never")
+        for start in range(1, len(self.stream), chunk):
+            end, at = min(start + chunk, len(self.stream)), start
+            for position in positions[(positions >= start) & (positions < end)].tolist():
+                self._score(at, position)
+                before = self.scorer.fingerprint()
+                row = self.scorer.row(self.stream[:position])
+                if changed := _changed(before, self.scorer.fingerprint()):
+                    self.changed |= changed
+                    self.first_change = _earliest(self.first_change, position)
+                before = self.scorer.fingerprint()
+                self._score(position, position + 1)
+                self._learned(before, "target")
+                at = position + 1
+                yield position, row
+            self._score(at, end)
+            if end < len(self.stream):
+                before = self.scorer.fingerprint()
+                self.scorer.learn(self.stream[:end], start)
+                self._learned(before, "chunk")
+
+    def _score(self, start: int, end: int) -> None:
+        if start < end:
+            self.nll[start - 1 : end - 1] = self.scorer.score(self.stream[:end], start)
+
+    def _learned(self, before: Mapping[str, bytes], when: str) -> None:
+        for name in _changed(before, self.scorer.fingerprint()):
+            if self.learns.get(name) != "target":
+                self.learns[name] = when
+
+
+def _changed(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> set[str]:
+    return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+
+
 def _rows(
-    subject: Subject, stream: Tokens, whole: NDArray[np.float64], positions: NDArray[np.int64]
+    subject: Subject, stream: Tokens, whole: NDArray[np.float64], positions: NDArray[np.int64], chunk: int
 ) -> tuple[Normalised, ScoreFirst]:
     """Walks the stream once more, and stops before each position for the row of its target."""
-    scorer = subject.scorer()
-    nll = np.full(len(stream) - 1, np.nan)
-    done = 1
+    watch = _Watch(subject, stream)
     errors, disagreements = [], []
     disagrees = None
-    for position in positions.tolist():
-        if done < position:
-            nll[done - 1 : position - 1] = scorer.score(stream[:position], done)
-        elif position == 1:
-            # Nothing has been shown yet; the first token is context.
-            scorer.score(stream[:1], 1)
-        row = scorer.row(stream[:position])
-        nll[position - 1 : position] = scorer.score(stream[: position + 1], position)
-        done = position + 1
+    for position, row in watch.walk(chunk, positions):
         errors.append(abs(float(np.exp(row).sum()) - 1.0))
-        disagreements.append(abs(float(np.exp(row[stream[position]]) - np.exp(-nll[position - 1]))))
+        committed = np.exp(-watch.nll[position - 1])
+        disagreements.append(abs(float(np.exp(row[stream[position]]) - committed)))
         if not disagreements[-1] <= TOLERANCE:
             disagrees = _earliest(disagrees, position)
-    if done < len(stream):
-        nll[done - 1 :] = scorer.score(stream, done)
-    first = _earliest(_difference(whole, nll), disagrees)
+    first = _earliest(_difference(whole, watch.nll), disagrees)
+    # Once more without a look: a prediction may have left something that shows later.
+    unwatched = _Watch(subject, stream)
+    for _ in unwatched.walk(chunk, positions[:0]):
+        pass
+    changed = watch.changed | _changed(unwatched.scorer.fingerprint(), watch.scorer.fingerprint())
     # NumPy's maximum passes NaN on, and no NaN is within the tolerance.
     max_error, max_disagreement = float(np.max(errors)), float(np.max(disagreements))
     fine = max_error <= TOLERANCE and max_disagreement <= TOLERANCE
     return (
         Normalised(fine, len(positions), max_error, max_disagreement),
-        ScoreFirst(first is None, len(positions), first),
+        ScoreFirst(
+            first is None and not changed,
+            len(positions),
+            first,
+            watch.first_change,
+            tuple(sorted(changed)),
+            watch.learns,
+        ),
     )
 
 
 def _single_pass(
-    subject: Subject, stream: Tokens, whole: NDArray[np.float64], problem: str | None, chunk: int
+    subject: Subject,
+    stream: Tokens,
+    whole: NDArray[np.float64],
+    problem: str | None,
+    chunks: tuple[int, ...],
 ) -> SinglePass:
-    chunks = (chunk, max(1, chunk // 3), 1 + chunk // 7, len(stream))
     for size in chunks[1:]:
         nll, other_problem = _run(subject, stream, size)
         problem = problem or other_problem
         if problem is None and (at := _difference(whole, nll)) is not None:
-            problem = f"target {at} is scored otherwise in chunks of {size} than in chunks of {chunk}"
+            problem = f"target {at} is scored otherwise in chunks of {size} than in chunks of {chunks[0]}"
     return SinglePass(problem is None, len(stream) - 1, chunks, problem)
 
 

@@ -1,6 +1,7 @@
 """The neural expert: sliding windows of a stream through the model, spread over the ranks."""
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ class NeuralExpert:
         autocast: torch.dtype | None = None,
     ) -> None:
         self.model = model
+        self.vocab_size = model.config.vocab_size
         self.grid = grid
         self._dist = dist
         self._group = group
@@ -45,14 +47,11 @@ class NeuralExpert:
 
         A collective: every rank calls it with the same arguments and gets the same result.
         """
-        device = self._dist.device
         first_group = self.grid.window_of(start) // self._group
         last_group = self.grid.window_of(len(stream) - 1) // self._group
         origin = self.grid.start(first_group * self._group)
-        visible = torch.from_numpy(stream[origin:].astype(np.int64)).to(device)
-        size = self.grid.last_target((last_group + 1) * self._group - 1) + 1 - origin
-        padded = F.pad(visible, (0, max(0, size - len(visible))))
-        scores = torch.zeros(size, dtype=torch.float32, device=device)
+        padded = self._padded(stream, origin, (last_group + 1) * self._group)
+        scores = torch.zeros(len(padded), dtype=torch.float32, device=self._dist.device)
         self.model.eval()
         for group in range(first_group, last_group + 1):
             if group % self._dist.world_size == self._dist.rank:
@@ -62,24 +61,90 @@ class NeuralExpert:
         self._dist.all_reduce_sum_(scores)
         return scores[start - origin : len(stream) - origin].cpu().numpy()[None]
 
+    @torch.no_grad()
+    def score_rows(
+        self, stream: NDArray[np.uint16], start: int, rows: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """What `score` gives but for rounding, and into ``rows`` [1, N − start, V] ln p of each possible
+        token. Every rank computes all of it."""
+        end = len(stream)
+        self.model.eval()
+        first_group = self.grid.window_of(start) // self._group
+        for group in range(first_group, self.grid.window_of(end - 1) // self._group + 1):
+            windows = range(group * self._group, (group + 1) * self._group)
+            origin = self.grid.start(windows[0])
+            inputs = self._rows(self._padded(stream, origin, windows[-1] + 1), 0)
+            with _autocast(inputs.device, self._autocast):
+                logits = self.model(inputs[:, :-1])
+            for row, window in enumerate(windows):
+                first = max(start, self.grid.first_target(window))
+                last = min(end - 1, self.grid.last_target(window))
+                if first <= last:
+                    at = first - 1 - self.grid.start(window)
+                    shown = logits[row, at : at + last - first + 1].float().log_softmax(dim=-1)
+                    rows[0, first - start : last + 1 - start] = shown.cpu().numpy()
+        targets = stream[start:].astype(np.int64)
+        found: NDArray[np.float32] = np.take_along_axis(rows, targets[None, :, None], axis=2)[..., 0]
+        return found
+
+    @torch.no_grad()
+    def next_log_probs(self, stream: NDArray[np.uint16]) -> NDArray[np.float32]:
+        """float32 [1, V]: ln p of each possible token after ``stream``, from the forward pass that scores it.
+
+        Every rank computes all of it.
+        """
+        target = len(stream)
+        window = self.grid.window_of(target)
+        first = window // self._group * self._group
+        self.model.eval()
+        rows = self._rows(self._padded(stream, self.grid.start(first), first + self._group), 0)
+        with _autocast(rows.device, self._autocast):
+            logits = self.model(rows[:, :-1])
+        # In float64, so that the row sums to one to within what float32 can say of each of its values.
+        row = logits[window - first, target - self.grid.start(window) - 1].double().log_softmax(dim=0)
+        found: NDArray[np.float32] = row.float().cpu().numpy()[None]
+        return found
+
+    def fingerprint(self) -> bytes:
+        return state_hash(self.model.state_dict().values())
+
+    def _padded(self, stream: NDArray[np.uint16], origin: int, end: int) -> torch.Tensor:
+        """int64: stream[origin:], with token 0 after it up to all that windows before ``end`` read."""
+        visible = torch.from_numpy(stream[origin:].astype(np.int64)).to(self._dist.device)
+        return F.pad(visible, (0, max(0, self.grid.last_target(end - 1) + 1 - origin - len(visible))))
+
+    def _rows(self, padded: torch.Tensor, offset: int) -> torch.Tensor:
+        """int64 [group, T + 1]: the windows of the group that begins at ``offset``."""
+        span = padded[offset : offset + self.grid.start(self._group - 1) + self.grid.length + 1]
+        return span.unfold(0, self.grid.length + 1, self.grid.stride)
+
     def _score_group(
         self, padded: torch.Tensor, origin: int, group: int
     ) -> Iterator[tuple[int, torch.Tensor]]:
         """For each window, the first target that it scores and the ln p of all that it scores."""
-        length = self.grid.length
         windows = range(group * self._group, (group + 1) * self._group)
         offset = self.grid.start(windows[0]) - origin
-        span = padded[offset : offset + self.grid.start(self._group - 1) + length + 1]
-        rows = span.unfold(0, length + 1, self.grid.stride)
-        log_probs = target_log_probs(self.model, rows, self._autocast)
+        log_probs = target_log_probs(self.model, self._rows(padded, offset), self._autocast)
         for row, window in enumerate(windows):
             target = self.grid.first_target(window)
             yield target, log_probs[row, target - self.grid.start(window) - 1 :]
 
 
+def _autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def state_hash(tensors: Iterable[torch.Tensor]) -> bytes:
+    """SHA-256 over the bits of all tensors."""
+    hasher = hashlib.sha256()
+    for tensor in tensors:
+        hasher.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return hasher.digest()
+
+
 def target_log_probs(model: GPT, rows: torch.Tensor, autocast: torch.dtype | None) -> torch.Tensor:
     """int64 [B, T + 1] → float32 [B, T]: ln p of each row's tokens after the first."""
-    with torch.autocast(rows.device.type, dtype=autocast, enabled=autocast is not None):
+    with _autocast(rows.device, autocast):
         logits = model(rows[:, :-1])
     nll = F.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="none")
     return -nll.view(rows.shape[0], -1)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from hybridlm.distributed import Distributed
 from hybridlm.model import GPT
+from hybridlm.scoring.neural import state_hash
 from hybridlm.scoring.settings import TTTSettings
 
 LANES = 8
@@ -84,6 +85,11 @@ class TestTimeTrainer:
                 self._step(inputs[first : first + batch], targets[first : first + batch], step / steps)
         if self._dist.device.type == "cuda":
             torch.cuda.synchronize(self._dist.device)  # so that a stage's seconds are its own
+
+    def fingerprint(self) -> bytes:
+        """A hash of the optimiser's state; the weights are the model's."""
+        moments = [self._mean] if self._square is None else [self._mean, self._square]
+        return state_hash([torch.tensor(self._steps), *moments])
 
     def _sequences(self, stream: NDArray[np.uint16], start: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs and targets, int64 [sequences, length], of stream[start:]; the last one is padded."""

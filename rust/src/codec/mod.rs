@@ -1,11 +1,12 @@
 //! Lossless coding by the mixture: the proof of a score is a file of that size which decodes.
 //!
 //! Bytes are cut into pieces of the vocabulary ([`segment`]), each token's distribution comes from the
-//! frozen oracle, the adaptive experts and their mixture ([`predict`]), is rounded to integers
-//! ([`quantise`]), and drives a range coder (the crate `constriction`). The decoder makes the same
-//! predictions from what it has decoded. Both run the same code on one thread; it adds, multiplies,
-//! divides and compares floats in a fixed order, and takes exponentials where an oracle holds logarithms:
-//! a file decodes where those come out the same, that is, with the same build on the same kind of machine.
+//! experts and their mixture ([`predict`]), is rounded to integers ([`quantise`]), and drives a range coder
+//! (the crate `constriction`). The decoder makes the same predictions from what it has decoded. Both run
+//! the same code on one thread. What is here adds, multiplies, divides and compares floats in a fixed
+//! order, and takes exponentials where an oracle holds logarithms; a neural model is run by whoever hands
+//! it in. A file decodes where all of it comes out the same: with the same build on the same kind of
+//! machine. Where it doesn't, that is noticed early, by [`Checks`].
 
 pub mod predict;
 pub mod quantise;
@@ -21,14 +22,60 @@ use quantise::Frequencies;
 use segment::Segmenter;
 
 /// Tokens between two looks at whether to stop.
-const PIECE: usize = 1 << 12;
+const PIECE: usize = 64;
+/// Tokens whose distributions are compared before anything else.
+const FIRST: usize = 64;
+/// Bytes of content that share a checksum.
+pub const BLOCK: usize = 1 << 16;
+
+const OTHERWISE: &str = "what comes out is not what went in: made by another build or on another kind of \
+                         machine, whose arithmetic differs, or altered";
+
+/// What a decoder compares its own work with.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Checks {
+    /// CRC-32 of the first [`FIRST`] tokens' frequencies: shows at once that arithmetic differs.
+    pub first: u32,
+    /// CRC-32 of each whole [`BLOCK`] of the content: shows it before much is decoded in vain.
+    pub blocks: Vec<u32>,
+}
 
 /// Coded bytes, and what the model says that they should take.
 pub struct Coded {
     pub payload: Vec<u8>,
+    pub checks: Checks,
     /// −Σ log₂ p of the tokens, before any rounding.
     pub bits: f64,
     pub tokens: usize,
+}
+
+/// The checksum of the first distributions.
+#[derive(Default)]
+struct FirstRows {
+    rows: usize,
+    hasher: crc32fast::Hasher,
+}
+
+impl FirstRows {
+    fn add(&mut self, frequencies: &Frequencies) {
+        if self.rows < FIRST {
+            self.rows += 1;
+            frequencies.add_to(&mut self.hasher);
+        }
+    }
+
+    fn finish(self) -> u32 {
+        self.hasher.finalize()
+    }
+}
+
+fn check_fresh(predictor: &Predictor) -> Result<()> {
+    match predictor.learned() {
+        0 => Ok(()),
+        learned => Err(Error::input(format!(
+            "this predictor has learned {learned} tokens; coding begins with a new one"
+        ))),
+    }
 }
 
 /// Codes `data` with a predictor at its start. `control` counts bytes.
@@ -38,21 +85,24 @@ pub fn compress(
     predictor: &mut Predictor,
     control: &Control,
 ) -> Result<Coded> {
+    check_fresh(predictor)?;
     let tokens = segmenter.encode(data)?;
     let mut coder = DefaultRangeEncoder::new();
     let mut frequencies = Frequencies::new(predictor.vocab_size())?;
+    let mut first = FirstRows::default();
     let mut bits = 0.0;
     for piece in tokens.chunks(PIECE) {
         for &token in piece {
-            let row = predictor.predict();
+            let row = predictor.predict()?;
             frequencies.round(row);
             bits -= f64::from(row[usize::from(token)]).log2();
+            first.add(&frequencies);
             coder
                 .encode_symbol(token, &frequencies)
                 .map_err(|error| Error::input(format!("the range coder: {error}")))?;
-            predictor.update(token);
+            predictor.update(token)?;
         }
-        control.advance(segmenter.decode(piece)?.len() as u64)?;
+        control.advance(piece.iter().map(|&token| segmenter.bytes(token).len() as u64).sum())?;
     }
     let words = coder.into_compressed().unwrap_or_else(|never| match never {});
     let mut payload: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
@@ -60,21 +110,27 @@ pub fn compress(
     while payload.last() == Some(&0) {
         payload.pop();
     }
-    Ok(Coded { payload, bits, tokens: tokens.len() })
+    let blocks = data.chunks_exact(BLOCK).map(crc32fast::hash).collect();
+    let checks = Checks { first: first.finish(), blocks };
+    Ok(Coded { payload, checks, bits, tokens: tokens.len() })
 }
 
 /// The `length` bytes that were coded, with a predictor at its start.
 ///
-/// A payload that isn't what [`compress`] gave yields other bytes or [`Error::Format`]; the caller has
-/// checksums to tell. `name` stands for it in errors.
+/// A payload that isn't what [`compress`] gave, or arithmetic that isn't what it had, yields [`Error::Format`]
+/// as soon as a check fails; in what follows the last whole block it may also yield other bytes, and the
+/// caller has a checksum to tell. `name` stands for the payload in errors. A block that has no checksum is
+/// not checked.
 pub fn decompress(
     payload: &[u8],
     length: usize,
+    checks: &Checks,
     segmenter: &Segmenter,
     predictor: &mut Predictor,
     control: &Control,
     name: &str,
 ) -> Result<Vec<u8>> {
+    check_fresh(predictor)?;
     let words: Vec<u32> = payload
         .chunks(4)
         .map(|bytes| {
@@ -85,26 +141,39 @@ pub fn decompress(
         .collect();
     let mut coder = DefaultRangeDecoder::from_compressed(words).unwrap_or_else(|never| match never {});
     let mut frequencies = Frequencies::new(predictor.vocab_size())?;
+    let otherwise = |offset: usize| Error::format(name, format!("from byte {offset} on {OTHERWISE}"));
+    let mut first = Some(FirstRows::default());
+    let mut blocks = checks.blocks.iter().zip(0..);
+    let mut next_block = blocks.next();
     let mut data = Vec::new();
-    let mut pieces = 0usize;
+    let mut tokens = 0usize;
     while data.len() < length {
-        frequencies.round(predictor.predict());
-        let token = coder
-            .decode_symbol(&frequencies)
-            .map_err(|error| Error::format(name, format!("not decodable: {error}")))?;
+        frequencies.round(predictor.predict()?);
+        let token = coder.decode_symbol(&frequencies).map_err(|_| otherwise(data.len()))?;
+        if let Some(rows) = &mut first {
+            rows.add(&frequencies);
+        }
         let bytes = segmenter.bytes(token);
         if bytes.is_empty() || bytes.len() > length - data.len() {
-            return Err(Error::format(
-                name,
-                "decodes to something that was never coded: altered or truncated",
-            ));
+            return Err(otherwise(data.len()));
         }
         data.extend_from_slice(bytes);
-        predictor.update(token);
-        pieces += 1;
-        if pieces % PIECE == 0 {
-            control.check()?;
+        tokens += 1;
+        if tokens == FIRST || data.len() == length {
+            if let Some(rows) = first.take() {
+                if rows.finish() != checks.first {
+                    return Err(otherwise(0));
+                }
+            }
         }
+        while let Some((&checksum, index)) = next_block {
+            let Some(block) = data.get(index * BLOCK..(index + 1) * BLOCK) else { break };
+            if crc32fast::hash(block) != checksum {
+                return Err(otherwise(index * BLOCK));
+            }
+            next_block = blocks.next();
+        }
+        predictor.update(token)?;
         control.advance(bytes.len() as u64)?;
     }
     Ok(data)

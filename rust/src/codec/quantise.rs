@@ -49,6 +49,12 @@ impl Frequencies {
         }
     }
 
+    /// Adds all frequencies to a checksum.
+    pub fn add_to(&self, checksum: &mut crc32fast::Hasher) {
+        let bytes: Vec<u8> = self.frequencies.iter().flat_map(|frequency| frequency.to_le_bytes()).collect();
+        checksum.update(&bytes);
+    }
+
     fn cumulative(&self, token: usize) -> u32 {
         let start = token / STRIDE;
         self.before[start] + self.frequencies[start * STRIDE..token].iter().sum::<u32>()

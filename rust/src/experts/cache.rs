@@ -1,5 +1,7 @@
 //! A cache of the latest tokens: an occurrence counts γ times less with every token after it.
 
+use crate::fingerprint::{Fingerprint, Stateful};
+
 /// γ: half of the weight lies on the last 70 tokens.
 const GAMMA: f32 = 0.99;
 /// Imagined occurrences, shared out evenly over the vocabulary.
@@ -47,5 +49,12 @@ impl Cache {
     fn prior(&self) -> (f32, f32) {
         let prior = PRIOR * self.scale;
         (prior / self.weights.len() as f32, 1.0 / (self.total + prior))
+    }
+}
+
+impl Stateful for Cache {
+    fn add_state(&self, to: &mut Fingerprint) {
+        to.add(&self.weights);
+        to.add([self.total, self.scale]);
     }
 }

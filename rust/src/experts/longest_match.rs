@@ -5,6 +5,7 @@
 //! place of every hash. A place that has left the ring is no match.
 
 use super::mix;
+use crate::fingerprint::{Fingerprint, Stateful};
 use crate::{Error, Result};
 
 /// Matches longer than this share one confidence.
@@ -126,5 +127,14 @@ impl LongestMatch {
         (1..=reach)
             .take_while(|&back| self.ring[(place - back) & mask] == self.ring[(self.seen - back) & mask])
             .count()
+    }
+}
+
+impl Stateful for LongestMatch {
+    fn add_state(&self, to: &mut Fingerprint) {
+        to.add_slice(&self.ring[..self.seen.min(self.ring.len())]);
+        to.add_slice(&self.latest);
+        to.add([self.seen, self.at, self.length]);
+        to.add(self.confidences.iter().flat_map(|confidence| [confidence.value, confidence.uses]));
     }
 }

@@ -18,6 +18,7 @@
 //! of the same kind over these sets. The result is linear in the experts: Σ_s v_s w_sk is one weight each.
 
 use super::Mixture;
+use crate::fingerprint::{Fingerprint, Stateful};
 
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -111,6 +112,13 @@ impl Mixture for ExponentiatedGradient {
             *mixed = step(set, probabilities, learner.rate, self.floor);
         }
         step(&mut self.top, &self.mixed, self.top_rate, self.floor)
+    }
+}
+
+impl Stateful for ExponentiatedGradient {
+    fn add_state(&self, to: &mut Fingerprint) {
+        self.learners.iter().for_each(|learner| to.add(&learner.weights));
+        to.add(&self.top);
     }
 }
 

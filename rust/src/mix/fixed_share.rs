@@ -8,6 +8,7 @@
 //! and they must come back from there if they turn out to be good after all. Gates are not used.
 
 use super::Mixture;
+use crate::fingerprint::{Fingerprint, Stateful};
 
 pub const SHARE: f64 = 0.02;
 
@@ -52,5 +53,11 @@ impl Mixture for FixedShare {
             }
         }
         mixed
+    }
+}
+
+impl Stateful for FixedShare {
+    fn add_state(&self, to: &mut Fingerprint) {
+        to.add(&self.log_weights);
     }
 }

@@ -4,6 +4,7 @@
 //! need not sum to one: experts that agree may sharpen each other. It takes every expert's whole row, so it
 //! costs V times what a linear mixture does.
 
+use crate::fingerprint::{Fingerprint, Stateful};
 use crate::{Error, Result};
 
 /// The step is RATE / √targets, but not below LEAST_RATE.
@@ -84,5 +85,12 @@ impl Geometric {
             }
         }
         Ok(())
+    }
+}
+
+impl Stateful for Geometric {
+    fn add_state(&self, to: &mut Fingerprint) {
+        to.add(&self.exponents);
+        to.add([self.targets]);
     }
 }

@@ -68,6 +68,30 @@ impl DenseOracle {
         &self.tables
     }
 
+    /// Writes the log-probability of each token, given the row of its context; up to a block of them.
+    fn look_up(&self, table: &[i8], log_sums: &[f32], rows: &[u32], tokens: &[u16], out: &mut [f32]) {
+        let vocab_size = self.vocab_size as u32;
+        let (mut places, mut cells) = ([0u32; BLOCK], [0i8; BLOCK]);
+        hash::wide_registers(
+            #[inline(always)]
+            || {
+                // One thing at a time: the look-ups overlap in memory, and the arithmetic vectorises.
+                for ((place, &row), &token) in places.iter_mut().zip(rows).zip(tokens) {
+                    *place = row * vocab_size + u32::from(token);
+                }
+                for (cell, &place) in cells[..rows.len()].iter_mut().zip(&places) {
+                    *cell = table[place as usize];
+                }
+                for (value, &row) in out.iter_mut().zip(rows) {
+                    *value = log_sums[row as usize];
+                }
+                for (value, &cell) in out.iter_mut().zip(&cells) {
+                    *value = f32::from(cell) * quant::STEP as f32 - *value;
+                }
+            },
+        );
+    }
+
     /// Per row of the table at `index`, ln Σ exp(dequantised).
     pub fn log_sums(&self, index: usize) -> &[f32] {
         &self.log_sums[index]
@@ -121,23 +145,14 @@ impl Oracle for DenseOracle {
     }
 
     fn target_kernel(&self, tokens: &[u16], range: Range<usize>, out: &mut [&mut [f32]]) {
-        let (mut rows, mut cells) = ([0u32; BLOCK], [0i8; BLOCK]);
+        let mut rows = [0u32; BLOCK];
         for ((table, log_sums), out) in self.tables.iter().zip(&self.log_sums).zip(out) {
-            for (index, block) in out.chunks_mut(BLOCK).enumerate() {
+            for (index, values) in out.chunks_mut(BLOCK).enumerate() {
                 let first = range.start + index * BLOCK;
-                let tokens_here = &tokens[first..first + block.len()];
+                let block = first..first + values.len();
                 let rows = &mut rows[..block.len()];
-                hash::context_rows_in(tokens, first..first + block.len(), table.order, table.rows, rows);
-                // One thing at a time: the look-ups overlap in memory, and the arithmetic vectorises.
-                for ((cell, &row), &token) in cells.iter_mut().zip(rows.iter()).zip(tokens_here) {
-                    *cell = table.cells[row as usize * self.vocab_size + usize::from(token)];
-                }
-                for (value, &row) in block.iter_mut().zip(rows.iter()) {
-                    *value = log_sums[row as usize];
-                }
-                for (value, &cell) in block.iter_mut().zip(&cells) {
-                    *value = f32::from(cell) * quant::STEP as f32 - *value;
-                }
+                hash::context_rows_in(tokens, block.clone(), table.order, table.rows, rows);
+                self.look_up(&table.cells, log_sums, rows, &tokens[block], values);
             }
         }
     }

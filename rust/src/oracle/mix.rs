@@ -6,8 +6,11 @@
 
 use crate::quant::STEP;
 
-/// Tokens mixed at a time: one 256-bit register of them.
+/// Tokens in a 256-bit register.
 const LANES: usize = 8;
+
+/// Registers of tokens that are mixed at a time, so that what a row costs once is shared by many tokens.
+const REGISTERS: usize = 4;
 
 /// One row and what its exponentials are to be multiplied by.
 pub struct Row<'a> {
@@ -50,27 +53,33 @@ fn mix_from(first: usize, rows: &[Row], low: &[f32; 8], middle: &[f32; 8], step:
 fn mix_avx2(rows: &[Row], low: &[f32; 8], middle: &[f32; 8], step: f32, out: &mut [f32]) {
     use std::arch::x86_64::*;
 
-    let lanes = out.len() - out.len() % LANES;
+    const TOKENS: usize = LANES * REGISTERS;
+    let whole = out.len() - out.len() % TOKENS;
     // SAFETY: both arrays are one register long; unaligned loads need no more.
     let (low_register, middle_register) =
         unsafe { (_mm256_loadu_ps(low.as_ptr()), _mm256_loadu_ps(middle.as_ptr())) };
-    for first in (0..lanes).step_by(LANES) {
-        let mut sum = _mm256_setzero_ps();
+    for (first, out) in (0..).step_by(TOKENS).zip(out[..whole].chunks_exact_mut(TOKENS)) {
+        let mut sums = [_mm256_setzero_ps(); REGISTERS];
         for row in rows {
-            let cells: &[i8] = &row.cells[first..first + LANES];
-            // SAFETY: eight bytes are there.
-            let cells = unsafe { _mm_loadl_epi64(cells.as_ptr().cast()) };
-            let level = _mm256_abs_epi32(_mm256_cvtepi8_epi32(cells));
-            // Permutations look at the lowest three bits of an index only.
-            let fine = _mm256_permutevar8x32_ps(low_register, level);
-            let coarse = _mm256_permutevar8x32_ps(middle_register, _mm256_srli_epi32::<3>(level));
-            // Bit 6 becomes the sign, which is what blending looks at.
-            let bit = _mm256_castsi256_ps(_mm256_slli_epi32::<25>(level));
-            let high = _mm256_blendv_ps(_mm256_set1_ps(row.scale), _mm256_set1_ps(row.scale * step), bit);
-            sum = _mm256_add_ps(sum, _mm256_mul_ps(_mm256_mul_ps(fine, coarse), high));
+            let (scale, scale_step) = (_mm256_set1_ps(row.scale), _mm256_set1_ps(row.scale * step));
+            let cells = row.cells[first..first + TOKENS].chunks_exact(LANES);
+            for (sum, cells) in sums.iter_mut().zip(cells) {
+                // SAFETY: eight bytes are there.
+                let cells = unsafe { _mm_loadl_epi64(cells.as_ptr().cast()) };
+                let level = _mm256_abs_epi32(_mm256_cvtepi8_epi32(cells));
+                // Permutations look at the lowest three bits of an index only.
+                let fine = _mm256_permutevar8x32_ps(low_register, level);
+                let coarse = _mm256_permutevar8x32_ps(middle_register, _mm256_srli_epi32::<3>(level));
+                // Bit 6 becomes the sign, which is what blending looks at.
+                let bit = _mm256_castsi256_ps(_mm256_slli_epi32::<25>(level));
+                let high = _mm256_blendv_ps(scale, scale_step, bit);
+                *sum = _mm256_add_ps(*sum, _mm256_mul_ps(_mm256_mul_ps(fine, coarse), high));
+            }
         }
-        // SAFETY: eight floats are there.
-        unsafe { _mm256_storeu_ps(out[first..first + LANES].as_mut_ptr(), sum) };
+        for (out, sum) in out.chunks_exact_mut(LANES).zip(sums) {
+            // SAFETY: eight floats are there.
+            unsafe { _mm256_storeu_ps(out.as_mut_ptr(), sum) };
+        }
     }
-    mix_from(lanes, rows, low, middle, step, out);
+    mix_from(whole, rows, low, middle, step, out);
 }

@@ -16,7 +16,7 @@ pub mod survey;
 
 use std::ops::Range;
 
-use crate::{parallel, Error, Result};
+use crate::{parallel, tokens, Error, Result};
 
 /// Values a piece of work fills at least, so that threads are not started for next to nothing.
 const PIECE: usize = 1 << 15;
@@ -184,11 +184,11 @@ fn pieces(out: &mut [f32], columns: usize, width: usize, threads: usize) -> Vec<
     pieces
 }
 
-pub(crate) fn check_tokens(tokens: &[u16], vocab_size: usize) -> Result<()> {
-    match tokens.iter().position(|&token| usize::from(token) >= vocab_size) {
+pub(crate) fn check_tokens(stream: &[u16], vocab_size: usize) -> Result<()> {
+    match tokens::out_of_vocabulary(stream, vocab_size) {
         Some(index) => Err(Error::input(format!(
             "token {} at position {index} is outside the vocabulary of {vocab_size}",
-            tokens[index]
+            stream[index]
         ))),
         None => Ok(()),
     }

@@ -1,5 +1,7 @@
 //! Frozen oracles.
 
+use std::sync::Arc;
+
 use numpy::ndarray::{Array2, Array3};
 use numpy::{
     IntoPyArray, PyArray1, PyArray2, PyArray3, PyReadonlyArray1, PyReadonlyArray2, PyReadwriteArray2,
@@ -13,8 +15,8 @@ use super::{interruptible, positions as positions_array, slice, tokens as tokens
 use crate::oracle::{self, Info, Oracle};
 
 #[pyclass(module = "hybridlm._core", frozen)]
-struct FrozenOracle {
-    core: Box<dyn Oracle>,
+pub(super) struct FrozenOracle {
+    pub(super) core: Arc<dyn Oracle>,
     nbytes: usize,
 }
 
@@ -24,7 +26,7 @@ impl FrozenOracle {
     #[pyo3(signature = (data, name="oracle", threads=1))]
     fn from_bytes(py: Python<'_>, data: &[u8], name: &str, threads: usize) -> PyResult<Self> {
         let core = interruptible(py, None, |control| oracle::load(data, name, threads, control))?;
-        Ok(Self { core, nbytes: data.len() })
+        Ok(Self { core: core.into(), nbytes: data.len() })
     }
 
     #[getter]

@@ -5,6 +5,7 @@ weight of expert k is proportional to w_k exp(−η L_k). It converges to the be
 best mixture, and is kept as the reference that other mixtures are compared with.
 """
 
+import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
@@ -53,6 +54,7 @@ class _ByCumulativeLoss:
     """Weights that are the initial ones less η times the losses so far."""
 
     families: ClassVar[tuple[str, ...]] = FAMILIES
+    evidence: ClassVar[bool] = False
 
     def __init__(self, experts: Sequence[str], gate_sizes: Sequence[int] = ()) -> None:
         self._initial = initial_log_weights(experts)
@@ -66,6 +68,9 @@ class _ByCumulativeLoss:
     def weights(self, gates: NDArray[np.uint8] | None = None) -> NDArray[np.float64]:
         return np.exp(self.log_weights)
 
+    def fingerprint(self) -> bytes:
+        return hashlib.sha256(self._loss.tobytes()).digest()
+
 
 @register("hedge")
 class SpanHedge(_ByCumulativeLoss):
@@ -78,6 +83,9 @@ class SpanHedge(_ByCumulativeLoss):
     def __init__(self, experts: Sequence[str], gate_sizes: Sequence[int] = ()) -> None:
         super().__init__(experts, gate_sizes)
         self._unfinished = np.empty((len(experts), 0))
+
+    def fingerprint(self) -> bytes:
+        return hashlib.sha256(super().fingerprint() + self._unfinished.tobytes()).digest()
 
     def mix(
         self, log_probs: NDArray[np.float32], gates: NDArray[np.uint8] | None = None

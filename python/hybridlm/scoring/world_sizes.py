@@ -1,0 +1,128 @@
+"""Does a score depend on the number of processes? The scorer under torchrun, on one process and on two.
+
+`compare` starts torchrun for each number, with gloo on the CPU and one thread a process. Every process runs
+this module and writes the scores that it came to; all of them must be the same to the bit.
+"""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybridlm.artifact import Artifact
+from hybridlm.errors import InputError
+from hybridlm.files import atomic_write_bytes
+from hybridlm.scoring.settings import ScoringSettings, TTTSettings
+
+SIZES = (1, 2)
+
+
+@dataclass(frozen=True)
+class WorldSize:
+    """What came of it.
+
+    Attributes:
+        world_sizes: numbers of processes.
+        targets, chunk, ttt: of each run.
+        first_difference: the earliest target, counted from 1, that any process scored otherwise.
+    """
+
+    passed: bool
+    world_sizes: tuple[int, ...]
+    targets: int
+    chunk: int
+    ttt: str
+    first_difference: int | None
+
+    def __str__(self) -> str:
+        found = "the same bits on every process" if self.passed else f"target {self.first_difference} differs"
+        sizes = " and ".join(map(str, self.world_sizes))
+        return (
+            f"{self.targets:,} targets on {sizes} processes, TTT {self.ttt}, chunks of {self.chunk}: {found}"
+        )
+
+
+def prefix(
+    artifact: Artifact, stream: NDArray[np.uint16], settings: ScoringSettings
+) -> tuple[NDArray[np.uint16], ScoringSettings]:
+    """As much of the stream as gives each of two processes a forward pass of the model, in two chunks: one to
+    learn from, and one to score with what was learned."""
+    neural = artifact.neural_header()
+    window = settings.window or (neural.model.get("sequence_length", 0) if neural else 0)
+    stride = settings.stride or max(1, window // 2)
+    targets = min(len(stream) - 1, 2 * settings.batch * stride + window)
+    chunk = max(1, min(settings.chunk, targets // 2))
+    return stream[: targets + 1], dataclasses.replace(settings, chunk=chunk)
+
+
+def compare(
+    artifact: Artifact,
+    stream: NDArray[np.uint16],
+    settings: ScoringSettings,
+    *,
+    worker: str = "hybridlm.scoring.world_sizes",
+) -> WorldSize:
+    """Scores ``stream`` under torchrun, in chunks of ``settings.chunk``, once for each of `SIZES`.
+
+    ``worker`` is the module that the processes run. Raises InputError where they fail.
+    """
+    with tempfile.TemporaryDirectory(prefix="hybridlm-audit-") as name:
+        folder = Path(name)
+        atomic_write_bytes(folder / "artifact.pgar", artifact.to_bytes())
+        np.save(folder / "stream.npy", stream, allow_pickle=False)
+        (folder / "settings.json").write_text(json.dumps(dataclasses.asdict(settings)))
+        scores = [score for size in SIZES for score in _torchrun(worker, folder, size)]
+    first = None
+    for other in scores[1:]:
+        different = np.flatnonzero(scores[0].view(np.int64) != other.view(np.int64))
+        if len(different) and (first is None or different[0] + 1 < first):
+            first = int(different[0]) + 1
+    return WorldSize(first is None, SIZES, len(stream) - 1, settings.chunk, settings.ttt or "sgd", first)
+
+
+def _torchrun(worker: str, folder: Path, size: int) -> list[NDArray[np.float64]]:
+    """The nll [N − 1] that each of ``size`` processes came to."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "-m", worker, str(folder)], env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if "Error" in line] or ["no reason given"]
+        raise InputError(f"the scorer failed under torchrun with {size} processes: {lines[0].strip()}")
+    return [np.load(_result(folder, size, rank), allow_pickle=False) for rank in range(size)]
+
+
+def _result(folder: Path, size: int, rank: int) -> Path:
+    return folder / f"nll_{rank}_of_{size}.npy"
+
+
+def run_worker(folder: Path) -> None:
+    """One process of a group: scores the folder's stream and writes what came out."""
+    from hybridlm.distributed import initialise
+    from hybridlm.scoring.audit_subject import artifact_subject
+
+    options: dict[str, Any] = json.loads((folder / "settings.json").read_text())
+    settings = ScoringSettings(**{**options, "ttt_options": TTTSettings(**options["ttt_options"])})
+    stream = np.load(folder / "stream.npy", allow_pickle=False)
+    dist = initialise("cpu")
+    try:
+        artifact = Artifact.from_file(folder / "artifact.pgar")
+        vocab_size = int(artifact.summary()["vocab_size"])
+        subject = artifact_subject(artifact, vocab_size, settings, dist)
+        nll = np.concatenate([chunk for _, chunk in subject.run(stream, settings.chunk)])
+        np.save(_result(folder, dist.world_size, dist.rank), nll, allow_pickle=False)
+    finally:
+        dist.close()
+
+
+if __name__ == "__main__":
+    run_worker(Path(sys.argv[1]))

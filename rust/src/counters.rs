@@ -1,0 +1,134 @@
+//! Tables of 64-bit counters, nearly all of which stay small.
+//!
+//! The low sixteen bits of every counter lie side by side. What exceeds them lies in groups of 64-bit
+//! numbers, each made when one of its counters first needs it. So the counters of a corpus of some
+//! hundred million tokens fit the processor's outer cache, where 64 bits for each would not.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::OnceLock;
+
+use crate::memory::Zeroed;
+
+/// Counters whose upper bits are kept together.
+const GROUP: usize = 512;
+
+/// Bits above the low sixteen, of a group of counters; none yet where all are zero.
+type High = OnceLock<Box<[AtomicU64; GROUP]>>;
+
+/// A fixed number of counters, zero at first.
+#[derive(Debug)]
+pub struct Counters {
+    low: Zeroed<u16>,
+    high: Vec<High>,
+}
+
+impl Counters {
+    /// None if there is no memory for it.
+    pub fn new(length: usize) -> Option<Self> {
+        let mut high = Vec::new();
+        high.try_reserve_exact(length.div_ceil(GROUP)).ok()?;
+        high.resize_with(length.div_ceil(GROUP), OnceLock::new);
+        Some(Self { low: Zeroed::new(length)?, high })
+    }
+
+    pub fn len(&self) -> usize {
+        self.low.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.low.is_empty()
+    }
+
+    /// Writes the counters of `range` to `out`, which is as long.
+    pub fn read(&self, range: Range<usize>, out: &mut [u64]) {
+        for (count, &low) in out.iter_mut().zip(&self.low[range.clone()]) {
+            *count = u64::from(low);
+        }
+        for group in range.start / GROUP..range.end.div_ceil(GROUP) {
+            let Some(high) = self.high[group].get() else { continue };
+            let first = group * GROUP;
+            for index in range.start.max(first)..range.end.min(first + GROUP) {
+                out[index - range.start] += high[index - first].load(Ordering::Relaxed) << 16;
+            }
+        }
+    }
+
+    pub fn to_vec(&self) -> Vec<u64> {
+        let mut out = vec![0; self.len()];
+        self.read(0..self.len(), &mut out);
+        out
+    }
+
+    /// Adds 65,536 to one counter, from any thread.
+    pub fn add_high(&self, index: usize) {
+        add_high(&self.high, index, 1);
+    }
+
+    /// The counters in parts of `length`, for threads to share.
+    pub fn parts(&mut self, length: usize) -> impl Iterator<Item = Part<'_>> {
+        let high = &self.high[..];
+        let parts = self.low.chunks_mut(length).enumerate();
+        parts.map(move |(index, low)| Part { first: index * length, low, high })
+    }
+
+    pub fn whole(&mut self) -> Part<'_> {
+        Part { first: 0, low: &mut self.low, high: &self.high }
+    }
+}
+
+fn add_high(high: &[High], index: usize, count: u64) {
+    let group = high[index / GROUP].get_or_init(|| Box::new([const { AtomicU64::new(0) }; GROUP]));
+    group[index % GROUP].fetch_add(count, Ordering::Relaxed);
+}
+
+/// Counters that one thread adds to.
+pub struct Part<'a> {
+    /// Where the part begins in its table.
+    first: usize,
+    low: &'a mut [u16],
+    /// Of the whole table: a group may reach into the next part.
+    high: &'a [High],
+}
+
+impl Part<'_> {
+    pub fn len(&self) -> usize {
+        self.low.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.low.is_empty()
+    }
+
+    #[inline]
+    pub fn add(&mut self, index: usize, count: u64) {
+        let sum = u64::from(self.low[index]) + (count & 0xffff);
+        self.low[index] = sum as u16;
+        let above = (count >> 16) + (sum >> 16);
+        if above != 0 {
+            add_high(self.high, self.first + index, above);
+        }
+    }
+
+    /// Adds a number of two bytes to each counter.
+    pub fn add_bytes(&mut self, lower: &[u8], upper: &[u8]) {
+        let numbers = lower.chunks(GROUP).zip(upper.chunks(GROUP));
+        for (group, (low, (lower, upper))) in self.low.chunks_mut(GROUP).zip(numbers).enumerate() {
+            let number = |lower, upper| u16::from_le_bytes([lower, upper]);
+            let mut carried = false;
+            for ((low, &lower), &upper) in low.iter_mut().zip(lower).zip(upper) {
+                let (sum, carry) = low.overflowing_add(number(lower, upper));
+                *low = sum;
+                carried |= carry;
+            }
+            if carried {
+                for (index, ((&low, &lower), &upper)) in low.iter().zip(lower).zip(upper).enumerate() {
+                    // A sum that wrapped is less than either term.
+                    if low < number(lower, upper) {
+                        add_high(self.high, self.first + group * GROUP + index, 1);
+                    }
+                }
+            }
+        }
+    }
+}
