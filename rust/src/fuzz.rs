@@ -5,6 +5,9 @@
 
 use crate::codec::predict::Predictor;
 use crate::codec::segment::{Piece, Segmenter};
+use crate::oracle::sparse::counts::{self, SparseCounts};
+use crate::oracle::sparse::cutoff;
+use crate::oracle::sparse::trie::Trie;
 use crate::oracle::{self, Oracle};
 use crate::parallel::Control;
 use crate::partial::{self, PartialCounts};
@@ -16,7 +19,7 @@ const MAX_BYTES: usize = 1 << 20;
 pub type Entry = fn(&[u8]);
 
 /// As under `fuzz/fuzz_targets`.
-pub const ENTRIES: [Entry; 5] = [oracle, shard, zstd, partial, codec];
+pub const ENTRIES: [Entry; 6] = [oracle, shard, zstd, partial, codec, sparse_counts];
 
 /// Reads an oracle file as it is, and again as what a zstd frame would hold; looks up in what is accepted.
 pub fn oracle(data: &[u8]) {
@@ -60,6 +63,21 @@ pub fn partial(data: &[u8]) {
         if let Ok(counts) = read(data) {
             let written = counts.to_bytes(1, &Control::default());
             assert!(written.is_ok_and(|written| read(&written).is_ok()));
+        }
+    }
+}
+
+/// Reads sparse partial counts as they are, and again with their checksum made right; makes a trie of them.
+pub fn sparse_counts(data: &[u8]) {
+    let control = Control::default();
+    let mut sealed = data.to_vec();
+    counts::seal(&mut sealed);
+    for data in [data, &sealed] {
+        let Ok(counts) = SparseCounts::from_bytes(data.to_vec(), "fuzz", &control) else { continue };
+        for rare in [0, 1] {
+            if let Ok(mut trie) = Trie::build(&counts, rare, 1, &control) {
+                assert!(cutoff::pass_on(&counts, &mut trie, rare, 1, &control).is_ok());
+            }
         }
     }
 }

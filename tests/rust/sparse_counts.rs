@@ -182,6 +182,22 @@ fn a_sample_is_found_in_the_samples_of_any_parts() {
     assert!(Sample::unpack(&whole.pack(), 100).unwrap_err().contains("outside the vocabulary"));
 }
 
+/// Readers must understand it for ever; what it holds is worked out from the text here.
+#[test]
+fn the_golden_file_means_what_it_always_meant() {
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/good"));
+    let counts = SparseCounts::open(&folder.join("sparse_counts.part"), &Control::default()).unwrap();
+    // The golden shard: 0, 1, 4, 9, ... modulo 13.
+    let stream: Vec<u16> = (0..400u32).map(|i| (i * i % 13) as u16).collect();
+    assert_eq!((counts.kind(), counts.tokens()), (Kind::new(16, 4).unwrap(), 400));
+    assert_eq!(counts.shards()[0].name, "tokens.bin");
+    let found = entries(&counts, 1).unwrap();
+    let found: Vec<(Vec<u16>, _)> =
+        found.iter().map(|e| (e.ngram.tokens().collect(), (e.count, e.documents))).collect();
+    assert_eq!(found, naive(&[stream.clone()], 4).into_iter().collect::<Vec<_>>());
+    assert_eq!(*counts.sample(), Sample::of(&[&stream]));
+}
+
 // Damaged files.
 
 fn small() -> Vec<u8> {

@@ -614,6 +614,14 @@ impl<'a, W: Write> Writer<'a, W> {
     }
 }
 
+/// Makes the checksum at the end of what may be a file right.
+pub(crate) fn seal(data: &mut [u8]) {
+    if let Some(covered) = data.len().checked_sub(HASH_BYTES) {
+        let hash = blake3::hash(&data[..covered]);
+        data[covered..].copy_from_slice(hash.as_bytes());
+    }
+}
+
 /// What a file says before its chunks are unpacked.
 struct Scanned {
     kind: Kind,
