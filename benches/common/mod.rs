@@ -29,7 +29,8 @@ pub fn tokens(count: usize) -> Vec<u16> {
     chain.collect()
 }
 
-/// One thread, and all cores.
+/// One thread, and all cores. Not every benchmark asks.
+#[allow(dead_code)]
 pub fn threads() -> Vec<usize> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     if cores == 1 {

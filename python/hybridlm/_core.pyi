@@ -236,8 +236,12 @@ class OnlineExperts:
     def observe(self, tokens: NDArray[np.uint16]) -> None:
         """Learns tokens without scoring them, such as the first one of a stream."""
 
-    def score(self, tokens: NDArray[np.uint16]) -> NDArray[np.float32]:
-        """``[e, j]`` = ln p of tokens[j] given all tokens before it, [4, n]; then learns it."""
+    def score(
+        self, tokens: NDArray[np.uint16], rows: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """``[e, j]`` = ln p of tokens[j] given all tokens before it, [4, n]; then learns it.
+
+        Into ``rows`` [4, n, V] goes ln p of every token that there might have been instead."""
 
     def next_log_probs(self) -> NDArray[np.float32]:
         """``[e, v]`` = ln p of each possible next token, [4, V]; learns nothing."""
@@ -249,19 +253,31 @@ class AdaptiveExperts:
 
     names: of the 3 experts. gate_sizes: how many values each of the G gates has; a gate is a small number,
     known before its target, by which a mixture may choose weights.
+
+    counting_names: of those experts that rest on counted contexts. evidence_names: of the L lengths of
+    context that the n-gram model has. class_sizes: how many classes the contexts of each have, with 0 for
+    a context that isn't known.
     """
 
     names: ClassVar[tuple[str, ...]]
     gate_sizes: ClassVar[tuple[int, ...]]
+    counting_names: ClassVar[tuple[str, ...]]
+    evidence_names: ClassVar[tuple[str, ...]]
+    class_sizes: ClassVar[tuple[int, ...]]
     def __new__(cls, vocab_size: int) -> AdaptiveExperts: ...
     @property
     def vocab_size(self) -> int: ...
     def observe(self, tokens: NDArray[np.uint16]) -> None:
         """Learns tokens without scoring them, such as the first one of a stream."""
 
-    def score(self, tokens: NDArray[np.uint16]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """``[e, j]`` = ln p of tokens[j] given all tokens before it, [3, n], and the gates that each token
-        met, [G, n]."""
+    def score(
+        self, tokens: NDArray[np.uint16], rows: NDArray[np.float32] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8]]:
+        """``[e, j]`` = ln p of tokens[j] given all tokens before it, [3, n]; the gates that each token met,
+        [G, n]; ln of its share in the context of each length, [L, n], −inf where it has never followed; and
+        the contexts' classes, [L, n].
+
+        Into ``rows`` [3, n, V] goes ln p of every token that there might have been instead."""
 
     def next_log_probs(self) -> NDArray[np.float32]:
         """``[e, v]`` = ln p of each possible next token, [3, V]; learns nothing."""
@@ -272,28 +288,46 @@ class AdaptiveExperts:
     def next_gates(self) -> NDArray[np.uint8]:
         """The gates of the next token, [G]."""
 
+    def next_shares(self) -> NDArray[np.float32]:
+        """``[l, v]`` = ln of the share of each possible next token in the context of each length, [L, V]."""
+
+    def next_classes(self) -> NDArray[np.uint8]:
+        """The classes of the next token's contexts, [L]."""
+
 @final
 class LinearMixture:
-    """Weights over K experts that learn target by target: ``eg``, ``fixed-share`` or ``bayes``."""
+    """Weights over K experts that learn target by target: ``stacked``, ``eg``, ``fixed-share`` or ``bayes``.
+
+    ``stacked`` also takes the evidence of L = ``lengths`` lengths of context, as L more rows after the
+    experts' and L more gates after theirs, and is told which experts, ``base``, don't count contexts.
+    The others take none.
+    """
 
     names: ClassVar[tuple[str, ...]]
-    def __new__(cls, name: str, experts: int, gate_sizes: Sequence[int] = ...) -> LinearMixture: ...
+    def __new__(
+        cls,
+        name: str,
+        experts: int,
+        gate_sizes: Sequence[int] = ...,
+        base: Sequence[int] = ...,
+        lengths: int = 0,
+    ) -> LinearMixture: ...
     def mix(
         self, log_probs: NDArray[np.float32], gates: NDArray[np.uint8] | None = None
     ) -> NDArray[np.float64]:
-        """The nll of the next n targets in nats, [n], from log_probs [K, n] and gates [G, n]. Each target
+        """The nll of the next n targets in nats, [n], from log_probs [K + L, n] and gates [G, n]. Each target
         is mixed with what was learned from targets before it; cuts between calls change no bit."""
 
     def mix_with_weights(
         self, log_probs: NDArray[np.float32], gates: NDArray[np.uint8] | None = None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """``mix``, and the weights that each target met, [n, K]."""
+        """``mix``, and the weights that each target met, [n, K + L]."""
 
     def fingerprint(self) -> bytes:
         """A hash of the whole state, 32 bytes: unchanged as long as nothing has been learned."""
 
     def weights(self, gates: Sequence[int] | None = None) -> NDArray[np.float64]:
-        """The weights [K] that the next target meets, its gates being these."""
+        """The weights [K + L] that the next target meets, its gates being these."""
 
 @final
 class GeometricMixture:

@@ -16,12 +16,10 @@ from hybridlm._core import Predictor
 from hybridlm.artifact import Artifact
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
+from hybridlm.scoring.settings import DEFAULT_MIXER
 
 if TYPE_CHECKING:
     from hybridlm.model import GPT
-
-MIXTURE = "eg"
-"""The default of `hybridlm eval`."""
 
 Step = Callable[[int], NDArray[np.float32]]
 
@@ -49,7 +47,7 @@ class Prediction:
             self._vocab_size,
             neural=self._step() if self.has_neural else None,
             oracle=None if oracle is None else oracle.native,
-            mixture=MIXTURE,
+            mixture=DEFAULT_MIXER,
             first=self._first,
         )
 

@@ -4,6 +4,7 @@
 //! decaying cache, all smoothed by one imagined occurrence of every token, so that every prediction is a
 //! normalised distribution. Positions before the first token count as token 0.
 
+use crate::experts::check_rows;
 use crate::fingerprint::{Fingerprint, Stateful};
 use crate::oracle::check_tokens;
 use crate::Result;
@@ -129,14 +130,24 @@ impl OnlineExperts {
     }
 
     /// ln p of each token given all before it, as `out[expert * n + j]`: shape [4, n]. Each token is
-    /// scored, then learned.
-    pub fn score(&mut self, tokens: &[u16], out: &mut [f32]) -> Result<()> {
-        check_tokens(tokens, self.vocab_size)?;
-        debug_assert_eq!(out.len(), NAMES.len() * tokens.len());
+    /// scored, then learned. Where `rows` [4, n, V] is wanted, it gets ln p of every token that there might
+    /// have been instead, which takes V times as long.
+    pub fn score(&mut self, tokens: &[u16], out: &mut [f32], mut rows: Option<&mut [f32]>) -> Result<()> {
+        let (n, vocab_size) = (tokens.len(), self.vocab_size);
+        check_tokens(tokens, vocab_size)?;
+        check_rows(rows.as_deref(), [NAMES.len(), n, vocab_size])?;
+        debug_assert_eq!(out.len(), NAMES.len() * n);
+        let mut row = vec![0.0; if rows.is_some() { NAMES.len() * vocab_size } else { 0 }];
         for (index, &token) in tokens.iter().enumerate() {
+            if let Some(rows) = &mut rows {
+                self.next_log_probs(&mut row);
+                for (expert, row) in row.chunks_exact(vocab_size).enumerate() {
+                    rows[(expert * n + index) * vocab_size..][..vocab_size].copy_from_slice(row);
+                }
+            }
             let probabilities = self.probabilities(usize::from(token));
             for (expert, probability) in probabilities.into_iter().enumerate() {
-                out[expert * tokens.len() + index] = probability.ln() as f32;
+                out[expert * n + index] = probability.ln() as f32;
             }
             self.learn(usize::from(token));
         }

@@ -148,14 +148,14 @@ def test_a_score_has_the_documented_keys_and_adds_up(
         "oracle_1", "oracle_2", "oracle_3",
     ]  # fmt: skip
     assert all(rate.keys() == {"bits_per_token", "bpb"} for rate in result["experts"].values())
-    assert (result["mixer"], result["ttt"]) == ("eg", "sgd") and result["seconds"] > 0
+    assert (result["mixer"], result["ttt"]) == ("stacked", "sgd") and result["seconds"] > 0
     # An expert that knows nothing takes log2 V bits; all that were shown the language do better.
     assert result["experts"]["oracle_2"]["bits_per_token"] < np.log2(tokenizer.vocab_size)
 
 
 def test_the_table_says_whose_bytes_are_counted(files: Files, output: Callable[..., Any]) -> None:
     table = output(*files.scored_with(files.oracle_only), "--max-tokens", "300")
-    assert "bytes of decoded text" in table and "oracle_3" in table and "mixture: eg" in table
+    assert "bytes of decoded text" in table and "oracle_3" in table and "mixture: stacked" in table
 
 
 def test_the_order_of_choices_is_flag_then_environment_then_default(

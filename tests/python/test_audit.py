@@ -20,7 +20,7 @@ from hybridlm.scoring import world_sizes
 from hybridlm.scoring.audit import AuditReport, Scorer, Subject, audit
 from hybridlm.scoring.audit_subject import MixtureSubject, Parts, artifact_subject
 from hybridlm.scoring.evaluate import load_neural
-from hybridlm.scoring.experts import AdaptiveCounts, OnlineCounts
+from hybridlm.scoring.experts.counts import AdaptiveCounts, OnlineCounts
 from hybridlm.scoring.mixtures import mixture_names
 from hybridlm.scoring.settings import ScoringSettings, TTTOptimizer, TTTSettings
 
@@ -388,7 +388,7 @@ RANK_DEPENDENT = """
 import sys
 from pathlib import Path
 from hybridlm.scoring import world_sizes
-from hybridlm.scoring.experts import AdaptiveCounts
+from hybridlm.scoring.experts.counts import AdaptiveCounts
 import hybridlm.scoring.audit_subject as subject
 import os
 

@@ -17,13 +17,17 @@ from hybridlm.errors import InputError
 from hybridlm.model import GPT, ModelConfig
 from hybridlm.scoring.evaluate import (
     EvaluationResult,
+    Mixers,
     MixtureSpec,
     Rate,
     ScoredChunk,
     evaluate,
     score_chunks,
 )
-from hybridlm.scoring.experts import AdaptiveCounts, Expert, OnlineCounts, OracleExperts, expert_names
+from hybridlm.scoring.experts import Expert, RowExpert, expert_names, gather, rows_of
+from hybridlm.scoring.experts.counts import AdaptiveCounts, OnlineCounts
+from hybridlm.scoring.experts.oracle import OracleExperts
+from hybridlm.scoring.mixtures import mixture_names, row_mixture_names
 from hybridlm.scoring.neural import NeuralExpert
 from hybridlm.scoring.settings import ScoringSettings, TTTSettings
 from hybridlm.scoring.ttt import TestTimeTrainer
@@ -98,15 +102,21 @@ def settings(**changes: object) -> ScoringSettings:
     )
 
 
+def all_experts(group: int = 4) -> tuple[NeuralExpert, list[Expert]]:
+    """The neural one, and all in the order of a score."""
+    model, oracle = ARTIFACT.load_model(), ARTIFACT.load_oracle()
+    assert model is not None and oracle is not None
+    neural = NeuralExpert(model, WindowGrid(WINDOW, STRIDE), ALONE, group=group)
+    return neural, [neural, OnlineCounts(V), AdaptiveCounts(V), OracleExperts(oracle)]
+
+
 def score(
     stream: NDArray[np.uint16], *, chunk: int = 64, ttt: bool = False, mixer: str = "hedge", group: int = 4
 ) -> list[ScoredChunk]:
     """The protocol's chunks, with all experts."""
-    model, oracle = ARTIFACT.load_model(), ARTIFACT.load_oracle()
-    assert model is not None and oracle is not None
-    neural = NeuralExpert(model, WindowGrid(WINDOW, STRIDE), ALONE, group=group)
-    learn = TestTimeTrainer(model, "sgd", LEARNING, ALONE, sequence_length=WINDOW).learn if ttt else None
-    experts: list[Expert] = [neural, OnlineCounts(V), AdaptiveCounts(V), OracleExperts(oracle)]
+    neural, experts = all_experts(group)
+    trainer = TestTimeTrainer(neural.model, "sgd", LEARNING, ALONE, sequence_length=WINDOW)
+    learn = trainer.learn if ttt else None
     return list(score_chunks(stream, experts, {"all": MixtureSpec(mixer)}, chunk=chunk, learn=learn))
 
 
@@ -156,8 +166,10 @@ def test_every_expert_equals_a_slow_loop() -> None:
     np.testing.assert_allclose(np.delete(log_probs, slice(5, 8), 0), slow_log_probs(STREAM), atol=3e-5)
 
 
-@pytest.mark.parametrize("mixer", ["hedge", "hedge-token"])
-def test_without_learning_chunks_change_no_bit(mixer: str) -> None:
+@pytest.mark.parametrize("mixer", [*mixture_names(), *row_mixture_names()])
+def test_without_learning_chunks_change_no_bit(mixer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Whole rows come in pieces of their own, which must change nothing either.
+    monkeypatch.setattr("hybridlm.scoring.evaluate.ROW_PIECE", 50)
     whole = joined(score(STREAM, chunk=1000, mixer=mixer))
     for chunk in (1, 7, 64, 150):
         pieces = score(STREAM, chunk=chunk, mixer=mixer)
@@ -172,17 +184,20 @@ def test_windows_of_one_forward_pass_change_rounding_at_most() -> None:
 
 
 @pytest.mark.parametrize("changed", [30, 129, 200])
-@pytest.mark.parametrize("ttt", [False, True])
-def test_a_later_token_changes_no_earlier_score(ttt: bool, changed: int) -> None:
+@pytest.mark.parametrize(
+    ("ttt", "mixer"), [(False, "hedge"), (True, "hedge"), (True, "stacked"), (False, "geometric")]
+)
+def test_a_later_token_changes_no_earlier_score(ttt: bool, mixer: str, changed: int) -> None:
     other = STREAM.copy()
     other[changed:] = (other[changed:] + 1) % V
     for one, two in [(STREAM, other), (STREAM, STREAM[:changed])]:
-        first, second = joined(score(one, ttt=ttt)), joined(score(two, ttt=ttt))
+        first, second = (joined(score(stream, ttt=ttt, mixer=mixer)) for stream in (one, two))
         for a, b in zip(first, second, strict=True):
             np.testing.assert_array_equal(a[..., : changed - 1], b[..., : changed - 1])
             assert b.shape[-1] == len(two) - 1
     # It does change its own: the test would notice a comparison of nothing.
-    assert not np.array_equal(joined(score(other, ttt=ttt))[1][changed - 1 :], first[1][changed - 1 :])
+    second = joined(score(other, ttt=ttt, mixer=mixer))
+    assert not np.array_equal(second[1][changed - 1 :], first[1][changed - 1 :])
 
 
 def test_learning_changes_what_comes_after_the_first_chunk_only() -> None:
@@ -208,16 +223,78 @@ def test_a_chunk_is_learned_from_once_after_it_is_committed_and_the_last_never()
 
 
 @pytest.mark.parametrize("position", [1, 17, 64, 70])
-def test_experts_and_mixture_sum_to_one_over_the_vocabulary(position: int) -> None:
+@pytest.mark.parametrize("mixer", ["hedge", "stacked", "geometric"])
+def test_experts_and_mixture_sum_to_one_over_the_vocabulary(mixer: str, position: int) -> None:
     """Every token is tried as the next one; the probabilities of all of them must be a distribution."""
     log_probs, nll = [], []
     for token in range(V):
         stream = np.append(STREAM[:position], np.uint16(token))
-        a, b = joined(score(stream, ttt=True))
+        a, b = joined(score(stream, ttt=True, mixer=mixer))
         log_probs.append(a[:, -1])
         nll.append(b[-1])
     np.testing.assert_allclose(np.exp(np.array(log_probs, np.float64)).sum(axis=0), 1, atol=1e-5)
     assert np.exp(-np.array(nll)).sum() == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("mixer", [*mixture_names(), *row_mixture_names()])
+def test_a_row_is_what_every_next_token_would_score(mixer: str) -> None:
+    _, experts = all_experts()
+    mixers = Mixers({"": MixtureSpec(mixer)}, experts)
+    mixers.score(STREAM[:20], 1)
+    for start, end in [(20, 21), (21, 150), (150, 151)]:
+        row = mixers[""].row(STREAM[:start])
+        assert np.exp(row).sum() == pytest.approx(1, abs=1e-6)
+        nll = mixers.score(STREAM[:end], start)[1][""]
+        assert -row[STREAM[start]] == pytest.approx(nll[0], abs=1e-5)
+
+
+def test_whole_rows_are_those_of_the_next_token() -> None:
+    _, experts = all_experts()
+    _, looking = all_experts()
+    plain = gather(experts, STREAM[:100], 1)
+    for start, end in [(1, 30), (30, 31), (31, 100)]:
+        rows = rows_of(looking, end - start)
+        shown = [e.next_log_probs(STREAM[:start]) for e in looking if isinstance(e, RowExpert) and start > 1]
+        found = gather(looking, STREAM[:end], start, rows=rows)
+        np.testing.assert_allclose(found, plain[:, start - 1 : end - 1], atol=1e-6)
+        np.testing.assert_allclose(np.exp(rows.astype(np.float64)).sum(axis=2), 1, atol=1e-5)
+        np.testing.assert_array_equal(
+            np.take_along_axis(rows, STREAM[None, start:end, None].astype(np.int64), axis=2)[..., 0], found
+        )
+        if shown:
+            np.testing.assert_allclose(np.exp(rows[:, 0]), np.exp(np.concatenate(shown)), atol=1e-6)
+
+
+def test_the_default_beats_what_it_is_made_of() -> None:
+    """On text with a structure that counts find."""
+    stream = text_like(6000, seed=5)
+    oracle = ARTIFACT.load_oracle()
+    assert oracle is not None
+    experts: list[Expert] = [AdaptiveCounts(V), OracleExperts(oracle)]
+    specs = {mixer: MixtureSpec(mixer) for mixer in ("stacked", "eg", "bayes")}
+    chunks = list(score_chunks(stream, experts, specs, chunk=6000))
+    total = {mixer: chunks[0].nll[mixer].sum() for mixer in specs}
+    best = -chunks[0].log_probs.sum(axis=1, dtype=np.float64).max()
+    assert total["stacked"] < total["eg"] < best + 0.002 * len(stream)
+
+
+def test_an_expert_without_whole_rows_is_refused() -> None:
+    class Hidden:
+        family = "adaptive"
+        names = ("hidden",)
+
+        def score(self, stream: NDArray[np.uint16], start: int) -> NDArray[np.float32]:
+            return np.full((1, len(stream) - start), -np.log(V), np.float32)
+
+        def fingerprint(self) -> bytes:
+            return b""
+
+    with pytest.raises(InputError, match="adaptive expert has no whole rows"):
+        Mixers({"": MixtureSpec("geometric")}, [Hidden()])
+    mixers = Mixers({"": MixtureSpec("stacked")}, [Hidden()])
+    np.testing.assert_allclose(mixers.score(STREAM[:9], 1)[1][""], np.log(V), rtol=1e-6)
+    with pytest.raises(InputError, match="no whole rows"):
+        mixers[""].row(STREAM[:9])
 
 
 def test_result_adds_up_what_the_chunks_say() -> None:

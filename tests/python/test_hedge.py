@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hybridlm.errors import InputError
-from hybridlm.scoring.mixtures import create_mixture, mixture_names
+from hybridlm.scoring.mixtures import create_mixture, create_row_mixture, mixture_names
 from hybridlm.scoring.mixtures.hedge import RATE, SPAN, hedge_token_on_device, initial_log_weights
 
 # As many as a whole artifact has: few enough rows are added in one order by any means.
@@ -51,13 +51,15 @@ def test_equal_to_a_slow_loop(mixer: str, span: int, n: int) -> None:
     np.testing.assert_allclose(fast, slow_hedge(log_probs, NAMES, span), rtol=1e-12)
 
 
-def test_the_form_for_devices_equals_the_array_form_over_several_calls() -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_form_for_devices_equals_the_array_form_over_several_calls(compiled: bool) -> None:
     torch = pytest.importorskip("torch")
+    on_device = torch.compile(hedge_token_on_device) if compiled else hedge_token_on_device
     log_probs = expert_log_probs(5000)
     mixture = create_mixture("hedge-token", NAMES)
     log_weights = torch.from_numpy(initial_log_weights(NAMES))
     for piece in np.array_split(log_probs, 3, axis=1):
-        nll, log_weights = hedge_token_on_device(torch.from_numpy(piece), log_weights)
+        nll, log_weights = on_device(torch.from_numpy(piece), log_weights)
         np.testing.assert_allclose(nll.numpy(), mixture.mix(piece), rtol=1e-10)
     np.testing.assert_allclose(
         torch.log_softmax(log_weights, 0).numpy(), mixture.log_weights, rtol=1e-10, atol=1e-10
@@ -112,3 +114,7 @@ def test_names_that_are_not_registered_are_refused_with_those_that_are() -> None
         create_mixture("nosuch", NAMES)
     with pytest.raises(InputError, match="no expert"):
         create_mixture("hedge", [])
+    with pytest.raises(InputError, match="no expert"):
+        create_row_mixture("geometric", [], 5)
+    with pytest.raises(InputError, match="whole rows"):
+        create_mixture("geometric", NAMES)

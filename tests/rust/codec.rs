@@ -48,7 +48,7 @@ fn slow_merges(word: &str) -> Vec<String> {
 fn predictor(with_oracle: bool) -> Predictor {
     let vocab = pieces().len();
     let oracle = with_oracle.then(|| some_oracle(vocab));
-    Predictor::new(vocab, None, oracle, "eg", 1).unwrap()
+    Predictor::new(vocab, None, oracle, "stacked", 1).unwrap()
 }
 
 /// A model that expects a token near the last one, with some more of its own arithmetic's making.
@@ -76,7 +76,7 @@ impl Neural for Near {
 fn neural_predictor(bias: f32, fails: usize) -> Predictor {
     let vocab = pieces().len();
     let neural = Box::new(Near { bias, calls: 0, fails });
-    Predictor::new(vocab, Some(neural), Some(some_oracle(vocab)), "eg", 1).unwrap()
+    Predictor::new(vocab, Some(neural), Some(some_oracle(vocab)), "stacked", 1).unwrap()
 }
 
 /// Three orders of an oracle that knows nothing but is sure of it.
@@ -206,8 +206,8 @@ fn a_vocabulary_without_byte_pieces_says_what_it_lacks() {
 
 #[test]
 fn a_foreign_oracle_is_refused() {
-    assert!(Predictor::new(300, None, Some(some_oracle(pieces().len())), "eg", 1).is_err());
-    assert!(Predictor::new(300, None, None, "eg", 300).is_err());
+    assert!(Predictor::new(300, None, Some(some_oracle(pieces().len())), "stacked", 1).is_err());
+    assert!(Predictor::new(300, None, None, "stacked", 300).is_err());
 }
 
 #[test]

@@ -7,10 +7,13 @@ use std::collections::{BTreeMap, HashMap};
 use hybridlm_core::experts::backoff::{self, Backoff};
 use hybridlm_core::experts::cache::Cache;
 use hybridlm_core::experts::longest_match::{self, LongestMatch};
-use hybridlm_core::experts::{AdaptiveExperts, Settings, GATES, NAMES};
+use hybridlm_core::experts::{AdaptiveExperts, Scored, Settings, CLASS_GATES, GATES, NAMES};
 use proptest::prelude::*;
 
 const VOCAB: usize = 7;
+
+/// Of these experts, five as always, but shorter.
+const LENGTHS: [usize; 5] = [1, 2, 3, 4, 6];
 
 fn tokens(longest: usize) -> impl Strategy<Value = Vec<u16>> {
     // Repeated stretches, so that long contexts come back.
@@ -21,7 +24,7 @@ fn tokens(longest: usize) -> impl Strategy<Value = Vec<u16>> {
 
 fn small() -> Settings {
     Settings {
-        backoff: backoff::Settings { length: 4, contexts: 1 << 12 },
+        backoff: backoff::Settings { lengths: &LENGTHS, contexts: 1 << 12 },
         longest_match: longest_match::Settings { least: 3, memory: 1 << 10 },
     }
 }
@@ -29,7 +32,7 @@ fn small() -> Settings {
 /// Interpolated Kneser–Ney with learned trust, in float64 over hash maps.
 #[derive(Default)]
 struct SlowBackoff {
-    length: usize,
+    lengths: Vec<usize>,
     history: Vec<u16>,
     counts: HashMap<Vec<u16>, BTreeMap<u16, u32>>,
     unigrams: BTreeMap<u16, u32>,
@@ -65,7 +68,7 @@ impl SlowBackoff {
         let count = f64::from(*self.unigrams.get(&token).unwrap_or(&0));
         let total = f64::from(self.unigrams.values().sum::<u32>());
         let mut p = (count + 0.5) / (total + 0.5 * VOCAB as f64);
-        for n in 1..=self.length {
+        for &n in &self.lengths {
             if let Some((_, b, share)) = self.seen(n, token) {
                 p = b * p + (1.0 - b) * share;
             }
@@ -77,7 +80,7 @@ impl SlowBackoff {
         let p = self.probability(token);
         // d ln p / d ln factor of each class by a difference: what would a little more trust have given?
         let mut gradients = Vec::new();
-        for n in 1..=self.length {
+        for &n in &self.lengths.clone() {
             if let Some((class, b, _)) = self.seen(n, token) {
                 let mut shorter = self.probability_with(token, n, b * (1.0 + 1e-6));
                 shorter = (shorter - p) / p / 1e-6;
@@ -91,7 +94,7 @@ impl SlowBackoff {
             *trust = ((trust.0 * change).clamp(0.1, 20.0), trust.1 + 1.0);
         }
         let mut known = false;
-        for n in (1..=self.length).rev() {
+        for &n in self.lengths.clone().iter().rev() {
             let context = self.context(n);
             let count = self.counts.entry(context).or_default().entry(token).or_insert(0);
             *count += 1;
@@ -111,7 +114,7 @@ impl SlowBackoff {
         let count = f64::from(*self.unigrams.get(&token).unwrap_or(&0));
         let total = f64::from(self.unigrams.values().sum::<u32>());
         let mut p = (count + 0.5) / (total + 0.5 * VOCAB as f64);
-        for n in 1..=self.length {
+        for &n in &self.lengths {
             if let Some((_, b, share)) = self.seen(n, token) {
                 let b = if n == changed { backoff } else { b };
                 p = b * p + (1.0 - b) * share;
@@ -127,24 +130,28 @@ fn rows(experts: &AdaptiveExperts) -> Vec<Vec<f32>> {
     out.chunks(experts.vocab_size()).map(<[f32]>::to_vec).collect()
 }
 
-fn score(experts: &mut AdaptiveExperts, tokens: &[u16]) -> (Vec<f32>, Vec<u8>) {
-    let mut log_probs = vec![0.0; NAMES.len() * tokens.len()];
-    let mut gates = vec![0; GATES.len() * tokens.len()];
-    experts.score(tokens, &mut log_probs, &mut gates).unwrap();
-    (log_probs, gates)
+fn score(experts: &mut AdaptiveExperts, tokens: &[u16]) -> Scored {
+    experts.score(tokens, None).unwrap()
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(30))]
 
     #[test]
-    fn back_off_is_what_the_slow_one_says(stream in tokens(12), length in 1usize..=5) {
-        let mut slow = SlowBackoff { length, ..SlowBackoff::default() };
-        let mut fast = Backoff::new(VOCAB, backoff::Settings { length, contexts: 1 << 14 }).unwrap();
+    fn back_off_is_what_the_slow_one_says(stream in tokens(12), which in 0usize..4) {
+        let lengths: &[usize] = [&[1][..], &[1, 2, 3], &LENGTHS, &[2, 5]][which];
+        let mut slow = SlowBackoff { lengths: lengths.to_vec(), ..SlowBackoff::default() };
+        let mut fast = Backoff::new(VOCAB, backoff::Settings { lengths, contexts: 1 << 14 }).unwrap();
         for &token in &stream {
             for v in 0..VOCAB as u16 {
                 let (wanted, found) = (slow.probability(v), f64::from(fast.probability(v)));
                 prop_assert!((wanted - found).abs() < 2e-4 * wanted, "{wanted} {found}");
+                let evidence = fast.evidence(v);
+                for (index, &n) in lengths.iter().enumerate() {
+                    let ((_, types, mean), _, share) = slow.seen(n, v).unwrap_or_default();
+                    prop_assert_eq!(u32::from(evidence.classes[index]), 16 * types + mean);
+                    prop_assert!((f64::from(evidence.shares[index]) - share).abs() < 1e-5);
+                }
             }
             slow.update(token);
             fast.update(token);
@@ -162,6 +169,16 @@ proptest! {
                     prop_assert_eq!(row[usize::from(v)], experts.probabilities(v)[expert]);
                 }
             }
+            let mut shares = vec![0.0; CLASS_GATES.len() * VOCAB];
+            experts.share_rows(&mut shares);
+            for (row, class) in shares.chunks(VOCAB).zip(experts.classes()) {
+                let sum: f64 = row.iter().map(|&share| f64::from(share)).sum();
+                prop_assert!((sum - f64::from(class > 0)).abs() < 1e-5);
+            }
+            for v in 0..VOCAB as u16 {
+                let column = shares.iter().skip(usize::from(v)).step_by(VOCAB).copied();
+                prop_assert!(column.eq(experts.shares(v)));
+            }
             prop_assert!(experts.gates().iter().zip(GATES).all(|(&gate, values)| usize::from(gate) < values));
             let before = experts.probabilities(token);
             prop_assert_eq!(before, experts.update(token));
@@ -171,20 +188,32 @@ proptest! {
     #[test]
     fn a_batch_is_the_sequence_however_it_is_cut(stream in tokens(30), cut in 0usize..200) {
         let cut = cut.min(stream.len());
-        let (whole, gates) = score(&mut AdaptiveExperts::new(VOCAB, small()).unwrap(), &stream);
-        let mut experts = AdaptiveExperts::new(VOCAB, small()).unwrap();
-        let (first, rest) = (score(&mut experts, &stream[..cut]), score(&mut experts, &stream[cut..]));
-        let mut alone = AdaptiveExperts::new(VOCAB, small()).unwrap();
         let n = stream.len();
+        let whole = score(&mut AdaptiveExperts::new(VOCAB, small()).unwrap(), &stream);
+        let mut experts = AdaptiveExperts::new(VOCAB, small()).unwrap();
+        let mut cut_rows = vec![0.0; NAMES.len() * cut * VOCAB];
+        let parts = [experts.score(&stream[..cut], Some(&mut cut_rows)).unwrap(), score(&mut experts, &stream[cut..])];
+        let mut alone = AdaptiveExperts::new(VOCAB, small()).unwrap();
         for (index, &token) in stream.iter().enumerate() {
-            let (piece, at, length) = if index < cut { (&first, index, cut) } else { (&rest, index - cut, n - cut) };
-            for (gate, value) in alone.gates().into_iter().enumerate() {
-                prop_assert_eq!(value, gates[gate * n + index]);
-                prop_assert_eq!(value, piece.1[gate * length + at]);
+            let (part, at, length) = if index < cut { (&parts[0], index, cut) } else { (&parts[1], index - cut, n - cut) };
+            let same = |values: &[u8], wanted: &[u8], at: usize, n: usize| {
+                wanted.iter().enumerate().all(|(row, value)| values[row * n + at] == *value)
+            };
+            prop_assert!(same(&whole.gates, &alone.gates(), index, n) && same(&part.gates, &alone.gates(), at, length));
+            prop_assert!(same(&whole.classes, &alone.classes(), index, n));
+            prop_assert!(same(&part.classes, &alone.classes(), at, length));
+            for (row, share) in alone.shares(token).into_iter().enumerate() {
+                prop_assert_eq!(share.ln(), whole.shares[row * n + index]);
+                prop_assert_eq!(share.ln(), part.shares[row * length + at]);
             }
+            let rows = rows(&alone);
             for (expert, probability) in alone.update(token).into_iter().enumerate() {
-                prop_assert_eq!(probability.ln(), whole[expert * n + index]);
-                prop_assert_eq!(probability.ln(), piece.0[expert * length + at]);
+                prop_assert_eq!(probability.ln(), whole.log_probs[expert * n + index]);
+                prop_assert_eq!(probability.ln(), part.log_probs[expert * length + at]);
+                if index < cut {
+                    let row = &cut_rows[(expert * cut + index) * VOCAB..][..VOCAB];
+                    prop_assert!(row.iter().zip(&rows[expert]).all(|(found, p)| *found == p.ln()));
+                }
             }
         }
     }
@@ -195,12 +224,12 @@ proptest! {
         let mut changed = stream.clone();
         *changed.last_mut().unwrap() = other;
         let n = stream.len();
-        let (a, a_gates) = score(&mut AdaptiveExperts::new(VOCAB, small()).unwrap(), &stream);
-        let (b, b_gates) = score(&mut AdaptiveExperts::new(VOCAB, small()).unwrap(), &changed);
-        for expert in 0..NAMES.len() {
-            prop_assert_eq!(&a[expert * n..(expert + 1) * n - 1], &b[expert * n..(expert + 1) * n - 1]);
-        }
-        prop_assert_eq!(a_gates, b_gates);
+        let a = score(&mut AdaptiveExperts::new(VOCAB, small()).unwrap(), &stream);
+        let b = score(&mut AdaptiveExperts::new(VOCAB, small()).unwrap(), &changed);
+        let but_last = |values: &[f32]| values.chunks(n).flat_map(|row| row[..n - 1].to_vec()).collect::<Vec<_>>();
+        prop_assert_eq!(but_last(&a.log_probs), but_last(&b.log_probs));
+        prop_assert_eq!(but_last(&a.shares), but_last(&b.shares));
+        prop_assert_eq!((a.gates, a.classes), (b.gates, b.classes)); // the last token's own, too
     }
 
     #[test]
@@ -275,7 +304,7 @@ fn the_cache_is_a_decayed_count() {
 
 #[test]
 fn a_full_model_forgets_and_goes_on() {
-    let settings = backoff::Settings { length: 4, contexts: 256 };
+    let settings = backoff::Settings { lengths: &[1, 2, 3, 4], contexts: 256 };
     let mut model = Backoff::new(50, settings).unwrap();
     // Far more contexts than there is room for, then something regular.
     learn(&mut model, pseudo_random(20_000, 50));
@@ -289,7 +318,7 @@ fn a_full_model_forgets_and_goes_on() {
 #[test]
 fn many_successors_and_large_counts() {
     // One context with every token behind it, then a count beyond 16 bits.
-    let mut model = Backoff::new(400, backoff::Settings { length: 1, contexts: 1 << 12 }).unwrap();
+    let mut model = Backoff::new(400, backoff::Settings { lengths: &[1], contexts: 1 << 12 }).unwrap();
     learn(&mut model, (1..400).flat_map(|token| [0, token]));
     learn(&mut model, std::iter::repeat_n(5, 200_000));
     let mut row = vec![0.0; 400];
@@ -303,8 +332,11 @@ fn many_successors_and_large_counts() {
 
 #[test]
 fn impossible_settings_are_refused() {
-    let backoff = |length, contexts| Backoff::new(VOCAB, backoff::Settings { length, contexts }).is_err();
-    assert!(backoff(0, 256) && backoff(9, 256) && backoff(3, 255) && backoff(3, 300) && backoff(3, 1 << 31));
+    let backoff = |lengths: &'static [usize], contexts| {
+        Backoff::new(VOCAB, backoff::Settings { lengths, contexts }).is_err()
+    };
+    assert!(backoff(&[0], 256) && backoff(&[9], 256) && backoff(&[], 256) && backoff(&[2, 2], 256));
+    assert!(backoff(&[3], 255) && backoff(&[3], 300) && backoff(&[3], 1 << 31) && !backoff(&[3], 256));
     assert!(Backoff::new(1, Default::default()).is_err());
     let matching = |least, memory| LongestMatch::new(longest_match::Settings { least, memory }).is_err();
     assert!(matching(0, 256) && matching(33, 256) && matching(5, 300));

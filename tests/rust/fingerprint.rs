@@ -4,7 +4,7 @@
 
 use hybridlm_core::experts::{longest_match, AdaptiveExperts, Settings, GATES, NAMES};
 use hybridlm_core::fingerprint::Stateful;
-use hybridlm_core::mix::{self, geometric::Geometric};
+use hybridlm_core::mix::{self, geometric::Geometric, Sources};
 use hybridlm_core::online::OnlineExperts;
 
 const V: usize = 20;
@@ -46,7 +46,8 @@ fn online_experts() {
 #[test]
 fn mixtures() {
     for name in mix::NAMES {
-        let mut mixture = mix::create(name, 3, &GATES).unwrap();
+        let sources = Sources { experts: 3, gates: &GATES, base: &[0, 1], lengths: 0 };
+        let mut mixture = mix::create(name, sources).unwrap();
         let mut seen = vec![mixture.fingerprint()];
         for token in TOKENS {
             let gates = [token as u8 % 3; GATES.len()];

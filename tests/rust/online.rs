@@ -38,12 +38,17 @@ proptest! {
         for cut in cuts.windows(2) {
             let part = &tokens[cut[0]..cut[1]];
             let mut out = vec![0f32; NAMES.len() * part.len()];
-            experts.score(part, &mut out).unwrap();
+            let mut rows = vec![0f32; NAMES.len() * part.len() * V];
+            experts.score(part, &mut out, Some(&mut rows)).unwrap();
             for (offset, &token) in part.iter().enumerate() {
                 let expected = slow(&tokens, cut[0] + offset);
                 for k in 0..NAMES.len() {
                     let found = f64::from(out[k * part.len() + offset]);
                     prop_assert!((found - expected[k][usize::from(token)]).abs() < 1e-5);
+                    let row = &rows[(k * part.len() + offset) * V..][..V];
+                    let near = |(&found, wanted): (&f32, &f64)| (f64::from(found) - wanted).abs() < 1e-5;
+                    prop_assert!(row.iter().zip(&expected[k]).all(near));
+                    prop_assert_eq!(row[usize::from(token)], out[k * part.len() + offset]);
                 }
             }
         }
@@ -79,7 +84,8 @@ fn a_token_outside_the_vocabulary_changes_nothing() {
     let mut experts = OnlineExperts::new(V).unwrap();
     let mut before = vec![0f32; NAMES.len() * V];
     experts.next_log_probs(&mut before);
-    assert!(experts.score(&[1, 2, 9], &mut [0.0; 12]).is_err());
+    assert!(experts.score(&[1, 2, 9], &mut [0.0; 12], None).is_err());
+    assert!(experts.score(&[1], &mut [0.0; 4], Some(&mut [0.0; 8])).is_err());
     assert!(experts.observe(&[1, 9]).is_err());
     let mut after = vec![0f32; NAMES.len() * V];
     experts.next_log_probs(&mut after);

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from hybridlm.scoring.settings import ScoringSettings, TTTOptimizer
+from hybridlm.scoring.settings import DEFAULT_MIXER, ScoringSettings, TTTOptimizer
 from hybridlm.settings import peek_option, resolve
 from hybridlm.train.config import TrainConfig
 
@@ -41,7 +41,7 @@ class Run:
     """The most bytes that a sparse oracle may take."""
     ttt: TTTOptimizer = "sgd"
     """Test-time training while scoring. Its environment variable is TTT_OPTIMIZER."""
-    mixer: str = "eg"
+    mixer: str = DEFAULT_MIXER
     """How the experts are mixed."""
     threads: int | None = None
     """Threads of native work; default: HYBRIDLM_NUM_THREADS, else all cores."""

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridlm.artifact import Artifact
-from hybridlm.scoring.evaluate import Mixer, MixtureSpec, load_neural, score_chunks
-from hybridlm.scoring.experts import AdaptiveCounts, Expert, OnlineCounts, OracleExperts, gather
+from hybridlm.scoring.evaluate import Mixers, MixtureSpec, load_neural, score_chunks
+from hybridlm.scoring.experts import Expert, online_experts
+from hybridlm.scoring.experts.oracle import OracleExperts
 from hybridlm.scoring.settings import ScoringSettings
 
 if TYPE_CHECKING:
@@ -57,10 +58,11 @@ class MixtureScorer:
 
     def __init__(self, parts: Parts, spec: MixtureSpec) -> None:
         self._experts, self._trainer = parts.experts, parts.trainer
-        self._mixer = Mixer(spec, self._experts)
+        self._mixers = Mixers({"": spec}, self._experts)
+        self._mixer = self._mixers[""]
 
     def score(self, stream: Tokens, start: int) -> NDArray[np.float64]:
-        return self._mixer.mix(gather(self._experts, stream, start))
+        return self._mixers.score(stream, start)[1][""]
 
     def row(self, stream: Tokens) -> NDArray[np.float64]:
         return self._mixer.row(stream)
@@ -89,7 +91,7 @@ def artifact_subject(
         if artifact.neural_blob is not None and not settings.no_neural:
             neural, trainer = load_neural(artifact, settings, dist)
             experts.append(neural)
-        experts += [OnlineCounts(vocab_size), AdaptiveCounts(vocab_size)]
+        experts += online_experts(vocab_size)
         oracle = None if settings.no_oracle else artifact.load_oracle()
         if oracle is not None:
             experts.append(OracleExperts(oracle))

@@ -14,16 +14,23 @@ from hybridlm.data.byte_table import ByteTable
 from hybridlm.errors import InputError
 from hybridlm.progress import Progress
 from hybridlm.scoring.experts import (
-    AdaptiveCounts,
+    CountingExpert,
     Expert,
     GatedExpert,
-    OnlineCounts,
-    OracleExperts,
     RowExpert,
     expert_names,
     gather,
+    online_experts,
+    rows_of,
+    vocabulary_of,
 )
-from hybridlm.scoring.mixtures import create_mixture, find_mixture
+from hybridlm.scoring.experts.oracle import OracleExperts
+from hybridlm.scoring.mixtures import (
+    create_mixture,
+    create_row_mixture,
+    find_mixture,
+    row_mixture_names,
+)
 from hybridlm.scoring.settings import ScoringSettings, TTTOptimizer
 
 if TYPE_CHECKING:
@@ -34,6 +41,9 @@ if TYPE_CHECKING:
 # Sums of nll are kept as whole multiples of this many nats. Whole numbers add up to the same in any order,
 # so a total doesn't depend on the chunks; the rounding is 10^-10 nats a target.
 _UNIT = 2.0**-32
+
+ROW_PIECE = 2048
+"""Targets whose whole rows are held at once, where a mixture wants them: some 100 MB of a dozen experts."""
 
 Learn = Callable[[NDArray[np.uint16], int], None]
 
@@ -115,23 +125,6 @@ class Stopwatch:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-class _Timed:
-    """An expert whose time is taken."""
-
-    def __init__(self, expert: Expert, watch: Stopwatch) -> None:
-        self._expert = expert
-        self._watch = watch
-        self.family = expert.family
-        self.names = expert.names
-
-    def score(self, stream: NDArray[np.uint16], start: int) -> NDArray[np.float32]:
-        with self._watch.stage(self.family):
-            return self._expert.score(stream, start)
-
-    def fingerprint(self) -> bytes:
-        return self._expert.fingerprint()
-
-
 class Mixer:
     """A mixture at work over those of the experts that it takes."""
 
@@ -139,13 +132,19 @@ class Mixer:
         self._rows = np.flatnonzero([spec.takes(expert) for expert in experts for _ in expert.names])
         self._taken = [expert for expert in experts if spec.takes(expert)]
         self._gated = [expert for expert in self._taken if isinstance(expert, GatedExpert)]
+        takes_evidence = getattr(find_mixture(spec.mixer), "evidence", False)
+        self._counting = [e for e in self._taken if takes_evidence and isinstance(e, CountingExpert)]
+        evidence = [name for expert in self._counting for name in expert.evidence_names]
         sizes = [size for expert in self._gated for size in expert.gate_sizes]
-        self._mixture = create_mixture(spec.mixer, expert_names(self._taken), sizes)
+        sizes += [size for expert in self._counting for size in expert.class_sizes]
+        self._mixture = create_mixture(spec.mixer, [*expert_names(self._taken), *evidence], sizes)
 
     def mix(self, log_probs: NDArray[np.float32]) -> NDArray[np.float64]:
         """The nll [n] of what `gather` has just given, of all experts."""
-        gates = np.concatenate([expert.gates for expert in self._gated]) if self._gated else None
-        return self._mixture.mix(log_probs[self._rows], gates)
+        shares = [expert.shares for expert in self._counting]
+        gates = [e.gates for e in self._gated] + [e.classes for e in self._counting]
+        rows = np.concatenate([log_probs[self._rows], *shares])
+        return self._mixture.mix(rows, np.concatenate(gates) if gates else None)
 
     def fingerprint(self) -> bytes:
         """Of the weights, not of the experts."""
@@ -156,14 +155,80 @@ class Mixer:
 
         Raises InputError for an expert that can't show its distribution.
         """
-        gates = np.concatenate([expert.next_gates() for expert in self._gated]) if self._gated else None
-        rows = []
-        for expert in self._taken:
-            if not isinstance(expert, RowExpert):
-                raise InputError(f"the {expert.family} expert has no whole rows to show")
-            rows.append(expert.next_log_probs(stream))
-        probabilities = np.exp(np.concatenate(rows).astype(np.float64))
-        return np.asarray(np.log(self._mixture.weights(gates) @ probabilities))
+        shares = [expert.next_shares() for expert in self._counting]
+        gates = [e.next_gates() for e in self._gated] + [e.next_classes() for e in self._counting]
+        weights = self._mixture.weights(np.concatenate(gates) if gates else None)
+        rows = np.concatenate([_next_rows(self._taken, stream), *shares]).astype(np.float64)
+        return np.asarray(np.log(weights @ np.exp(rows)))
+
+
+class RowMixer:
+    """Likewise a mixture of whole rows."""
+
+    def __init__(self, spec: MixtureSpec, experts: Sequence[Expert]) -> None:
+        self._rows = np.flatnonzero([spec.takes(expert) for expert in experts for _ in expert.names])
+        self._taken = [expert for expert in experts if spec.takes(expert)]
+        names = expert_names(self._taken)
+        self._mixture = create_row_mixture(spec.mixer, names, vocabulary_of(self._taken))
+
+    def mix(self, rows: NDArray[np.float32], targets: NDArray[np.uint16]) -> NDArray[np.float64]:
+        """The nll [n] of what `gather_rows` has just given, of all experts."""
+        return self._mixture.mix(rows[self._rows], targets)
+
+    def fingerprint(self) -> bytes:
+        return self._mixture.fingerprint()
+
+    def row(self, stream: NDArray[np.uint16]) -> NDArray[np.float64]:
+        return self._mixture.row(_next_rows(self._taken, stream))
+
+
+def _next_rows(experts: Sequence[Expert], stream: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """[K, V]"""
+    rows = []
+    for expert in experts:
+        if not isinstance(expert, RowExpert):
+            raise InputError(f"the {expert.family} expert has no whole rows to show")
+        rows.append(expert.next_log_probs(stream))
+    return np.concatenate(rows)
+
+
+class Mixers:
+    """Mixtures over the same experts: what scores a piece of the stream."""
+
+    def __init__(self, mixtures: Mapping[str, MixtureSpec], experts: Sequence[Expert]) -> None:
+        self._experts = experts
+        self._linear: dict[str, Mixer] = {}
+        self._of_rows: dict[str, RowMixer] = {}
+        for label, spec in mixtures.items():
+            if spec.mixer in row_mixture_names():
+                self._of_rows[label] = RowMixer(spec, experts)
+            else:
+                self._linear[label] = Mixer(spec, experts)
+
+    def __getitem__(self, label: str) -> Mixer | RowMixer:
+        return self._linear.get(label) or self._of_rows[label]
+
+    def score(
+        self, stream: NDArray[np.uint16], start: int, watch: Stopwatch | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float64]]]:
+        """ln p_k [K, n] of stream[start:], and by mixture their nll [n]."""
+        watch = watch or Stopwatch()
+        # Whole rows take K · V numbers a target: no more of them are held than they need to be.
+        step = ROW_PIECE if self._of_rows else len(stream)
+        found: list[NDArray[np.float32]] = []
+        nll: dict[str, list[NDArray[np.float64]]] = {label: [] for label in [*self._linear, *self._of_rows]}
+        for first in range(start, len(stream), step):
+            piece = stream[: first + step]
+            rows = rows_of(self._experts, len(piece) - first) if self._of_rows else None
+            log_probs = gather(self._experts, piece, first, rows=rows, stage=watch.stage)
+            found.append(log_probs)
+            with watch.stage("mixture"):
+                for label, mixer in self._linear.items():
+                    nll[label].append(mixer.mix(log_probs))
+                if rows is not None:
+                    for label, row_mixer in self._of_rows.items():
+                        nll[label].append(row_mixer.mix(rows, piece[first:]))
+        return np.concatenate(found, axis=1), {label: np.concatenate(part) for label, part in nll.items()}
 
 
 def score_chunks(
@@ -181,13 +246,10 @@ def score_chunks(
     yielded; only then, and never after the last one, ``learn(stream so far, chunk's start)`` is called.
     """
     watch = watch or Stopwatch()
-    timed = [_Timed(expert, watch) for expert in experts]
-    mixers = {label: Mixer(spec, experts) for label, spec in mixtures.items()}
+    mixers = Mixers(mixtures, experts)
     for start in range(1, len(stream), chunk):
         seen = stream[: start + chunk]
-        log_probs = gather(timed, seen, start)
-        with watch.stage("mixture"):
-            nll = {label: mixer.mix(log_probs) for label, mixer in mixers.items()}
+        log_probs, nll = mixers.score(seen, start, watch)
         yield ScoredChunk(start, log_probs, nll)
         if learn is not None and len(seen) < len(stream):
             with watch.stage("ttt"):
@@ -235,7 +297,7 @@ def evaluate(
         ttt = settings.ttt or "sgd"
     elif settings.ttt not in (None, "off"):
         raise InputError(f"test-time training ({settings.ttt}) needs a neural model, and none is scored")
-    experts += [OnlineCounts(byte_table.vocab_size), AdaptiveCounts(byte_table.vocab_size)]
+    experts += online_experts(byte_table.vocab_size)
     if not settings.no_oracle:
         with watch.stage("load"):
             oracle = artifact.load_oracle()

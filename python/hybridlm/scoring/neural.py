@@ -35,6 +35,7 @@ class NeuralExpert:
         autocast: torch.dtype | None = None,
     ) -> None:
         self.model = model
+        self.vocab_size = model.config.vocab_size
         self.grid = grid
         self._dist = dist
         self._group = group
@@ -59,6 +60,32 @@ class NeuralExpert:
         # One rank's score and the others' zeros: their sum is exact in any order.
         self._dist.all_reduce_sum_(scores)
         return scores[start - origin : len(stream) - origin].cpu().numpy()[None]
+
+    @torch.no_grad()
+    def score_rows(
+        self, stream: NDArray[np.uint16], start: int, rows: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """What `score` gives but for rounding, and into ``rows`` [1, N − start, V] ln p of each possible
+        token. Every rank computes all of it."""
+        end = len(stream)
+        self.model.eval()
+        first_group = self.grid.window_of(start) // self._group
+        for group in range(first_group, self.grid.window_of(end - 1) // self._group + 1):
+            windows = range(group * self._group, (group + 1) * self._group)
+            origin = self.grid.start(windows[0])
+            inputs = self._rows(self._padded(stream, origin, windows[-1] + 1), 0)
+            with _autocast(inputs.device, self._autocast):
+                logits = self.model(inputs[:, :-1])
+            for row, window in enumerate(windows):
+                first = max(start, self.grid.first_target(window))
+                last = min(end - 1, self.grid.last_target(window))
+                if first <= last:
+                    at = first - 1 - self.grid.start(window)
+                    found = logits[row, at : at + last - first + 1].float().log_softmax(dim=-1)
+                    rows[0, first - start : last + 1 - start] = found.cpu().numpy()
+        targets = stream[start:].astype(np.int64)
+        found: NDArray[np.float32] = np.take_along_axis(rows, targets[None, :, None], axis=2)[..., 0]
+        return found
 
     @torch.no_grad()
     def next_log_probs(self, stream: NDArray[np.uint16]) -> NDArray[np.float32]:

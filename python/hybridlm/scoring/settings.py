@@ -5,6 +5,9 @@ from typing import Literal
 
 from hybridlm.errors import InputError
 
+DEFAULT_MIXER = "stacked"
+"""Of scores, the codec and generation."""
+
 TTTOptimizer = Literal["sgd", "adamw", "off"]
 Precision = Literal["float32", "bfloat16"]
 
@@ -50,7 +53,7 @@ class TTTSettings:
 class ScoringSettings:
     """The protocol's choices. None of them may depend on the text that is scored."""
 
-    mixer: str = "eg"
+    mixer: str = DEFAULT_MIXER
     """The mixture whose BPB is the result."""
     ttt: TTTOptimizer | None = field(default=None, metadata={"environment": "TTT_OPTIMIZER"})
     """Test-time training of the neural model; unset: TTT_OPTIMIZER, else sgd if there is such a model."""

@@ -22,6 +22,7 @@ const LEVEL: i32 = 19;
 /// Bytes between two looks at whether to stop.
 const PIECE: usize = 1 << 14;
 const PPM_CONTEXTS: usize = 1 << 23;
+const PPM_LENGTHS: [usize; backoff::MAX_LENGTH] = [1, 2, 3, 4, 5, 6, 7, 8];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
@@ -76,7 +77,7 @@ impl Baseline {
         let model = match method {
             Method::Ctw => Model::Ctw(ContextTree::new(ctw::Settings { depth, ..Default::default() })?),
             Method::Ppm => {
-                let settings = backoff::Settings { length: depth, contexts: PPM_CONTEXTS };
+                let settings = backoff::Settings { lengths: &PPM_LENGTHS[..depth], contexts: PPM_CONTEXTS };
                 Model::Ppm(Box::new(Backoff::new(256, settings)?))
             }
         };
@@ -99,7 +100,7 @@ impl Baseline {
             bits += match &mut self.model {
                 Model::Ctw(tree) => piece.iter().map(|&byte| tree.code(byte)).sum::<f64>(),
                 Model::Ppm(model) => {
-                    piece.iter().map(|&byte| -f64::from(model.update(byte.into())).log2()).sum()
+                    piece.iter().map(|&byte| -f64::from(model.update(byte.into()).0).log2()).sum()
                 }
             };
             self.text.extend_from_slice(piece);

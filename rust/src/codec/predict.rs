@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::experts::{self, AdaptiveExperts, GATES};
-use crate::mix::{self, Mixture};
+use crate::experts::{self, AdaptiveExperts, COUNTING, EVIDENCE, GATES};
+use crate::mix::{self, Mixture, Sources};
 use crate::oracle::{check_tokens, Oracle};
 use crate::{Error, Result};
 
@@ -30,7 +30,7 @@ pub struct Predictor {
     /// Of the neural model, if there is one, and of the adaptive experts; the oracle's are never made one
     /// by one.
     rows: Vec<f32>,
-    /// Of the rows, then of the oracle's orders.
+    /// Of the rows, then of the oracle's orders, then of the evidence that the mixture takes.
     weights: Vec<f64>,
     mixed: Vec<f32>,
     stale: bool,
@@ -52,18 +52,27 @@ impl Predictor {
         }
         let mut experts = AdaptiveExperts::new(vocab_size, Default::default())?;
         experts.observe(&[first])?;
-        let rows = usize::from(neural.is_some()) + experts::NAMES.len();
+        let context = vec![first];
+        let first = usize::from(neural.is_some());
+        let rows = first + experts::NAMES.len();
         let count = rows + oracle.as_ref().map_or(0, |oracle| oracle.orders().len());
+        let counting = |expert: &usize| {
+            let name = expert.checked_sub(first).and_then(|expert| experts::NAMES.get(expert));
+            name.is_some_and(|name| COUNTING.contains(name))
+        };
+        let base: Vec<usize> = (0..count).filter(|expert| !counting(expert)).collect();
+        let sources = Sources { experts: count, gates: &GATES, base: &base, lengths: EVIDENCE.len() };
+        let mixture = mix::create(mixture, sources)?;
         Ok(Self {
             neural,
             oracle,
             experts,
-            mixture: mix::create(mixture, count, &GATES)?,
             vocab_size,
-            context: vec![first],
+            context,
             learned: 0,
             rows: vec![0.0; rows * vocab_size],
-            weights: vec![0.0; count],
+            weights: vec![0.0; count + mixture.lengths()],
+            mixture,
             mixed: vec![0.0; vocab_size],
             stale: true,
         })
@@ -78,19 +87,26 @@ impl Predictor {
         self.learned
     }
 
-    /// Of the experts, in the order of [`Self::weights`]: the order of `hybridlm eval`.
+    /// Of the experts and the evidence, in the order of [`Self::weights`]: the order of `hybridlm eval`.
     pub fn names(&self) -> Vec<String> {
         let neural = self.neural.iter().map(|_| "neural".to_owned());
         let adaptive = experts::NAMES.iter().map(ToString::to_string);
         let orders = self.oracle.iter().flat_map(|oracle| oracle.orders());
-        neural.chain(adaptive).chain(orders.map(|order| format!("oracle_{order}"))).collect()
+        let evidence = EVIDENCE[..self.mixture.lengths()].iter().map(ToString::to_string);
+        let experts = neural.chain(adaptive).chain(orders.map(|order| format!("oracle_{order}")));
+        experts.chain(evidence).collect()
+    }
+
+    fn gates(&self) -> Vec<u8> {
+        let classes = &self.experts.classes()[..self.mixture.lengths()];
+        [&self.experts.gates()[..], classes].concat()
     }
 
     /// The next token's distribution, [V]. Fails where the neural model does.
     pub fn predict(&mut self) -> Result<&[f32]> {
         if self.stale {
             self.fill_rows()?;
-            self.mixture.weights(&self.experts.gates(), &mut self.weights);
+            self.mixture.weights(&self.gates(), &mut self.weights);
             self.mix_rows();
             self.stale = false;
         }
@@ -116,7 +132,8 @@ impl Predictor {
     }
 
     fn mix_rows(&mut self) {
-        let (weights, orders) = self.weights.split_at(self.rows.len() / self.vocab_size);
+        let (weights, rest) = self.weights.split_at(self.rows.len() / self.vocab_size);
+        let (orders, evidence) = rest.split_at(rest.len() - self.mixture.lengths());
         match &self.oracle {
             None => self.mixed.fill(0.0),
             Some(oracle) => {
@@ -129,15 +146,17 @@ impl Predictor {
             let weight = weight as f32;
             self.mixed.iter_mut().zip(row).for_each(|(mixed, probability)| *mixed += weight * probability);
         }
+        let evidence: Vec<f32> = evidence.iter().map(|&weight| weight as f32).collect();
+        self.experts.add_shares(&evidence, &mut self.mixed);
     }
 
-    /// Each expert's weight in the next token's distribution, [K].
+    /// Each expert's weight in the next token's distribution, and that of the evidence of each length, [K + L].
     pub fn weights(&mut self) -> Result<&[f64]> {
         self.predict()?;
         Ok(&self.weights)
     }
 
-    /// What each expert gives a token, [K].
+    /// What each expert gives a token, and its share in each context, [K + L].
     pub fn expert_probabilities(&mut self, token: u16) -> Result<Vec<f64>> {
         check_tokens(&[token], self.vocab_size)?;
         self.predict()?;
@@ -152,13 +171,15 @@ impl Predictor {
             self.context.pop();
             probabilities.extend(log_probs.iter().map(|&log_prob| f64::from(log_prob).exp()));
         }
+        let shares = &self.experts.shares(token)[..self.mixture.lengths()];
+        probabilities.extend(shares.iter().copied().map(f64::from));
         Ok(probabilities)
     }
 
     /// Learns the token that came.
     pub fn update(&mut self, token: u16) -> Result<()> {
         let probabilities = self.expert_probabilities(token)?;
-        self.mixture.update(&self.experts.gates(), &probabilities);
+        self.mixture.update(&self.gates(), &probabilities);
         self.experts.update(token);
         self.context.push(token);
         if self.context.len() >= 64 * CONTEXT {

@@ -1,9 +1,9 @@
 //! An adaptive n-gram model: interpolated Kneser–Ney estimation, learned token by token.
 //!
-//! p_n(w | h) = (1 − b(h)) · (c(h w) − D) / Σ (c(h ·) − D) + b(h) · p_{n−1}(w | h′), where h′ is h without its oldest token
-//! and p_0 is a smoothed unigram. As in Kneser and Ney (1995), the shorter contexts count the *different*
-//! longer ones that a pair was seen in: a token is counted in its longest context, and in a shorter one
-//! only if it had never followed the context one token longer.
+//! p_n(w | h) = (1 − b(h)) · (c(h w) − D) / Σ (c(h ·) − D) + b(h) · p_{n−1}(w | h′), where h′ is h without
+//! its oldest tokens, down to the next shorter length, and p_0 is a smoothed unigram. As in Kneser and Ney
+//! (1995), the shorter contexts count the *different* longer ones that a pair was seen in: a token is
+//! counted in its longest context, and in a shorter one only if it had never followed the longer one.
 //!
 //! The back-off weight starts from what absolute discounting says, b₀ = D · types(h) / c(h), times a factor
 //! that is learned for every class of contexts (their length, number of types, and mean count). The factor
@@ -21,16 +21,20 @@ use crate::{Error, Result};
 /// Longest context, in tokens.
 pub const MAX_LENGTH: usize = 8;
 
+/// The lengths of context by default: those between would cost as much as they have, and say little more.
+pub const LENGTHS: [usize; 5] = [1, 2, 3, 5, 8];
+
 /// D, the absolute discount.
-const DISCOUNT: f32 = 0.75;
+pub const DISCOUNT: f32 = 0.75;
 /// What the unigram takes for granted of each token.
 const PRIOR: f32 = 0.5;
 
 /// Places that the table of contexts begins with.
 const FIRST_CONTEXTS: usize = 1 << 12;
 
-/// Classes of contexts of one length: 16 numbers of types by 16 mean counts.
-const CLASSES: usize = 256;
+/// Classes of contexts of one length: 16 numbers of types by 16 mean counts. Class 0 stands for a context
+/// that isn't known.
+pub const CLASSES: usize = 256;
 /// The factor's step is RATE, but larger for a class that was seen less than EARLY / RATE times.
 const RATE: f32 = 0.003;
 const EARLY: f32 = 0.5;
@@ -38,8 +42,8 @@ const BACKOFF_RANGE: (f32, f32) = (0.005, 0.995);
 
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// Longest context in tokens, 1 to [`MAX_LENGTH`]: one less than the model's order.
-    pub length: usize,
+    /// The contexts' lengths in tokens, ascending, 1 to [`MAX_LENGTH`].
+    pub lengths: &'static [usize],
     /// Contexts that there is room for at most, a power of two. A context takes 16 bytes, and the store
     /// of successors at most 8 more for each; a sweep takes as much again while it lasts.
     pub contexts: usize,
@@ -47,7 +51,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { length: 5, contexts: 1 << 22 }
+        Self { lengths: &LENGTHS, contexts: 1 << 22 }
     }
 }
 
@@ -127,9 +131,9 @@ impl Store {
 /// One step of the interpolation, for one token: p_n = share · (1 − b) + b · p_{n−1}.
 #[derive(Clone, Copy, Default)]
 struct Step {
-    /// The context has n + 1 tokens.
+    /// The context is the n-th by length.
     n: usize,
-    class: usize,
+    class: u8,
     count: u32,
     backoff: f32,
     share: f32,
@@ -138,17 +142,26 @@ struct Step {
 
 /// What one context makes of its counts.
 struct Seen<'a> {
-    class: usize,
+    class: u8,
     backoff: f32,
-    /// (1 − b) / Σ (c − D).
+    /// 1 / Σ (c − D).
     scale: f32,
     successors: &'a [u32],
 }
 
 impl Seen<'_> {
-    /// (1 − b) times the share of a successor with this count.
-    fn taken(&self, count: u32) -> f32 {
+    /// (c − D) / Σ (c − D) of a successor with this count.
+    fn share(&self, count: u32) -> f32 {
         (count as f32 - DISCOUNT) * self.scale
+    }
+}
+
+/// The mean count of the contexts of a class, about.
+pub fn mean_count(class: u8) -> f64 {
+    match class % 16 {
+        // Most of these were seen once per type.
+        0 => 1.02,
+        quarter => f64::from(quarter / 4).exp2() * (1.0 + (f64::from(quarter % 4) + 0.5) / 4.0),
     }
 }
 
@@ -166,9 +179,29 @@ struct Trace {
     probability: f32,
 }
 
+/// What the contexts say of one token, each by itself.
+#[derive(Clone, Copy)]
+pub struct Evidence {
+    /// The class of each context, by length; known before the token.
+    pub classes: [u8; MAX_LENGTH],
+    /// (c − D) / Σ (c − D), of the token in each context.
+    pub shares: [f32; MAX_LENGTH],
+}
+
+impl Trace {
+    fn evidence(&self) -> Evidence {
+        let mut found = Evidence { classes: [0; MAX_LENGTH], shares: [0.0; MAX_LENGTH] };
+        for step in &self.steps[..self.length] {
+            found.classes[step.n] = step.class;
+            found.shares[step.n] = step.share;
+        }
+        found
+    }
+}
+
 pub struct Backoff {
     vocab_size: usize,
-    length: usize,
+    lengths: &'static [usize],
     /// Grows up to `room`.
     contexts: Vec<Context>,
     room: usize,
@@ -186,11 +219,15 @@ pub struct Backoff {
 
 impl Backoff {
     pub fn new(vocab_size: usize, settings: Settings) -> Result<Self> {
-        let Settings { length, contexts } = settings;
-        if !(1..=MAX_LENGTH).contains(&length) {
-            return Err(Error::input(format!(
-                "the longest context is 1 to {MAX_LENGTH} tokens, not {length}"
-            )));
+        let Settings { lengths, contexts } = settings;
+        let ascending = lengths.windows(2).all(|pair| pair[0] < pair[1]);
+        match (lengths.first(), lengths.last()) {
+            (Some(1..), Some(..=MAX_LENGTH)) if ascending => {}
+            _ => {
+                return Err(Error::input(format!(
+                    "contexts have ascending lengths of 1 to {MAX_LENGTH} tokens, not {lengths:?}"
+                )))
+            }
         }
         if !(256..=1 << 30).contains(&contexts) || !contexts.is_power_of_two() {
             return Err(Error::input(format!(
@@ -204,14 +241,14 @@ impl Backoff {
         }
         let mut model = Self {
             vocab_size,
-            length,
+            lengths,
             contexts: vec![Context::default(); contexts.min(FIRST_CONTEXTS)],
             room: contexts,
             taken: 0,
             store: Store::default(),
             unigrams: vec![0; vocab_size],
             unigram_total: 0,
-            trusts: vec![Trust { factor: 1.0, seen: 0.0 }; length * CLASSES],
+            trusts: vec![Trust { factor: 1.0, seen: 0.0 }; lengths.len() * CLASSES],
             recent: [0; MAX_LENGTH],
             hashes: [0; MAX_LENGTH],
             places: [None; MAX_LENGTH],
@@ -226,8 +263,9 @@ impl Backoff {
 
     /// The longest known context: how many tokens it has, and whether only one token has followed it.
     pub fn longest(&self) -> (usize, bool) {
-        let known =
-            (0..self.length).rev().find_map(|n| Some((n + 1, self.contexts[self.places[n]?].types == 1)));
+        let known = (0..self.lengths.len())
+            .rev()
+            .find_map(|n| Some((self.lengths[n], self.contexts[self.places[n]?].types == 1)));
         known.unwrap_or((0, false))
     }
 
@@ -242,24 +280,46 @@ impl Backoff {
         for (out, &count) in out.iter_mut().zip(&self.unigrams) {
             *out = (count as f32 + PRIOR) / total;
         }
-        for (n, place) in self.places[..self.length].iter().enumerate() {
+        for (n, place) in self.places[..self.lengths.len()].iter().enumerate() {
             let Some(at) = *place else { continue };
             let seen = self.seen(n, at);
             out.iter_mut().for_each(|out| *out *= seen.backoff);
             for &successor in seen.successors {
-                out[usize::from(token_of(successor))] += seen.taken(count_of(successor));
+                out[usize::from(token_of(successor))] +=
+                    seen.share(count_of(successor)) * (1.0 - seen.backoff);
             }
         }
     }
 
-    /// Learns the token that came. Returns the probability that it had.
-    pub fn update(&mut self, token: u16) -> f32 {
+    /// The class of each context of the next token, by length.
+    pub fn classes(&self, out: &mut [u8]) {
+        for ((n, place), out) in self.places.iter().enumerate().zip(out) {
+            *out = place.map_or(0, |at| self.seen(n, at).class);
+        }
+    }
+
+    /// The evidence for a token, each context by itself.
+    pub fn evidence(&self, token: u16) -> Evidence {
+        self.trace(token).evidence()
+    }
+
+    /// Adds to `out` [V] the n-th context's shares by length, times `weight`; nothing if it isn't known.
+    pub fn add_shares(&self, n: usize, weight: f32, out: &mut [f32]) {
+        let Some(at) = self.places[n] else { return };
+        let seen = self.seen(n, at);
+        for &successor in seen.successors {
+            out[usize::from(token_of(successor))] += weight * seen.share(count_of(successor));
+        }
+    }
+
+    /// Learns the token that came. Returns the probability that it had, and the evidence for it.
+    pub fn update(&mut self, token: u16) -> (f32, Evidence) {
         let trace = self.trace(token);
         self.learn_trust(&trace);
         self.make_room();
         // The longest contexts, down to the first that the token has followed before.
         let known = trace.steps[..trace.length].iter().rev().find(|step| step.count > 0);
-        for n in known.map_or(0, |step| step.n)..self.length {
+        for n in known.map_or(0, |step| step.n)..self.lengths.len() {
             self.count(n, token);
         }
         if known.is_none() {
@@ -269,7 +329,7 @@ impl Backoff {
         self.recent.copy_within(0..MAX_LENGTH - 1, 1);
         self.recent[0] = token;
         self.locate();
-        trace.probability
+        (trace.probability, trace.evidence())
     }
 
     fn prior_total(&self) -> f32 {
@@ -280,17 +340,16 @@ impl Backoff {
         let mut probability = (self.unigrams[usize::from(token)] as f32 + PRIOR) / self.prior_total();
         let mut steps = [Step::default(); MAX_LENGTH];
         let mut length = 0;
-        for (n, place) in self.places[..self.length].iter().enumerate() {
+        for (n, place) in self.places[..self.lengths.len()].iter().enumerate() {
             let Some(at) = *place else { continue };
             let seen = self.seen(n, at);
             let found = seen.successors.iter().find(|&&successor| token_of(successor) == token);
             let count = found.map_or(0, |&successor| count_of(successor));
-            let taken = if count > 0 { seen.taken(count) } else { 0.0 };
-            let share = taken / (1.0 - seen.backoff);
+            let share = if count > 0 { seen.share(count) } else { 0.0 };
             steps[length] =
                 Step { n, class: seen.class, count, backoff: seen.backoff, share, shorter: probability };
             length += 1;
-            probability = probability * seen.backoff + taken;
+            probability = probability * seen.backoff + share * (1.0 - seen.backoff);
         }
         Trace { steps, length, probability }
     }
@@ -301,7 +360,7 @@ impl Backoff {
         let mut chain = 1.0 / trace.probability;
         for step in trace.steps[..trace.length].iter().rev() {
             let gradient = step.backoff * chain * (step.shorter - step.share);
-            let trust = &mut self.trusts[step.class];
+            let trust = &mut self.trusts[step.n * CLASSES + usize::from(step.class)];
             let rate = RATE.max(EARLY / (trust.seen + 20.0));
             // A sure context makes the gradient steep; one token should not turn it over.
             let change = 1.0 + rate * gradient.max(-20.0);
@@ -311,7 +370,7 @@ impl Backoff {
         }
     }
 
-    /// What the context of n + 1 tokens at a place of the table has seen.
+    /// What the n-th context by length, at a place of the table, has seen.
     fn seen(&self, n: usize, at: usize) -> Seen<'_> {
         let context = &self.contexts[at];
         let types = f32::from(context.types);
@@ -323,14 +382,13 @@ impl Backoff {
         // Four steps per doubling: the float's exponent and the first two bits of its fraction.
         let mean_class = ((mean.to_bits() >> 21) - (127 << 2)).min(15) as usize;
         let types_class = (16 - context.types.leading_zeros()).min(15) as usize;
-        let class = n * CLASSES + types_class * 16 + mean_class;
+        let class = types_class * 16 + mean_class;
         let (least, most) = BACKOFF_RANGE;
-        let backoff = (DISCOUNT / mean * self.trusts[class].factor).clamp(least, most);
-        let scale = (1.0 - backoff) / (total as f32 - DISCOUNT * types);
-        Seen { class, backoff, scale, successors }
+        let backoff = (DISCOUNT / mean * self.trusts[n * CLASSES + class].factor).clamp(least, most);
+        Seen { class: class as u8, backoff, scale: 1.0 / (total as f32 - DISCOUNT * types), successors }
     }
 
-    /// Counts a token in the context of n + 1 tokens, which is entered if it is new.
+    /// Counts a token in the n-th context by length, which is entered if it is new.
     fn count(&mut self, n: usize, token: u16) {
         let at = self.places[n].or_else(|| self.place(self.hashes[n]).ok());
         let at = at.unwrap_or_else(|| self.enter(self.hashes[n]));
@@ -369,7 +427,7 @@ impl Backoff {
 
     /// Sees to it that the contexts of one more token find room.
     fn make_room(&mut self) {
-        let crowded = self.taken + self.length > self.contexts.len() / 4 * 3;
+        let crowded = self.taken + self.lengths.len() > self.contexts.len() / 4 * 3;
         if self.store.words.len() > 2 * self.room || crowded && self.contexts.len() == self.room {
             self.sweep();
         } else if crowded {
@@ -418,9 +476,12 @@ impl Backoff {
 
     /// Finds the contexts of the next token.
     fn locate(&mut self) {
-        let mut hash = 0x9e37_79b9_7f4a_7c15;
-        for n in 0..self.length {
-            hash = mix(hash ^ (u64::from(self.recent[n]) + 1));
+        let (mut hash, mut known) = (0x9e37_79b9_7f4a_7c15, 0);
+        for (n, &length) in self.lengths.iter().enumerate() {
+            for &token in &self.recent[known..length] {
+                hash = mix(hash ^ (u64::from(token) + 1));
+            }
+            known = length;
             self.hashes[n] = hash.max(1);
             self.places[n] = self.place(self.hashes[n]).ok();
         }

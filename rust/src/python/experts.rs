@@ -3,15 +3,18 @@
 use std::borrow::Cow;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArrayDyn, PyUntypedArrayMethods};
+use numpy::{
+    IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArrayDyn, PyReadwriteArrayDyn,
+    PyUntypedArrayMethods,
+};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use super::{slice, tokens as tokens_array};
-use crate::experts::{self, GATES, NAMES};
+use crate::experts::{self, CLASS_GATES, COUNTING, EVIDENCE, GATES, NAMES};
 use crate::fingerprint::Stateful;
-use crate::mix::{self, geometric::Geometric, Mixture};
+use crate::mix::{self, geometric::Geometric, Mixture, Sources};
 use crate::{Error, Result};
 
 /// Waits for the lock without the GIL, which its holder might be waiting for.
@@ -51,6 +54,18 @@ fn array<'py, T: numpy::Element>(
     }
 }
 
+/// The array [K, n, V] that a caller wants rows in.
+pub fn rows_array<'py>(value: &Bound<'py, PyAny>) -> PyResult<PyReadwriteArrayDyn<'py, f32>> {
+    let array = value.extract::<PyReadwriteArrayDyn<'py, f32>>();
+    match array {
+        Ok(array) if array.ndim() == 3 && array.is_c_contiguous() => Ok(array),
+        _ => Err(PyTypeError::new_err(format!(
+            "rows must be a writeable C-contiguous 3-D float32 array, not {}",
+            value.get_type().name()?
+        ))),
+    }
+}
+
 #[pyclass(module = "hybridlm._core", frozen)]
 struct AdaptiveExperts {
     core: Mutex<experts::AdaptiveExperts>,
@@ -75,6 +90,21 @@ impl AdaptiveExperts {
         Ok(PyTuple::new(py, GATES)?.unbind())
     }
 
+    #[classattr]
+    fn counting_names(py: Python<'_>) -> PyResult<Py<PyTuple>> {
+        Ok(PyTuple::new(py, COUNTING)?.unbind())
+    }
+
+    #[classattr]
+    fn evidence_names(py: Python<'_>) -> PyResult<Py<PyTuple>> {
+        Ok(PyTuple::new(py, EVIDENCE)?.unbind())
+    }
+
+    #[classattr]
+    fn class_sizes(py: Python<'_>) -> PyResult<Py<PyTuple>> {
+        Ok(PyTuple::new(py, CLASS_GATES)?.unbind())
+    }
+
     #[getter]
     fn vocab_size(&self) -> usize {
         self.vocab_size
@@ -86,31 +116,44 @@ impl AdaptiveExperts {
         with(py, &self.core, |core| core.observe(tokens))
     }
 
-    #[allow(clippy::type_complexity)] // two arrays
+    #[pyo3(signature = (tokens, rows=None))]
+    #[allow(clippy::type_complexity)] // four arrays
     fn score<'py>(
         &self,
         py: Python<'py>,
         tokens: &Bound<'py, PyAny>,
-    ) -> PyResult<(Bound<'py, PyArray2<f32>>, Bound<'py, PyArray2<u8>>)> {
+        rows: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<(
+        Bound<'py, PyArray2<f32>>,
+        Bound<'py, PyArray2<u8>>,
+        Bound<'py, PyArray2<f32>>,
+        Bound<'py, PyArray2<u8>>,
+    )> {
         let tokens = tokens_array(tokens)?;
         let tokens = slice(&tokens);
-        let mut log_probs = vec![0f32; NAMES.len() * tokens.len()];
-        let mut gates = vec![0u8; GATES.len() * tokens.len()];
-        with(py, &self.core, |core| core.score(tokens, &mut log_probs, &mut gates))?;
+        let mut rows = rows.map(rows_array).transpose()?;
+        let rows = rows.as_mut().map(|rows| rows.as_slice_mut()).transpose()?;
+        let scored = with(py, &self.core, |core| core.score(tokens, rows))?;
+        let n = tokens.len();
         Ok((
-            matrix(py, log_probs, [NAMES.len(), tokens.len()])?,
-            matrix(py, gates, [GATES.len(), tokens.len()])?,
+            matrix(py, scored.log_probs, [NAMES.len(), n])?,
+            matrix(py, scored.gates, [GATES.len(), n])?,
+            matrix(py, scored.shares, [EVIDENCE.len(), n])?,
+            matrix(py, scored.classes, [EVIDENCE.len(), n])?,
         ))
     }
 
     fn next_log_probs<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray2<f32>>> {
-        let mut rows = vec![0f32; NAMES.len() * self.vocab_size];
-        with(py, &self.core, |core| {
-            core.rows(&mut rows);
-            rows.iter_mut().for_each(|probability| *probability = probability.ln());
-            Ok(())
-        })?;
-        matrix(py, rows, [NAMES.len(), self.vocab_size])
+        self.rows(py, NAMES.len(), experts::AdaptiveExperts::rows)
+    }
+
+    fn next_shares<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        self.rows(py, EVIDENCE.len(), experts::AdaptiveExperts::share_rows)
+    }
+
+    fn next_classes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray1<u8>>> {
+        let classes = with(py, &self.core, |core| Ok(core.classes()))?;
+        Ok(classes.to_vec().into_pyarray(py))
     }
 
     fn fingerprint(&self, py: Python<'_>) -> PyResult<Cow<'static, [u8]>> {
@@ -123,20 +166,46 @@ impl AdaptiveExperts {
     }
 }
 
+impl AdaptiveExperts {
+    /// The logarithms of `count` rows.
+    fn rows<'py>(
+        &self,
+        py: Python<'py>,
+        count: usize,
+        fill: impl FnOnce(&experts::AdaptiveExperts, &mut [f32]) + Send,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let mut rows = vec![0f32; count * self.vocab_size];
+        with(py, &self.core, |core| {
+            fill(core, &mut rows);
+            rows.iter_mut().for_each(|probability| *probability = probability.ln());
+            Ok(())
+        })?;
+        matrix(py, rows, [count, self.vocab_size])
+    }
+}
+
 #[pyclass(module = "hybridlm._core", frozen)]
 struct LinearMixture {
     core: Mutex<Box<dyn Mixture>>,
-    experts: usize,
+    /// K + L.
+    rows: usize,
     gates: usize,
 }
 
 #[pymethods]
 impl LinearMixture {
     #[new]
-    #[pyo3(signature = (name, experts, gate_sizes=Vec::new()))]
-    fn new(name: &str, experts: usize, gate_sizes: Vec<usize>) -> PyResult<Self> {
-        let core = mix::create(name, experts, &gate_sizes)?;
-        Ok(Self { core: core.into(), experts, gates: gate_sizes.len() })
+    #[pyo3(signature = (name, experts, gate_sizes=Vec::new(), base=Vec::new(), lengths=0))]
+    fn new(
+        name: &str,
+        experts: usize,
+        gate_sizes: Vec<usize>,
+        base: Vec<usize>,
+        lengths: usize,
+    ) -> PyResult<Self> {
+        let sources = Sources { experts, gates: &gate_sizes, base: &base, lengths };
+        let core = mix::create(name, sources)?;
+        Ok(Self { rows: experts + core.lengths(), gates: core.gates().len(), core: core.into() })
     }
 
     #[classattr]
@@ -164,7 +233,7 @@ impl LinearMixture {
     ) -> PyResult<(Bound<'py, PyArray1<f64>>, Bound<'py, PyArray2<f64>>)> {
         let (nll, weights) = self.run(py, log_probs, gates, true)?;
         let targets = nll.len();
-        Ok((nll, matrix(py, weights, [targets, self.experts])?))
+        Ok((nll, matrix(py, weights, [targets, self.rows])?))
     }
 
     fn fingerprint(&self, py: Python<'_>) -> PyResult<Cow<'static, [u8]>> {
@@ -173,7 +242,7 @@ impl LinearMixture {
 
     #[pyo3(signature = (gates=None))]
     fn weights<'py>(&self, py: Python<'py>, gates: Option<Vec<u8>>) -> PyResult<Bound<'py, PyArray1<f64>>> {
-        let mut weights = vec![0f64; self.experts];
+        let mut weights = vec![0f64; self.rows];
         let gates = gates.unwrap_or_default();
         with(py, &self.core, |core| {
             let fit = gates.len() == core.gates().len()
@@ -197,9 +266,9 @@ impl LinearMixture {
         with_weights: bool,
     ) -> PyResult<(Bound<'py, PyArray1<f64>>, Vec<f64>)> {
         let log_probs = array::<f32>(log_probs, "log_probs", "float32", 2)?;
-        let [experts, targets] = [log_probs.shape()[0], log_probs.shape()[1]];
-        if experts != self.experts {
-            return Err(Error::input(format!("a mixture of {} experts, not {experts}", self.experts)).into());
+        let [rows, targets] = [log_probs.shape()[0], log_probs.shape()[1]];
+        if rows != self.rows {
+            return Err(Error::input(format!("a mixture of {} rows, not {rows}", self.rows)).into());
         }
         let gates = gates.map(|gates| array::<u8>(gates, "gates", "uint8", 2)).transpose()?;
         let shape = gates.as_ref().map_or([0, targets], |gates| [gates.shape()[0], gates.shape()[1]]);
@@ -213,7 +282,7 @@ impl LinearMixture {
             None => &[],
         };
         let mut nll = vec![0f64; targets];
-        let mut weights = vec![0f64; if with_weights { targets * experts } else { 0 }];
+        let mut weights = vec![0f64; if with_weights { targets * rows } else { 0 }];
         with(py, &self.core, |core| {
             let weights = with_weights.then_some(&mut weights[..]);
             mix::mix(core.as_mut(), log_probs, gates, &mut nll, weights)

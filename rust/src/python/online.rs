@@ -7,6 +7,7 @@ use numpy::{IntoPyArray, PyArray2};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
+use super::experts::rows_array;
 use super::{slice, tokens as tokens_array, InputError};
 use crate::fingerprint::Stateful;
 use crate::online::{OnlineExperts as Core, NAMES};
@@ -51,11 +52,19 @@ impl OnlineExperts {
         Ok(self.with(py, |core| core.observe(tokens))?)
     }
 
-    fn score<'py>(&self, py: Python<'py>, tokens: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyArray2<f32>>> {
+    #[pyo3(signature = (tokens, rows=None))]
+    fn score<'py>(
+        &self,
+        py: Python<'py>,
+        tokens: &Bound<'py, PyAny>,
+        rows: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
         let tokens = tokens_array(tokens)?;
         let tokens = slice(&tokens);
+        let mut rows = rows.map(rows_array).transpose()?;
+        let rows = rows.as_mut().map(|rows| rows.as_slice_mut()).transpose()?;
         let mut out = vec![0f32; NAMES.len() * tokens.len()];
-        self.with(py, |core| core.score(tokens, &mut out))?;
+        self.with(py, |core| core.score(tokens, &mut out, rows))?;
         matrix(py, NAMES.len(), tokens.len(), out)
     }
 

@@ -54,6 +54,7 @@ class _ByCumulativeLoss:
     """Weights that are the initial ones less η times the losses so far."""
 
     families: ClassVar[tuple[str, ...]] = FAMILIES
+    evidence: ClassVar[bool] = False
 
     def __init__(self, experts: Sequence[str], gate_sizes: Sequence[int] = ()) -> None:
         self._initial = initial_log_weights(experts)

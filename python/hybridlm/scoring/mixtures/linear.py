@@ -1,7 +1,8 @@
 """The mixtures of the native core: weights that learn target by target.
 
+- ``stacked``: the next one, in turn with the counts of the adaptive n-gram model; the default.
 - ``eg``: online gradient over the simplex, at several rates and in several contexts at once; it follows the
-  best *mixture* of the experts and is the default.
+  best *mixture* of the experts.
 - ``fixed-share``: Bayes over experts the best of which may change at any target.
 - ``bayes``: Bayes over the experts; it ends at the best single one.
 
@@ -14,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hybridlm._core import LinearMixture
+from hybridlm._core import AdaptiveExperts, LinearMixture
 from hybridlm.scoring.mixtures import register
 
 FAMILIES = ("neural", "oracle", "adaptive")
@@ -23,6 +24,7 @@ FAMILIES = ("neural", "oracle", "adaptive")
 
 class _Linear:
     families: ClassVar[tuple[str, ...]] = FAMILIES
+    evidence: ClassVar[bool] = False
     name: ClassVar[str]
 
     def __init__(self, experts: Sequence[str], gate_sizes: Sequence[int] = ()) -> None:
@@ -38,6 +40,20 @@ class _Linear:
 
     def fingerprint(self) -> bytes:
         return self._core.fingerprint()
+
+
+@register("stacked")
+class Stacked(_Linear):
+    name = "stacked"
+    evidence = True
+
+    def __init__(self, experts: Sequence[str], gate_sizes: Sequence[int] = ()) -> None:
+        proper = [name for name in experts if name not in AdaptiveExperts.evidence_names]
+        lengths = len(experts) - len(proper)
+        # What counts contexts is put on top of what doesn't.
+        base = [row for row, name in enumerate(proper) if name not in AdaptiveExperts.counting_names]
+        gates = gate_sizes[: len(gate_sizes) - lengths]
+        self._core = LinearMixture(self.name, len(proper), gates, base or range(len(proper)), lengths)
 
 
 @register("eg")
