@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "CODEC_BLOCK",
     "PARTIAL_COUNTS_MAGIC",
     "SPARSE_PROGRESS",
     "AdaptiveExperts",

@@ -89,7 +89,7 @@ class _Layer:
         self, x: Tensor, first_value: Tensor | None, turn: "_Rotation | None", at: int
     ) -> tuple[Tensor, Tensor]:
         n, end = x.shape[0], at + x.shape[0]
-        both, own, *gates = F.linear(x, self.inputs).split(self.splits, dim=1)
+        both, own, *gates = torch.split(F.linear(x, self.inputs), self.splits, dim=1)
         both = both.view(n, -1, self.channels).transpose(0, 1)  # [H + G, n, C]
         own = own.view(n, self.groups, self.channels).transpose(0, 1)
         if self.qk_norm:

@@ -102,7 +102,8 @@ class NeuralExpert:
             logits = self.model(rows[:, :-1])
         # In float64, so that the row sums to one to within what float32 can say of each of its values.
         row = logits[window - first, target - self.grid.start(window) - 1].double().log_softmax(dim=0)
-        return row.float().cpu().numpy()[None]
+        log_probs: NDArray[np.float32] = row.float().cpu().numpy()[None]
+        return log_probs
 
     def fingerprint(self) -> bytes:
         return state_hash(self.model.state_dict().values())
@@ -137,7 +138,7 @@ def state_hash(tensors: Iterable[torch.Tensor]) -> bytes:
     """SHA-256 over the bits of all tensors."""
     hasher = hashlib.sha256()
     for tensor in tensors:
-        hasher.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        hasher.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return hasher.digest()
 
 
