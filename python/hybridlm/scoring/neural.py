@@ -81,11 +81,10 @@ class NeuralExpert:
                 last = min(end - 1, self.grid.last_target(window))
                 if first <= last:
                     at = first - 1 - self.grid.start(window)
-                    shown = logits[row, at : at + last - first + 1].float().log_softmax(dim=-1)
-                    rows[0, first - start : last + 1 - start] = shown.cpu().numpy()
+                    log_probs = logits[row, at : at + last - first + 1].float().log_softmax(dim=-1)
+                    rows[0, first - start : last + 1 - start] = log_probs.cpu().numpy()
         targets = stream[start:].astype(np.int64)
-        found: NDArray[np.float32] = np.take_along_axis(rows, targets[None, :, None], axis=2)[..., 0]
-        return found
+        return np.asarray(np.take_along_axis(rows, targets[None, :, None], axis=2)[..., 0], np.float32)
 
     @torch.no_grad()
     def next_log_probs(self, stream: NDArray[np.uint16]) -> NDArray[np.float32]:
@@ -102,8 +101,8 @@ class NeuralExpert:
             logits = self.model(rows[:, :-1])
         # In float64, so that the row sums to one to within what float32 can say of each of its values.
         row = logits[window - first, target - self.grid.start(window) - 1].double().log_softmax(dim=0)
-        found: NDArray[np.float32] = row.float().cpu().numpy()[None]
-        return found
+        log_probs: NDArray[np.float32] = row.float().cpu().numpy()[None]
+        return log_probs
 
     def fingerprint(self) -> bytes:
         return state_hash(self.model.state_dict().values())
@@ -138,7 +137,7 @@ def state_hash(tensors: Iterable[torch.Tensor]) -> bytes:
     """SHA-256 over the bits of all tensors."""
     hasher = hashlib.sha256()
     for tensor in tensors:
-        hasher.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        hasher.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return hasher.digest()
 
 

@@ -1,0 +1,111 @@
+"""Size and speed of `hybridlm compress` beside general compressors, on text that the artifact has not seen.
+
+    python benches/python/compression.py ARTIFACT TEXT --tokenizer MODEL [--max-bytes 1000000]
+
+The artifact and the tokenizer are shared by both sides and not counted in a compressed size; the first line
+says how large they are. Peers have no such thing and begin from nothing. Every method runs on one thread; its
+speed is content bytes per second of processor time, the best of `--repeat` rounds through all methods.
+xz is Python's own; zstd is what is built in here, at level 22. brotli and PPMd (order 8) take
+`pip install brotli pyppmd`, and are left out, by name, where those are missing.
+"""
+
+import argparse
+import importlib
+import json
+import lzma
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hybridlm import _core
+from hybridlm.artifact import Artifact
+from hybridlm.codec import Codec
+from hybridlm.data.tokenizer import Tokenizer
+
+PPMD_ORDER = 8
+PPMD_MEMORY = 256 << 20
+
+Method = tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]
+
+
+def methods(codec: Codec) -> dict[str, Method]:
+    """Compress and decompress, by name; ours first."""
+    found: dict[str, Method] = {
+        "hybridlm": (lambda data: codec.compress(data).data, codec.decompress),
+        "xz -9e": (lambda data: lzma.compress(data, preset=9 | lzma.PRESET_EXTREME), lzma.decompress),
+        "zstd -22 --ultra": (_core.compress, lambda data: _core.decompress(data, 1 << 31, "zstd")),
+    }
+    if brotli := optional("brotli"):
+        found["brotli -11"] = (lambda data: brotli.compress(data, quality=11, lgwin=24), brotli.decompress)
+    if pyppmd := optional("pyppmd"):
+        options = {"max_order": PPMD_ORDER, "mem_size": PPMD_MEMORY}
+        found[f"PPMd order {PPMD_ORDER}"] = (
+            lambda data: pyppmd.compress(data, **options),
+            lambda data: pyppmd.decompress(data, **options),
+        )
+    return found
+
+
+def optional(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        print(json.dumps({"missing": name, "install": f"pip install {name}"}))
+        return None
+
+
+def timed(function: Callable[[bytes], bytes], data: bytes) -> tuple[bytes, float]:
+    started = time.process_time()
+    result = function(data)
+    return result, time.process_time() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument("text", type=Path)
+    parser.add_argument("--tokenizer", type=Path, required=True)
+    parser.add_argument("--max-bytes", type=int, default=1_000_000)
+    parser.add_argument("--repeat", type=int, default=3)
+    options = parser.parse_args()
+    artifact = Artifact.from_file(options.artifact)
+    codec = Codec(artifact, Tokenizer.load(options.tokenizer))
+    with options.text.open("rb") as file:
+        data = file.read(options.max_bytes)
+    shared = {"artifact_bytes": artifact.total_bytes, "tokenizer_bytes": options.tokenizer.stat().st_size}
+    print(
+        json.dumps(
+            {"text": options.text.name, "bytes": len(data), "neural_bytes": artifact.neural_bytes, **shared}
+        )
+    )
+
+    compressors = methods(codec)
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in compressors}
+    sizes: dict[str, int] = {}
+    for _ in range(options.repeat):
+        for name, (compress, decompress) in compressors.items():
+            compressed, there = timed(compress, data)
+            content, back = timed(decompress, compressed)
+            if content != data:
+                raise SystemExit(f"{name}: what comes out is not what went in")
+            sizes[name] = len(compressed)
+            seconds[name].append((there, back))
+    ours = sizes["hybridlm"]
+    for name, size in sizes.items():
+        there, back = (min(rounds) for rounds in zip(*seconds[name], strict=True))
+        row = {
+            "method": name,
+            "compressed_bytes": size,
+            "bits_per_byte": round(8 * size / len(data), 4),
+            "ours_to_this": round(ours / size, 4),
+            "compress_kb_per_s": round(len(data) / there / 1e3, 1),
+            "decompress_kb_per_s": round(len(data) / back / 1e3, 1),
+        }
+        print(json.dumps(row))
+
+
+if __name__ == "__main__":
+    main()
