@@ -397,7 +397,7 @@ class PerRank(AdaptiveCounts):
     def score(self, stream, start):
         return super().score(stream, start) - 1e-6 * int(os.environ["RANK"]) * (start > 40)
 
-subject.AdaptiveCounts = PerRank
+subject.online_experts = lambda vocab_size: [PerRank(vocab_size)]
 world_sizes.run_worker(Path(sys.argv[1]))
 """
 

@@ -21,7 +21,6 @@ from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import FormatError, InputError
 from hybridlm.generate import Generator, SamplingSettings
 from hybridlm.model import ModelConfig
-from hybridlm.prediction import MIXTURE
 from hybridlm.scoring.audit_subject import artifact_subject
 from hybridlm.scoring.evaluate import evaluate
 from hybridlm.scoring.settings import ScoringSettings
@@ -119,10 +118,6 @@ def test_with_a_neural_model(
     stream = np.concatenate(([tokenizer.bos_id], tokens)).astype(np.uint16)
     result = evaluate(neural_artifact, stream, tokenizer.byte_table, ScoringSettings(ttt="off", chunk=100))
     assert compressed.claimed_bits == pytest.approx(result.bits_per_token * len(tokens), rel=1e-5)
-
-
-def test_the_mixture_is_the_default_of_scoring() -> None:
-    assert ScoringSettings().mixer == MIXTURE
 
 
 def test_small_contents_with_a_neural_model(neural_codec: Codec) -> None:

@@ -187,7 +187,7 @@ impl SlowHierarchy {
 }
 
 fn slow_stacked(case: &Case) -> Vec<f64> {
-    let [mut first, mut second, mut last] = [const { () }; 3].map(|()| SlowEg::default());
+    let [mut first, mut second, mut last]: [SlowEg; 3] = Default::default();
     let [mut below, mut above] = [1.0, 2.0].map(|factor| SlowHierarchy { factor, trusts: HashMap::new() });
     (0..case.len())
         .map(|target| {

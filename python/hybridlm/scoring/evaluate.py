@@ -217,7 +217,8 @@ class Mixers:
         step = ROW_PIECE if self._of_rows else len(stream)
         found: list[NDArray[np.float32]] = []
         nll: dict[str, list[NDArray[np.float64]]] = {label: [] for label in [*self._linear, *self._of_rows]}
-        for first in range(start, len(stream), step):
+        # A piece without targets is one, too.
+        for first in range(start, max(len(stream), start + 1), step):
             piece = stream[: first + step]
             rows = rows_of(self._experts, len(piece) - first) if self._of_rows else None
             log_probs = gather(self._experts, piece, first, rows=rows, stage=watch.stage)

@@ -81,11 +81,10 @@ class NeuralExpert:
                 last = min(end - 1, self.grid.last_target(window))
                 if first <= last:
                     at = first - 1 - self.grid.start(window)
-                    found = logits[row, at : at + last - first + 1].float().log_softmax(dim=-1)
-                    rows[0, first - start : last + 1 - start] = found.cpu().numpy()
+                    log_probs = logits[row, at : at + last - first + 1].float().log_softmax(dim=-1)
+                    rows[0, first - start : last + 1 - start] = log_probs.cpu().numpy()
         targets = stream[start:].astype(np.int64)
-        found: NDArray[np.float32] = np.take_along_axis(rows, targets[None, :, None], axis=2)[..., 0]
-        return found
+        return np.asarray(np.take_along_axis(rows, targets[None, :, None], axis=2)[..., 0], np.float32)
 
     @torch.no_grad()
     def next_log_probs(self, stream: NDArray[np.uint16]) -> NDArray[np.float32]:

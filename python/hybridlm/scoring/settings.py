@@ -54,7 +54,8 @@ class ScoringSettings:
     """The protocol's choices. None of them may depend on the text that is scored."""
 
     mixer: str = DEFAULT_MIXER
-    """The mixture whose BPB is the result."""
+    """The mixture whose BPB is the result: stacked, eg, fixed-share, bayes, hedge or hedge-token; or
+    geometric, which mixes whole rows and takes some hundred times as long."""
     ttt: TTTOptimizer | None = field(default=None, metadata={"environment": "TTT_OPTIMIZER"})
     """Test-time training of the neural model; unset: TTT_OPTIMIZER, else sgd if there is such a model."""
     no_oracle: bool = False

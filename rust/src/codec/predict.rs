@@ -119,8 +119,7 @@ impl Predictor {
         if let Some(neural) = &mut self.neural {
             neural.next(self.context[self.context.len() - 1], row)?;
             let sum: f32 = row.iter().sum();
-            // NaN is not within anything either.
-            if !((sum - 1.0).abs() < ROUNDING) {
+            if sum.is_nan() || (sum - 1.0).abs() >= ROUNDING {
                 return Err(Error::input(format!(
                     "the neural model's probabilities of token {} sum to {sum}: its weights have diverged",
                     self.learned + 1

@@ -120,7 +120,9 @@ pub fn mix(
         // Scaled by the largest, so that nothing underflows that matters.
         let largest = (0..experts).map(log_prob).fold(f64::NEG_INFINITY, f64::max);
         for (row, probability) in probabilities.iter_mut().enumerate() {
-            *probability = (log_prob(row) - largest).exp();
+            let log_prob = log_prob(row);
+            // Most shares are nothing, and that is worth no exponential.
+            *probability = if log_prob == f64::NEG_INFINITY { 0.0 } else { (log_prob - largest).exp() };
         }
         if let Some(weights) = &mut weights {
             mixture.weights(&gate, &mut weights[target * rows..][..rows]);
