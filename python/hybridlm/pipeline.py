@@ -20,6 +20,7 @@ from hybridlm.files import atomic_write_bytes, atomic_write_text
 from hybridlm.oracle.build import Estimator, build_dense, build_sparse
 from hybridlm.report.summary import Score, Summary
 from hybridlm.scoring.evaluate import EvaluationResult, MixtureSpec, Rate, Stopwatch, evaluate
+from hybridlm.scoring.mixtures import find_mixture
 from hybridlm.scoring.settings import ScoringSettings, TTTOptimizer
 from hybridlm.settings import as_dict
 from hybridlm.threads import thread_count
@@ -107,7 +108,8 @@ def run(settings: PipelineSettings, out: Path) -> Summary:
         artifact = Artifact.from_bytes(artifact_file.read_bytes(), str(artifact_file))
 
     stream = read_stream(val_shards, tokenizer.vocab_size)
-    without_oracle = {WITHOUT_ORACLE: MixtureSpec(settings.mixer, ("neural", "online", "adaptive"))}
+    families = tuple(family for family in find_mixture(settings.mixer).families if family != "oracle")
+    without_oracle = {WITHOUT_ORACLE: MixtureSpec(settings.mixer, families)}
 
     def score(ttt: TTTOptimizer) -> EvaluationResult:
         scoring = ScoringSettings(mixer=settings.mixer, ttt=ttt, chunk=CHUNK)

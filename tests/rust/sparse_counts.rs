@@ -194,7 +194,7 @@ fn the_golden_file_means_what_it_always_meant() {
     let found = entries(&counts, 1).unwrap();
     let found: Vec<(Vec<u16>, _)> =
         found.iter().map(|e| (e.ngram.tokens().collect(), (e.count, e.documents))).collect();
-    assert_eq!(found, naive(&[stream.clone()], 4).into_iter().collect::<Vec<_>>());
+    assert_eq!(found, naive(std::slice::from_ref(&stream), 4).into_iter().collect::<Vec<_>>());
     assert_eq!(*counts.sample(), Sample::of(&[&stream]));
 }
 
