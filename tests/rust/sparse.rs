@@ -138,6 +138,12 @@ fn naive_model(
         let documents = documents.len() as f64;
         masses.insert(ngram.clone(), documents + f64::from(REPEAT_WEIGHT) * (f64::from(*count) - documents));
     }
+    // Nothing longer ends with what begins a document.
+    for (ngram, (count, _)) in counts.iter().filter(|(ngram, _)| (2..order).contains(&ngram.len())) {
+        if ngram[0] == BOS {
+            masses.insert(ngram.clone(), f64::from(*count));
+        }
+    }
     for n in (2..=order).rev() {
         let level: Vec<(Vec<u16>, f64)> = masses
             .iter()

@@ -1,6 +1,7 @@
 //! Estimation as a flow of counts from long n-grams to short ones.
 //!
-//! Every n-gram of the top order starts with a mass, its count. From the top order down, an n-gram of
+//! Every n-gram of the top order starts with a mass, its count, and so does one of any order that begins
+//! a document, which no longer one ends with. From the top order down, an n-gram of
 //! mass m that is kept holds m − D(m) back and passes D(m) to its suffix; one that is not kept passes
 //! all of m. So each order sees just what the orders above leave to it: with nothing pruned the lower
 //! orders' masses are proportional to the continuation counts of Kneser and Ney (1995), whose model
@@ -15,7 +16,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::trie::{by_context, Level, Trie};
+use super::trie::{by_context, Level, Trie, BOS};
 use super::MAX_ORDER;
 use crate::parallel::{self, Control};
 use crate::Result;
@@ -95,9 +96,18 @@ fn top_masses(trie: &Trie) -> Vec<AtomicU64> {
     weighted.map(AtomicU64::new).collect()
 }
 
-fn zeros(count: usize) -> Vec<AtomicU64> {
+/// What the n-grams of order `n`, below the top, have before anything flows to them. No longer n-gram
+/// ends as one does that begins a document, so those have their counts, as in Chen and Goodman (1998);
+/// all others have what longer ones leave to them.
+fn own_masses(trie: &Trie, n: usize) -> Vec<AtomicU64> {
+    let level = &trie.levels[n];
     let mut masses = Vec::new();
-    masses.resize_with(count, AtomicU64::default);
+    masses.resize_with(level.len(), AtomicU64::default);
+    if n > 1 {
+        for index in trie.beginning_with(BOS, n) {
+            masses[index] = AtomicU64::new((f64::from(level.counts[index]) * f64::from(UNIT)) as u64);
+        }
+    }
     masses
 }
 
@@ -126,7 +136,7 @@ impl FullModel {
         let mut flowing = top_masses(trie);
         for n in (2..=order).rev() {
             let settled = settle(flowing);
-            flowing = zeros(trie.levels[n - 1].len());
+            flowing = own_masses(trie, n - 1);
             let suffixes = &trie.levels[n].suffixes;
             parallel::run(threads, settled.len().div_ceil(STRIDE), |piece| {
                 let start = piece * STRIDE;
@@ -189,7 +199,7 @@ const STRIDE: usize = 1 << 16;
 
 /// What an n-gram of each order has to gain relative to the threshold: it costs bytes itself, and it
 /// forces its prefix and suffix to be kept.
-const COST: [f32; MAX_ORDER + 1] = [1.0, 1.0, 0.7, 0.8, 1.0, 1.1, 1.3, 1.5, 1.7];
+const COST: [f32; MAX_ORDER + 1] = [1.0, 1.0, 0.5, 0.7, 1.0, 1.1, 1.3, 1.5, 1.7];
 
 /// A pruned model, on the trie's own indices.
 pub struct PrunedModel {
@@ -228,7 +238,7 @@ impl PrunedModel {
         let mut forced = flags(trie.levels[order].len());
         for n in (2..=order).rev() {
             let (contexts, level) = (&trie.levels[n - 1], &trie.levels[n]);
-            let received = zeros(contexts.len());
+            let received = own_masses(trie, n - 1);
             let needed = flags(contexts.len());
             let job = PruneJob {
                 contexts,

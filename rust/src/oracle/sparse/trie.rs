@@ -264,6 +264,18 @@ impl Trie {
         self.levels.len() - 1
     }
 
+    /// The n-grams of order `n` that begin with `token`, on their level.
+    pub fn beginning_with(&self, token: u16, n: usize) -> Range<usize> {
+        let token = usize::from(token);
+        if token >= self.levels[1].len() {
+            return 0..0;
+        }
+        let extended = |found: Range<usize>, level: &Level| {
+            level.first[found.start] as usize..level.first[found.end] as usize
+        };
+        self.levels[1..n].iter().fold(token..token + 1, extended)
+    }
+
     /// The continuation of `context` (of order `order`) by `word`, on the next level.
     pub fn find(&self, order: usize, context: usize, word: u16) -> Option<usize> {
         let range = self.levels[order].successors(context);
