@@ -71,7 +71,7 @@ fn bad_files_are_refused() {
         let path = entry.unwrap().path();
         let error = match path.extension().unwrap().to_str().unwrap() {
             "bin" => Shard::open(&path).err(),
-            "ngor" => load(&fs::read(&path).unwrap(), "bad", 1, &Control::default()).err(),
+            "ngor" | "ngsp" => load(&fs::read(&path).unwrap(), "bad", 1, &Control::default()).err(),
             _ => continue,
         };
         assert!(matches!(error, Some(Error::Format { .. })), "{}: {error:?}", path.display());

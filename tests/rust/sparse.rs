@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use hybridlm_core::oracle::sparse::build::{build, Settings};
 use hybridlm_core::oracle::sparse::coder::{hash, BinaryCoder, Decoder, Encoder, Predictor};
@@ -196,6 +198,12 @@ fn naive_model(
     for (ngram, (count, documents)) in counts.iter().filter(|(ngram, _)| ngram.len() == order) {
         let documents = documents.len() as f64;
         masses.insert(ngram.clone(), documents + f64::from(REPEAT_WEIGHT) * (f64::from(*count) - documents));
+    }
+    // Nothing longer ends with what begins a document.
+    for (ngram, (count, _)) in counts.iter().filter(|(ngram, _)| (2..order).contains(&ngram.len())) {
+        if ngram[0] == BOS {
+            masses.insert(ngram.clone(), f64::from(*count));
+        }
     }
     for n in (2..=order).rev() {
         let level: Vec<(Vec<u16>, f64)> = masses
@@ -459,6 +467,83 @@ fn sealed(mut file: Vec<u8>) -> Vec<u8> {
     let checksum = crc32fast::hash(&file[12..]);
     file[8..12].copy_from_slice(&checksum.to_le_bytes());
     file
+}
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(name)
+}
+
+/// Every n-gram of a file with what it adds to its last token's probability and its weight as a context.
+fn listing(file: &[u8]) -> String {
+    let mut lines = String::new();
+    load(file).unwrap().for_each_ngram(|ngram, gain, backoff| {
+        let tokens: Vec<String> = ngram.iter().map(u16::to_string).collect();
+        lines += &format!("{} {gain:e} {backoff:e}\n", tokens.join(","));
+    });
+    lines
+}
+
+/// The golden files are read for as long as their version is; [`golden_files_are_made_like_this`] made them.
+#[test]
+fn a_golden_file_means_what_it_always_meant() {
+    let file = fs::read(golden("good/sparse_v1.ngsp")).unwrap();
+    let oracle = load(&file).unwrap();
+    assert_eq!((oracle.vocab_size(), oracle.orders()), (16, &[1, 2, 3, 4][..]));
+    assert_eq!(listing(&file), fs::read_to_string(golden("good/sparse_v1.txt")).unwrap());
+    let counts = naive_counts(&[text(23, 3000, 16)], 4);
+    oracle.for_each_ngram(|ngram, gain, backoff| {
+        assert!(gain > 0.0 && backoff > 0.0 && backoff <= 1.0);
+        assert!(ngram.len() == 1 || counts.contains_key(ngram), "{ngram:?} never occurs");
+    });
+}
+
+#[test]
+fn bad_golden_files_are_refused_for_what_is_wrong() {
+    for (name, part) in [
+        ("checksum", "at offset 8: the checksum"),
+        ("truncated", "the file ends"),
+        ("version", "at offset 4: version 9"),
+        ("order_nine", "at offset 12: order 9"),
+        ("too_many_ngrams", "at offset 32: 4000000000 n-grams of order 2"),
+        ("trailing", "1 bytes follow the last stream"),
+        ("more_than_claimed", "holds more than"),
+        ("longer_stream", "has another length than its n-grams"),
+        ("stream_of_ones", "the stream of order 2"),
+    ] {
+        refused(&fs::read(golden(&format!("bad/sparse_{name}.ngsp"))).unwrap(), part);
+    }
+}
+
+#[test]
+#[ignore = "rewrites the golden files; for a new version of the format"]
+fn golden_files_are_made_like_this() {
+    let file = built(&[text(23, 3000, 16)], 16, 4, 700, 1);
+    fs::write(golden("good/sparse_v1.ngsp"), &file).unwrap();
+    fs::write(golden("good/sparse_v1.txt"), listing(&file)).unwrap();
+    let write = |name: &str, file: Vec<u8>| {
+        fs::write(golden(&format!("bad/sparse_{name}.ngsp")), file).unwrap();
+    };
+    let with = |offset: usize, bytes: &[u8]| {
+        let mut file = file.clone();
+        file[offset..offset + bytes.len()].copy_from_slice(bytes);
+        sealed(file)
+    };
+    let field = |at: usize| u32::from_le_bytes([file[at], file[at + 1], file[at + 2], file[at + 3]]);
+    let streams = 24 + 8 * 4;
+    let second = streams + field(28) as usize;
+    let mut flipped = file.clone();
+    flipped[second] ^= 1;
+    write("checksum", flipped);
+    write("truncated", file[..file.len() - 1].to_vec());
+    write("version", with(4, &9u32.to_le_bytes()));
+    write("order_nine", with(12, &9u16.to_le_bytes()));
+    write("too_many_ngrams", with(32, &4_000_000_000u32.to_le_bytes()));
+    write("trailing", [&file[..], b"x"].concat());
+    write("more_than_claimed", with(32, &(field(32) - 1).to_le_bytes()));
+    let mut longer = [&file[..], &[0; 8]].concat();
+    format::seal(&mut longer);
+    write("longer_stream", longer);
+    write("stream_of_ones", with(second, &vec![0xff; field(36) as usize]));
 }
 
 fn refused(file: &[u8], part: &str) {

@@ -22,13 +22,13 @@ pub struct Settings {
 }
 
 /// A file this much smaller than asked for is near enough.
-const SLACK: f64 = 0.008;
+const SLACK: f64 = 0.005;
 
 /// Files encoded at most in search of the threshold.
-const ATTEMPTS: usize = 4;
+const ATTEMPTS: usize = 5;
 
 /// Bits that an n-gram takes in the first file, of a million n-grams; twice as many take a little less
-/// each. After that, what the last file took is the best guess for the next.
+/// each.
 const BITS_OF_A_MILLION: f64 = 6.93;
 const BITS_SAVED_BY_DOUBLING: f64 = 0.15;
 
@@ -41,9 +41,21 @@ const CANDIDATES_PER_BYTE: u64 = 16;
 const BYTES_PER_CANDIDATE: u64 = 48;
 const BYTES_BESIDES: u64 = 400_000_000;
 
+/// How bytes grow with n-grams, until two files were seen, and n-grams with the threshold, until two
+/// were tried: both about as powers. The more of a corpus is kept, the more the next n-grams can be
+/// expected and the fewer bytes they take, down to none.
+const BYTES_PER_NGRAM: f64 = 0.9;
+const NGRAMS_PER_THRESHOLD: f64 = -0.7;
+
+/// Thresholds tried at most for one file, and how near the number of n-grams is to come.
+const STEPS: usize = 12;
+const TOLERANCE: f64 = 0.001;
+
 const FIRST_THRESHOLD: f64 = 2.0;
 /// Below this everything that is worth anything is kept.
 const LEAST_THRESHOLD: f64 = 1e-3;
+/// Above this nothing is.
+const MOST_THRESHOLD: f64 = 1e18;
 
 /// Units of progress that a build reports in all.
 pub const PROGRESS: u64 = 100;
@@ -88,37 +100,48 @@ pub fn build(counts: &SparseCounts, settings: &Settings, control: &Control) -> R
     // Pruning is cheap next to encoding, so thresholds are found by the number of n-grams they leave.
     let target = max_bytes as f64 * (1.0 - SLACK / 2.0);
     let guess = 8.0 * target / BITS_OF_A_MILLION;
-    let mut bits_per_ngram =
-        (BITS_OF_A_MILLION - BITS_SAVED_BY_DOUBLING * (guess / 1e6).max(1e-3).log2()).clamp(4.0, 9.0);
+    let first_bits = BITS_OF_A_MILLION - BITS_SAVED_BY_DOUBLING * (guess / 1e6).max(1e-3).log2();
+    let mut by_bytes = Search::new(target, BYTES_PER_NGRAM);
+    let mut wanted = 8.0 * target / first_bits.clamp(4.0, 9.0);
     let mut threshold = FIRST_THRESHOLD;
     let mut tried = Vec::new();
-    let mut best: Option<Vec<u8>> = None;
+    // Of the files that fit, the one of the lowest threshold.
+    let mut best: Option<(f64, Vec<u8>)> = None;
     for attempt in 0..ATTEMPTS {
-        let mut search = Search::new(8.0 * target / bits_per_ngram);
+        let mut by_number = Search::new(wanted, NGRAMS_PER_THRESHOLD);
         let mut model = prune(threshold)?;
-        while let Some(next) = search.next(threshold, model.len() as f64) {
-            threshold = next;
+        for _ in 0..STEPS {
+            let found = model.len() as f64;
+            let is_all = found < wanted && threshold <= LEAST_THRESHOLD;
+            let is_near = (found / wanted - 1.0).abs() <= TOLERANCE;
+            if is_near || is_all || threshold >= MOST_THRESHOLD {
+                break;
+            }
+            threshold = by_number.next(threshold, found).clamp(LEAST_THRESHOLD, MOST_THRESHOLD);
             model = prune(threshold)?;
         }
-        progress.reach(35 + 15 * attempt as u64)?;
-        let file = encode(counts, &trie, &model, threshold as f32, threads, control)?;
-        progress.reach(45 + 15 * attempt as u64)?;
-        let size = file.len();
-        bits_per_ngram = 8.0 * size as f64 / model.len().max(1) as f64;
-        if size <= max_bytes && best.as_ref().is_none_or(|best| size > best.len()) {
-            best = Some(file);
-        }
-        let is_near = size <= max_bytes && size as f64 >= max_bytes as f64 * (1.0 - SLACK);
-        let is_all = size <= max_bytes && threshold <= LEAST_THRESHOLD;
-        let is_least = size > max_bytes && model.is_empty();
-        if is_near || is_all || is_least || tried.contains(&threshold) {
+        if tried.contains(&threshold) {
             break;
         }
         tried.push(threshold);
+        progress.reach(30 + 14 * attempt as u64)?;
+        let file = encode(counts, &trie, &model, threshold as f32, threads, control)?;
+        progress.reach(40 + 14 * attempt as u64)?;
+        let size = file.len();
+        let fits = size <= max_bytes;
+        wanted = by_bytes.next(model.len() as f64, size as f64);
+        if fits && best.as_ref().is_none_or(|best| threshold < best.0) {
+            best = Some((threshold, file));
+        }
+        let is_near = size as f64 >= max_bytes as f64 * (1.0 - SLACK);
+        let is_all = threshold <= LEAST_THRESHOLD;
+        if fits && (is_near || is_all) || !fits && model.is_empty() {
+            break;
+        }
     }
     progress.reach(PROGRESS)?;
     let least = format::header_bytes(order) + vocab_size;
-    best.ok_or_else(|| {
+    best.map(|(_, file)| file).ok_or_else(|| {
         Error::input(format!(
             "no sparse oracle of {vocab_size} tokens fits {max_bytes} bytes; allow some {least} or more"
         ))
@@ -138,53 +161,48 @@ impl Progress<'_> {
     }
 }
 
-/// Looks for the threshold that leaves a wanted number of n-grams, which falls with it about as a power.
+/// Looks for the argument at which a function, about a power of it, has a wanted value: by secants
+/// through the logarithms, kept between the arguments that are known to be too large and too small.
 struct Search {
     wanted: f64,
-    /// Logarithms of thresholds and numbers to either side of what is wanted.
-    too_many: Option<(f64, f64)>,
-    few_enough: Option<(f64, f64)>,
-    steps: usize,
+    slope: f64,
+    last: Option<(f64, f64)>,
+    lowest: f64,
+    highest: f64,
 }
 
 impl Search {
-    const STEPS: usize = 12;
-    const TOLERANCE: f64 = 0.002;
-    /// How the number falls, until two were seen.
-    const SLOPE: f64 = -0.7;
+    /// The longest step, in natural logarithms.
+    const STRIDE: f64 = 3.0;
+    /// Secants may be this much steeper or flatter than `slope`.
+    const TRUST: f64 = 5.0;
 
-    fn new(wanted: f64) -> Self {
-        Self { wanted, too_many: None, few_enough: None, steps: 0 }
+    fn new(wanted: f64, slope: f64) -> Self {
+        Self { wanted: wanted.ln(), slope, last: None, lowest: f64::NEG_INFINITY, highest: f64::INFINITY }
     }
 
-    /// The threshold to try after `threshold`, which left `found`; none when that will do.
-    fn next(&mut self, threshold: f64, found: f64) -> Option<f64> {
-        self.steps += 1;
-        let few = found <= self.wanted;
-        if (found / self.wanted - 1.0).abs() <= Self::TOLERANCE || (few && threshold <= LEAST_THRESHOLD) {
-            return None;
-        }
-        let target = self.wanted.ln();
-        let point = (threshold.ln(), found.max(1.0).ln());
-        *(if few { &mut self.few_enough } else { &mut self.too_many }) = Some(point);
-        let next = match (self.too_many, self.few_enough) {
-            (Some(many), Some(few)) => {
-                if self.steps >= Self::STEPS || few.0 - many.0 < 1e-4 {
-                    // Many n-grams are worth the same: all of them are too many, so it is none of them.
-                    return (point != few).then(|| few.0.exp());
-                }
-                let part = (many.1 - target) / (many.1 - few.1).max(1e-9);
-                // Away from the ends, so that each step gains something.
-                many.0 + part.clamp(0.1, 0.9) * (few.0 - many.0)
+    /// The argument to try after `tried`, which gave `found`.
+    fn next(&mut self, tried: f64, found: f64) -> f64 {
+        let (x, y) = (tried.max(1e-9).ln(), found.max(1.0).ln());
+        let slope = match self.last.replace((x, y)) {
+            Some((before, value)) if before != x => {
+                self.slope * ((y - value) / (x - before) / self.slope).clamp(1.0 / Self::TRUST, Self::TRUST)
             }
-            _ => {
-                if point.0 > 40.0 {
-                    return None;
-                }
-                point.0 + ((target - point.1) / Self::SLOPE).clamp(-4.0, 4.0) * 1.05
-            }
+            _ => self.slope,
         };
-        Some(next.exp().max(LEAST_THRESHOLD))
+        let step = (self.wanted - y) / slope;
+        if step > 0.0 {
+            self.lowest = self.lowest.max(x);
+        } else {
+            self.highest = self.highest.min(x);
+        }
+        let mut next = x + step.clamp(-Self::STRIDE, Self::STRIDE);
+        if self.lowest < self.highest && (self.highest - self.lowest).is_finite() {
+            // Away from the ends, so that each step gains something, also where the function has steps.
+            let margin = 0.1 * (self.highest - self.lowest);
+            next = next.clamp(self.lowest + margin, self.highest - margin);
+        }
+        next.exp()
     }
 }
 
@@ -223,4 +241,35 @@ pub fn encode(
         Ok(())
     })?;
     format::assemble(vocab_size, counts.tokens(), &streams)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As files do: the more n-grams, the fewer bytes for the next.
+    #[test]
+    fn the_search_comes_near_in_as_many_files_as_there_may_be() {
+        let bytes = |ngrams: f64| 1e6 * ngrams / (ngrams + 1e6);
+        for wanted in [1e3, 1e5, 5e5, 7e5] {
+            let mut search = Search::new(wanted, BYTES_PER_NGRAM);
+            let mut ngrams = wanted;
+            for _ in 1..ATTEMPTS {
+                ngrams = search.next(ngrams, bytes(ngrams));
+            }
+            let off = bytes(ngrams) / wanted - 1.0;
+            assert!(off.abs() < SLACK / 2.0, "{wanted}: {off:+.4}");
+        }
+    }
+
+    #[test]
+    fn the_search_stays_between_what_is_too_little_and_too_much() {
+        // A step that no secant meets.
+        let mut search = Search::new(100.0, -0.7);
+        let mut threshold = 2.0;
+        for _ in 0..60 {
+            threshold = search.next(threshold, if threshold < 7.0 { 1000.0 } else { 10.0 });
+        }
+        assert!((threshold - 7.0).abs() < 0.5, "{threshold}");
+    }
 }

@@ -1,6 +1,7 @@
 //! Estimation as a flow of counts from long n-grams to short ones.
 //!
-//! Every n-gram of the top order starts with a mass, its count. From the top order down, an n-gram of
+//! Every n-gram of the top order starts with a mass, its count, and so does one of any order that begins
+//! a document, which no longer one ends with. From the top order down, an n-gram of
 //! mass m that is kept holds m − D(m) back and passes D(m) to its suffix; one that is not kept passes
 //! all of m. So each order sees just what the orders above leave to it: with nothing pruned the lower
 //! orders' masses are proportional to the continuation counts of Kneser and Ney (1995), whose model
@@ -15,7 +16,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::trie::{by_context, Level, Trie};
+use super::trie::{by_context, Level, Trie, BOS};
 use super::MAX_ORDER;
 use crate::parallel::{self, Control};
 use crate::Result;
@@ -90,12 +91,19 @@ fn float(mass: u64) -> f32 {
     mass as f32 / UNIT
 }
 
-/// What the n-grams of one order start with.
-fn starting(level: &Level) -> Vec<AtomicU64> {
-    if level.masses.is_empty() {
-        return zeros(level.len());
+/// What the n-grams of order `n` start with. Below the top, no longer n-gram ends as one does that begins a
+/// document, so those have their counts, as in Chen and Goodman (1998).
+fn starting(trie: &Trie, n: usize) -> Vec<AtomicU64> {
+    let level = &trie.levels[n];
+    let mut masses = if level.masses.is_empty() {
+        zeros(level.len())
+    } else {
+        level.masses.iter().map(|&mass| AtomicU64::new(fixed(f64::from(mass)))).collect()
+    };
+    for (index, &count) in trie.beginning_with(BOS, n).zip(&level.beginnings) {
+        *masses[index].get_mut() += fixed(f64::from(count));
     }
-    level.masses.iter().map(|&mass| AtomicU64::new(fixed(f64::from(mass)))).collect()
+    masses
 }
 
 pub(super) fn zeros(count: usize) -> Vec<AtomicU64> {
@@ -126,10 +134,10 @@ impl FullModel {
     pub fn estimate(trie: &Trie, discounts: &Discounts, threads: usize, control: &Control) -> Result<Self> {
         let order = trie.order();
         let mut masses = vec![Vec::new(); order + 1];
-        let mut flowing = starting(&trie.levels[order]);
+        let mut flowing = starting(trie, order);
         for n in (2..=order).rev() {
             let settled = settle(flowing);
-            flowing = starting(&trie.levels[n - 1]);
+            flowing = starting(trie, n - 1);
             let suffixes = &trie.levels[n].suffixes;
             parallel::run(threads, settled.len().div_ceil(STRIDE), |piece| {
                 let start = piece * STRIDE;
@@ -193,7 +201,7 @@ const STRIDE: usize = 1 << 16;
 
 /// What an n-gram of each order has to gain relative to the threshold: it costs bytes itself, and it
 /// forces its prefix and suffix to be kept.
-const COST: [f32; MAX_ORDER + 1] = [1.0, 1.0, 0.7, 0.8, 1.0, 1.1, 1.3, 1.5, 1.7];
+const COST: [f32; MAX_ORDER + 1] = [1.0, 1.0, 0.5, 0.7, 1.0, 1.1, 1.3, 1.5, 1.7];
 
 /// A pruned model, on the trie's own indices.
 pub struct PrunedModel {
@@ -228,11 +236,11 @@ impl PrunedModel {
         let order = trie.order();
         let mut orders: Vec<PrunedOrder> = Vec::new();
         orders.resize_with(order + 1, PrunedOrder::default);
-        let mut flowing = starting(&trie.levels[order]);
+        let mut flowing = starting(trie, order);
         let mut forced = flags(trie.levels[order].len());
         for n in (2..=order).rev() {
             let (contexts, level) = (&trie.levels[n - 1], &trie.levels[n]);
-            let received = starting(contexts);
+            let received = starting(trie, n - 1);
             let needed = flags(contexts.len());
             let job = PruneJob {
                 contexts,

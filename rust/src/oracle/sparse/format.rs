@@ -70,6 +70,30 @@ pub(super) fn assemble(vocab_size: usize, token_count: u64, streams: &[(usize, V
     Ok(file)
 }
 
+/// Makes the first bytes, the last stream's length and the checksum of a file what they should be, as far
+/// as there are bytes to hold them: what is left to refuse it is for those who try a reader with forged files.
+pub fn seal(file: &mut [u8]) {
+    let put = |file: &mut [u8], at: usize, bytes: [u8; 4]| {
+        if let Some(field) = file.get_mut(at..at + 4) {
+            field.copy_from_slice(&bytes);
+        }
+    };
+    put(file, 0, MAGIC);
+    put(file, 4, VERSION.to_le_bytes());
+    let field = |at: usize, size: usize| {
+        let bytes = file.get(at..at + size).unwrap_or_default();
+        bytes.iter().rev().fold(0, |value, &byte| value << 8 | usize::from(byte))
+    };
+    let order = field(12, 2);
+    if (1..=MAX_ORDER).contains(&order) {
+        let others: usize = (0..order - 1).map(|n| field(ORDERS_AT + 8 * n + 4, 4)).sum();
+        let last = file.len().saturating_sub(header_bytes(order) + others) as u32;
+        put(file, header_bytes(order) - 4, last.to_le_bytes());
+    }
+    let checksum = crc32fast::hash(file.get(CHECKED_FROM..).unwrap_or_default());
+    put(file, 8, checksum.to_le_bytes());
+}
+
 fn most_ngrams(bytes: usize) -> u64 {
     NGRAMS_FREE + NGRAMS_PER_BYTE * bytes as u64
 }

@@ -11,10 +11,8 @@ use super::trie::Trie;
 use crate::parallel::{self, Control};
 use crate::Result;
 
-/// Bits of training likelihood that a bit of the file is worth, relative to what the pruning threshold
-/// says of an n-gram of [`NGRAM_BITS`]. Below 1, as likelihood on training text overstates the gain of
-/// small weights less than that of rare n-grams.
-const EXCHANGE: f32 = 0.2;
+/// An n-gram is kept for gaining as many bits of training likelihood as the pruning threshold says, and
+/// takes about this many bits of the file. That is what a bit of the file is worth, here too.
 const NGRAM_BITS: f32 = 9.0;
 
 const ROUNDS: usize = 3;
@@ -83,7 +81,7 @@ pub fn quantise(
     };
     let measure = Measure { trie, order, n, shorter, contexts, members, symbols: &symbols };
     let (rows, entries) = measure.rows();
-    let exchange = EXCHANGE * threshold / NGRAM_BITS;
+    let exchange = threshold / NGRAM_BITS;
     let mut backoff_costs = vec![[0.0; BACKOFF_SYMBOLS]; BACKOFF_CLASSES];
     let mut ratio_costs = vec![[0.0; RATIO_SYMBOLS]; RATIO_CLASSES];
     let mut backoffs = std::mem::take(&mut symbols.backoffs);

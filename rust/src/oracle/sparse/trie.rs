@@ -34,6 +34,9 @@ pub struct Level {
     pub masses: Vec<f32>,
     /// Per n-gram, as a context: the mass of its continuations that were cut. Empty for zeros.
     pub cut: Vec<f32>,
+    /// How often each n-gram occurs that begins with [`BOS`], in their order; empty at order 1 and the top.
+    /// (Such n-grams that were cut are forgotten: only a document's first tokens would know them.)
+    pub beginnings: Vec<f32>,
 }
 
 impl Level {
@@ -106,6 +109,18 @@ impl Trie {
 
     pub fn order(&self) -> usize {
         self.levels.len() - 1
+    }
+
+    /// The n-grams of order `n` that begin with `token`, on their level.
+    pub fn beginning_with(&self, token: u16, n: usize) -> Range<usize> {
+        let token = usize::from(token);
+        if token >= self.levels[1].len() {
+            return 0..0;
+        }
+        let extended = |found: Range<usize>, level: &Level| {
+            level.first[found.start] as usize..level.first[found.end] as usize
+        };
+        self.levels[1..n].iter().fold(token..token + 1, extended)
     }
 
     /// The continuation of `context` (of order `order`) by `word`, on the next level.
@@ -206,6 +221,9 @@ impl Growing {
         level.words.push(self.words[order]);
         if order < top {
             level.first.push(self.starts[order]);
+            if self.words[1] == BOS {
+                level.beginnings.push(count as f32);
+            }
         } else {
             level.masses.push(flow::weight(entry.count, entry.documents) as f32);
         }
