@@ -76,20 +76,22 @@ def test_single_commands_go_on_from_its_files(
     assert scored["tokens"] == summary["tokens"]
 
 
-def test_commands_for_an_oracle_alone_refuse_its_artifact(
+def test_what_reads_an_artifact_takes_that_of_a_run(
     finished: tuple[Path, dict[str, object]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, _ = finished
-    artifact, tokenizer = str(out / "artifact.pgar"), ["--tokenizer", str(out / "tokenizer.model")]
-    result = tmp_path / "result"
-    for command in (
-        ["audit", artifact, "--val", str(out / "data" / "*_val_*.bin")],
-        ["compress", str(out / "summary.json"), "--artifact", artifact, "-o", str(result)],
-        ["generate", "--artifact", artifact],
-    ):
-        assert main([*command, *tokenizer]) == 1
-        assert "neural model" in capsys.readouterr().err
-    assert not result.exists()
+    text, packed, back = out / "settings.json", tmp_path / "packed", tmp_path / "back"
+    common = ["--artifact", str(out / "artifact.pgar"), "--tokenizer", str(out / "tokenizer.model")]
+    assert main(["compress", str(text), *common, "-o", str(packed)]) == 0
+    assert packed.stat().st_size < text.stat().st_size
+    assert main(["decompress", str(packed), *common, "-o", str(back)]) == 0
+    assert back.read_bytes() == text.read_bytes()
+
+    capsys.readouterr()
+    assert main(["generate", *common, "--tokens", "5", "--shares"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    assert any("neural" in line for line in lines)
 
 
 def test_becomes_a_page(
