@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from hybridlm.cli.main import main
+from hybridlm.oracle import Oracle
 
 
 @pytest.fixture
@@ -51,6 +52,22 @@ def test_a_glob_and_a_tokenizer_say_the_same(
     command = ["oracle", "build", glob, "-o", str(two), "--tokenizer", str(tokenizer_path), "--level", "1"]
     assert main(command) == 0
     assert one.read_bytes() == two.read_bytes()
+
+
+def test_the_estimator_follows_from_what_is_given(shards: list[str], tmp_path: Path) -> None:
+    out, dense_part, sparse_part = (str(tmp_path / name) for name in ("o", "dense.part", "sparse.part"))
+    vocabulary = ["--vocab-size", "512"]
+    for part, options in ((dense_part, ["--estimator", "dense"]), (sparse_part, [])):
+        assert main(["oracle", "count", shards[0], "-o", part, *vocabulary, *options]) == 0
+    for sources, options, estimator in (
+        ([shards[1]], [*vocabulary, "--max-bytes", "50000"], "sparse"),
+        ([shards[1]], [*vocabulary, "--level", "1"], "dense"),
+        ([shards[1], sparse_part], ["--max-bytes", "50000"], "sparse"),
+        ([shards[1], dense_part], [], "dense"),
+    ):
+        assert main(["oracle", "build", *sources, "-o", out, *options]) == 0
+        assert Oracle.from_file(out).estimator == estimator
+    assert main(["oracle", "build", sparse_part, "-o", out, "--estimator", "dense"]) == 1
 
 
 def test_mistakes_are_one_line_and_leave_nothing_behind(

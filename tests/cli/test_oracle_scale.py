@@ -47,7 +47,8 @@ def test_mistakes_are_one_line(shards: list[str], tmp_path: Path, capsys: pytest
     part, again, other, cut = (str(tmp_path / name) for name in ("part", "again", "other", "cut"))
     assert main(["oracle", "count", shards[0], "-o", part, *OPTIONS]) == 0
     assert main(["oracle", "count", *shards[:2], "-o", again, *OPTIONS]) == 0
-    assert main(["oracle", "count", shards[2], "-o", other, "--vocab-size", "513"]) == 0
+    options = ["--estimator", "dense", "--vocab-size", "513"]
+    assert main(["oracle", "count", shards[2], "-o", other, *options]) == 0
     Path(cut).write_bytes(Path(part).read_bytes()[:200])
     capsys.readouterr()
     out = tmp_path / "out" / "o"
@@ -124,7 +125,7 @@ def test_sparse_counts_are_merged_and_built_from(
     assert capsys.readouterr().out == ""
 
     cases = [
-        (["build", parts[0]], "counts of the sparse estimator"),
+        (["build", parts[0], "--estimator", "dense"], "counts of the sparse estimator"),
         (["build", parts[0], *size, "--orders", "6"], "counts up to order 4, not 6"),
         (["build", shards[0], parts[0], *size], "has been counted already"),
         (["build", parts[0], *SPARSE, "--max-bytes", "20"], "20 bytes"),

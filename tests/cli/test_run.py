@@ -63,7 +63,8 @@ def test_single_commands_go_on_from_its_files(
     out, summary = finished
     again = out / "again.ngor"
     train = sorted(str(path) for path in (out / "data").glob("*_train_*.bin"))
-    assert main(["oracle", "build", *train, "-o", str(again), "--vocab-size", "400"]) == 0
+    options = ["--estimator", "dense", "--vocab-size", "400"]
+    assert main(["oracle", "build", *train, "-o", str(again), *options]) == 0
     assert again.read_bytes() == (out / "oracle.ngor").read_bytes()
 
     capsys.readouterr()

@@ -129,7 +129,7 @@ def test_the_command_line_builds_inspects_and_evaluates(
     ("options", "named"),
     [
         (["--estimator", "sparse", "--buckets", "3=512"], "--buckets"),
-        (["--max-bytes", "1000"], "--max-bytes"),
+        (["--estimator", "dense", "--max-bytes", "1000"], "--max-bytes"),
         (["--estimator", "sparse", "--vocab-size", "512", "--max-bytes", "100"], "100 bytes"),
     ],
 )

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -95,6 +96,25 @@ def _sources(patterns: tuple[Path, ...]) -> list[Path]:
     return [path for pattern in patterns for path in expand(os.fspath(pattern))]
 
 
+Estimator = Literal["dense", "sparse"]
+
+
+def _estimator(asked: Estimator | None, sources: Sequence[Path], dense_options: bool) -> Estimator:
+    """The estimator that is asked for, or else that of the partial counts among the sources, or else dense
+    where options are used that only it has, or else sparse."""
+    from hybridlm.oracle.counting import is_partial
+    from hybridlm.oracle.sparse_counting import is_sparse_partial
+
+    if asked is not None:
+        return asked
+    for source in sources:
+        if is_sparse_partial(source):
+            return "sparse"
+        if is_partial(source):
+            return "dense"
+    return "dense" if dense_options else "sparse"
+
+
 def _unfinished(out: Path, seconds: float) -> Path:
     """What an interrupted run leaves."""
     if seconds < 0:
@@ -107,7 +127,7 @@ def _unfinished(out: Path, seconds: float) -> Path:
 def build(
     shards: Files,
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
-    estimator: Literal["dense", "sparse"] = "dense",
+    estimator: Estimator | None = None,
     orders: int | None = None,
     max_bytes: int | None = None,
     buckets: tuple[BucketsOption, ...] = (),
@@ -128,8 +148,9 @@ def build(
     Args:
         shards: Training shards, or what `oracle count` made of them (globs are understood too).
         out: The oracle's file.
-        estimator: dense: Laplace-smoothed int8 rows of hashed contexts. sparse: the n-grams that gain most
-            per byte, interpolated.
+        estimator: sparse: the n-grams that gain most per byte, interpolated. dense: the reference's
+            Laplace-smoothed int8 rows of hashed contexts. By default that of the partial counts, dense with
+            --buckets, --layout or --level, and else sparse.
         orders: The highest n-gram order, up to 8; by default as in the partial counts, or else 8 (dense) or 6
             (sparse).
         max_bytes: The largest file that sparse may make, 4,000,000 by default; it comes just within.
@@ -158,13 +179,16 @@ def build(
         raise InputError("--ray-address is for --engine ray")
     vocabulary = _vocab_size(vocab_size, tokenizer)
     unfinished = _unfinished(out, checkpoint_seconds)
+    sources = _sources(shards)
+    dense_options = bool(buckets) or layout != "reference" or level is not None
+    estimator = _estimator(estimator, sources, dense_options)
     if estimator == "sparse":
-        if buckets or layout != "reference" or level is not None:
+        if dense_options:
             raise InputError(
                 "--buckets, --layout and --level need --estimator dense; a sparse oracle has no tables"
             )
         with counted(
-            _sources(shards),
+            sources,
             Ngrams(vocabulary, orders),
             threads=threads,
             memory=memory,
@@ -186,7 +210,7 @@ def build(
         raise InputError("--max-bytes needs --estimator sparse; --buckets sets a dense oracle's size")
     checkpoint = Checkpoint(unfinished, checkpoint_seconds)
     counts = count(
-        _sources(shards),
+        sources,
         Tables(vocabulary, orders, {bucket.order: bucket.rows for bucket in buckets}),
         threads=threads,
         checkpoint=checkpoint,
@@ -202,7 +226,7 @@ def build(
 def count(
     shards: Files,
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
-    estimator: Literal["dense", "sparse"] = "dense",
+    estimator: Estimator | None = None,
     orders: int | None = None,
     buckets: tuple[BucketsOption, ...] = (),
     vocab_size: int | None = None,
@@ -218,7 +242,8 @@ def count(
     Args:
         shards: Training shards (globs are understood too), or files of partial counts to add to theirs.
         out: The file of partial counts.
-        estimator: What the counts are for. Those of dense have a fixed size; those of sparse all n-grams.
+        estimator: What the counts are for. Those of dense have a fixed size, those of sparse all n-grams. By
+            default as in the partial counts, dense with --buckets, and else sparse.
         orders: The highest n-gram order, up to 8; by default as in the partial counts, or else 8 (dense) or 6
             (sparse).
         buckets: Rows of single orders' tables, from order 3 on (dense).
@@ -235,12 +260,14 @@ def count(
 
     unfinished = _unfinished(out, checkpoint_seconds)
     vocabulary = _vocab_size(vocab_size, tokenizer)
+    sources = _sources(shards)
+    estimator = _estimator(estimator, sources, bool(buckets))
     if estimator == "sparse":
         if buckets:
             raise InputError("--buckets needs --estimator dense; a sparse oracle has no tables")
         every_shard = checkpoint_seconds == 0
         with counted(
-            _sources(shards),
+            sources,
             Ngrams(vocabulary, orders),
             threads=threads,
             memory=memory,
@@ -252,7 +279,7 @@ def count(
         return
     tables = Tables(vocabulary, orders, {bucket.order: bucket.rows for bucket in buckets})
     checkpoint = Checkpoint(unfinished, checkpoint_seconds)
-    counts = count_shards(_sources(shards), tables, threads=threads, checkpoint=checkpoint)
+    counts = count_shards(sources, tables, threads=threads, checkpoint=checkpoint)
     _save_counts(counts, out, threads)
     checkpoint.remove()
 
