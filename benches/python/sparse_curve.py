@@ -69,8 +69,7 @@ def measure(options: argparse.Namespace) -> list[Row]:
     def report(estimator: str, shards: Sequence[Path], tokens: int, budget: int | None = None) -> int:
         started = time.process_time()
         if budget is None:
-            # One thread compresses it all as one stream, which is the smallest.
-            data = build_dense(shards, tokenizer.vocab_size, threads=1)
+            data = build_dense(shards, tokenizer.vocab_size, threads=options.threads)
         else:
             data = build_sparse(
                 shards,
