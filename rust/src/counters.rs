@@ -110,22 +110,25 @@ impl Part<'_> {
         }
     }
 
-    /// Adds a number of two bytes to each counter.
-    pub fn add_bytes(&mut self, lower: &[u8], upper: &[u8]) {
-        let numbers = lower.chunks(GROUP).zip(upper.chunks(GROUP));
-        for (group, (low, (lower, upper))) in self.low.chunks_mut(GROUP).zip(numbers).enumerate() {
-            let number = |lower, upper| u16::from_le_bytes([lower, upper]);
+    /// Adds to the counters from `first` on a number of two bytes each.
+    #[inline(always)]
+    pub fn add_bytes(&mut self, first: usize, lower: &[u8], upper: &[u8]) {
+        let number = |(&lower, &upper)| u16::from_le_bytes([lower, upper]);
+        for start in (0..lower.len()).step_by(GROUP) {
+            let part = start..lower.len().min(start + GROUP);
+            let low = &mut self.low[first + part.start..first + part.end];
+            let numbers = || lower[part.clone()].iter().zip(&upper[part.clone()]).map(number);
             let mut carried = false;
-            for ((low, &lower), &upper) in low.iter_mut().zip(lower).zip(upper) {
-                let (sum, carry) = low.overflowing_add(number(lower, upper));
+            for (low, number) in low.iter_mut().zip(numbers()) {
+                let (sum, carry) = low.overflowing_add(number);
                 *low = sum;
                 carried |= carry;
             }
             if carried {
-                for (index, ((&low, &lower), &upper)) in low.iter().zip(lower).zip(upper).enumerate() {
+                for (index, (&low, number)) in low.iter().zip(numbers()).enumerate() {
                     // A sum that wrapped is less than either term.
-                    if low < number(lower, upper) {
-                        add_high(self.high, self.first + group * GROUP + index, 1);
+                    if low < number {
+                        add_high(self.high, self.first + first + start + index, 1);
                     }
                 }
             }

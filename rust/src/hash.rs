@@ -8,6 +8,9 @@
 pub const OFFSET_BASIS: u32 = 2_166_136_261;
 pub const PRIME: u32 = 16_777_619;
 
+/// Contexts hashed side by side: four registers of sixteen lanes, so that none waits for its own product.
+const LANES: usize = 64;
+
 /// The longest context is `MAX_ORDER - 1` tokens.
 pub const MAX_ORDER: usize = 8;
 
@@ -24,17 +27,27 @@ pub fn context_rows(tokens: &[u16], order: usize, rows: u32, out: &mut [u32]) {
     wide_registers(|| write_rows(tokens, order, rows, out));
 }
 
-/// Likewise the number of the cell, row × `vocab_size` + token, for the token at each position.
-pub fn context_cells(tokens: &[u16], order: usize, rows: u32, vocab_size: u32, out: &mut [u32]) {
+/// Likewise the number of a cell, row × `row_stride` + token × `token_stride`, for the token at each position.
+/// Returns the largest, so that one check does for all.
+pub fn context_cells(
+    tokens: &[u16],
+    order: usize,
+    rows: u32,
+    (row_stride, token_stride): (u32, u32),
+    out: &mut [u32],
+) -> u32 {
+    let mut largest = 0;
     wide_registers(
         #[inline(always)]
         || {
             write_rows(tokens, order, rows, out);
             for (cell, &token) in out.iter_mut().zip(&tokens[order - 1..]) {
-                *cell = *cell * vocab_size + u32::from(token);
+                *cell = *cell * row_stride + u32::from(token) * token_stride;
             }
+            largest = out.iter().fold(0, |largest, &cell| largest.max(cell));
         },
     );
+    largest
 }
 
 /// Runs `work`, compiled for this processor's 256-bit registers if it has them.
@@ -76,12 +89,20 @@ fn hashed_rows<const CONTEXT: usize>(tokens: &[u16], rows: u32, out: &mut [u32])
         // Bits of a product depend on no higher bits of its factors, so the low 16 bits of the hash come
         // out right in 16-bit lanes, of which a register holds twice as many.
         let mask = (rows - 1) as u16;
-        for (index, row) in out.iter_mut().enumerate() {
-            let mut hash = OFFSET_BASIS as u16;
+        let add = |hash: u16, token: u16| (hash ^ token).wrapping_mul(PRIME as u16);
+        let whole = out.len() / LANES * LANES;
+        let (lanes, rest) = out.split_at_mut(whole);
+        for (part, out) in lanes.chunks_exact_mut(LANES).enumerate() {
+            let mut hashes = [OFFSET_BASIS as u16; LANES];
             for age in 0..CONTEXT {
-                hash = (hash ^ tokens[index + age]).wrapping_mul(PRIME as u16);
+                let tokens = &tokens[part * LANES + age..][..LANES];
+                hashes.iter_mut().zip(tokens).for_each(|(hash, &token)| *hash = add(*hash, token));
             }
-            *row = u32::from(hash & mask);
+            out.iter_mut().zip(hashes).for_each(|(row, hash)| *row = u32::from(hash & mask));
+        }
+        for (row, context) in rest.iter_mut().zip(tokens[whole..].windows(CONTEXT)) {
+            *row =
+                u32::from(context.iter().fold(OFFSET_BASIS as u16, |hash, &token| add(hash, token)) & mask);
         }
         return;
     }

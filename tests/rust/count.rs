@@ -188,7 +188,7 @@ proptest! {
             for (index, mut counters) in counters.parts(part).enumerate() {
                 let numbers = &numbers[index * part..][..counters.len()];
                 let byte = |upper: usize| numbers.iter().map(move |number| number.to_le_bytes()[upper]);
-                counters.add_bytes(&byte(0).collect::<Vec<_>>(), &byte(1).collect::<Vec<_>>());
+                counters.add_bytes(0, &byte(0).collect::<Vec<_>>(), &byte(1).collect::<Vec<_>>());
             }
             naive.iter_mut().zip(&numbers).for_each(|(count, &number)| *count += u64::from(number));
         }
