@@ -4,7 +4,8 @@
 
 prints one JSON object a line. With --out it also draws OUT_bytes.svg, all tokens at each budget, and, with
 --tokens, OUT_tokens.svg, the first so many tokens at --fixed-bytes. A line per text that is scored; what is
-drawn can be drawn again from saved lines with --rows FILE.
+drawn can be drawn again from saved lines with --rows FILE. KenLM's line comes from those that sparse_peers.py
+printed for the first text: --kenlm FILE.
 """
 
 import argparse
@@ -47,16 +48,19 @@ def main() -> None:
     parser.add_argument("--order", type=int, default=6)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--rows", type=Path, help="JSON lines of an earlier run; trains nothing")
+    parser.add_argument(
+        "--rows", nargs="+", type=Path, default=[], help="JSON lines of earlier runs; trains nothing"
+    )
+    parser.add_argument("--kenlm", type=Path, help="JSON lines of sparse_peers.py")
     options = parser.parse_args()
     if options.rows:
-        rows = [json.loads(line) for line in options.rows.read_text().splitlines()]
+        rows = [row for path in options.rows for row in json_lines(path)]
     elif options.train and options.val and options.tokenizer:
         rows = measure(options)
     else:
         parser.error("name training shards, --val and --tokenizer, or --rows")
     if options.out:
-        draw(rows, options.out)
+        draw(rows, json_lines(options.kenlm) if options.kenlm else [], options.out)
 
 
 def measure(options: argparse.Namespace) -> list[Row]:
@@ -104,11 +108,21 @@ def measure(options: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def draw(rows: Sequence[Row], out: Path) -> None:
+def json_lines(path: Path) -> list[Row]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def draw(rows: Sequence[Row], kenlm: Sequence[Row], out: Path) -> None:
     """Writes the pictures for which there are rows."""
     total = max(row["tokens"] for row in rows)
+    text = next(iter(rows[0]["bpb"]))
+    tries = [
+        {"estimator": "KenLM", "bytes": row["bytes"], "bpb": {text: row["bpb"]}}
+        for row in kenlm
+        if row["model"].startswith("KenLM") and row["bytes"]
+    ]
     largest = [row for row in rows if row["tokens"] == total]
-    save(largest, "bytes", "megabytes", Path(f"{out}_bytes.svg"))
+    save([*largest, *tries], "bytes", "megabytes", Path(f"{out}_bytes.svg"))
     budgets = {row["budget"] for row in rows if row["tokens"] < total}
     if budgets:
         same = [row for row in rows if row["budget"] in budgets]
@@ -118,10 +132,11 @@ def draw(rows: Sequence[Row], out: Path) -> None:
 def save(rows: Sequence[Row], x: str, x_label: str, path: Path) -> None:
     series = []
     for text in rows[0]["bpb"]:
-        for estimator in ("sparse", "dense"):
-            chosen = [row for row in rows if row["estimator"] == estimator]
-            points = sorted((row[x] / 1e6, row["bpb"][text]) for row in chosen)
-            series.append(Series(f"{estimator}, {text}", points))
+        for estimator in ("sparse", "dense", "KenLM"):
+            chosen = [row for row in rows if row["estimator"] == estimator and text in row["bpb"]]
+            if chosen:
+                points = sorted((row[x] / 1e6, row["bpb"][text]) for row in chosen)
+                series.append(Series(f"{estimator}, {text}", points))
     chart = line_chart(series, x_label=x_label, y_label="bits per byte", logarithmic_x=True)
     # A picture on its own has no page whose colour it could take; this one shows on light and dark.
     path.write_text(chart.replace("currentColor", "#888") + "\n")

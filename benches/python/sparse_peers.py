@@ -10,7 +10,7 @@ that a sparse oracle takes for the same bits a token.
 
 lmplz and build_binary are taken from PATH if not named. Their source is in the package index's ``kenlm``
 (``pip download --no-deps --no-binary kenlm kenlm``) and builds with CMake and Boost; ``pip install
-ufal-kenlm`` has the module that queries. Prints one JSON object a line.
+ufal-kenlm`` has the module that queries. Prints one JSON object a line, which sparse_curve.py can draw.
 """
 
 import argparse
@@ -18,8 +18,10 @@ import json
 import math
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,16 +54,32 @@ def main() -> None:
     parser.add_argument("--build-binary", default=shutil.which("build_binary"))
     parser.add_argument("--threads", type=int)
     options = parser.parse_args()
-    vocab_size = Tokenizer.load(options.tokenizer).vocab_size
+    tokenizer = Tokenizer.load(options.tokenizer)
+    vocab_size = tokenizer.vocab_size
     train = np.concatenate([read_stream([path], vocab_size) for path in options.train])[: options.tokens]
     # The last document's end is an event too.
     val = np.append(read_stream(expand(options.val), vocab_size), np.uint16(BOS))
     if train[0] != BOS or val[0] != BOS:
         parser.error("the shards must begin with a document")
+    bytes_per_token = float(tokenizer.byte_table.lengths(val).mean())
+
+    def report(
+        model: str, size: int | None, bits: float, ours: Sequence[tuple[float, int]] | None = None
+    ) -> None:
+        row: dict[str, object] = {"model": model, "bytes": size, "bits_per_token": bits}
+        row |= {"bpb": bits / bytes_per_token, "perplexity": 2**bits}
+        if ours is not None and size is not None:
+            # Between our points the logarithm of bytes is as good as linear in bits.
+            ours = sorted(ours)
+            if ours[0][0] <= bits <= ours[-1][0]:
+                needed = math.exp(np.interp(bits, [o[0] for o in ours], [math.log(o[1]) for o in ours]))
+                row |= {"sparse_bytes_for_these_bits": round(needed), "share": needed / size}
+        print(json.dumps(row), flush=True)
+
     with tempfile.TemporaryDirectory() as folder:
         shard = Path(folder) / "train.bin"
         _core.write_shard(shard, train)
-        print_row(f"sparse, order {options.order}, unpruned", None, unpruned(shard, val, vocab_size, options))
+        report(f"sparse, order {options.order}, unpruned", None, unpruned(shard, val, vocab_size, options))
         points = []
         for budget in options.budgets:
             data = build_sparse(
@@ -69,28 +87,17 @@ def main() -> None:
             )
             scores = Oracle.from_bytes(data).target_log_probs(val, start=1, threads=options.threads)[-1]
             bits = -float(scores.mean(dtype=np.float64)) / math.log(2)
-            print_row(f"sparse, order {options.order}", len(data), bits)
+            report(f"sparse, order {options.order}", len(data), bits)
             points.append((bits, len(data)))
         if not options.lmplz or not options.build_binary:
-            print("KenLM's lmplz and build_binary are not on PATH: nothing to compare with")
+            print("KenLM's lmplz and build_binary are not on PATH: nothing to compare with", file=sys.stderr)
             return
         kenlm = KenLM(Path(folder), train, val, options)
-        print_row(f"KenLM, order {options.order}, unpruned", None, kenlm.arpa_bits(""))
+        report(f"KenLM, order {options.order}, unpruned", None, kenlm.arpa_bits(""))
         for pruning in options.prune:
             bits = kenlm.arpa_bits(pruning)
             size, bits = kenlm.trie()
-            print_row(f"KenLM, order {options.order}, pruned {pruning}", size, bits, points)
-
-
-def print_row(name: str, size: int | None, bits: float, ours: list[tuple[float, int]] | None = None) -> None:
-    row: dict[str, object] = {"model": name, "bytes": size, "bits_per_token": bits, "perplexity": 2**bits}
-    if ours is not None and size is not None:
-        # Between our points the logarithm of bytes is as good as linear in bits.
-        ours = sorted(ours)
-        if ours[0][0] <= bits <= ours[-1][0]:
-            needed = math.exp(np.interp(bits, [o[0] for o in ours], [math.log(o[1]) for o in ours]))
-            row |= {"sparse_bytes_for_these_bits": round(needed), "share": needed / size}
-    print(json.dumps(row), flush=True)
+            report(f"KenLM, order {options.order}, pruned {pruning}", size, bits, points)
 
 
 def unpruned(shard: Path, val: NDArray[np.uint16], vocab_size: int, options: argparse.Namespace) -> float:
@@ -136,7 +143,7 @@ class KenLM:
         started = time.perf_counter()
         with (self._folder / "train.txt").open() as text, (self._folder / "arpa").open("w") as arpa:
             subprocess.run([*command, *prune], stdin=text, stdout=arpa, stderr=subprocess.DEVNULL, check=True)
-        print(f"lmplz {pruning}: {time.perf_counter() - started:.1f} s", flush=True)
+        print(f"lmplz {pruning}: {time.perf_counter() - started:.1f} s", file=sys.stderr, flush=True)
         return self._bits(self._folder / "arpa") if not pruning else math.nan
 
     def trie(self) -> tuple[int, float]:
