@@ -131,8 +131,9 @@ def draw(rows: Sequence[Row], kenlm: Sequence[Row], out: Path) -> None:
 
 def save(rows: Sequence[Row], x: str, x_label: str, path: Path) -> None:
     series = []
-    for text in rows[0]["bpb"]:
-        for estimator in ("sparse", "dense", "KenLM"):
+    # What both pictures have comes first, so that it has the same colours in both.
+    for estimator in ("sparse", "dense", "KenLM"):
+        for text in rows[0]["bpb"]:
             chosen = [row for row in rows if row["estimator"] == estimator and text in row["bpb"]]
             if chosen:
                 points = sorted((row[x] / 1e6, row["bpb"][text]) for row in chosen)

@@ -62,10 +62,14 @@ def line_chart(series: Sequence[Series], *, x_label: str, y_label: str, logarith
     x_axis = _Axis(min(xs), max(xs), LEFT, WIDTH - RIGHT, logarithmic_x)
     # Lines that touch the frame are hard to read.
     margin = 0.05 * ((max(ys) - min(ys)) or abs(max(ys)) or 1.0)
-    y_axis = _Axis(min(ys) - margin, max(ys) + margin, HEIGHT - BOTTOM, TOP)
+    # The legend is above the lines, a row for each.
+    top = TOP + 16 * len(drawn)
+    bottom = top + HEIGHT - TOP - BOTTOM
+    height = bottom + BOTTOM
+    y_axis = _Axis(min(ys) - margin, max(ys) + margin, bottom, top)
 
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
         f'font-family="system-ui, sans-serif" font-size="12" fill="currentColor">',
         f"<title>{escape(y_label)} by {escape(x_label)}</title>",
     ]
@@ -75,11 +79,11 @@ def line_chart(series: Sequence[Series], *, x_label: str, y_label: str, logarith
         parts.append(_text(LEFT - 8, y + 4, f"{tick:.6g}", "end"))
     for tick in x_axis.ticks():
         x = x_axis.pixel(tick)
-        parts.append(_line(x, TOP, x, HEIGHT - BOTTOM))
-        parts.append(_text(x, HEIGHT - BOTTOM + 16, f"{tick:,.10g}", "middle"))
-    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, x_label, "middle"))
+        parts.append(_line(x, top, x, bottom))
+        parts.append(_text(x, bottom + 16, f"{tick:,.10g}", "middle"))
+    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, height - 8, x_label, "middle"))
     parts.append(
-        f'<text transform="translate(14 {(TOP + HEIGHT - BOTTOM) / 2:.0f}) rotate(-90)" '
+        f'<text transform="translate(14 {(top + bottom) / 2:.0f}) rotate(-90)" '
         f'text-anchor="middle">{escape(y_label)}</text>'
     )
     for index, line in enumerate(drawn):
@@ -106,7 +110,7 @@ def _series(line: Series, colour: str, index: int, x_axis: _Axis, y_axis: _Axis)
     parts = [f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>']
     if len(pixels) <= 24:
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in pixels]
-    y = TOP + 14 + 16 * index
+    y = TOP + 6 + 16 * index
     parts.append(f'<rect x="{WIDTH - RIGHT - 12}" y="{y - 9}" width="10" height="10" fill="{colour}"/>')
     return [*parts, _text(WIDTH - RIGHT - 18, y, line.name, "end")]
 
