@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::trie::{by_context, Level, Trie, BOS};
 use super::MAX_ORDER;
+use crate::memory;
 use crate::parallel::{self, Control};
 use crate::Result;
 
@@ -303,6 +304,9 @@ fn flags(count: usize) -> Vec<AtomicBool> {
     flags
 }
 
+/// n-grams ahead of which what belongs to their suffixes is asked for.
+const AHEAD: usize = 48;
+
 /// b(h) stays above this, so that every token remains possible.
 const LEAST_BACKOFF: f32 = 1e-4;
 
@@ -327,6 +331,11 @@ impl PruneJob<'_> {
         let cut = self.contexts.cut.get(context).copied().unwrap_or(0.0);
         let (mut total, mut passed) = (cut, cut);
         for index in range.clone() {
+            // An atomic addition waits for its memory, and no other runs meanwhile.
+            if let Some(&suffix) = self.level.suffixes.get(index + AHEAD) {
+                memory::prefetch(std::slice::from_ref(&self.received[suffix as usize]));
+                memory::prefetch(std::slice::from_ref(&self.lower[suffix as usize]));
+            }
             let mass = mass(index);
             total += mass;
             passed += discount(self.discount, mass);
