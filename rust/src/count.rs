@@ -426,7 +426,7 @@ fn transpose(counters: &[u8], all_rows: usize, band: Range<usize>, vocab_size: u
     let (whole_tokens, whole_rows) = (vocab_size / 8 * 8, band.len() / 8 * 8);
     for token in (0..whole_tokens).step_by(8) {
         for ahead in (token + AHEAD..vocab_size).take(8) {
-            memory::prefetch(&counters[ahead * all_rows + band.start..][..1]);
+            memory::prefetch(&counters[ahead * all_rows + band.start]);
         }
         for row in (0..whole_rows).step_by(8) {
             let mut words: [u64; 8] = std::array::from_fn(|index| {

@@ -128,7 +128,8 @@ const POLL: Duration = Duration::from_millis(20);
 
 /// One zstd frame like [`compress`]'s, made by several threads of zstd's own.
 ///
-/// What follows the first megabytes sees less of what came before: at the strongest level, 0.7% more bytes. They are the same for any number of threads.
+/// What follows the first megabytes sees less of what came before: at the strongest level, 0.7% more
+/// bytes. They are the same for any number of threads.
 pub fn compress_on_threads(data: Vec<u8>, level: i32, threads: usize, control: &Control) -> Result<Vec<u8>> {
     // Six jobs of the default tables, as many for each of two threads or three.
     const JOB: u32 = 1_600_000;

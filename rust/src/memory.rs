@@ -65,15 +65,15 @@ impl<T: Integer> DerefMut for Zeroed<T> {
     }
 }
 
-/// Begins to bring memory into the cache, where the processor can be asked to.
+/// Begins to bring the line of memory that `value` begins in into the cache, where the processor can be asked to.
 #[inline(always)]
-pub fn prefetch<T>(memory: &[T]) {
+pub fn prefetch<T>(value: &T) {
     #[cfg(target_arch = "x86_64")]
-    for part in memory.chunks(64 / size_of::<T>().clamp(1, 64)) {
+    {
         use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
         // SAFETY: every x86-64 processor has the instruction, and it touches nothing that a program can see.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(part.as_ptr().cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = memory;
+    let _ = value;
 }

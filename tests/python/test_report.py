@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridlm.errors import FormatError, InputError
-from hybridlm.report.chart import HEIGHT, WIDTH, Series, line_chart, tick_step
+from hybridlm.report.chart import Series, line_chart, tick_step
 from hybridlm.report.page import read_run, render
 
 NAME = '<script>alert("x")</script>'
@@ -105,13 +105,18 @@ def test_a_chart_stays_within_its_frame(points: list[tuple[float, float]], logar
     # Spans beyond these overflow; nothing that is measured comes near.
     points = [point for point in points if not any(1e150 < abs(value) < math.inf for value in point)]
     points.append((1.0, 2.0))
-    chart = line_chart([Series("a & b", points)], x_label="x", y_label="y", logarithmic_x=logarithmic)
+    series = [Series("a & b", points), Series("c", points[-1:])]
+    chart = line_chart(series, x_label="x", y_label="y", logarithmic_x=logarithmic)
     root = ElementTree.fromstring(chart)
-    (line,) = root.iter("{http://www.w3.org/2000/svg}polyline")
-    for pair in line.attrib["points"].split():
+    width, height = map(float, root.attrib["viewBox"].split()[2:])
+    svg = "{http://www.w3.org/2000/svg}"
+    legend_end = max(float(box.attrib["y"]) + float(box.attrib["height"]) for box in root.iter(f"{svg}rect"))
+    lines = list(root.iter(f"{svg}polyline"))
+    assert len(lines) == 2
+    for pair in " ".join(line.attrib["points"] for line in lines).split():
         x, y = map(float, pair.split(","))
-        assert 0 <= x <= WIDTH
-        assert 0 <= y <= HEIGHT
+        assert 0 <= x <= width
+        assert legend_end <= y <= height
 
 
 def test_a_chart_of_nothing_is_refused() -> None:

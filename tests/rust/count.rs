@@ -63,9 +63,11 @@ fn skewed(length: usize, vocab_size: u64, mut state: u64) -> Vec<u16> {
 
 #[test]
 fn long_streams_with_wrapping_counters_on_any_number_of_threads() {
-    let layout = Layout::with_defaults(40, 8, &[(3, 64), (4, 64), (5, 48), (6, 7), (7, 64), (8, 1)]).unwrap();
+    // Tables that no power of two divides, and one that is added up in more than one piece.
+    let rows = [(3, 4096), (4, 64), (5, 48), (6, 7), (7, 100), (8, 1)];
+    let layout = Layout::with_defaults(43, 8, &rows).unwrap();
     // More than two blocks, so that work is shared and n-grams reach across the blocks' borders.
-    let (long, short) = (skewed(1_200_000, 40, 1), skewed(70_000, 40, 2));
+    let (long, short) = (skewed(1_200_000, 43, 1), skewed(70_000, 43, 2));
     let streams: [&[u16]; 4] = [&long, &[], &short, &[3]];
     let expected = naive(&layout, &streams);
     let single = count(&layout, &streams, 1);
@@ -188,7 +190,10 @@ proptest! {
             for (index, mut counters) in counters.parts(part).enumerate() {
                 let numbers = &numbers[index * part..][..counters.len()];
                 let byte = |upper: usize| numbers.iter().map(move |number| number.to_le_bytes()[upper]);
-                counters.add_bytes(0, &byte(0).collect::<Vec<_>>(), &byte(1).collect::<Vec<_>>());
+                let (lower, upper): (Vec<_>, Vec<_>) = (byte(0).collect(), byte(1).collect());
+                let cut = numbers.len() / 3;
+                counters.add_bytes(0, &lower[..cut], &upper[..cut]);
+                counters.add_bytes(cut, &lower[cut..], &upper[cut..]);
             }
             naive.iter_mut().zip(&numbers).for_each(|(count, &number)| *count += u64::from(number));
         }

@@ -333,8 +333,8 @@ impl PruneJob<'_> {
         for index in range.clone() {
             // An atomic addition waits for its memory, and no other runs meanwhile.
             if let Some(&suffix) = self.level.suffixes.get(index + AHEAD) {
-                memory::prefetch(std::slice::from_ref(&self.received[suffix as usize]));
-                memory::prefetch(std::slice::from_ref(&self.lower[suffix as usize]));
+                memory::prefetch(&self.received[suffix as usize]);
+                memory::prefetch(&self.lower[suffix as usize]);
             }
             let mass = mass(index);
             total += mass;
