@@ -68,7 +68,9 @@ fn long_streams_with_wrapping_counters_on_any_number_of_threads() {
     let layout = Layout::with_defaults(43, 8, &rows).unwrap();
     // More than two blocks, so that work is shared and n-grams reach across the blocks' borders.
     let (long, short) = (skewed(1_200_000, 43, 1), skewed(70_000, 43, 2));
-    let streams: [&[u16]; 4] = [&long, &[], &short, &[3]];
+    // n-grams that occur more often than a thread's two bytes hold.
+    let alternating = [5, 3].repeat(100_000);
+    let streams: [&[u16]; 5] = [&long, &[], &short, &[3], &alternating];
     let expected = naive(&layout, &streams);
     let single = count(&layout, &streams, 1);
     assert_equal(&single, &expected);
