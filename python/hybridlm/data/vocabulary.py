@@ -1,0 +1,20 @@
+"""What the token ids of a shard, a file of counts, an oracle or an artifact mean."""
+
+from dataclasses import dataclass
+
+DEFAULT_BOS = 1
+"""The document token of the tokenizers that `hybridlm data tokenizer` trains."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The identity of a tokenizer, as far as it is known.
+
+    size: token ids are below it.
+    bos_id: the id that every document begins with.
+    fingerprint: SHA-256 of the tokenizer's file as 64 hex digits; None where nobody has said.
+    """
+
+    size: int
+    bos_id: int = DEFAULT_BOS
+    fingerprint: str | None = None
