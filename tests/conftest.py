@@ -8,7 +8,7 @@ from pydoc_data.topics import topics
 import hypothesis
 import pytest
 
-from hybridlm.data import documents, shards
+from hybridlm.data import documents, shard_writer
 from hybridlm.data.documents import Document
 from hybridlm.data.tokenizer import Tokenizer
 
@@ -50,5 +50,5 @@ def shard_dir(tmp_path_factory: pytest.TempPathFactory, corpus: list[str], token
     """A data folder: a few training shards of at most 60,000 tokens and a validation shard."""
     folder = tmp_path_factory.mktemp("shards")
     train, val = documents.split([Document("pydoc", text) for text in corpus], 0.05)
-    shards.write_shards(train, val, tokenizer, folder, name="topics", shard_tokens=60_000)
+    shard_writer.write_shards(train, val, tokenizer, folder, name="topics", shard_tokens=60_000)
     return folder

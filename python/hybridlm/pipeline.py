@@ -13,7 +13,8 @@ from pathlib import Path
 from hybridlm.artifact import BUDGET_BYTES, Artifact, bundle
 from hybridlm.data import documents as document_files
 from hybridlm.data.documents import Document, deduplicate, split
-from hybridlm.data.shards import data_folder, read_stream, total_tokens, write_shards
+from hybridlm.data.shard_writer import total_tokens, write_shards
+from hybridlm.data.shards import data_folder, open_stream
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
 from hybridlm.files import atomic_write_bytes, atomic_write_text
@@ -107,7 +108,7 @@ def run(settings: PipelineSettings, out: Path) -> Summary:
         # What is scored is what a reader of the file gets.
         artifact = Artifact.from_bytes(artifact_file.read_bytes(), str(artifact_file))
 
-    stream = read_stream(val_shards, tokenizer.vocab_size)
+    stream = open_stream(val_shards, tokenizer.vocabulary).tokens
     families = tuple(family for family in find_mixture(settings.mixer).families if family != "oracle")
     without_oracle = {WITHOUT_ORACLE: MixtureSpec(settings.mixer, families)}
 
@@ -130,7 +131,7 @@ def run(settings: PipelineSettings, out: Path) -> Summary:
         tokens=plain.tokens,
         bytes=plain.bytes,
         parts={
-            "header": artifact.total_bytes - artifact.neural_bytes - artifact.oracle_bytes,
+            "header": artifact.header_bytes,
             "neural": artifact.neural_bytes,
             "oracle": artifact.oracle_bytes,
         },
@@ -158,7 +159,8 @@ def read_text(files: Sequence[Path]) -> Iterable[Document]:
 
 
 def _scores(plain: EvaluationResult, learning: EvaluationResult) -> Iterable[Score]:
-    suffix = "" if learning is plain else f" + TTT ({learning.ttt})"
+    # A text of one chunk has no row for training that never came to an update.
+    suffix = f" + TTT ({learning.ttt})" if learning.ttt_updates else ""
     yield _named("neural", plain.experts["neural"])
     if suffix:
         yield _named(f"neural{suffix}", learning.experts["neural"])

@@ -89,7 +89,7 @@ def test_a_single_document_is_all_for_training(
     command = ["data", "shard", str(text), "--tokenizer", str(tokenizer_path), "--out", str(tmp_path / "out")]
     assert main(command) == 0
     assert "no validation shard" in capsys.readouterr().err
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["text_train_000000.bin"]
+    assert [path.name for path in (tmp_path / "out").glob("*.bin")] == ["text_train_000000.bin"]
 
 
 def test_one_document_a_file(tmp_path: Path, text: Path, tokenizer_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_one_document_a_file(tmp_path: Path, text: Path, tokenizer_path: Path) -
     out = tmp_path / "out"
     command = ["data", "shard", text, second, "--tokenizer", tokenizer_path, "--out", out, "--one-per-file"]
     assert main([*map(str, command), "--val-fraction", "0"]) == 0
-    assert (read_stream(out.iterdir()) == 1).sum() == 2
+    assert (read_stream(out.glob("*.bin")) == 1).sum() == 2
 
 
 def test_the_users_mistakes(

@@ -81,14 +81,24 @@ def shard(
         threads: Threads to use; all cores by default. The bytes don't depend on it.
     """
     from hybridlm.data.documents import check_fraction, split_stream
-    from hybridlm.data.shards import DataFolderWriter
+    from hybridlm.data.shard_writer import DataFolderWriter
     from hybridlm.data.tokenizer import Tokenizer
 
     check_fraction(val_fraction)
     loaded = Tokenizer.load(tokenizer)
     documents = _documents(text, one_per_file, "tokenizing")
     with DataFolderWriter(
-        out, loaded, name=name, shard_tokens=shard_tokens, replace=force, threads=threads
+        out,
+        loaded,
+        name=name,
+        shard_tokens=shard_tokens,
+        replace=force,
+        threads=threads,
+        source={
+            "text": [path.name for path in text],
+            "val_fraction": val_fraction,
+            "one_per_file": one_per_file,
+        },
     ) as writer:
         for side, document in split_stream(documents, val_fraction):
             writer.add(side, document.text)

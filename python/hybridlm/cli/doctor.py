@@ -6,7 +6,7 @@ from dataclasses import asdict
 from hybridlm.doctor import examine
 
 
-def doctor(*, json: bool = False) -> None:
+def doctor(*, json: bool = False) -> bool:
     """Check whether this installation can do its work: versions, native code, threads, devices.
 
     Exits with 1 if something is missing that hybridlm needs.
@@ -22,6 +22,4 @@ def doctor(*, json: bool = False) -> None:
     failed = [check.name for check in checks if check.outcome == "failed"]
     if json:
         print(json_format.dumps({"ok": not failed, "checks": [asdict(check) for check in checks]}))
-    if failed:
-        # Not an InputError: even the module of the errors needs native code, which may be what is broken.
-        raise SystemExit(1)
+    return not failed

@@ -1,6 +1,5 @@
 """`hybridlm eval`: the score of an artifact."""
 
-import dataclasses
 import json as json_format
 import os
 import sys
@@ -9,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from hybridlm.cli.provenance import print_provenance
 from hybridlm.errors import InputError
 from hybridlm.scoring.settings import ScoringSettings
 
 if TYPE_CHECKING:
+    from hybridlm.score import Score
     from hybridlm.scoring.evaluate import EvaluationResult
 
 
@@ -22,6 +23,7 @@ def evaluate(
     val: str,
     tokenizer: Path,
     scoring: Annotated[ScoringSettings, tyro.conf.arg(name="")] = ScoringSettings(),  # noqa: B008 - frozen
+    bos_id: int | None = None,
     max_tokens: int | None = None,
     device: str | None = None,
     threads: int | None = None,
@@ -37,54 +39,43 @@ def evaluate(
         val: A glob of shards, read as one stream in the order of their names.
         tokenizer: The tokenizer that the shards and the artifact were made with.
         scoring: The protocol.
+        bos_id: The token that documents begin with, where the tokenizer has no BOS piece.
         max_tokens: Score only the first so many targets.
         device: Where the model runs: cpu or cuda; unset: cuda where there is one.
         threads: Of oracle look-ups; unset: HYBRIDLM_NUM_THREADS, else this process's share of the cores.
         json: Print one JSON object.
     """
-    from hybridlm import settings
-    from hybridlm.artifact import Artifact
-    from hybridlm.data import shards
-    from hybridlm.data.tokenizer import Tokenizer
-    from hybridlm.scoring.evaluate import evaluate as score
+    from hybridlm.data.shards import expand
+    from hybridlm.score import score_artifact
 
     if max_tokens is not None and max_tokens < 1:
         raise InputError(f"--max-tokens must be at least 1, not {max_tokens}")
-    vocabulary = Tokenizer.load(tokenizer)
-    bundle = Artifact.from_file(artifact)
-    bundle.check_tokenizer(vocabulary.fingerprint, vocabulary.vocab_size)
-    stream = shards.read_stream(
-        shards.expand(val),
-        vocab_size=vocabulary.vocab_size,
-        max_tokens=None if max_tokens is None else max_tokens + 1,
+    score = score_artifact(
+        artifact,
+        expand(val),
+        tokenizer,
+        scoring,
+        bos_id=bos_id,
+        max_tokens=max_tokens,
+        device=device,
+        threads=threads,
     )
-    neural = bundle.neural_blob is not None and not scoring.no_neural
-    if neural and scoring.ttt is None:
-        scoring = dataclasses.replace(scoring, ttt=settings.resolve(ScoringSettings).ttt)
-    dist = None
-    if neural:
-        from hybridlm.distributed import initialise
-
-        dist = initialise(device)
-    try:
-        result = score(bundle, stream, vocabulary.byte_table, scoring, dist, threads=threads)
-    finally:
-        if dist is not None:
-            dist.close()
     # Without a neural model there is no group to ask, and torch isn't needed to know who prints.
     if os.environ.get("RANK", "0") == "0":
-        _show(result, json)
+        _show(score, json)
 
 
-def _show(result: "EvaluationResult", json: bool) -> None:
+def _show(score: "Score[EvaluationResult]", json: bool) -> None:
+    result, made_of = score.result, score.made_of
     if json:
-        json_format.dump(result.as_dict(), sys.stdout)
+        json_format.dump(score.as_dict(), sys.stdout)
         print()
         return
     from rich.console import Console
     from rich.table import Table
 
-    print(f"{result.tokens:,} targets, {result.bytes:,} bytes of decoded text, TTT {result.ttt}")
+    ttt = result.ttt if result.ttt == "off" else f"{result.ttt} ({result.ttt_updates:,} updates)"
+    print(f"{result.tokens:,} targets, {result.bytes:,} bytes of decoded text, TTT {ttt}")
     table = Table()
     table.add_column("expert")
     table.add_column("bits/token", justify="right")
@@ -96,3 +87,4 @@ def _show(result: "EvaluationResult", json: bool) -> None:
     Console().print(table)
     stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in result.stages.items())
     print(f"{result.seconds:.1f} s ({stages})")
+    print_provenance(made_of)

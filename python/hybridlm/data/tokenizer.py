@@ -14,6 +14,7 @@ import sentencepiece
 from numpy.typing import NDArray
 
 from hybridlm.data.byte_table import ByteTable
+from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import FormatError, InputError
 from hybridlm.files import atomic_write_bytes
 from hybridlm.threads import thread_count
@@ -68,7 +69,7 @@ class Tokenizer:
             )
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
+    def load(cls, path: str | os.PathLike[str], bos_id: int | None = None) -> Self:
         """Raises FormatError for a file that isn't such a tokenizer, OSError if it can't be read."""
         return cls(Path(path).read_bytes(), name=os.fspath(path))
 
@@ -121,6 +122,10 @@ class Tokenizer:
         trained = cls(model.getvalue(), name=os.fspath(path))
         atomic_write_bytes(path, model.getvalue())
         return trained
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary(self.vocab_size, self.bos_id, self.fingerprint)
 
     @cached_property
     def byte_table(self) -> ByteTable:

@@ -1,5 +1,6 @@
 """The protocol of a score: chunk by chunk, every target once, scored before anything learns from it."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from hybridlm.distributed import Distributed
     from hybridlm.scoring.neural import NeuralExpert
     from hybridlm.scoring.ttt import TestTimeTrainer
+
+log = logging.getLogger("hybridlm.eval")
 
 # Sums of nll are kept as whole multiples of this many nats. Whole numbers add up to the same in any order,
 # so a total doesn't depend on the chunks; the rounding is 10^-10 nats a target.
@@ -91,7 +94,9 @@ class EvaluationResult:
         bits_per_token, bpb: of the mixture ``mixer`` over all experts.
         experts: each expert's own rate.
         mixtures: the rates of further mixtures over the same experts' scores.
-        ttt: the optimiser of test-time training, or ``off``.
+        ttt: the optimiser of test-time training, or ``off``: also where it never came to an update, because
+            all targets fit one chunk.
+        ttt_updates: steps that it made.
         seconds: wall time; ``stages`` says what for.
     """
 
@@ -103,6 +108,7 @@ class EvaluationResult:
     mixer: str
     mixtures: dict[str, Rate]
     ttt: TTTOptimizer
+    ttt_updates: int
     seconds: float
     stages: dict[str, float]
 
@@ -287,15 +293,12 @@ def evaluate(
         raise InputError("the targets decode to no text, so there are no bytes to divide by")
 
     experts: list[Expert] = []
-    learn: Learn | None = None
-    ttt: TTTOptimizer = "off"
+    trainer: TestTimeTrainer | None = None
     if artifact.neural_blob is not None and not settings.no_neural:
         with watch.stage("load"):
             neural, trainer = load_neural(artifact, settings, dist)
-            learn = trainer.learn if trainer is not None else None
             _check_vocabulary("model", neural.model.config.vocab_size, byte_table)
         experts.append(neural)
-        ttt = settings.ttt or "sgd"
     elif settings.ttt not in (None, "off"):
         raise InputError(f"test-time training ({settings.ttt}) needs a neural model, and none is scored")
     experts += online_experts(byte_table.vocab_size)
@@ -311,6 +314,7 @@ def evaluate(
     expert_totals = [0] * len(names)
     mixture_totals = dict.fromkeys(specs, 0)
     tokens = len(stream) - 1
+    learn = None if trainer is None else trainer.learn
     with ExitStack() as stack:
         progress = None
         if dist is None or dist.is_main:
@@ -327,6 +331,14 @@ def evaluate(
         bits = total * _UNIT / float(np.log(2.0))
         return Rate(bits / tokens, bits / total_bytes)
 
+    updates = 0 if trainer is None else trainer.updates
+    if trainer is not None and not updates:
+        log.warning(
+            "test-time training made no update: the %s targets are a single chunk of up to %s; --chunk makes "
+            "smaller ones",
+            f"{tokens:,}",
+            f"{settings.chunk:,}",
+        )
     result = rate(mixture_totals.pop(""))
     return EvaluationResult(
         tokens=tokens,
@@ -336,7 +348,8 @@ def evaluate(
         experts=dict(zip(names, map(rate, expert_totals), strict=True)),
         mixer=settings.mixer,
         mixtures={label: rate(total) for label, total in mixture_totals.items()},
-        ttt=ttt,
+        ttt=(settings.ttt or "sgd") if updates else "off",
+        ttt_updates=updates,
         seconds=time.perf_counter() - began,
         stages=watch.seconds,
     )

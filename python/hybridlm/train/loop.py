@@ -19,7 +19,7 @@ from torch import Tensor
 
 import hybridlm
 from hybridlm.data import shards
-from hybridlm.data.tokenizer import BOS, Tokenizer
+from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.distributed import Distributed
 from hybridlm.errors import FormatError, InputError
 from hybridlm.files import atomic_write_text
@@ -96,7 +96,7 @@ def train(
 
     config = with_facts(config, tokenizer)
     train_shards, val_shards = shards.data_folder(data)
-    check_shards(train_shards, tokenizer.vocab_size, dist)
+    check_shards([*train_shards, *val_shards], tokenizer.vocabulary, dist)
     loader = TokenLoader(
         train_shards,
         sequence_length=config.sequence_length,
@@ -259,7 +259,10 @@ def with_facts(config: TrainConfig, tokenizer: Tokenizer) -> TrainConfig:
             "leave the former out"
         )
     model = dataclasses.replace(
-        model, vocab_size=tokenizer.vocab_size, sequence_length=config.sequence_length, bos_id=BOS
+        model,
+        vocab_size=tokenizer.vocab_size,
+        sequence_length=config.sequence_length,
+        bos_id=tokenizer.bos_id,
     )
     return dataclasses.replace(config, model=model)
 
@@ -270,7 +273,9 @@ def complementary_weights(config: TrainConfig, tokenizer: Tokenizer) -> Compleme
     if not config.oracle.is_file():
         # Whether it came from --oracle or NGRAM_ORACLE_PATH: never train silently without it.
         raise InputError(f"{config.oracle}: there is no such oracle")
-    return ComplementaryWeights(Oracle.from_file(config.oracle), config.complementary, tokenizer.vocab_size)
+    oracle = Oracle.from_file(config.oracle)
+    oracle.check_tokenizer(tokenizer.vocabulary, str(config.oracle))
+    return ComplementaryWeights(oracle, config.complementary, tokenizer.vocab_size)
 
 
 def flat_gradient(parameters: list[torch.nn.Parameter]) -> Tensor:
