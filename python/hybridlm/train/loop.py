@@ -19,7 +19,7 @@ from torch import Tensor
 
 import hybridlm
 from hybridlm.data import shards
-from hybridlm.data.tokenizer import BOS, Tokenizer
+from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.distributed import Distributed
 from hybridlm.errors import FormatError, InputError
 from hybridlm.files import atomic_write_text
@@ -259,7 +259,10 @@ def with_facts(config: TrainConfig, tokenizer: Tokenizer) -> TrainConfig:
             "leave the former out"
         )
     model = dataclasses.replace(
-        model, vocab_size=tokenizer.vocab_size, sequence_length=config.sequence_length, bos_id=BOS
+        model,
+        vocab_size=tokenizer.vocab_size,
+        sequence_length=config.sequence_length,
+        bos_id=tokenizer.bos_id,
     )
     return dataclasses.replace(config, model=model)
 
