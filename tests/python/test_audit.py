@@ -1,7 +1,7 @@
 """The audit passes what is honest, and catches one broken predictor for every rule."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from hybridlm.model import ModelConfig
 from hybridlm.scoring import world_sizes
 from hybridlm.scoring.audit import AuditReport, Scorer, Subject, audit
 from hybridlm.scoring.audit_subject import MixtureSubject, Parts, artifact_subject
-from hybridlm.scoring.evaluate import load_neural
+from hybridlm.scoring.evaluate import evaluate, load_neural
 from hybridlm.scoring.experts.counts import AdaptiveCounts, OnlineCounts
 from hybridlm.scoring.mixtures import mixture_names
 from hybridlm.scoring.settings import ScoringSettings, TTTOptimizer, TTTSettings
@@ -428,6 +428,28 @@ def test_wrong_byte_counts_are_caught(
     subject = artifact_subject(artifact, tokenizer.vocab_size, ScoringSettings())
     report = audit(subject, stream, tokenizer.vocab_size, artifact=artifact, tokenizer=tokenizer, rows=5)
     assert not report.passed and report.bytes_exact is not None and not report.bytes_exact.passed
+
+
+@pytest.mark.parametrize("chosen", [{}, {"byte_fallback": False}, {"remove_extra_whitespaces": False}])
+def test_the_audit_counts_the_bytes_of_any_tokens_as_a_score_does(
+    sentencepiece_model: Callable[..., bytes], chosen: dict[str, bool]
+) -> None:
+    """Lost text counts nothing and a byte piece counts one, whatever the bytes around it are."""
+    tokenizer = Tokenizer(sentencepiece_model(**chosen))
+    model, size = tokenizer.model, tokenizer.vocab_size
+    stream = np.random.default_rng(5).integers(0, size, 600).astype(np.uint16)
+    stream[::9] = tokenizer.bos_id
+    # A text that begins with what is dropped, and a stream that ends within a character.
+    stream[-6:] = [tokenizer.bos_id, model.unk_id(), *[model.piece_to_id("▁")] * 3, stream[5]]
+    counts = _core.NgramCounts(size, 2)
+    counts.count_tokens(stream)
+    artifact = Artifact.from_bytes(pack(None, counts.dense_oracle(level=1)))
+    settings = ScoringSettings()
+    subject = artifact_subject(artifact, size, settings)
+    for part in (stream, stream[4:], stream[9:]):
+        found = audit(subject, part, size, artifact=artifact, tokenizer=tokenizer, rows=2).bytes_exact
+        assert found is not None and found.passed, found
+        assert found.text_bytes == evaluate(artifact, part, tokenizer.byte_table, settings).bytes
 
 
 def test_too_short_a_stream_is_refused() -> None:

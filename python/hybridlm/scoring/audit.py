@@ -392,12 +392,8 @@ def _read_twice(source: Stream | None) -> str | None:
 
 def _bytes(artifact: Artifact, tokenizer: Tokenizer, stream: Tokens) -> BytesExact:
     counted = int(tokenizer.byte_table.lengths(stream, start=1).sum())
-    # The first token is not scored; whatever it stands for is not counted either.
-    whole = int(tokenizer.byte_table.lengths(stream, start=0).sum())
-    first = whole - counted
-    boundaries = tokenizer.byte_table.boundary[stream]
-    documents = np.split(stream, np.flatnonzero(boundaries))
-    decoded = sum(_decoded_bytes(tokenizer, document) for document in documents) - first
+    # The first token is not scored, so whatever it stands for is not counted.
+    decoded = _decoded_bytes(tokenizer, stream) - _decoded_bytes(tokenizer, stream[:1])
     size = len(artifact.to_bytes())
     parts = artifact.header_bytes + artifact.neural_bytes + artifact.oracle_bytes
     problem = None
@@ -410,13 +406,17 @@ def _bytes(artifact: Artifact, tokenizer: Tokenizer, stream: Tokens) -> BytesExa
     return BytesExact(problem is None, counted, decoded, size, BUDGET_BYTES, problem)
 
 
-def _decoded_bytes(tokenizer: Tokenizer, document: Tokens) -> int:
-    """UTF-8 bytes of a document's text. A cut stream may end within a character, whose bytes then decode
-    to U+FFFD one by one, and stand for one byte each."""
-    tokens = document.tolist()
+def _decoded_bytes(tokenizer: Tokenizer, stream: Tokens) -> int:
+    """The UTF-8 length of the documents' texts as SentencePiece decodes them, without the byte table.
+
+    The decoder writes U+FFFD for bytes that form no character and a mark for the unknown piece, which are not
+    the text's: a byte piece stands for one byte, the unknown piece for text that is lost.
+    """
     model = tokenizer.model
-    tail = 0
-    while tokens and tail < 4 and model.is_byte(tokens[-1]):
-        tokens.pop()
-        tail += 1
-    return len(tokenizer.decode(tokens).encode()) + tail
+    ids = np.arange(tokenizer.vocab_size)
+    # Any one byte in place of each has the same length, and this one always forms a character.
+    ids[[model.is_byte(token) for token in ids.tolist()]] = model.piece_to_id("<0x41>")
+    documents = np.split(ids[stream], np.flatnonzero(stream == tokenizer.bos_id))
+    decoded = sum(len(model.decode(document.tolist()).encode()) for document in documents)
+    unknown = model.unk_id()
+    return decoded - int(np.count_nonzero(stream == unknown)) * len(model.decode([unknown]).encode())
