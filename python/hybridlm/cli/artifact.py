@@ -8,13 +8,14 @@ from typing import Annotated, Any
 import tyro
 
 from hybridlm.artifact import Artifact, bundle
+from hybridlm.cli.arguments import ChosenTokenizer
 from hybridlm.errors import InputError
 from hybridlm.files import atomic_write_bytes
 
 
 def pack(
     *,
-    tokenizer: Path,
+    tokenizer: ChosenTokenizer,
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
     model: Path | None = None,
     oracle: Path | None = None,
@@ -25,7 +26,6 @@ def pack(
     """Bundle a trained model, an oracle, or both into one artifact.
 
     Args:
-        tokenizer: The tokenizer that both were made with.
         out: Where the artifact goes.
         model: A training run's folder; its final weights are quantised to six bits.
         oracle: An oracle file.
@@ -34,8 +34,6 @@ def pack(
         allow_over_budget: Write the artifact even if it is larger than 16,000,000 bytes.
         json: Print one JSON object, as `hybridlm artifact inspect --json` does.
     """
-    from hybridlm.data.tokenizer import Tokenizer
-
     if model is None and oracle is None:
         raise InputError("an artifact needs a model, an oracle or both: give --model or --oracle")
     if clip is not None and model is None:
@@ -48,7 +46,7 @@ def pack(
     artifact = bundle(
         model,
         None if oracle is None else oracle.read_bytes(),
-        Tokenizer.load(tokenizer),
+        tokenizer.load(),
         name=str(out),
         clip=rule,
         over_budget=allow_over_budget,

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from hybridlm.cli.arguments import ChosenTokenizer
 from hybridlm.errors import InputError
 from hybridlm.scoring.settings import ScoringSettings
 
@@ -18,9 +19,8 @@ def audit(
     artifact: tyro.conf.Positional[Path],
     *,
     val: str,
-    tokenizer: Path,
+    tokenizer: ChosenTokenizer,
     scoring: Annotated[ScoringSettings, tyro.conf.arg(name="")] = ScoringSettings(chunk=CHUNK),  # noqa: B008 - frozen
-    bos_id: int | None = None,
     max_tokens: int = 20_000,
     rows: int = 64,
     changes: int = 6,
@@ -36,9 +36,7 @@ def audit(
     Args:
         artifact: The artifact's file.
         val: A glob of shards, read as one stream in the order of their names.
-        tokenizer: The tokenizer that the shards and the artifact were made with.
         scoring: The protocol.
-        bos_id: The token that documents begin with, where the tokenizer has no BOS piece.
         max_tokens: Use only the first so many targets.
         rows: Positions at which the whole distribution is looked at.
         changes: Positions after which the future is changed, and cut off.
@@ -50,7 +48,6 @@ def audit(
     from hybridlm import settings
     from hybridlm.artifact import Artifact
     from hybridlm.data import shards
-    from hybridlm.data.tokenizer import Tokenizer
     from hybridlm.scoring import world_sizes
     from hybridlm.scoring.audit import audit as run
     from hybridlm.scoring.audit_subject import artifact_subject
@@ -58,7 +55,7 @@ def audit(
     for name, value in (("--max-tokens", max_tokens), ("--rows", rows), ("--changes", changes)):
         if value < 1:
             raise InputError(f"{name} must be at least 1, not {value}")
-    vocabulary = Tokenizer.load(tokenizer, bos_id)
+    vocabulary = tokenizer.load()
     bundle = Artifact.from_file(artifact)
     bundle.check_tokenizer(vocabulary.vocabulary)
     opened = shards.open_stream(shards.expand(val), vocabulary.vocabulary, max_tokens=max_tokens + 1)

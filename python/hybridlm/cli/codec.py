@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from hybridlm.cli.arguments import ChosenTokenizer
 from hybridlm.files import atomic_write_bytes
 from hybridlm.progress import Progress
 
@@ -15,7 +16,12 @@ Out = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 
 
 def compress(
-    file: tyro.conf.Positional[Path], *, artifact: Path, tokenizer: Path, out: Out, json: bool = False
+    file: tyro.conf.Positional[Path],
+    *,
+    artifact: Path,
+    tokenizer: ChosenTokenizer,
+    out: Out,
+    json: bool = False,
 ) -> None:
     """Compress a file, text or any bytes, with an artifact.
 
@@ -26,15 +32,13 @@ def compress(
     Args:
         file: What to compress.
         artifact: The artifact's file.
-        tokenizer: The tokenizer that the artifact was made with.
         out: Where the compressed file goes.
         json: Print one JSON object.
     """
     from hybridlm.artifact import Artifact
     from hybridlm.codec import Codec
-    from hybridlm.data.tokenizer import Tokenizer
 
-    codec = Codec(Artifact.from_file(artifact), Tokenizer.load(tokenizer))
+    codec = Codec(Artifact.from_file(artifact), tokenizer.load())
     content = file.read_bytes()
     started = time.perf_counter()
     with Progress("compress", len(content), "bytes") as progress:
@@ -58,20 +62,20 @@ def compress(
     print(f"the model claims {compressed.claimed_bits / 8:,.0f} bytes for its {compressed.tokens:,} tokens")
 
 
-def decompress(file: tyro.conf.Positional[Path], *, artifact: Path, tokenizer: Path, out: Out) -> None:
+def decompress(
+    file: tyro.conf.Positional[Path], *, artifact: Path, tokenizer: ChosenTokenizer, out: Out
+) -> None:
     """Decompress what `hybridlm compress` made. A damaged file, or another artifact's, is refused.
 
     Args:
         file: The compressed file.
         artifact: The artifact that it was compressed with.
-        tokenizer: The tokenizer that it was compressed with.
         out: Where the content goes.
     """
     from hybridlm.artifact import Artifact
     from hybridlm.codec import Codec, content_length
-    from hybridlm.data.tokenizer import Tokenizer
 
-    codec = Codec(Artifact.from_file(artifact), Tokenizer.load(tokenizer))
+    codec = Codec(Artifact.from_file(artifact), tokenizer.load())
     data = file.read_bytes()
     with Progress("decompress", content_length(data), "bytes") as progress:
         content = codec.decompress(data, str(file), progress.update)

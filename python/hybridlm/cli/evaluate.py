@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from hybridlm.cli.arguments import ChosenTokenizer
 from hybridlm.cli.provenance import print_provenance
 from hybridlm.errors import InputError
 from hybridlm.scoring.settings import ScoringSettings
@@ -21,9 +22,8 @@ def evaluate(
     artifact: tyro.conf.Positional[Path],
     *,
     val: str,
-    tokenizer: Path,
+    tokenizer: ChosenTokenizer,
     scoring: Annotated[ScoringSettings, tyro.conf.arg(name="")] = ScoringSettings(),  # noqa: B008 - frozen
-    bos_id: int | None = None,
     max_tokens: int | None = None,
     device: str | None = None,
     threads: int | None = None,
@@ -37,9 +37,7 @@ def evaluate(
     Args:
         artifact: The artifact's file.
         val: A glob of shards, read as one stream in the order of their names.
-        tokenizer: The tokenizer that the shards and the artifact were made with.
         scoring: The protocol.
-        bos_id: The token that documents begin with, where the tokenizer has no BOS piece.
         max_tokens: Score only the first so many targets.
         device: Where the model runs: cpu or cuda; unset: cuda where there is one.
         threads: Of oracle look-ups; unset: HYBRIDLM_NUM_THREADS, else this process's share of the cores.
@@ -53,9 +51,9 @@ def evaluate(
     score = score_artifact(
         artifact,
         expand(val),
-        tokenizer,
+        tokenizer.tokenizer,
         scoring,
-        bos_id=bos_id,
+        bos_id=tokenizer.bos_id,
         max_tokens=max_tokens,
         device=device,
         threads=threads,

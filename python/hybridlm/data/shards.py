@@ -304,14 +304,13 @@ def examine(
     size = _core.shard_tokens(name)
     vocab_size = None if tokenizer is None else tokenizer.vocab_size
     counts = np.zeros(1 << 16, np.int64)
+    counter = None if tokenizer is None else tokenizer.byte_table.counter()
     text_bytes = 0
-
     for start in range(0, size, _PART_TOKENS):
-        before = min(start, 1)
-        tokens = _core.read_shard(name, start - before, min(_PART_TOKENS, size - start) + before, vocab_size)
-        counts += np.bincount(tokens[before:], minlength=len(counts))
-        if tokenizer is not None:
-            text_bytes += int(tokenizer.byte_table.lengths(tokens, before).sum())
+        tokens = _core.read_shard(name, start, min(_PART_TOKENS, size - start), vocab_size)
+        counts += np.bincount(tokens, minlength=len(counts))
+        if counter is not None:
+            text_bytes += int(counter.lengths(tokens).sum())
     used = np.flatnonzero(counts)
     return ShardContents(
         tokens=size,
