@@ -4,6 +4,7 @@ Everything it makes is a file that the single commands read and write too, so a 
 hand from any stage.
 """
 
+import dataclasses
 import json
 import logging
 from collections.abc import Iterable, Sequence
@@ -20,6 +21,7 @@ from hybridlm.errors import InputError
 from hybridlm.files import atomic_write_bytes, atomic_write_text
 from hybridlm.oracle.build import Estimator, build_dense, build_sparse
 from hybridlm.report.summary import Score, Summary
+from hybridlm.score import provenance
 from hybridlm.scoring.evaluate import EvaluationResult, MixtureSpec, Rate, Stopwatch, evaluate
 from hybridlm.scoring.mixtures import find_mixture
 from hybridlm.scoring.settings import ScoringSettings, TTTOptimizer
@@ -108,22 +110,23 @@ def run(settings: PipelineSettings, out: Path) -> Summary:
         # What is scored is what a reader of the file gets.
         artifact = Artifact.from_bytes(artifact_file.read_bytes(), str(artifact_file))
 
-    stream = open_stream(val_shards, tokenizer.vocabulary).tokens
+    stream = open_stream(val_shards, tokenizer.vocabulary)
     families = tuple(family for family in find_mixture(settings.mixer).families if family != "oracle")
     without_oracle = {WITHOUT_ORACLE: MixtureSpec(settings.mixer, families)}
 
-    def score(ttt: TTTOptimizer) -> EvaluationResult:
-        scoring = ScoringSettings(mixer=settings.mixer, ttt=ttt, chunk=CHUNK)
+    scoring = ScoringSettings(mixer=settings.mixer, ttt=settings.ttt, chunk=CHUNK)
+
+    def score(scoring: ScoringSettings) -> EvaluationResult:
         return evaluate(
-            artifact, stream, tokenizer.byte_table, scoring, mixtures=without_oracle, threads=threads
+            artifact, stream.tokens, tokenizer.byte_table, scoring, mixtures=without_oracle, threads=threads
         )
 
     with watch.stage("score"):
-        plain = score("off")
+        plain = score(dataclasses.replace(scoring, ttt="off"))
     learning = plain
     if settings.ttt != "off":
         with watch.stage("score with TTT"):
-            learning = score(settings.ttt)
+            learning = score(scoring)
 
     summary = Summary(
         experts=[_named(name, rate) for name, rate in plain.experts.items() if name != "neural"],
@@ -143,6 +146,7 @@ def run(settings: PipelineSettings, out: Path) -> Summary:
             "train_tokens": total_tokens(shards, "train"),
             "val_tokens": total_tokens(shards, "val"),
         },
+        made_of=provenance("eval", artifact_file, tokenizer_file, tokenizer, stream, scoring).as_dict(),
     )
     atomic_write_text(out / "settings.json", json.dumps(as_dict(settings), indent=2) + "\n")
     atomic_write_text(out / "summary.json", json.dumps(summary.to_json(), indent=2) + "\n")

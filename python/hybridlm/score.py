@@ -73,8 +73,9 @@ def score_artifact(
     finally:
         if dist is not None:
             dist.close()
-    made_of = _provenance("eval", artifact, tokenizer, vocabulary, stream, max_tokens)
-    return Score(result, dataclasses.replace(made_of, settings=layers.as_dict(settings)))
+    return Score(
+        result, provenance("eval", artifact, tokenizer, vocabulary, stream, settings, max_tokens=max_tokens)
+    )
 
 
 def score_oracle(
@@ -91,12 +92,20 @@ def score_oracle(
     loaded.check_tokenizer(vocabulary.vocabulary, os.fspath(oracle))
     stream = open_stream(shards, vocabulary.vocabulary)
     result = evaluate_oracle(loaded, stream.tokens, vocabulary.byte_table, threads=threads)
-    return Score(result, _provenance("oracle eval", oracle, tokenizer, vocabulary, stream, None))
+    return Score(result, provenance("oracle eval", oracle, tokenizer, vocabulary, stream))
 
 
-def _provenance(
-    command: str, scored: File, tokenizer: File, vocabulary: Tokenizer, stream: Stream, max_tokens: int | None
+def provenance(
+    command: str,
+    scored: File,
+    tokenizer: File,
+    vocabulary: Tokenizer,
+    stream: Stream,
+    settings: ScoringSettings | None = None,
+    *,
+    max_tokens: int | None = None,
 ) -> Provenance:
+    """What a score of ``stream`` is made of, its files hashed now. Raises OSError."""
     return Provenance(
         command=command,
         scored=FileRecord.of(scored),
@@ -105,6 +114,6 @@ def _provenance(
         shards=stream.shards,
         max_tokens=max_tokens,
         repeated_tokens=stream.repeated_tokens,
-        settings={},
+        settings={} if settings is None else layers.as_dict(settings),
         versions=versions(),
     )
