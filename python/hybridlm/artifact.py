@@ -34,13 +34,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import FormatError, InputError
-from hybridlm.neural_blob import NeuralHeader, encode, load_model, read
+from hybridlm.model.neural_blob import NeuralHeader, encode, load_model, read
 from hybridlm.oracle import Oracle
 
 if TYPE_CHECKING:
     from hybridlm.data.tokenizer import Tokenizer
     from hybridlm.model import GPT
-    from hybridlm.quantize import ClipRule
+    from hybridlm.model.quantise import ClipRule
 
 log = logging.getLogger("hybridlm.artifact")
 
@@ -167,7 +167,7 @@ class Artifact:
 
     Attributes:
         name: what errors call it (a path, usually).
-        neural_blob: zstd frame around int6 weights (`hybridlm.neural_blob`); None if there is no model.
+        neural_blob: zstd frame around int6 weights (`hybridlm.model.neural_blob`); None if there is no model.
         oracle_blob: an oracle file's bytes; None if there is no oracle.
         vocabulary: of the tokenizer that the parts were made with; None in version 1, which doesn't say.
     """

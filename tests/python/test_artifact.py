@@ -10,12 +10,12 @@ import pytest
 import safetensors.numpy
 import torch
 
-from hybridlm import _core, neural_blob
+from hybridlm import _core
 from hybridlm.artifact import BUDGET_BYTES, Artifact, pack
 from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import FormatError, InputError
-from hybridlm.model import GPT, ModelConfig
-from hybridlm.quantize import ClipRule, dequantize, quantize
+from hybridlm.model import GPT, ModelConfig, neural_blob
+from hybridlm.model.quantise import ClipRule, dequantise, quantise
 
 FINGERPRINT = "ab" * 32
 CONFIG = ModelConfig(
@@ -49,7 +49,7 @@ def test_a_model_comes_back_as_its_quantised_self(model: GPT, clip: ClipRule) ->
     )
     loaded = artifact.load_model()
     assert loaded is not None and loaded.config == CONFIG and not loaded.training
-    wanted = dequantize(quantize(model.state_dict(), clip))
+    wanted = dequantise(quantise(model.state_dict(), clip))
     assert {name: value.shape for name, value in loaded.state_dict().items()} == {
         name: value.shape for name, value in wanted.items()
     }

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hybridlm import _core, neural_blob
+from hybridlm import _core
 from hybridlm.artifact import Artifact, pack
 from hybridlm.data.shards import data_folder, read_stream
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
-from hybridlm.model import ModelConfig
+from hybridlm.model import ModelConfig, neural_blob
 from hybridlm.scoring import world_sizes
 from hybridlm.scoring.audit import AuditReport, Scorer, Subject, audit
 from hybridlm.scoring.audit_subject import MixtureSubject, Parts, artifact_subject

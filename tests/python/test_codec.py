@@ -15,14 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridlm import _core, neural_blob
+from hybridlm import _core
 from hybridlm.artifact import Artifact, pack
 from hybridlm.codec import Codec, segmenter
 from hybridlm.data.shards import data_folder, read_stream
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import FormatError, InputError
 from hybridlm.generate import Generator, SamplingSettings
-from hybridlm.model import ModelConfig
+from hybridlm.model import ModelConfig, neural_blob
 from hybridlm.scoring.audit_subject import artifact_subject
 from hybridlm.scoring.evaluate import evaluate
 from hybridlm.scoring.settings import ScoringSettings

@@ -9,12 +9,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from hybridlm import _core, neural_blob
+from hybridlm import _core
 from hybridlm.artifact import Artifact, pack
 from hybridlm.data.byte_table import ByteTable
 from hybridlm.distributed import Distributed
 from hybridlm.errors import InputError
-from hybridlm.model import GPT, ModelConfig
+from hybridlm.model import GPT, ModelConfig, neural_blob
 from hybridlm.scoring.evaluate import (
     EvaluationResult,
     Mixers,

@@ -40,7 +40,7 @@ def pack(
         raise InputError("--clip is about a model's weights: give --model, too")
     rule = None
     if clip is not None:
-        from hybridlm.quantize import ClipRule  # brings torch
+        from hybridlm.model.quantise import ClipRule  # brings torch
 
         rule = ClipRule.parse(clip)
     artifact = bundle(

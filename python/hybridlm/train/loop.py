@@ -193,7 +193,7 @@ def train(
 
     def measured_weights() -> dict[str, float]:
         """How the weights that the run would leave now do, in full precision. A collective."""
-        model.set_fake_quantization(False)
+        model.set_fake_quantisation(False)
         with ema.swapped_in(model):
             result = validate(model, precision)
         return {"val_loss": result.loss, "val_bpb": result.bpb}
@@ -205,7 +205,7 @@ def train(
             if interrupted or done >= 1:
                 break
             lr_scale = learning_rate_scale(step, done, config.schedule)
-            model.set_fake_quantization(warmdown_scale(done, config.schedule) < config.late_qat_lr_scale)
+            model.set_fake_quantisation(warmdown_scale(done, config.schedule) < config.late_qat_lr_scale)
             batch = next(batches)
             tokens = batch.tokens.to(device, non_blocking=True)
             weights = batch.weights.to(device, non_blocking=True)
@@ -335,9 +335,9 @@ def warm_up(
     for _ in range(config.schedule.warmup_steps):
         learn(tokens, weights, 0, 1.0)
     if config.late_qat_lr_scale > config.schedule.final_lr_scale and config.schedule.warmdown:
-        state.model.set_fake_quantization(True)  # a graph of its own, to be compiled before it is needed
+        state.model.set_fake_quantisation(True)  # a graph of its own, to be compiled before it is needed
         learn(tokens, weights, 0, 1.0)
-        state.model.set_fake_quantization(False)
+        state.model.set_fake_quantisation(False)
     state.load(before, "the state before the warm-up")
 
 
