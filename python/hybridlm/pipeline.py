@@ -22,10 +22,12 @@ from hybridlm.files import atomic_write_bytes, atomic_write_text
 from hybridlm.oracle.build import Estimator, build_dense, build_sparse
 from hybridlm.report.summary import Score, Summary
 from hybridlm.score import provenance
-from hybridlm.scoring.evaluate import EvaluationResult, MixtureSpec, Rate, Stopwatch, evaluate
+from hybridlm.scoring.evaluate import EvaluationResult, Rate, evaluate
+from hybridlm.scoring.mixing import MixtureSpec
 from hybridlm.scoring.mixtures import find_mixture
 from hybridlm.scoring.settings import ScoringSettings, TTTOptimizer
 from hybridlm.settings import as_dict
+from hybridlm.stopwatch import Stopwatch
 from hybridlm.threads import thread_count
 from hybridlm.train.config import TrainConfig
 

@@ -17,9 +17,11 @@ from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
 from hybridlm.model import ModelConfig, neural_blob
 from hybridlm.scoring import world_sizes
+from hybridlm.scoring.artifact_experts import load_neural
 from hybridlm.scoring.audit import AuditReport, Scorer, Subject, audit
 from hybridlm.scoring.audit_subject import MixtureSubject, Parts, artifact_subject
-from hybridlm.scoring.evaluate import evaluate, load_neural
+from hybridlm.scoring.evaluate import evaluate
+from hybridlm.scoring.experts import Scored
 from hybridlm.scoring.experts.counts import AdaptiveCounts, OnlineCounts
 from hybridlm.scoring.mixtures import mixture_names
 from hybridlm.scoring.settings import ScoringSettings, TTTOptimizer, TTTSettings
@@ -358,14 +360,14 @@ def test_training_for_a_prediction_is_caught_by_the_hashes(tokenizer: Tokenizer,
     def parts() -> Parts:
         neural, trainer = load_neural(artifact, replace(SMALL, ttt="sgd"), None)
         assert trainer is not None
-        show = neural.next_log_probs
+        show = neural.predict
 
-        def trained_row(stream: Tokens) -> NDArray[np.float32]:
+        def trained_row(stream: Tokens) -> Scored:
             row = show(stream)
             trainer.learn(stream, max(1, len(stream) - 16))
             return row
 
-        neural.next_log_probs = trained_row  # type: ignore[method-assign]
+        neural.predict = trained_row  # type: ignore[method-assign]
         return Parts([neural], trainer)
 
     report = audit(
@@ -388,14 +390,17 @@ RANK_DEPENDENT = """
 import sys
 from pathlib import Path
 from hybridlm.scoring import world_sizes
+from hybridlm.scoring.experts import Scored
 from hybridlm.scoring.experts.counts import AdaptiveCounts
-import hybridlm.scoring.audit_subject as subject
+import hybridlm.scoring.artifact_experts as subject
 import os
 
 class PerRank(AdaptiveCounts):
     # As if each rank counted only what it has scored itself.
     def score(self, stream, start):
-        return super().score(stream, start) - 1e-6 * int(os.environ["RANK"]) * (start > 40)
+        scored = super().score(stream, start)
+        scored.log_probs[:] -= 1e-6 * int(os.environ["RANK"]) * (start > 40)
+        return scored
 
 subject.online_experts = lambda vocab_size: [PerRank(vocab_size)]
 world_sizes.run_worker(Path(sys.argv[1]))
