@@ -1,7 +1,5 @@
 """`hybridlm artifact pack` and `hybridlm artifact inspect`."""
 
-import json as json_format
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +7,7 @@ import tyro
 
 from hybridlm.artifact import Artifact, bundle
 from hybridlm.cli.arguments import ChosenTokenizer
+from hybridlm.cli.output import print_json
 from hybridlm.errors import InputError
 from hybridlm.files import atomic_write_bytes
 
@@ -67,8 +66,7 @@ def inspect(artifact: tyro.conf.Positional[Path], *, json: bool = False) -> None
 
 def _show(summary: dict[str, Any], json: bool) -> None:
     if json:
-        json_format.dump(summary, sys.stdout)
-        print()
+        print_json(summary)
         return
     total, budget = summary["total_bytes"], summary["budget_bytes"]
     print(f"artifact   version {summary['version']}, {total:,} of {budget:,} bytes ({total / budget:.1%})")

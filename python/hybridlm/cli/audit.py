@@ -1,14 +1,13 @@
 """`hybridlm audit`: is an artifact's score honest?"""
 
 import dataclasses
-import json as json_format
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from hybridlm.cli.arguments import ChosenTokenizer
+from hybridlm.cli.output import print_json
 from hybridlm.errors import InputError
 from hybridlm.scoring.settings import ScoringSettings
 
@@ -87,8 +86,7 @@ def audit(
         seed=seed,
     )
     if json:
-        json_format.dump(report.as_dict(), sys.stdout)
-        print()
+        print_json(report.as_dict())
     else:
         for field in dataclasses.fields(report):
             part = getattr(report, field.name)

@@ -1,7 +1,5 @@
 """`hybridlm compress` and `hybridlm decompress`."""
 
-import json as json_format
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from hybridlm.cli.arguments import ChosenTokenizer
+from hybridlm.cli.output import print_json
 from hybridlm.files import atomic_write_bytes
 from hybridlm.progress import Progress
 
@@ -55,8 +54,7 @@ def compress(
             "bits_per_byte": 8 * size / max(1, len(content)),
             "seconds": seconds,
         }
-        json_format.dump(result, sys.stdout)
-        print()
+        print_json(result)
         return
     print(f"{len(content):,} bytes to {size:,}: {8 * size / max(1, len(content)):.3f} bits per byte")
     print(f"the model claims {compressed.claimed_bits / 8:,.0f} bytes for its {compressed.tokens:,} tokens")

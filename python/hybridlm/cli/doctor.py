@@ -1,8 +1,8 @@
 """`hybridlm doctor`."""
 
-import json as json_format
 from dataclasses import asdict
 
+from hybridlm.cli.output import print_json
 from hybridlm.doctor import examine
 
 
@@ -21,5 +21,5 @@ def doctor(*, json: bool = False) -> bool:
             print(f"{check.outcome:8} {check.name:16} {check.found}", flush=True)
     failed = [check.name for check in checks if check.outcome == "failed"]
     if json:
-        print(json_format.dumps({"ok": not failed, "checks": [asdict(check) for check in checks]}))
+        print_json({"ok": not failed, "checks": [asdict(check) for check in checks]})
     return not failed

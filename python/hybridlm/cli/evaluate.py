@@ -1,15 +1,13 @@
 """`hybridlm eval`: the score of an artifact."""
 
-import json as json_format
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from hybridlm.cli.arguments import ChosenTokenizer
-from hybridlm.cli.provenance import print_provenance
+from hybridlm.cli.output import number_table, print_json, print_provenance, print_table
 from hybridlm.errors import InputError
 from hybridlm.scoring.settings import ScoringSettings
 
@@ -66,23 +64,16 @@ def evaluate(
 def _show(score: "Score[EvaluationResult]", json: bool) -> None:
     result, made_of = score.result, score.made_of
     if json:
-        json_format.dump(score.as_dict(), sys.stdout)
-        print()
+        print_json(score.as_dict())
         return
-    from rich.console import Console
-    from rich.table import Table
-
     ttt = result.ttt if result.ttt == "off" else f"{result.ttt} ({result.ttt_updates:,} updates)"
     print(f"{result.tokens:,} targets, {result.bytes:,} bytes of decoded text, TTT {ttt}")
-    table = Table()
-    table.add_column("expert")
-    table.add_column("bits/token", justify="right")
-    table.add_column("bits/byte", justify="right")
+    table = number_table("expert", "bits/token", "bits/byte")
     for name, rate in result.experts.items():
         table.add_row(name, f"{rate.bits_per_token:.4f}", f"{rate.bpb:.4f}")
     table.add_section()
     table.add_row(f"mixture: {result.mixer}", f"{result.bits_per_token:.4f}", f"{result.bpb:.4f}")
-    Console().print(table)
+    print_table(table)
     stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in result.stages.items())
     print(f"{result.seconds:.1f} s ({stages})")
     print_provenance(made_of)

@@ -434,7 +434,7 @@ def evaluate(
         threads: Threads to use; all cores by default.
         json: One JSON object instead of a table.
     """
-    from hybridlm.cli.provenance import print_provenance
+    from hybridlm.cli.output import print_provenance
     from hybridlm.data.shards import expand
     from hybridlm.score import score_oracle
 

@@ -1,10 +1,11 @@
 """`hybridlm verify`: a reported score, made again."""
 
 import dataclasses
-import json as json_format
 from pathlib import Path
 
 import tyro
+
+from hybridlm.cli.output import print_json
 
 
 def verify(
@@ -45,7 +46,7 @@ def verify(
         threads=threads,
     )
     if json:
-        print(json_format.dumps(dataclasses.asdict(verdict)))
+        print_json(dataclasses.asdict(verdict))
         return verdict.verified
     for problem in verdict.problems:
         print(problem)
