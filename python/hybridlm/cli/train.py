@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from hybridlm.cli.arguments import ChosenTokenizer, TokenizerChoice
+from hybridlm.extras import require_torch
 from hybridlm.settings import peek_option, resolve
 from hybridlm.train.config import TrainConfig
 
@@ -42,6 +43,7 @@ class Train:
         )
 
     def run(self) -> None:
+        require_torch("training")
         from hybridlm.distributed import initialise
         from hybridlm.train import loop
 
