@@ -141,18 +141,8 @@ class DataFolderWriter:
         index = sum(staged.split == split for staged in self._staged)
         path = self._staging / f"{self.name}_{split}_{index:06d}.bin"
         tokens = np.concatenate(documents)
-        _core.write_shard(os.fspath(path), tokens)
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        sidecar = Sidecar(
-            tokens=len(tokens),
-            documents=len(documents),
-            text_bytes=int(self.tokenizer.byte_table.lengths(tokens, start=0).sum()),
-            sha256=sha256,
-            vocabulary=self.tokenizer.vocabulary,
-            source={"split": split, "shard_tokens": self.shard_tokens, **self.source},
-        )
-        atomic_write_text(sidecar_path(path), sidecar.to_json())
+        source = {"split": split, "shard_tokens": self.shard_tokens, **self.source}
+        write_shard(path, tokens, self.tokenizer, source=source)
         self._staged.append(ShardSummary(path, split, len(tokens), len(documents)))
         documents.clear()
         self._open_tokens[split] = 0
@@ -167,6 +157,44 @@ class DataFolderWriter:
             sidecar_path(staged.path).replace(sidecar_path(final))
             staged.path.replace(final)
             self.summaries.append(ShardSummary(final, staged.split, staged.tokens, staged.documents))
+
+
+def write_shard(
+    path: str | os.PathLike[str],
+    tokens: NDArray[np.uint16],
+    tokenizer: Tokenizer | None = None,
+    *,
+    source: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes tokens [n] as one shard and, where their tokenizer is given, the sidecar that names it.
+
+    ``source`` is kept in the sidecar: what the tokens were made from. Raises InputError for more tokens than
+    a shard can hold or for ids outside the tokenizer's vocabulary, OSError.
+
+    >>> tokenizer = hybridlm.Tokenizer.load("tok.model")
+    >>> document = np.append(np.uint16(tokenizer.bos_id), tokenizer.encode("a document of its own"))
+    >>> hybridlm.write_shard("mine.bin", document, tokenizer)
+    >>> tokenizer.decode(hybridlm.read_stream(["mine.bin"]))
+    'a document of its own'
+    """
+    path = Path(path)
+    text_bytes = 0 if tokenizer is None else int(tokenizer.byte_table.lengths(tokens, start=0).sum())
+    # Without a sidecar for as long as it would be that of an earlier shard.
+    sidecar_path(path).unlink(missing_ok=True)
+    _core.write_shard(os.fspath(path), tokens)
+    if tokenizer is None:
+        return
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sidecar = Sidecar(
+        tokens=len(tokens),
+        documents=int(np.count_nonzero(tokens == tokenizer.bos_id)),
+        text_bytes=text_bytes,
+        sha256=sha256,
+        vocabulary=tokenizer.vocabulary,
+        source=source or {},
+    )
+    atomic_write_text(sidecar_path(path), sidecar.to_json())
 
 
 def write_shards(
