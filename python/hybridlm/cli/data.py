@@ -26,28 +26,32 @@ def tokenizer(
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
     vocab_size: int = 1024,
     one_per_file: bool = False,
+    plain: bool = False,
 ) -> None:
     """Train a SentencePiece BPE tokenizer with byte fallback.
 
-    The same text gives the same bytes. Of more than 100 MB of text, a sample of the documents is used.
+    The same text gives the same bytes. Of more than 100 MB of text, a sample of the documents is used, taken
+    from those that `data shard` would hold out for validation last.
 
     Args:
-        text: UTF-8 text files with blank lines between documents, or .jsonl files with a "text" in each line.
+        text: UTF-8 text files: prose with blank lines between documents, JSON Lines with a "text" in each, or
+            a JSON array of such. What is in a file decides, not its name.
         output: The model file to write.
         vocab_size: Pieces, the 256 bytes and 4 special ones among them.
-        one_per_file: A text file is one document, whatever blank lines it has.
+        one_per_file: A file of prose is one document, whatever blank lines it has.
+        plain: Take every file for prose, even one that looks like JSON.
     """
-    from hybridlm.data.documents import text_hash
+    from hybridlm.data.documents import sample
     from hybridlm.data.tokenizer import Tokenizer
 
     if not output.parent.is_dir():
         raise InputError(f"{output.parent}: no such folder to write {output.name} to")
-    documents = _documents(text, one_per_file, "reading")
+    documents = _documents(text, one_per_file, plain, "reading")
     size = sum(path.stat().st_size for path in text)
     if size > _TOKENIZER_BYTES:
         share = _TOKENIZER_BYTES / size
         log.info("training on a sample of %.1f%% of the documents", 100 * share)
-        documents = (document for document in documents if text_hash(document.text) < share * 2**64)
+        documents = sample(documents, share)
     trained = Tokenizer.train((document.text for document in documents), output, vocab_size)
     print(f"{output}: {trained.vocab_size} pieces, fingerprint {trained.fingerprint}")
 
@@ -60,6 +64,8 @@ def shard(
     shard_tokens: int = 10_000_000,
     name: str = "text",
     one_per_file: bool = False,
+    plain: bool = False,
+    allow_unknown: bool = False,
     force: bool = False,
     threads: int | None = None,
 ) -> None:
@@ -69,31 +75,50 @@ def shard(
     alone, so copies of it stay on one side. Shards are cut between documents and appear together at the end.
 
     Args:
-        text: UTF-8 text files with blank lines between documents, or .jsonl files with a "text" in each line.
+        text: UTF-8 text files: prose with blank lines between documents, JSON Lines with a "text" in each, or
+            a JSON array of such. What is in a file decides, not its name.
             A text without blank lines is cut into documents of about 16,000 characters.
         tokenizer: The SentencePiece model.
         out: The data folder.
         val_fraction: The part of the documents that is held out for validation, 0 to below 1.
         shard_tokens: The most tokens in a shard (a longer document gets a shard of its own).
         name: What the shards' names begin with.
-        one_per_file: A text file is one document, whatever blank lines it has.
+        one_per_file: A file of prose is one document, whatever blank lines it has.
+        plain: Take every file for prose, even one that looks like JSON.
+        allow_unknown: Write shards even if more than 0.1% of the characters become <unk>, which a tokenizer
+            without byte fallback has for what it doesn't know.
         force: Replace shards of that name.
         threads: Threads to use; all cores by default. The bytes don't depend on it.
     """
+    from hybridlm.data.byte_table import SPACE
     from hybridlm.data.documents import check_fraction, split_stream
     from hybridlm.data.shards import DataFolderWriter
     from hybridlm.data.tokenizer import Tokenizer
 
     check_fraction(val_fraction)
     loaded = Tokenizer.load(tokenizer)
-    documents = _documents(text, one_per_file, "tokenizing")
+    documents = _documents(text, one_per_file, plain, "tokenizing")
+    marks = 0
     with DataFolderWriter(
-        out, loaded, name=name, shard_tokens=shard_tokens, replace=force, threads=threads
+        out,
+        loaded,
+        name=name,
+        shard_tokens=shard_tokens,
+        replace=force,
+        allow_unknown=allow_unknown,
+        threads=threads,
     ) as writer:
         for side, document in split_stream(documents, val_fraction):
             writer.add(side, document.text)
+            marks += document.text.count(SPACE)
     for summary in writer.summaries:
         print(f"{summary.path}: {summary.tokens:,} tokens, {summary.documents:,} documents")
+    if writer.unknown.tokens:
+        print(writer.unknown)
+    if marks:
+        log.warning(
+            "%d characters %s (U+2581) are spaces now, as SentencePiece writes spaces so", marks, SPACE
+        )
     if val_fraction and all(summary.split == "train" for summary in writer.summaries):
         log.warning("no validation shard: the text is a single document")
 
@@ -142,8 +167,8 @@ def inspect(
         print(f"| {text}")
 
 
-def _documents(paths: tuple[Path, ...], one_per_file: bool, label: str) -> "Iterator[Document]":
-    """``documents.read`` behind a progress line; refuses files that aren't there before it returns."""
+def _documents(paths: tuple[Path, ...], one_per_file: bool, plain: bool, label: str) -> "Iterator[Document]":
+    """``documents.read`` behind a progress line; refuses missing and repeated files before it returns."""
     from hybridlm.data.documents import read
 
     done = 0
@@ -153,7 +178,7 @@ def _documents(paths: tuple[Path, ...], one_per_file: bool, label: str) -> "Iter
         done += count
         progress.update(done)
 
-    documents = read(paths, one_per_file=one_per_file, on_bytes=advance)
+    documents = read(paths, one_per_file=one_per_file, plain=plain, on_bytes=advance)
     progress = Progress(label, sum(path.stat().st_size for path in paths), "B")
 
     def shown() -> "Iterator[Document]":

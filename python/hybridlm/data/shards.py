@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from hybridlm import _core
 from hybridlm.data.documents import Document, Split
 from hybridlm.data.tokenizer import BOS, Tokenizer
+from hybridlm.data.unknown_characters import UnknownCharacters
 from hybridlm.errors import InputError
 
 DEFAULT_SHARD_TOKENS = 10_000_000
@@ -110,8 +111,11 @@ class DataFolderWriter:
     They gather in a hidden folder inside ``folder`` and are moved into place when the block ends; an
     exception, Ctrl-C among them, leaves ``folder`` as it was.
 
+    ``unknown`` counts what the tokenizer has no piece for.
+
     Raises InputError for a ``name`` or ``shard_tokens`` that can't be, when shards of that name are there
-    already (unless ``replace``), and OSError where the folder can't be written.
+    already (unless ``replace``), and at the end where no document has tokens or too much is unknown (unless
+    ``allow_unknown``); OSError where the folder can't be written.
     """
 
     def __init__(
@@ -122,6 +126,7 @@ class DataFolderWriter:
         name: str = "text",
         shard_tokens: int = DEFAULT_SHARD_TOKENS,
         replace: bool = False,
+        allow_unknown: bool = False,
         threads: int | None = None,
     ) -> None:
         if not re.fullmatch(r"[\w.-]+", name) or re.search(r"_(train|val)(_|$)", name) or name[0] in ".-":
@@ -135,6 +140,8 @@ class DataFolderWriter:
         self.tokenizer = tokenizer
         self.name = name
         self.shard_tokens = shard_tokens
+        self.allow_unknown = allow_unknown
+        self.unknown = UnknownCharacters(tokenizer)
         self.threads = threads
         self.summaries: list[ShardSummary] = []
         """The shards in place, training first; filled when the block ends."""
@@ -171,6 +178,10 @@ class DataFolderWriter:
                 self._encode()
                 for split in self._open:
                     self._close_shard(split)
+                if not self._staged:
+                    raise InputError("no document has any tokens, so there is nothing to write")
+                if not self.allow_unknown:
+                    self.unknown.refuse()
                 self._publish()
         finally:
             shutil.rmtree(self._staging, ignore_errors=True)
@@ -180,6 +191,7 @@ class DataFolderWriter:
     def _encode(self) -> None:
         texts = [text for _, text in self._waiting]
         encoded = self.tokenizer.encode_batch(texts, self.threads) if texts else []
+        self.unknown.add(texts, encoded)
         for (split, _), tokens in zip(self._waiting, encoded, strict=True):
             if len(tokens):
                 self._append(split, tokens)
@@ -225,11 +237,18 @@ def write_shards(
     name: str = "text",
     shard_tokens: int = DEFAULT_SHARD_TOKENS,
     replace: bool = False,
+    allow_unknown: bool = False,
     threads: int | None = None,
 ) -> list[ShardSummary]:
     """Write both splits as the shards of a data folder; see DataFolderWriter for how and what it raises."""
     with DataFolderWriter(
-        folder, tokenizer, name=name, shard_tokens=shard_tokens, replace=replace, threads=threads
+        folder,
+        tokenizer,
+        name=name,
+        shard_tokens=shard_tokens,
+        replace=replace,
+        allow_unknown=allow_unknown,
+        threads=threads,
     ) as writer:
         for document in train:
             writer.add("train", document.text)
