@@ -265,7 +265,7 @@ def _separated(chunks: Iterable[str]) -> Iterator[str]:
 
 
 def _cut(text: str) -> list[str]:
-    """``text`` in pieces of at most LONGEST_DOCUMENT characters, cut after a line, else after a word.
+    """``text`` in pieces of at most LONGEST_DOCUMENT characters and a separator, cut after a line or a word.
 
     Only a word that is longer than that is cut in itself, and then not inside what is seen as one character.
     """
@@ -281,7 +281,8 @@ def _cut(text: str) -> list[str]:
 
 def _cut_point(text: str, start: int, end: int) -> int:
     for separators in ("\n", _BLANKS):
-        if (found := max(text.rfind(separator, start, end) for separator in separators)) >= start:
+        # The separator may be the character after the last one that fits, as it is stripped in the end.
+        if (found := max(text.rfind(separator, start, end + 1) for separator in separators)) >= start:
             return found + 1
     for cut in range(end, max(start, end - _LONGEST_CLUSTER), -1):
         if not _belong_together(text[cut - 1], text[cut]):
@@ -374,6 +375,10 @@ def split_stream(documents: Iterable[Document], val_fraction: float) -> Iterator
     outside [0, 1).
     """
     check_fraction(val_fraction)
+    if val_fraction == 0:
+        for document in documents:
+            yield "train", document
+        return
     limit = val_fraction * 2**64
     waiting: list[Document] = []
     smallest = 2**64
@@ -392,7 +397,7 @@ def split_stream(documents: Iterable[Document], val_fraction: float) -> Iterator
         for settled in ready:
             seen.add(side)
             yield side, settled
-    side = "val" if "train" in seen and (smallest < limit or (limit and "val" not in seen)) else "train"
+    side = "val" if "train" in seen and (smallest < limit or "val" not in seen) else "train"
     for document in waiting:
         yield side, document
 

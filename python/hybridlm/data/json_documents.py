@@ -58,7 +58,7 @@ def recognise(file: Path, head: bytes, whole: bool) -> Layout | None:
         return None
     if problem:
         raise FormatError(f"{file}: begins like JSON, but isn't: {problem}; {_to_lines(file)}")
-    if not values and not _LINE_END.search(text):
+    if not whole and not _LINE_END.search(text):
         return "lines"
     raise FormatError(f"{file}: JSON, but neither JSON Lines nor an array; {_to_lines(file)}")
 
