@@ -168,6 +168,16 @@ def test_every_text_comes_back_whole(
             assert texts(path) == kept
 
 
+def test_lines_are_numbered_whatever_ends_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for end in ("\n", "\r\n", "\r"):
+        path = write(tmp_path, "a.jsonl", end.join(['{"text": "one"}', "", '{"text": "two"}', "broken"]))
+        for size in range(1, 40):
+            monkeypatch.setattr(documents, "_HEAD_BYTES", size)
+            monkeypatch.setattr(documents, "_CHUNK_BYTES", size)
+            with pytest.raises(FormatError, match=r"a\.jsonl:4: not a line of JSON"):
+                texts(path)
+
+
 def test_numbers_are_skipped_however_long(tmp_path: Path) -> None:
     digits = "9" * 10_000
     path = write(tmp_path, "a.jsonl", f'{{"text": "one", "id": {digits}, "x": {digits}.{digits}e{digits}}}')

@@ -115,7 +115,7 @@ def _to_lines(file: Path) -> str:
     lines = file.with_name(f"{file.stem}.lines.jsonl")
     return (
         f'give each document a line {{"text": ...}} of its own (jq -c . {quote(str(file))} > '
-        f"{quote(str(lines))} rewrites valid JSON so), or say --plain to have it read as prose"
+        f"{quote(str(lines))} rewrites valid JSON so); `data shard --plain` takes it for prose"
     )
 
 
