@@ -84,7 +84,8 @@ def test_a_text_with_a_nul_is_refused(tmp_path: Path) -> None:
     assert "a NUL at byte 5; if it is text all the same: tr" in message
     follow(message, "tr")
     assert words(tmp_path / "t.utf8.txt") == ["Fluß", "und", "Meer"]
-    assert "no text file" in refusal(path, bytes(range(256)) * 20)
+    for binary in (bytes(range(256)) * 20, bytes(100_000)):
+        assert "no text file" in refusal(path, binary)
     late = b"a word " * 300_000
     assert f"a NUL at byte {len(late)};" in refusal(path, late + b"\0")
     assert "a NUL at byte 13;" in refusal(path, b'{"text": "one\0"}\n')

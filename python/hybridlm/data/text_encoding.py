@@ -73,7 +73,7 @@ def check_nul(file: Path, part: bytes, position: int) -> None:
     encoding = _unmarked_encoding(aligned[: len(aligned) // 4 * 4 or len(aligned) // 2 * 2])
     if encoding:
         advice = f"looks like {encoding}: {_iconv(file, encoding)}"
-    elif _decodes(part.replace(b"\0", b"")[:_LOOKED_AT], "utf-8"):
+    elif part.count(b"\0") * 10 < len(part) and _decodes(part.replace(b"\0", b"")[:_LOOKED_AT], "utf-8"):
         advice = f"if it is text all the same: tr '\\000' ' ' < {quote(str(file))} > {_converted(file)}"
     else:
         advice = "it is no text file"
