@@ -1,7 +1,11 @@
 """Real text, a real tokenizer trained on it and real shards, made once for all tests."""
 
+import ast
+import functools
+import io
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -9,7 +13,7 @@ import hypothesis
 import pytest
 import sentencepiece
 
-from hybridlm.data import documents, shards
+from hybridlm.data import documents, shard_writer
 from hybridlm.data.documents import Document
 from hybridlm.data.tokenizer import BOS, EOS, PAD, UNK, Tokenizer
 
@@ -74,5 +78,33 @@ def shard_dir(tmp_path_factory: pytest.TempPathFactory, corpus: list[str], token
     """A data folder: a few training shards of at most 60,000 tokens and a validation shard."""
     folder = tmp_path_factory.mktemp("shards")
     train, val = documents.split([Document("pydoc", text) for text in corpus], 0.05)
-    shards.write_shards(train, val, tokenizer, folder, name="topics", shard_tokens=60_000)
+    shard_writer.write_shards(train, val, tokenizer, folder, name="topics", shard_tokens=60_000)
     return folder
+
+
+@pytest.fixture(scope="session")
+def sentencepiece_model(corpus: list[str]) -> Callable[..., bytes]:
+    """Makes small SentencePiece models unlike ours: 380 BPE pieces but for the settings that are given.
+
+    Each is trained once. The text has runs of spaces inside and at the beginning of its lines.
+    """
+    lines = "".join(corpus[:3])[:15_000].split("\n")
+    text = [*lines, *("    indented" + "  " * (at % 5) + line[:40] for at, line in enumerate(lines))]
+
+    @functools.cache
+    def train(settings: str) -> bytes:
+        model = io.BytesIO()
+        ids = {"pad_id": 0, "bos_id": 1, "eos_id": 2, "unk_id": 3}
+        options = {"model_type": "bpe", "vocab_size": 380, "byte_fallback": True, **ids}
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(text),
+            model_writer=model,
+            hard_vocab_limit=False,
+            character_coverage=0.98,
+            num_threads=1,
+            minloglevel=2,
+            **options | ast.literal_eval(settings),
+        )
+        return model.getvalue()
+
+    return lambda **settings: train(repr(settings))

@@ -73,7 +73,7 @@ class Generator:
 
     def __init__(self, artifact: Artifact, tokenizer: Tokenizer) -> None:
         self._predictor = Prediction(artifact, tokenizer).predictor()
-        self._text = ~tokenizer.byte_table.boundary
+        self._text = np.array([piece.is_text for piece in tokenizer.pieces])
 
     def read(self, tokens: NDArray[np.uint16]) -> None:
         """Continues after these tokens."""

@@ -4,6 +4,7 @@ Everything it makes is a file that the single commands read and write too, so a 
 hand from any stage.
 """
 
+import dataclasses
 import json
 import logging
 from collections.abc import Iterable, Sequence
@@ -13,16 +14,20 @@ from pathlib import Path
 from hybridlm.artifact import BUDGET_BYTES, Artifact, bundle
 from hybridlm.data import documents as document_files
 from hybridlm.data.documents import Document, deduplicate, split
-from hybridlm.data.shards import data_folder, read_stream, total_tokens, write_shards
+from hybridlm.data.shard_writer import total_tokens, write_shards
+from hybridlm.data.shards import data_folder, open_stream
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
 from hybridlm.files import atomic_write_bytes, atomic_write_text
 from hybridlm.oracle.build import Estimator, build_dense, build_sparse
 from hybridlm.report.summary import Score, Summary
-from hybridlm.scoring.evaluate import EvaluationResult, MixtureSpec, Rate, Stopwatch, evaluate
+from hybridlm.score import provenance
+from hybridlm.scoring.evaluate import EvaluationResult, Rate, evaluate
+from hybridlm.scoring.mixing import MixtureSpec
 from hybridlm.scoring.mixtures import find_mixture
 from hybridlm.scoring.settings import ScoringSettings, TTTOptimizer
 from hybridlm.settings import as_dict
+from hybridlm.stopwatch import Stopwatch
 from hybridlm.threads import thread_count
 from hybridlm.train.config import TrainConfig
 
@@ -107,22 +112,23 @@ def run(settings: PipelineSettings, out: Path) -> Summary:
         # What is scored is what a reader of the file gets.
         artifact = Artifact.from_bytes(artifact_file.read_bytes(), str(artifact_file))
 
-    stream = read_stream(val_shards, tokenizer.vocab_size)
+    stream = open_stream(val_shards, tokenizer.vocabulary)
     families = tuple(family for family in find_mixture(settings.mixer).families if family != "oracle")
     without_oracle = {WITHOUT_ORACLE: MixtureSpec(settings.mixer, families)}
 
-    def score(ttt: TTTOptimizer) -> EvaluationResult:
-        scoring = ScoringSettings(mixer=settings.mixer, ttt=ttt, chunk=CHUNK)
+    scoring = ScoringSettings(mixer=settings.mixer, ttt=settings.ttt, chunk=CHUNK)
+
+    def score(scoring: ScoringSettings) -> EvaluationResult:
         return evaluate(
-            artifact, stream, tokenizer.byte_table, scoring, mixtures=without_oracle, threads=threads
+            artifact, stream.tokens, tokenizer.byte_table, scoring, mixtures=without_oracle, threads=threads
         )
 
     with watch.stage("score"):
-        plain = score("off")
+        plain = score(dataclasses.replace(scoring, ttt="off"))
     learning = plain
     if settings.ttt != "off":
         with watch.stage("score with TTT"):
-            learning = score(settings.ttt)
+            learning = score(scoring)
 
     summary = Summary(
         experts=[_named(name, rate) for name, rate in plain.experts.items() if name != "neural"],
@@ -130,7 +136,7 @@ def run(settings: PipelineSettings, out: Path) -> Summary:
         tokens=plain.tokens,
         bytes=plain.bytes,
         parts={
-            "header": artifact.total_bytes - artifact.neural_bytes - artifact.oracle_bytes,
+            "header": artifact.header_bytes,
             "neural": artifact.neural_bytes,
             "oracle": artifact.oracle_bytes,
         },
@@ -142,6 +148,7 @@ def run(settings: PipelineSettings, out: Path) -> Summary:
             "train_tokens": total_tokens(shards, "train"),
             "val_tokens": total_tokens(shards, "val"),
         },
+        made_of=provenance("eval", artifact_file, tokenizer_file, tokenizer, stream, scoring).as_dict(),
     )
     atomic_write_text(out / "settings.json", json.dumps(as_dict(settings), indent=2) + "\n")
     atomic_write_text(out / "summary.json", json.dumps(summary.to_json(), indent=2) + "\n")
@@ -158,7 +165,8 @@ def read_text(files: Sequence[Path]) -> Iterable[Document]:
 
 
 def _scores(plain: EvaluationResult, learning: EvaluationResult) -> Iterable[Score]:
-    suffix = "" if learning is plain else f" + TTT ({learning.ttt})"
+    # A text of one chunk has no row for training that never came to an update.
+    suffix = f" + TTT ({learning.ttt})" if learning.ttt_updates else ""
     yield _named("neural", plain.experts["neural"])
     if suffix:
         yield _named(f"neural{suffix}", learning.experts["neural"])

@@ -28,7 +28,7 @@ class Prediction:
     """What an artifact predicts. Raises InputError for an artifact of another tokenizer."""
 
     def __init__(self, artifact: Artifact, tokenizer: Tokenizer) -> None:
-        artifact.check_tokenizer(tokenizer.fingerprint, tokenizer.vocab_size)
+        artifact.check_tokenizer(tokenizer.vocabulary)
         self.artifact = artifact
         self._vocab_size = tokenizer.vocab_size
         self._first = tokenizer.bos_id

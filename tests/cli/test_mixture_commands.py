@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from hybridlm import _core, neural_blob
+from hybridlm import _core
 from hybridlm.artifact import pack
 from hybridlm.cli.main import main
 from hybridlm.data.shards import data_folder
 from hybridlm.data.tokenizer import Tokenizer
-from hybridlm.model import ModelConfig
+from hybridlm.model import ModelConfig, neural_blob
 
 
 @pytest.fixture(scope="module")

@@ -6,21 +6,23 @@ import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridlm import _core, neural_blob
+from hybridlm import _core
 from hybridlm.artifact import Artifact, pack
 from hybridlm.codec import Codec, segmenter
 from hybridlm.data.shards import data_folder, read_stream
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import FormatError, InputError
 from hybridlm.generate import Generator, SamplingSettings
-from hybridlm.model import ModelConfig
+from hybridlm.model import ModelConfig, neural_blob
 from hybridlm.scoring.audit_subject import artifact_subject
 from hybridlm.scoring.evaluate import evaluate
 from hybridlm.scoring.settings import ScoringSettings
@@ -82,6 +84,50 @@ def test_any_bytes_come_back(codec: Codec, data: bytes) -> None:
 )
 def test_what_the_tokenizer_would_normalise_comes_back(codec: Codec, text: str) -> None:
     assert codec.decompress(codec.compress(text.encode()).data) == text.encode()
+
+
+TOKENIZERS: list[dict[str, Any]] = [
+    {"add_dummy_prefix": False, "remove_extra_whitespaces": False, "normalization_rule_name": "identity"},
+    {"treat_whitespace_as_suffix": True},
+    {"model_type": "unigram", "split_by_whitespace": False, "remove_extra_whitespaces": False},
+    {"model_type": "char", "bos_id": 7},
+    {
+        "user_defined_symbols": ["▁▁▁", "q r", " v", "e ", "▁", "\ufeff", "the\r\n"],
+        "control_symbols": ["a b"],
+    },
+]
+
+
+@pytest.fixture(scope="module")
+def other_codecs(sentencepiece_model: Callable[..., bytes]) -> list[Codec]:
+    made = []
+    for chosen in TOKENIZERS:
+        tokenizer = Tokenizer(sentencepiece_model(**chosen))
+        oracle = _core.NgramCounts(tokenizer.vocab_size, 2).dense_oracle(level=1)
+        made.append(Codec(Artifact.from_bytes(pack(None, oracle)), tokenizer))
+    return made
+
+
+@settings(max_examples=150)
+@given(
+    at=st.integers(0, len(TOKENIZERS) - 1),
+    data=st.one_of(
+        st.binary(max_size=60),
+        st.text(st.sampled_from("  ▁aehntqrv\r\n\ufeff\ufffdé中\0"), max_size=60).map(str.encode),
+    ),
+)
+def test_any_bytes_come_back_whatever_the_tokenizer(other_codecs: list[Codec], at: int, data: bytes) -> None:
+    codec = other_codecs[at]
+    assert codec.decompress(codec.compress(data).data) == data
+
+
+def test_a_tokenizer_that_cannot_stand_for_any_bytes_is_refused(
+    sentencepiece_model: Callable[..., bytes],
+) -> None:
+    tokenizer = Tokenizer(sentencepiece_model(byte_fallback=False), "words.model")
+    oracle = _core.NgramCounts(tokenizer.vocab_size, 2).dense_oracle(level=1)
+    with pytest.raises(InputError, match=r"words\.model: this tokenizer has no byte pieces"):
+        Codec(Artifact.from_bytes(pack(None, oracle)), tokenizer)
 
 
 def test_the_file_is_as_large_as_claimed_and_smaller_than_the_peers(codec: Codec, corpus: list[str]) -> None:
@@ -269,7 +315,7 @@ def test_generation_is_reproducible_and_explains_itself(
             assert sum(sampled.shares.values()) == pytest.approx(1)
             assert ("neural" in sampled.shares) == (kind == "neural_artifact")
             assert 0 < sampled.probability <= 1
-            assert not tokenizer.byte_table.boundary[sampled.token]
+            assert tokenizer.pieces[sampled.token].is_text
         return [(sampled.token, sampled.probability) for sampled in drawn]
 
     assert write(1) == write(1)

@@ -9,10 +9,11 @@ import pytest
 from hybridlm import _core
 from hybridlm.artifact import Artifact, pack
 from hybridlm.data.byte_table import ByteTable
-from hybridlm.scoring import experts, mixtures
 from hybridlm.scoring.audit import audit
 from hybridlm.scoring.audit_subject import artifact_subject
 from hybridlm.scoring.evaluate import evaluate
+from hybridlm.scoring.experts import interface as experts
+from hybridlm.scoring.mixtures import interface as mixtures
 from hybridlm.scoring.settings import ScoringSettings
 
 V = 20

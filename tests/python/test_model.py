@@ -13,7 +13,7 @@ from torch import Tensor
 from hybridlm.errors import FormatError, InputError
 from hybridlm.model import GPT, ModelConfig
 from hybridlm.model.gpt import Attention, Block, SmearGate, exclude_own_value
-from hybridlm.quantize import fake_quantize_int6, is_quantized
+from hybridlm.model.quantise import fake_quantise_int6, is_quantised
 
 BOS = 1
 SMALL = ModelConfig(
@@ -272,11 +272,11 @@ def test_loss_weighs_each_target() -> None:
 def test_quantisation_aware_training_sees_int6_and_moves_what_it_rounds() -> None:
     config = dataclasses.replace(SMALL, width=64, mlp_hidden=64, bigram_width=32)
     aware, rounded = randomised(config), randomised(config)
-    aware.set_fake_quantization(True)
+    aware.set_fake_quantisation(True)
     with torch.no_grad():
         for parameter in rounded.parameters():
-            if is_quantized(parameter):
-                parameter.copy_(fake_quantize_int6(parameter))
+            if is_quantised(parameter):
+                parameter.copy_(fake_quantise_int6(parameter))
     tokens, weights, total = some_tokens(2, 10), torch.ones(2, 9), torch.tensor(18.0)
     for model in (aware, rounded):
         model.loss(tokens, weights, total)[0].backward()
@@ -284,7 +284,7 @@ def test_quantisation_aware_training_sees_int6_and_moves_what_it_rounds() -> Non
     for (name, mine), theirs in zip(aware.named_parameters(), rounded.parameters(), strict=True):
         assert mine.grad is not None and theirs.grad is not None, name
         torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-6)
-    aware.set_fake_quantization(False)
+    aware.set_fake_quantisation(False)
     with torch.no_grad():
         assert not torch.equal(aware(tokens), rounded(tokens))
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hybridlm import _core
 from hybridlm.data import shards
 from hybridlm.data.tokenizer import Tokenizer
+from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.distributed import Distributed
 from hybridlm.errors import FormatError, InputError
 from hybridlm.files import atomic_write_bytes
@@ -131,12 +132,12 @@ def test_ids_outside_the_vocabulary_are_found_before_training(tmp_path: Path) ->
     good, bad = tmp_path / "x_train_0.bin", tmp_path / "x_train_1.bin"
     _core.write_shard(str(good), np.full(50, 9, np.uint16))
     _core.write_shard(str(bad), np.full(50, 10, np.uint16))
-    check_shards([good], 10, ALONE)
+    check_shards([good], Vocabulary(10, 9), ALONE)
     with pytest.raises(FormatError, match=r"x_train_1\.bin"):
-        check_shards([good, bad], 10, ALONE)
+        check_shards([good, bad], Vocabulary(10, 9), ALONE)
     good.write_bytes(good.read_bytes()[:-1])
     with pytest.raises(FormatError, match=r"x_train_0\.bin"):
-        check_shards([good], 10, ALONE)
+        check_shards([good], Vocabulary(10, 9), ALONE)
 
 
 # Complementary training

@@ -1,7 +1,5 @@
 """`hybridlm baseline ctw` and `hybridlm baseline ppm`: what plain byte models reach, to compare with."""
 
-import json as json_format
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import Annotated, Any
 import tyro
 
 from hybridlm._core import ByteModel
+from hybridlm.cli.output import print_json
 from hybridlm.errors import InputError
 from hybridlm.files import atomic_write_bytes
 from hybridlm.progress import Progress
@@ -110,8 +109,7 @@ def _read(path: Path, limit: int | None, flag: str) -> bytes:
 
 def _show(result: dict[str, Any], json: bool) -> None:
     if json:
-        json_format.dump(result, sys.stdout)
-        print()
+        print_json(result)
         return
     print(f"{result['method']}, {result['depth']} bytes of context")
     print(f"{result['bpb']:.4f} bits per byte over {result['bytes']:,} bytes")

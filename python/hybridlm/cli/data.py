@@ -90,9 +90,9 @@ def shard(
         force: Replace shards of that name.
         threads: Threads to use; all cores by default. The bytes don't depend on it.
     """
-    from hybridlm.data.byte_table import SPACE
     from hybridlm.data.documents import check_fraction, split_stream
-    from hybridlm.data.shards import DataFolderWriter
+    from hybridlm.data.pieces import SPACE
+    from hybridlm.data.shard_writer import DataFolderWriter
     from hybridlm.data.tokenizer import Tokenizer
 
     check_fraction(val_fraction)
@@ -107,6 +107,12 @@ def shard(
         replace=force,
         allow_unknown=allow_unknown,
         threads=threads,
+        source={
+            "text": [path.name for path in text],
+            "val_fraction": val_fraction,
+            "one_per_file": one_per_file,
+            "plain": plain,
+        },
     ) as writer:
         for side, document in split_stream(documents, val_fraction):
             writer.add(side, document.text)

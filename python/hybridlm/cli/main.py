@@ -6,7 +6,8 @@ come in layers (a preset, the environment) it is a dataclass instead, with a cla
 is imported only when the command is called, so that `hybridlm oracle …` never waits for torch.
 
 Exit codes: 0 done, 1 failed (the input's or the system's fault, one line on stderr), 2 wrong usage,
-130 interrupted. Anything else is a bug of ours and shows its traceback.
+130 interrupted. Anything else is a bug of ours and shows its traceback. A command that gives a verdict (an
+audit, a check) returns it as a bool: False is exit code 1 as well, without a line on stderr.
 """
 
 import importlib
@@ -32,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "artifact pack": ("hybridlm.cli.artifact", "pack", "bundle a trained model and an oracle into one file"),
     "artifact inspect": ("hybridlm.cli.artifact", "inspect", "what an artifact holds, against its budget"),
     "eval": ("hybridlm.cli.evaluate", "evaluate", "score an artifact: bits per byte (also under torchrun)"),
+    "verify": ("hybridlm.cli.verify", "verify", "a reported score, made again and compared"),
     "audit": ("hybridlm.cli.audit", "audit", "is an artifact's score honest?"),
     "compress": ("hybridlm.cli.codec", "compress", "a file to a smaller one, by an artifact"),
     "decompress": ("hybridlm.cli.codec", "decompress", "and back"),
@@ -119,11 +121,10 @@ def _call(command: Command) -> int:
             config=(tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff),
             **layers,
         )
-        if layers:
-            parsed.run()
+        verdict = parsed.run() if layers else parsed
     except SystemExit as stop:  # tyro's answer to --help (0) and to wrong usage (2)
         return stop.code if isinstance(stop.code, int) else 1
-    return 0
+    return 1 if verdict is False else 0
 
 
 def _without_command(argv: Sequence[str]) -> int:
@@ -161,5 +162,5 @@ def _log_to_stderr() -> None:
     logger = logging.getLogger("hybridlm")
     logger.handlers[:] = [handler]
     # Under torchrun only rank 0 tells what all ranks are doing.
-    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
+    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
     logger.propagate = False

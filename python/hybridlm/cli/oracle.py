@@ -417,6 +417,7 @@ def evaluate(
     oracle: tyro.conf.Positional[Path],
     val: str,
     tokenizer: Path,
+    bos_id: int | None = None,
     threads: int | None = None,
     json: bool = False,
 ) -> None:
@@ -429,19 +430,18 @@ def evaluate(
         oracle: The oracle's file.
         val: Validation shards: a glob, taken as one stream in the order of their names.
         tokenizer: The SentencePiece model of the shards, for their bytes.
+        bos_id: The token that documents begin with, where the tokenizer has no BOS piece.
         threads: Threads to use; all cores by default.
         json: One JSON object instead of a table.
     """
-    from hybridlm.data.shards import expand, read_stream
-    from hybridlm.data.tokenizer import Tokenizer
-    from hybridlm.oracle import Oracle
-    from hybridlm.oracle.evaluate import evaluate as score
+    from hybridlm.cli.output import print_provenance
+    from hybridlm.data.shards import expand
+    from hybridlm.score import score_oracle
 
-    loaded = Oracle.from_file(oracle)
-    stream = read_stream(expand(val), loaded.vocab_size)
-    result = score(loaded, stream, Tokenizer.load(tokenizer).byte_table, threads=threads)
+    score = score_oracle(oracle, expand(val), tokenizer, bos_id=bos_id, threads=threads)
+    result = score.result
     if json:
-        print(json_module.dumps(dataclasses.asdict(result)))
+        print(json_module.dumps(score.as_dict()))
         return
     from rich.console import Console
     from rich.table import Table
@@ -461,3 +461,4 @@ def evaluate(
         f"rows sum to 1 within {result.max_row_sum_error:.1e}",
         highlight=False,
     )
+    print_provenance(score.made_of)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from hybridlm.cli.arguments import ChosenTokenizer, TokenizerChoice
 from hybridlm.settings import peek_option, resolve
 from hybridlm.train.config import TrainConfig
 
@@ -21,8 +22,7 @@ class Train:
 
     data: Path
     """Folder of shards named *_train_*.bin and *_val_*.bin."""
-    tokenizer: Path
-    """The tokenizer that made the shards."""
+    tokenizer: ChosenTokenizer
     out: Path
     """Folder of the run."""
     preset: str | None = None
@@ -36,17 +36,16 @@ class Train:
         preset = peek_option(arguments, "--preset")
         return cls(
             data=tyro.MISSING,
-            tokenizer=tyro.MISSING,
+            tokenizer=TokenizerChoice(tyro.MISSING),
             out=tyro.MISSING,
             config=resolve(TrainConfig, preset),
         )
 
     def run(self) -> None:
-        from hybridlm.data.tokenizer import Tokenizer
         from hybridlm.distributed import initialise
         from hybridlm.train import loop
 
-        tokenizer = Tokenizer.load(self.tokenizer)
+        tokenizer = self.tokenizer.load()
         dist = initialise(self.config.device)
         try:
             result = loop.train(

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 DEFAULT_BOS = 1
 """The document token of the tokenizers that `hybridlm data tokenizer` trains."""
 
+DEFAULT_SIZE = 1024
+"""Their number of pieces, where nobody says another."""
+
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:

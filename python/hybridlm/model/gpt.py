@@ -18,26 +18,26 @@ from torch import Tensor, nn
 
 from hybridlm.errors import InputError
 from hybridlm.model.config import ModelConfig
-from hybridlm.quantize import fake_quantize_int6, is_quantized
+from hybridlm.model.quantise import fake_quantise_int6, is_quantised
 
 
 class Linear(nn.Linear):
-    """y = x Wᵀ with W [out, in]; while ``fake_quantize`` is set, W is seen as the artifact would hold it."""
+    """y = x Wᵀ with W [out, in]; while ``fake_quantise`` is set, W is seen as the artifact would hold it."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, bias=False)
-        self.fake_quantize = False
+        self.fake_quantise = False
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, seen_weight(self))
 
 
 class Embedding(nn.Embedding):
-    """Rows [rows, width]; while ``fake_quantize`` is set, they are seen as the artifact would hold them."""
+    """Rows [rows, width]; while ``fake_quantise`` is set, they are seen as the artifact would hold them."""
 
     def __init__(self, rows: int, width: int) -> None:
         super().__init__(rows, width)
-        self.fake_quantize = False
+        self.fake_quantise = False
 
     def forward(self, rows: Tensor) -> Tensor:
         return F.embedding(rows, seen_weight(self))
@@ -46,7 +46,7 @@ class Embedding(nn.Embedding):
 def seen_weight(layer: Linear | Embedding) -> Tensor:
     """The layer's weight as forward uses it: rounded to int6 during quantisation-aware training."""
     weight = layer.weight
-    return fake_quantize_int6(weight) if layer.fake_quantize and is_quantized(weight) else weight
+    return fake_quantise_int6(weight) if layer.fake_quantise and is_quantised(weight) else weight
 
 
 def rms_norm(x: Tensor) -> Tensor:
@@ -294,8 +294,8 @@ class GPT(nn.Module):
         nats = F.cross_entropy(self(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
         return (weights.flatten() * nats).sum() / total_weight, nats.detach().sum()
 
-    def set_fake_quantization(self, enabled: bool) -> None:
+    def set_fake_quantisation(self, enabled: bool) -> None:
         """Switches quantisation-aware training: forward sees the matrices rounded to int6."""
         for module in self.modules():
             if isinstance(module, Linear | Embedding):
-                module.fake_quantize = enabled
+                module.fake_quantise = enabled

@@ -1,5 +1,6 @@
 """An n-gram oracle that was estimated once and is only looked up from then on."""
 
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -8,12 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridlm import _core
+from hybridlm.data.vocabulary import Vocabulary
+from hybridlm.errors import InputError
 from hybridlm.threads import thread_count
 
 if TYPE_CHECKING:
     import torch
 
     from hybridlm.oracle.tables import OracleTables
+
+
+log = logging.getLogger("hybridlm.oracle")
 
 
 class Oracle:
@@ -50,6 +56,34 @@ class Oracle:
     @property
     def vocab_size(self) -> int:
         return self._core.vocab_size
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What its token ids mean; without a fingerprint where the file doesn't say."""
+        return Vocabulary(self._core.vocab_size)
+
+    def check_tokenizer(self, vocabulary: Vocabulary, name: str = "the oracle") -> None:
+        """Raises InputError, calling the oracle ``name``, unless it was built with this tokenizer.
+
+        An oracle that doesn't say what it was built with draws a warning.
+        """
+        if self.vocab_size != vocabulary.size:
+            raise InputError(
+                f"{name}: built for a vocabulary of {self.vocab_size} tokens, but the tokenizer given has "
+                f"{vocabulary.size}"
+            )
+        built_with = self.vocabulary.fingerprint
+        if built_with is None:
+            log.warning(
+                "%s: doesn't say which tokenizer it was built with: what follows is right only if it was the "
+                "one given; `hybridlm oracle build --tokenizer` makes one that says it",
+                name,
+            )
+        elif built_with != vocabulary.fingerprint:
+            raise InputError(
+                f"{name}: built with the tokenizer {built_with}, but the one given is "
+                f"{vocabulary.fingerprint} (SHA-256 of the files)"
+            )
 
     @property
     def estimator(self) -> str:

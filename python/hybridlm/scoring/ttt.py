@@ -86,6 +86,11 @@ class TestTimeTrainer:
         if self._dist.device.type == "cuda":
             torch.cuda.synchronize(self._dist.device)  # so that a stage's seconds are its own
 
+    @property
+    def updates(self) -> int:
+        """Steps so far."""
+        return self._steps
+
     def fingerprint(self) -> bytes:
         """A hash of the optimiser's state; the weights are the model's."""
         moments = [self._mean] if self._square is None else [self._mean, self._square]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 import hybridlm
 from hybridlm.data import shards
-from hybridlm.data.tokenizer import BOS, Tokenizer
+from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.distributed import Distributed
 from hybridlm.errors import FormatError, InputError
 from hybridlm.files import atomic_write_text
@@ -96,7 +96,7 @@ def train(
 
     config = with_facts(config, tokenizer)
     train_shards, val_shards = shards.data_folder(data)
-    check_shards(train_shards, tokenizer.vocab_size, dist)
+    check_shards([*train_shards, *val_shards], tokenizer.vocabulary, dist)
     loader = TokenLoader(
         train_shards,
         sequence_length=config.sequence_length,
@@ -193,7 +193,7 @@ def train(
 
     def measured_weights() -> dict[str, float]:
         """How the weights that the run would leave now do, in full precision. A collective."""
-        model.set_fake_quantization(False)
+        model.set_fake_quantisation(False)
         with ema.swapped_in(model):
             result = validate(model, precision)
         return {"val_loss": result.loss, "val_bpb": result.bpb}
@@ -205,7 +205,7 @@ def train(
             if interrupted or done >= 1:
                 break
             lr_scale = learning_rate_scale(step, done, config.schedule)
-            model.set_fake_quantization(warmdown_scale(done, config.schedule) < config.late_qat_lr_scale)
+            model.set_fake_quantisation(warmdown_scale(done, config.schedule) < config.late_qat_lr_scale)
             batch = next(batches)
             tokens = batch.tokens.to(device, non_blocking=True)
             weights = batch.weights.to(device, non_blocking=True)
@@ -259,7 +259,10 @@ def with_facts(config: TrainConfig, tokenizer: Tokenizer) -> TrainConfig:
             "leave the former out"
         )
     model = dataclasses.replace(
-        model, vocab_size=tokenizer.vocab_size, sequence_length=config.sequence_length, bos_id=BOS
+        model,
+        vocab_size=tokenizer.vocab_size,
+        sequence_length=config.sequence_length,
+        bos_id=tokenizer.bos_id,
     )
     return dataclasses.replace(config, model=model)
 
@@ -270,7 +273,9 @@ def complementary_weights(config: TrainConfig, tokenizer: Tokenizer) -> Compleme
     if not config.oracle.is_file():
         # Whether it came from --oracle or NGRAM_ORACLE_PATH: never train silently without it.
         raise InputError(f"{config.oracle}: there is no such oracle")
-    return ComplementaryWeights(Oracle.from_file(config.oracle), config.complementary, tokenizer.vocab_size)
+    oracle = Oracle.from_file(config.oracle)
+    oracle.check_tokenizer(tokenizer.vocabulary, str(config.oracle))
+    return ComplementaryWeights(oracle, config.complementary, tokenizer.vocab_size)
 
 
 def flat_gradient(parameters: list[torch.nn.Parameter]) -> Tensor:
@@ -330,9 +335,9 @@ def warm_up(
     for _ in range(config.schedule.warmup_steps):
         learn(tokens, weights, 0, 1.0)
     if config.late_qat_lr_scale > config.schedule.final_lr_scale and config.schedule.warmdown:
-        state.model.set_fake_quantization(True)  # a graph of its own, to be compiled before it is needed
+        state.model.set_fake_quantisation(True)  # a graph of its own, to be compiled before it is needed
         learn(tokens, weights, 0, 1.0)
-        state.model.set_fake_quantization(False)
+        state.model.set_fake_quantisation(False)
     state.load(before, "the state before the warm-up")
 
 

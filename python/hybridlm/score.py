@@ -1,0 +1,119 @@
+"""Scores from files, with what they were made of: what `eval` and `oracle eval` do, and `verify` again."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from hybridlm import settings as layers
+from hybridlm.artifact import Artifact
+from hybridlm.data.shards import Stream, open_stream
+from hybridlm.data.tokenizer import Tokenizer
+from hybridlm.oracle import Oracle
+from hybridlm.oracle.evaluate import OracleEvaluation
+from hybridlm.oracle.evaluate import evaluate as evaluate_oracle
+from hybridlm.provenance import FileRecord, Provenance, versions
+from hybridlm.scoring.evaluate import EvaluationResult, evaluate
+from hybridlm.scoring.settings import ScoringSettings
+
+if TYPE_CHECKING:
+    from hybridlm.distributed import Distributed
+
+File = str | os.PathLike[str]
+
+
+R = TypeVar("R", EvaluationResult, OracleEvaluation)
+
+
+@dataclass(frozen=True)
+class Score(Generic[R]):
+    """A score, and what it was made of."""
+
+    result: R
+    made_of: Provenance
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self.result), "made_of": self.made_of.as_dict()}
+
+
+def score_artifact(
+    artifact: File,
+    shards: Sequence[File],
+    tokenizer: File,
+    settings: ScoringSettings | None = None,
+    *,
+    bos_id: int | None = None,
+    max_tokens: int | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+) -> Score[EvaluationResult]:
+    """Scores an artifact's file on shards, read as one stream; at most the first ``max_tokens`` targets.
+
+    ``settings.ttt`` None: TTT_OPTIMIZER from the environment, else sgd where there is a neural model.
+    ``bos_id``: the token that documents begin with, where the tokenizer doesn't say. Under torchrun it is a
+    collective. Raises InputError, FormatError or OSError.
+    """
+    settings = settings or ScoringSettings()
+    vocabulary = Tokenizer.load(tokenizer, bos_id)
+    bundle = Artifact.from_file(artifact)
+    bundle.check_tokenizer(vocabulary.vocabulary)
+    stream = open_stream(
+        shards, vocabulary.vocabulary, max_tokens=None if max_tokens is None else max_tokens + 1
+    )
+    dist: Distributed | None = None
+    if bundle.neural_blob is not None and not settings.no_neural:
+        from hybridlm.distributed import initialise
+
+        if settings.ttt is None:
+            settings = dataclasses.replace(settings, ttt=layers.resolve(ScoringSettings).ttt or "sgd")
+        dist = initialise(device)
+    try:
+        result = evaluate(bundle, stream.tokens, vocabulary.byte_table, settings, dist, threads=threads)
+    finally:
+        if dist is not None:
+            dist.close()
+    return Score(
+        result, provenance("eval", artifact, tokenizer, vocabulary, stream, settings, max_tokens=max_tokens)
+    )
+
+
+def score_oracle(
+    oracle: File,
+    shards: Sequence[File],
+    tokenizer: File,
+    *,
+    bos_id: int | None = None,
+    threads: int | None = None,
+) -> Score[OracleEvaluation]:
+    """Scores an oracle's file alone, order by order. Raises as `score_artifact` does."""
+    vocabulary = Tokenizer.load(tokenizer, bos_id)
+    loaded = Oracle.from_file(oracle)
+    loaded.check_tokenizer(vocabulary.vocabulary, os.fspath(oracle))
+    stream = open_stream(shards, vocabulary.vocabulary)
+    result = evaluate_oracle(loaded, stream.tokens, vocabulary.byte_table, threads=threads)
+    return Score(result, provenance("oracle eval", oracle, tokenizer, vocabulary, stream))
+
+
+def provenance(
+    command: str,
+    scored: File,
+    tokenizer: File,
+    vocabulary: Tokenizer,
+    stream: Stream,
+    settings: ScoringSettings | None = None,
+    *,
+    max_tokens: int | None = None,
+) -> Provenance:
+    """What a score of ``stream`` is made of, its files hashed now. Raises OSError."""
+    return Provenance(
+        command=command,
+        scored=FileRecord.of(scored),
+        tokenizer=FileRecord.of(tokenizer),
+        bos_id=vocabulary.bos_id,
+        shards=stream.shards,
+        max_tokens=max_tokens,
+        repeated_tokens=stream.repeated_tokens,
+        settings={} if settings is None else layers.as_dict(settings),
+        versions=versions(),
+    )
