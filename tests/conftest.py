@@ -15,7 +15,7 @@ import sentencepiece
 
 from hybridlm.data import documents, shard_writer
 from hybridlm.data.documents import Document
-from hybridlm.data.tokenizer import Tokenizer
+from hybridlm.data.tokenizer import BOS, EOS, PAD, UNK, Tokenizer
 
 # As `hybridlm` itself does: on a busy machine, threads that spin while they wait cost more than they save.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -48,6 +48,29 @@ def tokenizer_path(tmp_path_factory: pytest.TempPathFactory, corpus: list[str]) 
 @pytest.fixture(scope="session")
 def tokenizer(tokenizer_path: Path) -> Tokenizer:
     return Tokenizer.load(tokenizer_path)
+
+
+@pytest.fixture(scope="session")
+def model_without_fallback(tmp_path_factory: pytest.TempPathFactory, corpus: list[str]) -> Path:
+    """A model file of 400 pieces, in which every character of ``corpus`` is known and no other."""
+    path = tmp_path_factory.mktemp("without fallback") / "tok.model"
+    with path.open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(corpus),
+            model_writer=file,
+            model_type="bpe",
+            vocab_size=400,
+            byte_fallback=False,
+            character_coverage=1.0,
+            normalization_rule_name="identity",
+            pad_id=PAD,
+            bos_id=BOS,
+            eos_id=EOS,
+            unk_id=UNK,
+            max_sentence_length=1 << 20,
+            minloglevel=2,
+        )
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from hybridlm import _core
 from hybridlm.data.documents import Document, Split
 from hybridlm.data.sidecar import Sidecar, sidecar_path
 from hybridlm.data.tokenizer import Tokenizer
+from hybridlm.data.unknown_characters import UnknownCharacters
 from hybridlm.errors import InputError
 from hybridlm.files import atomic_write_text
 
@@ -47,8 +48,11 @@ class DataFolderWriter:
     They gather in a hidden folder inside ``folder`` and are moved into place when the block ends; an
     exception, Ctrl-C among them, leaves ``folder`` as it was.
 
+    ``unknown`` counts what the tokenizer has no piece for.
+
     Raises InputError for a ``name`` or ``shard_tokens`` that can't be, when shards of that name are there
-    already (unless ``replace``), and OSError where the folder can't be written.
+    already (unless ``replace``), and at the end where no document has tokens or too much is unknown (unless
+    ``allow_unknown``); OSError where the folder can't be written.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class DataFolderWriter:
         name: str = "text",
         shard_tokens: int = DEFAULT_SHARD_TOKENS,
         replace: bool = False,
+        allow_unknown: bool = False,
         threads: int | None = None,
         source: Mapping[str, Any] | None = None,
     ) -> None:
@@ -73,6 +78,8 @@ class DataFolderWriter:
         self.tokenizer = tokenizer
         self.name = name
         self.shard_tokens = shard_tokens
+        self.allow_unknown = allow_unknown
+        self.unknown = UnknownCharacters(tokenizer)
         self.threads = threads
         self.source = dict(source or {})
         self.summaries: list[ShardSummary] = []
@@ -110,6 +117,10 @@ class DataFolderWriter:
                 self._encode()
                 for split in self._open:
                     self._close_shard(split)
+                if not self._staged:
+                    raise InputError("no document has any tokens, so there is nothing to write")
+                if not self.allow_unknown:
+                    self.unknown.refuse()
                 self._publish()
         finally:
             shutil.rmtree(self._staging, ignore_errors=True)
@@ -119,6 +130,7 @@ class DataFolderWriter:
     def _encode(self) -> None:
         texts = [text for _, text in self._waiting]
         encoded = self.tokenizer.encode_batch(texts, self.threads) if texts else []
+        self.unknown.add(texts, encoded)
         for (split, _), tokens in zip(self._waiting, encoded, strict=True):
             if len(tokens):
                 self._append(split, tokens)
@@ -178,7 +190,7 @@ def write_shard(
     'a document of its own'
     """
     path = Path(path)
-    text_bytes = 0 if tokenizer is None else int(tokenizer.byte_table.lengths(tokens, start=0).sum())
+    text_bytes = 0 if tokenizer is None else int(tokenizer.byte_table.counter().lengths(tokens).sum())
     # Without a sidecar for as long as it would be that of an earlier shard.
     sidecar_path(path).unlink(missing_ok=True)
     _core.write_shard(os.fspath(path), tokens)
@@ -206,6 +218,7 @@ def write_shards(
     name: str = "text",
     shard_tokens: int = DEFAULT_SHARD_TOKENS,
     replace: bool = False,
+    allow_unknown: bool = False,
     threads: int | None = None,
     source: Mapping[str, Any] | None = None,
 ) -> list[ShardSummary]:
@@ -216,6 +229,7 @@ def write_shards(
         name=name,
         shard_tokens=shard_tokens,
         replace=replace,
+        allow_unknown=allow_unknown,
         threads=threads,
         source=source,
     ) as writer:
