@@ -95,6 +95,7 @@ def score_artifact(
     settings = settings or ScoringSettings()
     vocabulary = Tokenizer.load(tokenizer, bos_id)
     bundle = Artifact.from_file(artifact)
+    bundle.check_tokenizer(vocabulary.vocabulary)
     stream = open_stream(
         shards, vocabulary.vocabulary, max_tokens=None if max_tokens is None else max_tokens + 1
     )
@@ -106,7 +107,9 @@ def score_artifact(
             settings = dataclasses.replace(settings, ttt=layers.resolve(ScoringSettings).ttt or "sgd")
         dist = initialise(device)
     try:
-        result = evaluate(bundle, stream, vocabulary, settings, dist, threads=threads)
+        result = evaluate_stream(
+            bundle, stream.tokens, vocabulary.byte_table, settings, dist, threads=threads
+        )
     finally:
         if dist is not None:
             dist.close()

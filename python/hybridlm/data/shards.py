@@ -145,8 +145,8 @@ def open_stream(
     repeated = _repeated_tokens(stream, vocabulary.bos_id)
     if repeated > WARNED_SHARE * len(stream):
         log.warning(
-            "%s: %.0f%% of the tokens are those of documents that came before in the same stream, word for "
-            "word: a score of it says little about new text",
+            "%s: %.0f%% of the tokens are in documents that are exact copies of earlier ones of the stream, "
+            "which experts that learn as they read predict for next to nothing",
             _and_others(names),
             100 * repeated / len(stream),
         )
