@@ -13,6 +13,7 @@ import hypothesis
 import pytest
 import sentencepiece
 
+import hybridlm
 from hybridlm.data import documents, shard_writer
 from hybridlm.data.documents import Document
 from hybridlm.data.tokenizer import BOS, EOS, PAD, UNK, Tokenizer
@@ -108,3 +109,20 @@ def sentencepiece_model(corpus: list[str]) -> Callable[..., bytes]:
         return model.getvalue()
 
     return lambda **settings: train(repr(settings))
+
+
+@pytest.fixture(scope="session")
+def example_folder(
+    tmp_path_factory: pytest.TempPathFactory, corpus: list[str], tokenizer: Tokenizer, tokenizer_path: Path
+) -> Path:
+    """Where the examples of docstrings and documents run: tok.model, data/, oracle.ngsp and artifact.pgar."""
+    folder = tmp_path_factory.mktemp("examples")
+    (folder / "tok.model").write_bytes(tokenizer_path.read_bytes())
+    train, val = documents.split([Document("pydoc", text) for text in corpus[:40]], 0.05)
+    shard_writer.write_shards(train, val, tokenizer, folder / "data")
+    builder = hybridlm.OracleBuilder(tokenizer.vocabulary, order=3)
+    builder.add_shard(folder / "data" / "text_train_000000.bin")
+    oracle = builder.build(max_bytes=40_000).to_bytes()
+    (folder / "oracle.ngsp").write_bytes(oracle)
+    (folder / "artifact.pgar").write_bytes(hybridlm.bundle(None, oracle, tokenizer).to_bytes())
+    return folder

@@ -10,34 +10,14 @@ import numpy as np
 import pytest
 
 import hybridlm
-from hybridlm.data.documents import Document, split
-from hybridlm.data.shard_writer import write_shards
-from hybridlm.data.tokenizer import Tokenizer
 
 OBJECTS = [name for name in hybridlm.__all__ if not inspect.ismodule(getattr(hybridlm, name))]
 OBJECTS.remove("__version__")
 
 
-@pytest.fixture(scope="module")
-def folder(
-    tmp_path_factory: pytest.TempPathFactory, corpus: list[str], tokenizer: Tokenizer, tokenizer_path: Path
-) -> Path:
-    """What the examples find where they run: a tokenizer, a data folder, an oracle and an artifact of it."""
-    folder = tmp_path_factory.mktemp("examples")
-    (folder / "tok.model").write_bytes(tokenizer_path.read_bytes())
-    train, val = split([Document("pydoc", text) for text in corpus[:40]], 0.05)
-    write_shards(train, val, tokenizer, folder / "data")
-    builder = hybridlm.OracleBuilder(tokenizer.vocabulary, order=3)
-    builder.add_shard(folder / "data" / "text_train_000000.bin")
-    oracle = builder.build(max_bytes=40_000).to_bytes()
-    (folder / "oracle.ngsp").write_bytes(oracle)
-    (folder / "artifact.pgar").write_bytes(hybridlm.bundle(None, oracle, tokenizer).to_bytes())
-    return folder
-
-
 @pytest.mark.parametrize("name", OBJECTS)
-def test_examples_say_what_happens(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(folder)
+def test_examples_say_what_happens(name: str, example_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(example_folder)
     shown = getattr(hybridlm, name)
     names = {"hybridlm": hybridlm, "np": np, "Path": Path}
     (test,) = doctest.DocTestFinder(recurse=False).find(shown, name, globs=names)
