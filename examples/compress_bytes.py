@@ -11,31 +11,27 @@ import tempfile
 from pathlib import Path
 from pydoc_data.topics import topics
 
-from hybridlm.artifact import bundle
-from hybridlm.codec import Codec
-from hybridlm.data.documents import Document
-from hybridlm.data.shard_writer import write_shards
-from hybridlm.data.tokenizer import Tokenizer
-from hybridlm.oracle.build import build_sparse
+import numpy as np
+
+import hybridlm
+from hybridlm.data.documents import Document, deduplicate
 
 
 def main() -> None:
-    documents = [Document(name, text) for name, text in topics.items() if name != "formatstrings"]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        tokenizer = Tokenizer.train(
-            (document.text for document in documents), folder / "tokenizer.model", vocab_size=512
-        )
-        shards = write_shards(documents, [], tokenizer, folder / "data")
-        oracle = build_sparse([shard.path for shard in shards], tokenizer.vocab_size, max_bytes=60_000)
-    codec = Codec(bundle(None, oracle, tokenizer), tokenizer)
-
     content = topics["formatstrings"].encode()
-    compressed = codec.compress(content)
-    assert codec.decompress(compressed.data) == content
-    print(
-        f"{len(content):,} bytes to {len(compressed.data):,}, where xz needs {len(lzma.compress(content)):,}"
-    )
+    documents = deduplicate(Document(name, text) for name, text in topics.items() if name != "formatstrings")
+    with tempfile.TemporaryDirectory() as folder:
+        texts = [document.text for document in documents]
+        tokenizer = hybridlm.Tokenizer.train(texts, Path(folder) / "tok.model", vocab_size=512)
+    builder = hybridlm.OracleBuilder(tokenizer.vocabulary)
+    for text in texts:
+        builder.add(np.append(np.uint16(tokenizer.bos_id), tokenizer.encode(text)))
+    oracle = builder.build(max_bytes=40_000)
+    codec = hybridlm.Codec(hybridlm.bundle(None, oracle.to_bytes(), tokenizer), tokenizer)
+
+    compressed = codec.compress(content).data
+    assert codec.decompress(compressed) == content
+    print(f"{len(content):,} bytes to {len(compressed):,}; xz makes {len(lzma.compress(content)):,} of them")
 
     anything = bytes(range(256)) * 4
     assert codec.decompress(codec.compress(anything).data) == anything

@@ -13,12 +13,13 @@ import hypothesis
 import pytest
 import sentencepiece
 
+import hybridlm
 from hybridlm import _core
 from hybridlm.artifact import pack
 from hybridlm.data import documents, shard_writer
 from hybridlm.data.documents import Document
 from hybridlm.data.shards import data_folder
-from hybridlm.data.tokenizer import Tokenizer
+from hybridlm.data.tokenizer import BOS, EOS, PAD, UNK, Tokenizer
 from hybridlm.model import ModelConfig, neural_blob
 
 # As `hybridlm` itself does: on a busy machine, threads that spin while they wait cost more than they save.
@@ -52,6 +53,29 @@ def tokenizer_path(tmp_path_factory: pytest.TempPathFactory, corpus: list[str]) 
 @pytest.fixture(scope="session")
 def tokenizer(tokenizer_path: Path) -> Tokenizer:
     return Tokenizer.load(tokenizer_path)
+
+
+@pytest.fixture(scope="session")
+def model_without_fallback(tmp_path_factory: pytest.TempPathFactory, corpus: list[str]) -> Path:
+    """A model file of 400 pieces, in which every character of ``corpus`` is known and no other."""
+    path = tmp_path_factory.mktemp("without fallback") / "tok.model"
+    with path.open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(corpus),
+            model_writer=file,
+            model_type="bpe",
+            vocab_size=400,
+            byte_fallback=False,
+            character_coverage=1.0,
+            normalization_rule_name="identity",
+            pad_id=PAD,
+            bos_id=BOS,
+            eos_id=EOS,
+            unk_id=UNK,
+            max_sentence_length=1 << 20,
+            minloglevel=2,
+        )
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -116,3 +140,20 @@ def sentencepiece_model(corpus: list[str]) -> Callable[..., bytes]:
         return model.getvalue()
 
     return lambda **settings: train(repr(settings))
+
+
+@pytest.fixture(scope="session")
+def example_folder(
+    tmp_path_factory: pytest.TempPathFactory, corpus: list[str], tokenizer: Tokenizer, tokenizer_path: Path
+) -> Path:
+    """Where the examples of docstrings and documents run: tok.model, data/, oracle.ngsp and artifact.pgar."""
+    folder = tmp_path_factory.mktemp("examples")
+    (folder / "tok.model").write_bytes(tokenizer_path.read_bytes())
+    train, val = documents.split([Document("pydoc", text) for text in corpus[:40]], 0.05)
+    shard_writer.write_shards(train, val, tokenizer, folder / "data")
+    builder = hybridlm.OracleBuilder(tokenizer.vocabulary, order=3)
+    builder.add_shard(folder / "data" / "text_train_000000.bin")
+    oracle = builder.build(max_bytes=40_000).to_bytes()
+    (folder / "oracle.ngsp").write_bytes(oracle)
+    (folder / "artifact.pgar").write_bytes(hybridlm.bundle(None, oracle, tokenizer).to_bytes())
+    return folder

@@ -92,6 +92,11 @@ def bundle(
 
     Raises InputError when a part was made with another tokenizer, when there is a run and no PyTorch, or,
     unless ``over_budget``, when the whole is larger than `BUDGET_BYTES`; FormatError for a damaged part.
+
+    >>> tokenizer = hybridlm.Tokenizer.load("tok.model")
+    >>> artifact = hybridlm.bundle(None, Path("oracle.ngsp").read_bytes(), tokenizer)
+    >>> Path("artifact.pgar").write_bytes(artifact.to_bytes()) == artifact.total_bytes
+    True
     """
     neural = None
     if run is not None:
@@ -166,6 +171,12 @@ def _what_it_is(data: bytes, magic: int) -> str:
 @dataclass(frozen=True)
 class Artifact:
     """An artifact's parts in memory.
+
+    >>> artifact = hybridlm.Artifact.from_file("artifact.pgar")
+    >>> artifact.total_bytes <= 16_000_000
+    True
+    >>> artifact.load_oracle().orders
+    (1, 2, 3)
 
     Attributes:
         name: what errors call it (a path, usually).

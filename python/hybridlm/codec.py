@@ -66,6 +66,12 @@ class Codec:
     first 64 tokens or within 65,536 bytes; it never gives wrong output.
 
     Raises InputError for an artifact of another tokenizer, and for a tokenizer without byte pieces.
+
+    >>> artifact = hybridlm.Artifact.from_file("artifact.pgar")
+    >>> codec = hybridlm.Codec(artifact, hybridlm.Tokenizer.load("tok.model"))
+    >>> compressed = codec.compress(b"The value of the expression is the object itself.")
+    >>> codec.decompress(compressed.data)
+    b'The value of the expression is the object itself.'
     """
 
     def __init__(self, artifact: Artifact, tokenizer: Tokenizer) -> None:

@@ -2,19 +2,25 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hybridlm import settings as layers
 from hybridlm.artifact import Artifact
 from hybridlm.data.shards import Stream, open_stream
 from hybridlm.data.tokenizer import Tokenizer
+from hybridlm.errors import InputError
 from hybridlm.oracle import Oracle
 from hybridlm.oracle.evaluate import OracleEvaluation
 from hybridlm.oracle.evaluate import evaluate as evaluate_oracle
 from hybridlm.provenance import FileRecord, Provenance, versions
-from hybridlm.scoring.evaluate import EvaluationResult, evaluate
+from hybridlm.scoring.evaluate import EvaluationResult
+from hybridlm.scoring.evaluate import evaluate as evaluate_stream
+from hybridlm.scoring.mixing import MixtureSpec
 from hybridlm.scoring.settings import ScoringSettings
 
 if TYPE_CHECKING:
@@ -35,6 +41,38 @@ class Score(Generic[R]):
 
     def as_dict(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self.result), "made_of": self.made_of.as_dict()}
+
+
+def evaluate(
+    artifact: Artifact,
+    stream: Stream | NDArray[np.uint16],
+    tokenizer: Tokenizer,
+    settings: ScoringSettings | None = None,
+    dist: "Distributed | None" = None,
+    *,
+    mixtures: Mapping[str, MixtureSpec] | None = None,
+    threads: int | None = None,
+) -> EvaluationResult:
+    """Scores every token of ``stream`` [N] but the first: bits per byte of the text that it decodes to.
+
+    As `hybridlm.scoring.evaluate.evaluate`, which it calls once it is sure that artifact, stream and
+    tokenizer belong together. Raises InputError where they don't.
+
+    >>> tokenizer = hybridlm.Tokenizer.load("tok.model")
+    >>> artifact = hybridlm.Artifact.from_file("artifact.pgar")
+    >>> stream = hybridlm.open_stream(["data/text_val_000000.bin"], tokenizer.vocabulary)
+    >>> result = hybridlm.evaluate(artifact, stream, tokenizer)
+    >>> result.bpb < result.experts["oracle_3"].bpb  # bits per byte: the mixture, and its best order alone
+    True
+    """
+    artifact.check_tokenizer(tokenizer.vocabulary)
+    if isinstance(stream, Stream):
+        if stream.vocabulary != tokenizer.vocabulary:
+            raise InputError("the stream was opened with another tokenizer than the one given")
+        stream = stream.tokens
+    return evaluate_stream(
+        artifact, stream, tokenizer.byte_table, settings, dist, mixtures=mixtures, threads=threads
+    )
 
 
 def score_artifact(
@@ -71,7 +109,9 @@ def score_artifact(
             settings = dataclasses.replace(settings, ttt=layers.resolve(ScoringSettings).ttt or "sgd")
         dist = initialise(device)
     try:
-        result = evaluate(bundle, stream.tokens, vocabulary.byte_table, settings, dist, threads=threads)
+        result = evaluate_stream(
+            bundle, stream.tokens, vocabulary.byte_table, settings, dist, threads=threads
+        )
     finally:
         if dist is not None:
             dist.close()

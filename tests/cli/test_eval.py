@@ -190,6 +190,7 @@ def process(*arguments: str) -> dict[str, Any]:
     return {key: value for key, value in result.items() if key not in ("seconds", "stages")}
 
 
+@pytest.mark.slow
 def test_two_ranks_print_the_same_score_as_one_and_print_it_once(files: Files) -> None:
     command = [*files.scored_with(files.both), "--max-tokens", "1000", "--chunk", "300", "--json"]
     alone = process("hybridlm", *command)

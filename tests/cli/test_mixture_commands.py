@@ -36,6 +36,7 @@ def test_audit(
     assert main([*command, "--rows", "0"]) == 1
 
 
+@pytest.mark.slow
 def test_audit_with_a_neural_model(
     neural_artifact: Path, tokenizer_path: Path, shard_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -160,6 +160,7 @@ def torchrun(processes: int, arguments: list[str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_two_ranks_train_as_one(arguments: list[str], shard_dir: Path, tmp_path: Path) -> None:
     """Weighted by an oracle, and with a micro-batch that doesn't divide a rank's share."""
     oracle = tmp_path / "topics.ngor"

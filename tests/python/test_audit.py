@@ -376,6 +376,7 @@ def test_training_for_a_prediction_is_caught_by_the_hashes(tokenizer: Tokenizer,
     assert not report.passed and report.score_first.changed == ("neural", "optimizer")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ttt", ["off", "sgd"])
 def test_the_number_of_processes_changes_nothing(
     ttt: TTTOptimizer, tokenizer: Tokenizer, shard_dir: Path
@@ -407,6 +408,7 @@ world_sizes.run_worker(Path(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 def test_ranks_that_score_otherwise_are_caught(
     tokenizer: Tokenizer, shard_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

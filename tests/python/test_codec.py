@@ -21,7 +21,7 @@ from hybridlm.codec import Codec, segmenter
 from hybridlm.data.shards import data_folder, read_stream
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import FormatError, InputError
-from hybridlm.generate import Generator, SamplingSettings
+from hybridlm.generation import Generator, SamplingSettings
 from hybridlm.model import ModelConfig, neural_blob
 from hybridlm.scoring.audit_subject import artifact_subject
 from hybridlm.scoring.evaluate import evaluate

@@ -78,7 +78,7 @@ def test_steps_equal_the_windows_of_scoring(window: int, stride: int) -> None:
     tokens = some_tokens(90)
     stream = np.array(tokens, np.uint16)
     alone = Distributed(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
-    scored = NeuralExpert(model, WindowGrid(window, stride), alone).score(stream, 1)[0]
+    scored = NeuralExpert(model, WindowGrid(window, stride), alone).score(stream, 1).log_probs[0]
     found = rows(model, tokens, window, stride)[torch.arange(89), torch.tensor(tokens[1:])]
     np.testing.assert_allclose(found.numpy(), scored, rtol=2e-4, atol=2e-4)
 

@@ -101,6 +101,7 @@ def digest_after_steps(distributed: Distributed) -> str:
     return hashlib.sha256(flat.numpy().tobytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_spread_over_ranks_gives_the_parameters_of_one(tmp_path: Path) -> None:
     script = tmp_path / "ranks.py"
     script.write_text(

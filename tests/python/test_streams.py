@@ -233,4 +233,4 @@ def test_a_text_that_repeats_itself_draws_a_warning(
     _core.write_shard(str(path), np.concatenate([tokens, tokens]))
     stream = open_stream([path], tokenizer.vocabulary)
     assert stream.repeated_tokens == len(tokens)
-    assert "50% of the tokens are those of documents that came before" in warnings(caplog)
+    assert "50% of the tokens are in documents that are exact copies of earlier ones" in warnings(caplog)

@@ -335,6 +335,7 @@ def test_bfloat16_activations_stay_close(run: Any) -> None:
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_a_compiled_run_has_the_same_losses(run: Any) -> None:
     schedule = ScheduleConfig(warmup_steps=1)
     # One layer, because compiling takes most of this test's time.

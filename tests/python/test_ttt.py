@@ -181,6 +181,7 @@ RANKS = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="forks processes that have imported torch")
 def test_any_number_of_ranks_trains_to_the_same_bits() -> None:
     done = subprocess.run(

@@ -10,7 +10,7 @@ import tyro
 
 from hybridlm.cli.arguments import ChosenTokenizer
 from hybridlm.errors import InputError
-from hybridlm.generate import SamplingSettings
+from hybridlm.generation import SamplingSettings
 
 
 def generate(
@@ -37,7 +37,7 @@ def generate(
 
     from hybridlm.artifact import Artifact
     from hybridlm.codec import segmenter
-    from hybridlm.generate import Generator
+    from hybridlm.generation import Generator
 
     if tokens < 1:
         raise InputError(f"--tokens must be at least 1, not {tokens}")

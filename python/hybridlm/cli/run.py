@@ -26,7 +26,7 @@ class Run:
     """
 
     text: tuple[Path, ...] = ()
-    """Text files to use instead: documents separated by blank lines, or .jsonl with a "text" field."""
+    """Text files to use instead: prose with blank lines between documents, or JSON with a "text" in each."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Folder that keeps everything, ready for the single commands; without it nothing is kept."""
     preset: str = DEFAULT_PRESET

@@ -19,6 +19,7 @@ from hybridlm import _core
 from hybridlm.data.documents import Document, Split
 from hybridlm.data.sidecar import Sidecar, sidecar_path
 from hybridlm.data.tokenizer import Tokenizer
+from hybridlm.data.unknown_characters import UnknownCharacters
 from hybridlm.errors import InputError
 from hybridlm.files import atomic_write_text
 
@@ -47,8 +48,11 @@ class DataFolderWriter:
     They gather in a hidden folder inside ``folder`` and are moved into place when the block ends; an
     exception, Ctrl-C among them, leaves ``folder`` as it was.
 
+    ``unknown`` counts what the tokenizer has no piece for.
+
     Raises InputError for a ``name`` or ``shard_tokens`` that can't be, when shards of that name are there
-    already (unless ``replace``), and OSError where the folder can't be written.
+    already (unless ``replace``), and at the end where no document has tokens or too much is unknown (unless
+    ``allow_unknown``); OSError where the folder can't be written.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class DataFolderWriter:
         name: str = "text",
         shard_tokens: int = DEFAULT_SHARD_TOKENS,
         replace: bool = False,
+        allow_unknown: bool = False,
         threads: int | None = None,
         source: Mapping[str, Any] | None = None,
     ) -> None:
@@ -73,6 +78,8 @@ class DataFolderWriter:
         self.tokenizer = tokenizer
         self.name = name
         self.shard_tokens = shard_tokens
+        self.allow_unknown = allow_unknown
+        self.unknown = UnknownCharacters(tokenizer)
         self.threads = threads
         self.source = dict(source or {})
         self.summaries: list[ShardSummary] = []
@@ -110,6 +117,10 @@ class DataFolderWriter:
                 self._encode()
                 for split in self._open:
                     self._close_shard(split)
+                if not self._staged:
+                    raise InputError("no document has any tokens, so there is nothing to write")
+                if not self.allow_unknown:
+                    self.unknown.refuse()
                 self._publish()
         finally:
             shutil.rmtree(self._staging, ignore_errors=True)
@@ -119,6 +130,7 @@ class DataFolderWriter:
     def _encode(self) -> None:
         texts = [text for _, text in self._waiting]
         encoded = self.tokenizer.encode_batch(texts, self.threads) if texts else []
+        self.unknown.add(texts, encoded)
         for (split, _), tokens in zip(self._waiting, encoded, strict=True):
             if len(tokens):
                 self._append(split, tokens)
@@ -141,18 +153,8 @@ class DataFolderWriter:
         index = sum(staged.split == split for staged in self._staged)
         path = self._staging / f"{self.name}_{split}_{index:06d}.bin"
         tokens = np.concatenate(documents)
-        _core.write_shard(os.fspath(path), tokens)
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        sidecar = Sidecar(
-            tokens=len(tokens),
-            documents=len(documents),
-            text_bytes=int(self.tokenizer.byte_table.lengths(tokens, start=0).sum()),
-            sha256=sha256,
-            vocabulary=self.tokenizer.vocabulary,
-            source={"split": split, "shard_tokens": self.shard_tokens, **self.source},
-        )
-        atomic_write_text(sidecar_path(path), sidecar.to_json())
+        source = {"split": split, "shard_tokens": self.shard_tokens, **self.source}
+        write_shard(path, tokens, self.tokenizer, source=source)
         self._staged.append(ShardSummary(path, split, len(tokens), len(documents)))
         documents.clear()
         self._open_tokens[split] = 0
@@ -169,6 +171,44 @@ class DataFolderWriter:
             self.summaries.append(ShardSummary(final, staged.split, staged.tokens, staged.documents))
 
 
+def write_shard(
+    path: str | os.PathLike[str],
+    tokens: NDArray[np.uint16],
+    tokenizer: Tokenizer | None = None,
+    *,
+    source: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes tokens [n] as one shard and, where their tokenizer is given, the sidecar that names it.
+
+    ``source`` is kept in the sidecar: what the tokens were made from. Raises InputError for more tokens than
+    a shard can hold or for ids outside the tokenizer's vocabulary, OSError.
+
+    >>> tokenizer = hybridlm.Tokenizer.load("tok.model")
+    >>> document = np.append(np.uint16(tokenizer.bos_id), tokenizer.encode("a document of its own"))
+    >>> hybridlm.write_shard("mine.bin", document, tokenizer)
+    >>> tokenizer.decode(hybridlm.read_stream(["mine.bin"]))
+    'a document of its own'
+    """
+    path = Path(path)
+    text_bytes = 0 if tokenizer is None else int(tokenizer.byte_table.counter().lengths(tokens).sum())
+    # Without a sidecar for as long as it would be that of an earlier shard.
+    sidecar_path(path).unlink(missing_ok=True)
+    _core.write_shard(os.fspath(path), tokens)
+    if tokenizer is None:
+        return
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sidecar = Sidecar(
+        tokens=len(tokens),
+        documents=int(np.count_nonzero(tokens == tokenizer.bos_id)),
+        text_bytes=text_bytes,
+        sha256=sha256,
+        vocabulary=tokenizer.vocabulary,
+        source=source or {},
+    )
+    atomic_write_text(sidecar_path(path), sidecar.to_json())
+
+
 def write_shards(
     train: Iterable[Document],
     val: Iterable[Document],
@@ -178,6 +218,7 @@ def write_shards(
     name: str = "text",
     shard_tokens: int = DEFAULT_SHARD_TOKENS,
     replace: bool = False,
+    allow_unknown: bool = False,
     threads: int | None = None,
     source: Mapping[str, Any] | None = None,
 ) -> list[ShardSummary]:
@@ -188,6 +229,7 @@ def write_shards(
         name=name,
         shard_tokens=shard_tokens,
         replace=replace,
+        allow_unknown=allow_unknown,
         threads=threads,
         source=source,
     ) as writer:

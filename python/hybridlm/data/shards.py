@@ -96,6 +96,11 @@ class Stream:
         vocabulary: what the ids mean: as asked for, and as the shards' sidecars say.
         shards: all that were given, in order, the last of them perhaps read in part or not at all.
         repeated_tokens: how many of the tokens are those of documents that are exact copies of earlier ones.
+
+    >>> tokenizer = hybridlm.Tokenizer.load("tok.model")
+    >>> stream = hybridlm.open_stream(["data/text_val_000000.bin"], tokenizer.vocabulary)
+    >>> [shard.path for shard in stream.shards], stream.repeated_tokens
+    (['data/text_val_000000.bin'], 0)
     """
 
     tokens: NDArray[np.uint16]
@@ -117,6 +122,11 @@ def open_stream(
     twice (by content, whatever its name), where a sidecar says that another tokenizer made it, and where
     there is no token at all. What can't be known is a warning: shards without a sidecar, a document token
     that begins nothing, a text that repeats itself.
+
+    >>> tokenizer = hybridlm.Tokenizer.load("tok.model")
+    >>> stream = hybridlm.open_stream(["data/text_val_000000.bin"], tokenizer.vocabulary, max_tokens=100)
+    >>> len(stream), int(stream.tokens[0]) == tokenizer.bos_id
+    (100, True)
     """
     names = [os.fspath(path) for path in paths]
     records = inspect_shards(names)
@@ -135,8 +145,8 @@ def open_stream(
     repeated = _repeated_tokens(stream, vocabulary.bos_id)
     if repeated > WARNED_SHARE * len(stream):
         log.warning(
-            "%s: %.0f%% of the tokens are those of documents that came before in the same stream, word for "
-            "word: a score of it says little about new text",
+            "%s: %.0f%% of the tokens are in documents that are exact copies of earlier ones of the stream, "
+            "which experts that learn as they read predict for next to nothing",
             _and_others(names),
             100 * repeated / len(stream),
         )
@@ -153,6 +163,9 @@ def read_stream(
     """uint16 [N]: the tokens of `open_stream`, for whoever has no tokenizer to hold the shards against.
 
     Raises as that does; without a ``vocab_size`` every id is taken.
+
+    >>> hybridlm.read_stream(["data/text_val_000000.bin"], max_tokens=100).shape
+    (100,)
     """
     if isinstance(paths, str | os.PathLike):
         raise TypeError(f"read_stream takes a list of shards: give [{os.fspath(paths)!r}]")

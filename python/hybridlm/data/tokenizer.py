@@ -44,6 +44,11 @@ class Tokenizer:
     vocab_size: the number of pieces V, at most 65,536.
     bos_id: the document token.
     fingerprint: SHA-256 of the model file as 64 hex digits; what shards and artifacts are matched by.
+
+    >>> tokenizer = hybridlm.Tokenizer.load("tok.model")
+    >>> tokens = tokenizer.encode("an expression")  # uint16 [n], without the document token
+    >>> tokenizer.decode(tokens)
+    'an expression'
     """
 
     def __init__(self, model: bytes, name: str = "tokenizer", bos_id: int | None = None) -> None:

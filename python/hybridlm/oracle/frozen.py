@@ -12,6 +12,7 @@ from hybridlm import _core
 from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import InputError
 from hybridlm.extras import require_torch
+from hybridlm.files import atomic_write_bytes
 from hybridlm.threads import thread_count
 
 if TYPE_CHECKING:
@@ -29,10 +30,19 @@ class Oracle:
     Predicting position i of a stream uses all tokens before it, ``tokens[:i]``; positions before the
     stream's start count as token 0. Log-probabilities are in nats. Look-ups run in native code without the
     GIL; ``threads`` defaults to this process's share of the machine and never changes a result.
+
+    >>> oracle = hybridlm.Oracle.from_file("oracle.ngsp")
+    >>> tokens = hybridlm.read_stream(["data/text_val_000000.bin"])
+    >>> log_probs = oracle.target_log_probs(tokens)  # float32 [K, N], nats: order k, token i
+    >>> rows = oracle.log_probs(tokens, np.array([10, 20]))  # float32 [K, 2, V]
+    >>> log_probs.shape == (len(oracle.orders), len(tokens)), rows.shape[2] == oracle.vocab_size
+    (True, True)
     """
 
-    def __init__(self, core: _core.FrozenOracle) -> None:
+    def __init__(self, core: _core.FrozenOracle, data: bytes) -> None:
+        """``core``: what was decoded from ``data``, an oracle file's bytes."""
         self._core = core
+        self._data = data
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Self:
@@ -42,7 +52,15 @@ class Oracle:
     @classmethod
     def from_bytes(cls, data: bytes, name: str = "oracle") -> Self:
         """Raises FormatError, calling the data ``name``."""
-        return cls(_core.FrozenOracle.from_bytes(data, name))
+        return cls(_core.FrozenOracle.from_bytes(data, name), data)
+
+    def to_bytes(self) -> bytes:
+        """The oracle's file."""
+        return self._data
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the oracle's file, whole or not at all. Raises OSError."""
+        atomic_write_bytes(path, self._data)
 
     @property
     def native(self) -> _core.FrozenOracle:

@@ -14,7 +14,11 @@ Precision = Literal["float32", "bfloat16"]
 
 @dataclass(frozen=True)
 class TTTSettings:
-    """Test-time training of the neural model on what has been scored."""
+    """Test-time training of the neural model on what has been scored.
+
+    >>> hybridlm.TTTSettings(epochs=1, learning_rate=0.001).batch
+    8
+    """
 
     epochs: int = 3
     """Passes over each scored chunk."""
@@ -51,7 +55,11 @@ class TTTSettings:
 
 @dataclass(frozen=True)
 class ScoringSettings:
-    """The protocol's choices. None of them may depend on the text that is scored."""
+    """The protocol's choices. None of them may depend on the text that is scored.
+
+    >>> hybridlm.ScoringSettings(mixer="eg", ttt="off", no_oracle=True).chunk
+    32768
+    """
 
     mixer: str = DEFAULT_MIXER
     """The mixture whose BPB is the result: stacked, eg, fixed-share, bayes, hedge or hedge-token; or

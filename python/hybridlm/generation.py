@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hybridlm.artifact import Artifact
+from hybridlm.codec import segmenter
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
 from hybridlm.prediction import Prediction
@@ -14,7 +16,11 @@ from hybridlm.prediction import Prediction
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How a token is drawn from its distribution."""
+    """How a token is drawn from its distribution.
+
+    >>> hybridlm.SamplingSettings(temperature=0.7, top_k=40).top_k
+    40
+    """
 
     temperature: float = 1.0
     """Probabilities are raised to 1 / temperature; 0: always the most probable token."""
@@ -65,10 +71,44 @@ class Sampled:
     shares: dict[str, float]
 
 
+def generate(
+    artifact: Artifact,
+    tokenizer: Tokenizer,
+    prompt: str = "",
+    *,
+    tokens: int = 200,
+    settings: SamplingSettings | None = None,
+    seed: int = 0,
+) -> str:
+    """``prompt`` and up to ``tokens`` further tokens, drawn from the mixture that is scored.
+
+    Bytes that are no UTF-8 together become U+FFFD. The same arguments give the same text; with a neural
+    model, on one machine. Raises InputError for an artifact of another tokenizer.
+
+    >>> artifact = hybridlm.Artifact.from_file("artifact.pgar")
+    >>> tokenizer = hybridlm.Tokenizer.load("tok.model")
+    >>> text = hybridlm.generate(artifact, tokenizer, "The value", tokens=20, seed=1)
+    >>> text.startswith("The value")
+    True
+    """
+    pieces = segmenter(tokenizer)
+    generator = Generator(artifact, tokenizer)
+    generator.read(pieces.encode(prompt.encode()))
+    drawn = islice(generator.tokens(settings or SamplingSettings(), seed), tokens)
+    written = pieces.decode(np.array([sampled.token for sampled in drawn], np.uint16))
+    return prompt + written.decode(errors="replace")
+
+
 class Generator:
     """An artifact that writes. What it has written or was prompted with, it also learns from.
 
     Raises InputError for an artifact of another tokenizer.
+
+    >>> artifact = hybridlm.Artifact.from_file("artifact.pgar")
+    >>> generator = hybridlm.Generator(artifact, hybridlm.Tokenizer.load("tok.model"))
+    >>> first = next(generator.tokens(hybridlm.SamplingSettings(temperature=0)))
+    >>> 0 < first.probability < 1, round(sum(first.shares.values()), 6)
+    (True, 1.0)
     """
 
     def __init__(self, artifact: Artifact, tokenizer: Tokenizer) -> None:
