@@ -15,6 +15,7 @@ from hybridlm.data import documents as document_files
 from hybridlm.data.documents import Document, deduplicate, split
 from hybridlm.data.shards import data_folder, read_stream, total_tokens, write_shards
 from hybridlm.data.tokenizer import Tokenizer
+from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import InputError
 from hybridlm.files import atomic_write_bytes, atomic_write_text
 from hybridlm.oracle.build import Estimator, build_dense, build_sparse
@@ -77,12 +78,11 @@ def run(settings: PipelineSettings, out: Path) -> Summary:
     logger.info("%s tokens to train on", f"{total_tokens(shards, 'train'):,}")
 
     with watch.stage("oracle"):
+        vocabulary = Vocabulary(tokenizer.vocab_size, tokenizer.bos_id, tokenizer.fingerprint)
         oracle = (
-            build_dense(train_shards, tokenizer.vocab_size, threads=threads)
+            build_dense(train_shards, vocabulary, threads=threads)
             if settings.estimator == "dense"
-            else build_sparse(
-                train_shards, tokenizer.vocab_size, max_bytes=settings.oracle_bytes, threads=threads
-            )
+            else build_sparse(train_shards, vocabulary, max_bytes=settings.oracle_bytes, threads=threads)
         )
         atomic_write_bytes(out / "oracle.ngor", oracle)
 

@@ -97,7 +97,7 @@ def test_tables_are_taken_from_partial_counts_unless_others_are_asked_for(
         shards[:2], V, orders=4, buckets={3: 11, 4: 64}
     )
     for tables, message in [
-        (Tables(vocab_size=V + 1), "part: counts of a vocabulary of 20, but 21 is asked for"),
+        (Tables(V + 1), "part: counts of a vocabulary of 20, but 21 is asked for"),
         (Tables(orders=3), "part: counts of orders 1 to 4, not 1 to 3"),
         (Tables(buckets={4: 63}), "part: counts with 64 rows for order 4, not 63"),
         (Tables(buckets={5: 63}), "part: counts with no rows for order 5"),

@@ -95,7 +95,7 @@ def test_an_interrupted_run_is_resumed(
     with pytest.raises(FormatError, match=r"3\.bin"):
         counts_of(shards, unfinished=unfinished, every_shard=True)
     assert len(list(unfinished.iterdir())) == 3
-    with pytest.raises(InputError, match=r"another vocabulary or order; remove .*unfinished"):
+    with pytest.raises(InputError, match=r"another vocabulary, .* or order; remove .*unfinished"):
         counted(shards, Ngrams(V, 3), unfinished=unfinished).__enter__()
     with pytest.raises(InputError, match=r"has counted 0\.bin, not given now"):
         counts_of(shards[1:], unfinished=unfinished)
@@ -154,7 +154,7 @@ def test_refusals(shards: list[Path], tmp_path: Path) -> None:
     other = tmp_path / "other"
     with counted(shards[2:], Ngrams(V, 3)) as counts:
         counts.save(other)
-    with pytest.raises(InputError, match="other: counts of 60 tokens up to order 3 don't add up"):
+    with pytest.raises(InputError, match=r"other: counts of 60 tokens .* up to order 3 don't add up"):
         merge([part, other], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from hybridlm._core import NgramCounts, SparseCounts
+    from hybridlm.data.vocabulary import Vocabulary
 
 log = logging.getLogger("hybridlm.oracle")
 
@@ -78,16 +79,24 @@ SizeOption = Annotated[
 ]
 
 
-def _vocab_size(vocab_size: int | None, tokenizer: Path | None) -> int | None:
-    """The vocabulary that is asked for, by number or by tokenizer, if it is."""
+def _vocabulary(vocab_size: int | None, bos_id: int | None, tokenizer: Path | None) -> "Vocabulary | None":
+    """The vocabulary that is asked for, by numbers or by tokenizer, if it is."""
+    from hybridlm.data.vocabulary import DEFAULT_BOS, Vocabulary
+
     if tokenizer is None:
-        return vocab_size
+        if vocab_size is None:
+            if bos_id is not None:
+                raise InputError("--bos-id needs --vocab-size or --tokenizer")
+            return None
+        return Vocabulary(vocab_size, DEFAULT_BOS if bos_id is None else bos_id)
     from hybridlm.data.tokenizer import Tokenizer
 
-    pieces = Tokenizer.load(tokenizer).vocab_size
-    if vocab_size is not None and vocab_size != pieces:
-        raise InputError(f"--vocab-size is {vocab_size}, but {tokenizer} has {pieces} pieces")
-    return pieces
+    loaded = Tokenizer.load(tokenizer)
+    if vocab_size is not None and vocab_size != loaded.vocab_size:
+        raise InputError(f"--vocab-size is {vocab_size}, but {tokenizer} has {loaded.vocab_size} pieces")
+    if bos_id is not None and bos_id != loaded.bos_id:
+        raise InputError(f"--bos-id is {bos_id}, but documents of {tokenizer} begin with {loaded.bos_id}")
+    return Vocabulary(loaded.vocab_size, loaded.bos_id, loaded.fingerprint)
 
 
 def _sources(patterns: tuple[Path, ...]) -> list[Path]:
@@ -132,6 +141,7 @@ def build(
     max_bytes: int | None = None,
     buckets: tuple[BucketsOption, ...] = (),
     vocab_size: int | None = None,
+    bos_id: int | None = None,
     tokenizer: Path | None = None,
     layout: Literal["reference", "packed"] = "reference",
     level: int | None = None,
@@ -156,7 +166,9 @@ def build(
         max_bytes: The largest file that sparse may make, 4,000,000 by default; it comes just within.
         buckets: Rows of single orders' tables, from order 3 on (dense).
         vocab_size: Tokens in the vocabulary; 1024 by default, or as in the partial counts.
-        tokenizer: A SentencePiece model to take the vocabulary's size from.
+        bos_id: The token that every document begins with; that of the tokenizer if there is one, or else 1.
+        tokenizer: The SentencePiece model of the shards. What is made carries its fingerprint, by which other
+            tokenizers are refused later.
         layout: The dense file's layout. reference: NGOR version 1, which other programs read too. packed:
             NGOR version 2, a fifth smaller and built many times faster.
         level: zstd's level for a dense file, 1 to 22; by default 22 for the reference layout and 1 for the
@@ -177,7 +189,7 @@ def build(
 
     if ray_address is not None and engine != "ray":
         raise InputError("--ray-address is for --engine ray")
-    vocabulary = _vocab_size(vocab_size, tokenizer)
+    vocabulary = _vocabulary(vocab_size, bos_id, tokenizer)
     unfinished = _unfinished(out, checkpoint_seconds)
     sources = _sources(shards)
     dense_options = bool(buckets) or layout != "reference" or level is not None
@@ -230,6 +242,7 @@ def count(
     orders: int | None = None,
     buckets: tuple[BucketsOption, ...] = (),
     vocab_size: int | None = None,
+    bos_id: int | None = None,
     tokenizer: Path | None = None,
     threads: int | None = None,
     memory: SizeOption = 4 << 30,
@@ -248,7 +261,9 @@ def count(
             (sparse).
         buckets: Rows of single orders' tables, from order 3 on (dense).
         vocab_size: Tokens in the vocabulary; 1024 by default, or as in the partial counts.
-        tokenizer: A SentencePiece model to take the vocabulary's size from.
+        bos_id: The token that every document begins with; that of the tokenizer if there is one, or else 1.
+        tokenizer: The SentencePiece model of the shards. What is made carries its fingerprint, by which other
+            tokenizers are refused later.
         threads: Threads to use; all cores by default. The bytes don't depend on it.
         memory: About how much memory sparse may use, such as 2G (G is 2^30). The bytes don't depend on it.
         checkpoint_seconds: How often OUT.unfinished is written; 0 for after every shard. Sparse writes it
@@ -259,7 +274,7 @@ def count(
     from hybridlm.oracle.sparse_counting import Ngrams, counted
 
     unfinished = _unfinished(out, checkpoint_seconds)
-    vocabulary = _vocab_size(vocab_size, tokenizer)
+    vocabulary = _vocabulary(vocab_size, bos_id, tokenizer)
     sources = _sources(shards)
     estimator = _estimator(estimator, sources, bool(buckets))
     if estimator == "sparse":
@@ -340,6 +355,8 @@ def inspect(oracle: tyro.conf.Positional[Path], json: bool = False) -> None:
         "estimator": loaded.estimator,
         "vocab_size": loaded.vocab_size,
         "orders": list(loaded.orders),
+        "bos_id": loaded.vocabulary.bos_id,
+        "tokenizer": loaded.fingerprint,
         "bytes": loaded.nbytes,
         **loaded.info(),
     }
@@ -351,6 +368,10 @@ def inspect(oracle: tyro.conf.Positional[Path], json: bool = False) -> None:
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(
         f"{oracle}: {loaded.estimator} estimator, {loaded.vocab_size} tokens, {loaded.nbytes:,} bytes",
+        highlight=False,
+    )
+    console.print(
+        f"tokenizer {loaded.fingerprint or 'not known'}, document token {loaded.vocabulary.bos_id}",
         highlight=False,
     )
     if loaded.estimator == "dense":
@@ -434,12 +455,15 @@ def evaluate(
     """
     from hybridlm.data.shards import expand, read_stream
     from hybridlm.data.tokenizer import Tokenizer
+    from hybridlm.data.vocabulary import Vocabulary
     from hybridlm.oracle import Oracle
     from hybridlm.oracle.evaluate import evaluate as score
 
-    loaded = Oracle.from_file(oracle)
+    loaded, pieces = Oracle.from_file(oracle), Tokenizer.load(tokenizer)
+    vocabulary = Vocabulary(pieces.vocab_size, pieces.bos_id, pieces.fingerprint)
+    loaded.check_vocabulary(vocabulary, f"the tokenizer {tokenizer}")
     stream = read_stream(expand(val), loaded.vocab_size)
-    result = score(loaded, stream, Tokenizer.load(tokenizer).byte_table, threads=threads)
+    result = score(loaded, stream, pieces.byte_table, threads=threads)
     if json:
         print(json_module.dumps(dataclasses.asdict(result)))
         return

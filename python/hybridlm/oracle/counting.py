@@ -10,9 +10,18 @@ from pathlib import Path
 from typing import Literal
 
 from hybridlm import _core
+from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import InputError
 from hybridlm.files import atomic_write_bytes
 from hybridlm.oracle.hashing import verify_hash_twins
+from hybridlm.oracle.vocabularies import (
+    DEFAULT_VOCABULARY,
+    VocabularyLike,
+    as_vocabulary,
+    check_asked,
+    vocabulary_of,
+    warn_about,
+)
 from hybridlm.progress import Progress
 from hybridlm.threads import thread_count
 
@@ -20,7 +29,6 @@ log = logging.getLogger("hybridlm.oracle")
 
 Engine = Literal["local", "ray"]
 
-DEFAULT_VOCAB_SIZE = 1024
 DEFAULT_ORDERS = 8
 DEFAULT_CHECKPOINT_SECONDS = 60.0
 """Writing the counts aside takes some tenths of a second, so every minute costs nothing to speak of."""
@@ -34,22 +42,23 @@ hundredths of a second; shards are open, and their pages held, for as long as th
 class Tables:
     """Which tables to count. What is None is as in the partial counts given, or the default."""
 
-    vocab_size: int | None = None
+    vocabulary: VocabularyLike | None = None
     orders: int | None = None
     buckets: Mapping[int, int] = field(default_factory=dict)
     """Rows of orders >= 3 that are not to have the default."""
 
+    @property
+    def asked(self) -> Vocabulary | None:
+        return None if self.vocabulary is None else as_vocabulary(self.vocabulary)
+
     def empty(self) -> _core.NgramCounts:
-        vocab_size = DEFAULT_VOCAB_SIZE if self.vocab_size is None else self.vocab_size
         orders = DEFAULT_ORDERS if self.orders is None else self.orders
-        return _core.NgramCounts(vocab_size, orders, self.buckets)
+        return _core.NgramCounts(self.asked or DEFAULT_VOCABULARY, orders, self.buckets)
 
     def of(self, counts: _core.NgramCounts, name: str) -> "Tables":
         """The tables of ``counts``, read from ``name``. Raises InputError where others are asked for."""
-        if self.vocab_size is not None and counts.vocab_size != self.vocab_size:
-            raise InputError(
-                f"{name}: counts of a vocabulary of {counts.vocab_size}, but {self.vocab_size} is asked for"
-            )
+        found = vocabulary_of(counts)
+        check_asked(self.asked, found, name)
         if self.orders is not None and len(counts.orders) != self.orders:
             raise InputError(f"{name}: counts of orders 1 to {len(counts.orders)}, not 1 to {self.orders}")
         for order, rows in self.buckets.items():
@@ -57,7 +66,7 @@ class Tables:
                 there = counts.buckets.get(order, "no")
                 raise InputError(f"{name}: counts with {there} rows for order {order}, not {rows}")
         hashed = {order: rows for order, rows in counts.buckets.items() if order >= 3}
-        return Tables(counts.vocab_size, len(counts.orders), hashed)
+        return Tables(self.asked or found, len(counts.orders), hashed)
 
 
 @dataclass(frozen=True)
@@ -81,9 +90,10 @@ class Checkpoint:
             return empty, list(shards)
         advice = f"remove {self.path} to start afresh"
         saved = read_partial(self.path, threads)
-        if (saved.vocab_size, saved.buckets) != (empty.vocab_size, empty.buckets):
+        if (saved.vocabulary, saved.buckets) != (empty.vocabulary, empty.buckets):
             raise InputError(
-                f"{self.path}: an interrupted run left counts of another vocabulary, orders or rows; {advice}"
+                f"{self.path}: an interrupted run left counts of another vocabulary, document token or "
+                f"tokenizer, or of other orders or rows; {advice}"
             )
         given = [content for _, _, content in _core.identify_shards(shards, threads)]
         counted = {content: name for name, _, content in saved.shards}
@@ -153,6 +163,7 @@ def count(
         raise InputError("no shards to count")
     verify_hash_twins()
     tables = tables or Tables()
+    asked = tables.asked
     for source in sources:
         if is_partial(source, _core.SPARSE_COUNTS_MAGIC):
             raise InputError(
@@ -185,6 +196,7 @@ def count(
         counts = _count_here(shards, counts, thread_count(threads), checkpoint)
     # Last, so that a checkpoint is of shards alone.
     _add(partials, counts, threads)
+    warn_about(counts, asked)
     return counts
 
 

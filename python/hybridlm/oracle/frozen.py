@@ -1,5 +1,6 @@
 """An n-gram oracle that was estimated once and is only looked up from then on."""
 
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -8,12 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridlm import _core
+from hybridlm.data.vocabulary import Vocabulary
+from hybridlm.errors import InputError
+from hybridlm.oracle.vocabularies import vocabulary_of
 from hybridlm.threads import thread_count
 
 if TYPE_CHECKING:
     import torch
 
     from hybridlm.oracle.tables import OracleTables
+
+log = logging.getLogger("hybridlm.oracle")
 
 
 class Oracle:
@@ -26,6 +32,7 @@ class Oracle:
 
     def __init__(self, core: _core.FrozenOracle) -> None:
         self._core = core
+        self._warned = False
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Self:
@@ -50,6 +57,43 @@ class Oracle:
     @property
     def vocab_size(self) -> int:
         return self._core.vocab_size
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What its token ids mean, as far as its file says."""
+        return vocabulary_of(self._core)
+
+    @property
+    def fingerprint(self) -> str | None:
+        """SHA-256 of the tokenizer's file, 64 hex digits; None where the oracle doesn't say."""
+        return self.vocabulary.fingerprint
+
+    def check_vocabulary(self, given: Vocabulary, name: str) -> None:
+        """Raises InputError unless the oracle is of the vocabulary ``given``, which errors call ``name``.
+
+        An oracle that doesn't know its tokenizer is held against the size alone, with one warning.
+        """
+        own = self.vocabulary
+        if own.size != given.size:
+            raise InputError(f"{name} has {given.size} tokens, but the oracle was built for {own.size}")
+        if own.fingerprint is None or given.fingerprint is None:
+            if own.fingerprint is None and not self._warned:
+                self._warned = True
+                log.warning(
+                    "the oracle doesn't say which tokenizer it was built with, so only the size of the "
+                    "vocabulary tells whether it was %s",
+                    name,
+                )
+        elif own.fingerprint != given.fingerprint:
+            raise InputError(
+                f"{name} is tokenizer {given.fingerprint[:12]}…, but the oracle was built with tokenizer "
+                f"{own.fingerprint[:12]}…; its token ids mean something else"
+            )
+        elif own.bos_id != given.bos_id:
+            raise InputError(
+                f"documents of {name} begin with token {given.bos_id}, but the oracle was built from "
+                f"documents that begin with {own.bos_id}"
+            )
 
     @property
     def estimator(self) -> str:

@@ -15,9 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hybridlm import _core
+from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import InputError
 from hybridlm.files import atomic_write_bytes
-from hybridlm.oracle.counting import DEFAULT_VOCAB_SIZE, Engine, groups, is_partial
+from hybridlm.oracle.counting import Engine, groups, is_partial
+from hybridlm.oracle.vocabularies import (
+    DEFAULT_VOCABULARY,
+    VocabularyLike,
+    as_vocabulary,
+    check_asked,
+    vocabulary_of,
+    warn_about,
+)
 from hybridlm.progress import Progress
 from hybridlm.threads import thread_count
 
@@ -45,18 +54,20 @@ _PART = "counted"
 class Ngrams:
     """What to count. What is None is as in the partial counts given, or the default."""
 
-    vocab_size: int | None = None
+    vocabulary: VocabularyLike | None = None
     order: int | None = None
+
+    @property
+    def asked(self) -> Vocabulary | None:
+        return None if self.vocabulary is None else as_vocabulary(self.vocabulary)
 
     def of(self, counts: _core.SparseCounts, name: str) -> "Ngrams":
         """What ``counts``, read from ``name``, are of. Raises InputError where other ones are asked for."""
-        if self.vocab_size is not None and counts.vocab_size != self.vocab_size:
-            raise InputError(
-                f"{name}: counts of a vocabulary of {counts.vocab_size}, but {self.vocab_size} is asked for"
-            )
+        found = vocabulary_of(counts)
+        check_asked(self.asked, found, name)
         if self.order is not None and counts.order != self.order:
             raise InputError(f"{name}: counts up to order {counts.order}, not {self.order}")
-        return Ngrams(counts.vocab_size, counts.order)
+        return Ngrams(self.asked or found, counts.order)
 
 
 def is_sparse_partial(path: str | os.PathLike[str]) -> bool:
@@ -99,7 +110,7 @@ class _Folder:
                 return path
 
     def resume(
-        self, shards: Sequence[str], vocab_size: int, order: int, threads: int
+        self, shards: Sequence[str], vocabulary: Vocabulary, order: int, threads: int
     ) -> tuple[list[_core.SparseCounts], list[str]]:
         """The counts that an interrupted run left, and the shards still to be counted.
 
@@ -114,9 +125,10 @@ class _Folder:
         given = [content for _, _, content in _core.identify_shards(shards, threads)]
         counted = set()
         for counts in found:
-            if (counts.vocab_size, counts.order) != (vocab_size, order):
+            if (vocabulary_of(counts), counts.order) != (vocabulary, order):
                 raise InputError(
-                    f"{self._path}: an interrupted run left counts of another vocabulary or order; {advice}"
+                    f"{self._path}: an interrupted run left counts of another vocabulary, document token, "
+                    f"tokenizer or order; {advice}"
                 )
             for name, _, content in counts.shards:
                 counted.add(content)
@@ -179,19 +191,20 @@ def counted(
     shards = [os.fspath(source) for source in sources if not is_sparse_partial(source)]
     given = [_core.SparseCounts.open(path) for path in partials]
     ngrams = ngrams or Ngrams()
+    asked = ngrams.asked
     if given:
         ngrams = ngrams.of(given[0], partials[0])
-    vocab_size = DEFAULT_VOCAB_SIZE if ngrams.vocab_size is None else ngrams.vocab_size
+    vocabulary = ngrams.asked or DEFAULT_VOCABULARY
     order = DEFAULT_ORDER if ngrams.order is None else ngrams.order
     native = thread_count(threads)
     group_tokens = min(memory // _BYTES_PER_TOKEN, _GROUP_TOKENS)
     with _Folder(unfinished) as folder:
-        found, rest = folder.resume(shards, vocab_size, order, native)
+        found, rest = folder.resume(shards, vocabulary, order, native)
         if rest and engine == "ray":
             from hybridlm.oracle.ray_counting import count_sparse_on_ray
 
             of_shards = count_sparse_on_ray(
-                rest, vocab_size, order, memory=memory, address=ray_address, threads=threads or 1
+                rest, vocabulary, order, memory=memory, address=ray_address, threads=threads or 1
             )
             # Closed at once when something is raised here, which ends the tasks.
             with contextlib.closing(of_shards):
@@ -214,11 +227,13 @@ def counted(
 
                     out = None if fits else folder.file()
                     found.append(
-                        _core.SparseCounts.count(group, vocab_size, order, memory, out, native, report)
+                        _core.SparseCounts.count(group, vocabulary, order, memory, out, native, report)
                     )
                     done += sum(sizes[shard] for shard in group)
         parts = [*given, *found]
-        yield parts[0] if len(parts) == 1 else folder.merge(parts, native)
+        counts = parts[0] if len(parts) == 1 else folder.merge(parts, native)
+        warn_about(counts, asked)
+        yield counts
 
 
 def merge(
