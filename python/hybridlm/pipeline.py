@@ -19,7 +19,8 @@ from hybridlm.data.shards import data_folder, open_stream
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
 from hybridlm.files import atomic_write_bytes, atomic_write_text
-from hybridlm.oracle.build import Estimator, build_dense, build_sparse
+from hybridlm.oracle.build import build_dense, build_sparse
+from hybridlm.oracle.sources import Estimator
 from hybridlm.report.summary import Score, Summary
 from hybridlm.score import provenance
 from hybridlm.scoring.evaluate import EvaluationResult, Rate, evaluate
@@ -83,10 +84,10 @@ def run(settings: PipelineSettings, out: Path) -> Summary:
 
     with watch.stage("oracle"):
         oracle = (
-            build_dense(train_shards, tokenizer.vocab_size, threads=threads)
+            build_dense(train_shards, tokenizer.vocabulary, threads=threads)
             if settings.estimator == "dense"
             else build_sparse(
-                train_shards, tokenizer.vocab_size, max_bytes=settings.oracle_bytes, threads=threads
+                train_shards, tokenizer.vocabulary, max_bytes=settings.oracle_bytes, threads=threads
             )
         )
         atomic_write_bytes(out / "oracle.ngor", oracle)

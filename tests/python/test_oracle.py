@@ -256,7 +256,7 @@ def test_refusals(oracle: Oracle, tmp_path: Path, train: list[Path]) -> None:
         Oracle.from_file(tmp_path / "none.ngor")
     with pytest.raises(InputError, match="no shards"):
         build_dense([], V)
-    with pytest.raises(InputError, match="outside the vocabulary of 100"):
+    with pytest.raises(InputError, match="vocabulary's size is 512, but by what is given it is 100"):
         build_dense(train, 100)
     _core.write_shard(tmp_path / "empty.bin", np.zeros(0, np.uint16))
     with pytest.raises(InputError, match="no tokens"):
