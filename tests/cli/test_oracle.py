@@ -137,7 +137,7 @@ def test_an_oracle_is_held_to_its_tokenizer(
     assert main(["oracle", "eval", out, *val, *tokenizer, "--json"]) == 0
     assert capsys.readouterr().err.count("doesn't say which tokenizer") == 1
     for options, message in (
-        ([*tokenizer, "--bos-id", "5"], "--bos-id is 5, but piece 5 of"),
+        ([*tokenizer, "--bos-id", "5"], "--bos-id is 5, but in "),
         (["--bos-id", "5"], "with partial counts --bos-id needs --vocab-size or --tokenizer"),
         (["--vocab-size", "512", "--bos-id", "2"], "counts with document token 1, but 2 is asked for"),
     ):

@@ -64,7 +64,7 @@ def test_mistakes_are_one_line(shards: list[str], tmp_path: Path, capsys: pytest
             "other: counts of 513 tokens with document token 1 of an unknown tokenizer, with rows 1=1",
         ),
         (["merge", cut], "cut: "),
-        (["merge", shards[0]], "not how partial counts begin"),
+        (["merge", shards[0]], "not a file of partial counts"),
         (["build", part, "--vocab-size", "1024"], "part: counts of a vocabulary of 512"),
         (["build", part, "--orders", "6"], "part: counts of orders 1 to 5, not 1 to 6"),
         (["count", shards[0], "--checkpoint-seconds", "-1", *OPTIONS], "must not be negative"),
