@@ -36,6 +36,9 @@ logger = logging.getLogger("hybridlm.run")
 
 WITHOUT_ORACLE = "mixture without oracle"
 
+ORACLE_FILE: dict[Estimator, str] = {"sparse": "oracle.ngsp", "dense": "oracle.ngor"}
+"""In the run's folder, named after its format."""
+
 CHUNK = 8192
 """Targets between two rounds of test-time training: a small validation text still has a dozen of them."""
 
@@ -90,7 +93,7 @@ def run(settings: PipelineSettings, out: Path) -> Summary:
                 train_shards, tokenizer.vocabulary, max_bytes=settings.oracle_bytes, threads=threads
             )
         )
-        atomic_write_bytes(out / "oracle.ngor", oracle)
+        atomic_write_bytes(out / ORACLE_FILE[settings.estimator], oracle)
 
     with watch.stage("train"):
         # Imported late: torch takes seconds to load, and bad text shouldn't have to wait for it.

@@ -69,7 +69,10 @@ def test_mistakes_are_one_line(shards: list[str], tmp_path: Path, capsys: pytest
         (["build", part, "--orders", "6"], "part: counts of orders 1 to 5, not 1 to 6"),
         (["count", shards[0], "--checkpoint-seconds", "-1", *OPTIONS], "must not be negative"),
         (["build", shards[0], "--ray-address", "x", *OPTIONS], "is for --engine ray"),
-        (["count", shards[0], "--vocab-size", "100"], "outside the vocabulary of 100"),
+        (
+            ["count", shards[0], "--vocab-size", "100"],
+            "vocabulary's size is 512, but by what is given it is 100",
+        ),
     ]
     for (command, *arguments), message in cases:
         assert main(["oracle", command, *arguments, "-o", str(out)]) == 1
