@@ -11,7 +11,7 @@ import pytest
 
 from hybridlm import _core
 from hybridlm.cli.main import main
-from hybridlm.oracle.counting import read_partial
+from hybridlm.oracle.dense_counting import read_partial
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
 from hybridlm.oracle import Oracle, hashing
 from hybridlm.oracle.build import build_dense
-from hybridlm.oracle.evaluate import evaluate
-from hybridlm.oracle.mixture import best_static_weights
+from hybridlm.oracle.oracle_score import evaluate
+from hybridlm.oracle.static_weights import best_static_weights
 
 V = 512
 Tokens = NDArray[np.uint16]

@@ -12,7 +12,7 @@ from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import FormatError, InputError
 from hybridlm.oracle import Oracle
 from hybridlm.oracle.build import build_dense, build_sparse, estimate_dense
-from hybridlm.oracle.counting import Checkpoint, Tables, count, merge
+from hybridlm.oracle.dense_counting import Checkpoint, Tables, count, merge
 from hybridlm.oracle.sparse_counting import Ngrams, counted
 from hybridlm.oracle.sparse_counting import merge as merge_sparse
 

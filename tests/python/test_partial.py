@@ -13,7 +13,7 @@ from hybridlm import _core
 from hybridlm.errors import FormatError, InputError
 from hybridlm.oracle import hashing
 from hybridlm.oracle.build import build_dense
-from hybridlm.oracle.counting import Checkpoint, Tables, count, merge, read_partial
+from hybridlm.oracle.dense_counting import Checkpoint, Tables, count, merge, read_partial
 from hybridlm.oracle.sources import Sources
 
 V = 20

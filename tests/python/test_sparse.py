@@ -14,7 +14,7 @@ from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import FormatError, InputError
 from hybridlm.oracle import Oracle
 from hybridlm.oracle.build import build_dense, build_sparse
-from hybridlm.oracle.evaluate import evaluate
+from hybridlm.oracle.oracle_score import evaluate
 
 VOCAB_SIZE = 512
 

@@ -10,7 +10,7 @@ import pytest
 from hybridlm import _core
 from hybridlm.errors import FormatError, InputError
 from hybridlm.oracle.build import build_sparse
-from hybridlm.oracle.counting import Tables, count
+from hybridlm.oracle.dense_counting import Tables, count
 from hybridlm.oracle.sources import Sources
 from hybridlm.oracle.sparse_counting import Ngrams, counted, merge
 

@@ -171,7 +171,7 @@ def build(
     """
     from hybridlm.files import atomic_write_bytes
     from hybridlm.oracle.build import estimate_dense, estimate_sparse
-    from hybridlm.oracle.counting import Checkpoint, Tables, count
+    from hybridlm.oracle.dense_counting import Checkpoint, Tables, count
     from hybridlm.oracle.sparse_counting import Ngrams, counted
 
     if ray_address is not None and engine != "ray":
@@ -258,8 +258,8 @@ def count(
         checkpoint_seconds: How often OUT.unfinished is written; 0 for after every shard. Sparse writes it
             whenever as many shards have been counted as fit the memory.
     """
-    from hybridlm.oracle.counting import Checkpoint, Tables
-    from hybridlm.oracle.counting import count as count_shards
+    from hybridlm.oracle.dense_counting import Checkpoint, Tables
+    from hybridlm.oracle.dense_counting import count as count_shards
     from hybridlm.oracle.sparse_counting import Ngrams, counted
 
     unfinished = _unfinished(out, checkpoint_seconds)
@@ -301,7 +301,7 @@ def merge(
         out: The file of their sum.
         threads: Threads to use; all cores by default. The bytes don't depend on it.
     """
-    from hybridlm.oracle.counting import merge as merge_dense
+    from hybridlm.oracle.dense_counting import merge as merge_dense
     from hybridlm.oracle.sparse_counting import merge as merge_sparse
 
     sources = _sources(parts)

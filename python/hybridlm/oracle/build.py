@@ -5,7 +5,7 @@ from typing import Literal
 
 from hybridlm import _core
 from hybridlm.errors import InputError
-from hybridlm.oracle.counting import Tables, count
+from hybridlm.oracle.dense_counting import Tables, count
 from hybridlm.oracle.sources import Paths, Sources
 from hybridlm.oracle.sparse_counting import DEFAULT_MEMORY, Ngrams, counted
 from hybridlm.oracle.vocabularies import VocabularyLike

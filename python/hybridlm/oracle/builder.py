@@ -12,7 +12,7 @@ from hybridlm import _core
 from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import InputError
 from hybridlm.oracle.build import build_dense, build_sparse
-from hybridlm.oracle.frozen import Oracle
+from hybridlm.oracle.oracle import Oracle
 from hybridlm.oracle.sources import Estimator
 
 DEFAULT_MAX_BYTES = 4_000_000

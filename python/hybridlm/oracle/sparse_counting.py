@@ -18,7 +18,7 @@ from hybridlm import _core
 from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import InputError
 from hybridlm.files import atomic_write_bytes
-from hybridlm.oracle.counting import Engine, groups
+from hybridlm.oracle.dense_counting import Engine, groups
 from hybridlm.oracle.sources import Paths, Sources, not_yet_counted
 from hybridlm.oracle.vocabularies import (
     VocabularyLike,

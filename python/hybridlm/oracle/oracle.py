@@ -18,7 +18,7 @@ from hybridlm.threads import thread_count
 if TYPE_CHECKING:
     import torch
 
-    from hybridlm.oracle.tables import OracleTables
+    from hybridlm.oracle.device_tables import OracleTables
 
 log = logging.getLogger("hybridlm.oracle")
 
@@ -170,6 +170,6 @@ class Oracle:
 
     def tables(self, device: "torch.device | str" = "cpu") -> "OracleTables":
         """The same look-ups as a torch module on ``device``. Raises InputError unless the oracle is dense."""
-        from hybridlm.oracle.tables import OracleTables
+        from hybridlm.oracle.device_tables import OracleTables
 
         return OracleTables(self._core, device)
