@@ -51,7 +51,7 @@ fn main() {
     let [order, vocab_size, shards @ ..] = &arguments[..] else {
         panic!("see the first lines of the source")
     };
-    let (order, vocab_size) = (order.parse().unwrap(), vocab_size.parse().unwrap());
+    let (order, vocab_size): (usize, usize) = (order.parse().unwrap(), vocab_size.parse().unwrap());
     let (val, train) = shards.split_last().unwrap();
     let train: Vec<Shard> =
         train.iter().filter(|path| *path != "--").map(|path| Shard::open(path).unwrap()).collect();

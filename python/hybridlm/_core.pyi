@@ -7,7 +7,7 @@ an exception raised there stops the work and is passed on.
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Protocol, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,18 @@ __all__ = [
     "shard_tokens",
     "write_shard",
 ]
+
+class _Vocabulary(Protocol):
+    """What ``hybridlm.data.vocabulary.Vocabulary`` has. A number of tokens in its place stands for document
+    token 1 and a tokenizer that isn't known."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def bos_id(self) -> int: ...
+    @property
+    def fingerprint(self) -> str | None:
+        """64 hexadecimal digits."""
 
 class InputError(ValueError): ...
 class FormatError(InputError): ...
@@ -81,10 +93,18 @@ class NgramCounts:
     """
 
     def __new__(
-        cls, vocab_size: int, orders: int = 8, buckets: Mapping[int, int] | None = None
+        cls, vocabulary: _Vocabulary | int, orders: int = 8, buckets: Mapping[int, int] | None = None
     ) -> NgramCounts: ...
     @property
     def vocab_size(self) -> int: ...
+    @property
+    def vocabulary(self) -> tuple[int, int, str | None]:
+        """Size, document token, and the tokenizer's fingerprint, if it is known."""
+
+    @property
+    def has_document_token(self) -> bool:
+        """Whether the document token occurs in what was counted."""
+
     @property
     def orders(self) -> tuple[int, ...]: ...
     @property
@@ -117,7 +137,10 @@ class NgramCounts:
         """(file name, tokens, BLAKE3 of the file in hexadecimal) of each shard counted, by hash."""
 
     def merge(self, other: NgramCounts) -> None:
-        """Adds the counts of ``other``, of the same vocabulary and tables and of other shards."""
+        """Adds the counts of ``other``, of the same vocabulary and tables and of other shards.
+
+        Where one of them doesn't know its tokenizer, the sum doesn't. InputError where they differ.
+        """
 
     def merge_bytes(self, data: bytes, name: str = "partial counts", threads: int = 1) -> None:
         """Adds the counts of a file that ``to_bytes`` made, which errors call ``name``.
@@ -148,7 +171,7 @@ class NgramCounts:
         progress: Callable[[int], object] | None = None,
         packed: bool = False,
     ) -> bytes:
-        """An NGOR file, version 1 or (packed) version 2, compressed at a zstd level. ``progress`` is told
+        """An NGOR file, version 1 or (packed) version 3, compressed at a zstd level. ``progress`` is told
         bytes."""
 
 SPARSE_COUNTS_MAGIC: bytes
@@ -167,7 +190,7 @@ class SparseCounts:
     @staticmethod
     def count(
         paths: Sequence[str | os.PathLike[str]],
-        vocab_size: int,
+        vocabulary: _Vocabulary | int,
         order: int,
         memory: int,
         out: str | os.PathLike[str] | None = None,
@@ -205,6 +228,14 @@ class SparseCounts:
     @property
     def vocab_size(self) -> int: ...
     @property
+    def vocabulary(self) -> tuple[int, int, str | None]:
+        """Size, document token, and the tokenizer's fingerprint, if it is known."""
+
+    @property
+    def has_document_token(self) -> bool:
+        """Whether the document token occurs in what was counted."""
+
+    @property
     def order(self) -> int: ...
     @property
     def tokens(self) -> int:
@@ -231,7 +262,7 @@ class SparseCounts:
         threads: int = 1,
         progress: Callable[[int], object] | None = None,
     ) -> bytes:
-        """The best sparse oracle of at most ``max_bytes`` bytes: a file NGSP, version 1.
+        """The best sparse oracle of at most ``max_bytes`` bytes: a file NGSP, version 2.
 
         InputError when nothing fits, or when the build would take more than about ``memory`` bytes.
         """
@@ -248,6 +279,10 @@ class FrozenOracle:
     def estimator(self) -> str: ...
     @property
     def vocab_size(self) -> int: ...
+    @property
+    def vocabulary(self) -> tuple[int, int, str | None]:
+        """Size, document token, and the tokenizer's fingerprint, if the file says."""
+
     @property
     def orders(self) -> tuple[int, ...]: ...
     @property

@@ -20,7 +20,8 @@ from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
 from hybridlm.extras import require_torch
 from hybridlm.files import atomic_write_bytes, atomic_write_text
-from hybridlm.oracle.build import Estimator, build_dense, build_sparse
+from hybridlm.oracle.build import build_dense, build_sparse
+from hybridlm.oracle.sources import Estimator
 from hybridlm.report.summary import Score, Summary
 from hybridlm.score import provenance
 from hybridlm.scoring.evaluate import EvaluationResult, Rate, evaluate
@@ -35,6 +36,9 @@ from hybridlm.train.config import TrainConfig
 logger = logging.getLogger("hybridlm.run")
 
 WITHOUT_ORACLE = "mixture without oracle"
+
+ORACLE_FILE: dict[Estimator, str] = {"sparse": "oracle.ngsp", "dense": "oracle.ngor"}
+"""In the run's folder, named after its format."""
 
 CHUNK = 8192
 """Targets between two rounds of test-time training: a small validation text still has a dozen of them."""
@@ -86,13 +90,13 @@ def run(settings: PipelineSettings, out: Path) -> Summary:
 
     with watch.stage("oracle"):
         oracle = (
-            build_dense(train_shards, tokenizer.vocab_size, threads=threads)
+            build_dense(train_shards, tokenizer.vocabulary, threads=threads)
             if settings.estimator == "dense"
             else build_sparse(
-                train_shards, tokenizer.vocab_size, max_bytes=settings.oracle_bytes, threads=threads
+                train_shards, tokenizer.vocabulary, max_bytes=settings.oracle_bytes, threads=threads
             )
         )
-        atomic_write_bytes(out / "oracle.ngor", oracle)
+        atomic_write_bytes(out / ORACLE_FILE[settings.estimator], oracle)
 
     with watch.stage("train"):
         # Imported late: torch takes seconds to load, and bad text shouldn't have to wait for it.

@@ -15,8 +15,8 @@ from hybridlm.data.shards import Stream, open_stream
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
 from hybridlm.oracle import Oracle
-from hybridlm.oracle.evaluate import OracleEvaluation
-from hybridlm.oracle.evaluate import evaluate as evaluate_oracle
+from hybridlm.oracle.oracle_score import OracleEvaluation
+from hybridlm.oracle.oracle_score import evaluate as evaluate_oracle
 from hybridlm.provenance import FileRecord, Provenance, versions
 from hybridlm.scoring.evaluate import EvaluationResult
 from hybridlm.scoring.evaluate import evaluate as evaluate_stream

@@ -5,6 +5,7 @@
 //! number of threads nor on the order of the shards. N-grams don't reach from one shard into another, and
 //! a shard's first n − 1 tokens, whose context isn't whole, count only for the lower orders.
 
+use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Mutex;
@@ -14,12 +15,13 @@ use crate::hash::{self, MAX_ORDER};
 use crate::memory::{self, Zeroed};
 use crate::oracle::dense;
 use crate::parallel::{self, Control};
+use crate::vocabulary::Vocabulary;
 use crate::{quant, tokens, Error, Result};
 
 /// What is counted: a vocabulary, and the rows of each order's table, orders ascending.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
-    vocab_size: usize,
+    vocabulary: Vocabulary,
     tables: Vec<(usize, u32)>,
 }
 
@@ -28,7 +30,9 @@ impl Layout {
     pub const DEFAULT_ROWS: [(usize, u32); 6] =
         [(3, 4096), (4, 2048), (5, 1024), (6, 512), (7, 256), (8, 256)];
 
-    pub fn new(vocab_size: usize, tables: &[(usize, u32)]) -> Result<Self> {
+    pub fn new(vocabulary: impl Into<Vocabulary>, tables: &[(usize, u32)]) -> Result<Self> {
+        let vocabulary = vocabulary.into();
+        let vocab_size = vocabulary.size;
         let mut tables = tables.to_vec();
         tables.sort_unstable();
         if tables.is_empty() {
@@ -46,11 +50,17 @@ impl Layout {
                 "{cells} cells are more than a dense oracle can have, {MAX_CELLS}; use fewer rows"
             )));
         }
-        Ok(Self { vocab_size, tables })
+        vocabulary.check()?;
+        Ok(Self { vocabulary, tables })
     }
 
     /// Orders 1 to `orders`, with the default rows but where `rows` names others.
-    pub fn with_defaults(vocab_size: usize, orders: usize, rows: &[(usize, u32)]) -> Result<Self> {
+    pub fn with_defaults(
+        vocabulary: impl Into<Vocabulary>,
+        orders: usize,
+        rows: &[(usize, u32)],
+    ) -> Result<Self> {
+        let vocabulary = vocabulary.into();
         if !(1..=MAX_ORDER).contains(&orders) {
             return Err(Error::input(format!("orders run from 1 to {MAX_ORDER}, not {orders}")));
         }
@@ -64,13 +74,17 @@ impl Layout {
             named(rows).or_else(|| named(&Self::DEFAULT_ROWS)).unwrap_or(1)
         };
         let tables: Vec<_> = (1..=orders)
-            .map(|order| (order, if order == 2 { vocab_size as u32 } else { chosen(order) }))
+            .map(|order| (order, if order == 2 { vocabulary.size as u32 } else { chosen(order) }))
             .collect();
-        Self::new(vocab_size, &tables)
+        Self::new(vocabulary, &tables)
+    }
+
+    pub fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
     }
 
     pub fn vocab_size(&self) -> usize {
-        self.vocab_size
+        self.vocabulary.size
     }
 
     /// (order, rows), orders ascending.
@@ -78,10 +92,16 @@ impl Layout {
         &self.tables
     }
 
+    /// The layout of counts of both added up; none if they don't add up.
+    pub fn united(&self, other: &Self) -> Option<Self> {
+        let vocabulary = self.vocabulary.united(&other.vocabulary)?;
+        (self.tables == other.tables).then(|| Self { vocabulary, tables: self.tables.clone() })
+    }
+
     /// Memory of `new`'s making for the cells of every table.
     fn allocate<T>(&self, new: impl Fn(usize) -> Option<T>) -> Result<Vec<T>> {
         let table = |&(order, rows): &(usize, u32)| {
-            let cells = rows as usize * self.vocab_size;
+            let cells = rows as usize * self.vocab_size();
             let refused =
                 || Error::input(format!("order {order}: no memory for {cells} counters; use fewer rows"));
             new(cells).ok_or_else(refused)
@@ -95,6 +115,13 @@ impl Layout {
         let others = self.tables.iter().enumerate().skip(1);
         let smallest = others.min_by_key(|(_, &(_, rows))| rows).map(|(index, _)| index);
         smallest.filter(|_| self.tables[0].0 == 1)
+    }
+}
+
+impl fmt::Display for Layout {
+    fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
+        write!(out, "{}, with rows", self.vocabulary)?;
+        self.tables.iter().try_for_each(|(order, rows)| write!(out, " {order}={rows}"))
     }
 }
 
@@ -153,6 +180,17 @@ impl Counts {
         &self.tables
     }
 
+    /// Whether the document token is anywhere in what was counted, as far as the orders counted can tell.
+    pub fn has_document_token(&self) -> bool {
+        let (vocab_size, bos) = (self.layout.vocab_size(), usize::from(self.layout.vocabulary.bos));
+        let mut count = [0];
+        let table = &self.tables[0];
+        (bos..table.len()).step_by(vocab_size).any(|cell| {
+            table.read(cell..cell + 1, &mut count);
+            count[0] > 0
+        })
+    }
+
     /// Tokens in the streams counted so far.
     pub fn tokens(&self) -> u64 {
         self.tokens
@@ -183,10 +221,10 @@ impl Counts {
     fn count_directly(&mut self, jobs: &[Job], control: &Control) -> Result<()> {
         let layout = &self.layout;
         for (stream, block) in jobs {
-            check_block(stream, block, layout.vocab_size)?;
+            check_block(stream, block, layout.vocabulary.size)?;
             for (table, totals) in layout.tables.iter().zip(&mut self.tables) {
                 let mut totals = totals.whole();
-                let by_row = (layout.vocab_size as u32, 1);
+                let by_row = (layout.vocabulary.size as u32, 1);
                 for_cells(table, by_row, stream.tokens, block.clone(), |cells, _| {
                     cells.iter().for_each(|&cell| totals.add(cell as usize, 1));
                 });
@@ -208,7 +246,7 @@ impl Counts {
             || Narrow::new(layout),
             |narrow, job| {
                 let (stream, block) = &jobs[job];
-                check_block(stream, block, layout.vocab_size)?;
+                check_block(stream, block, layout.vocabulary.size)?;
                 narrow.count(layout, usize::from(source.is_some()), stream.tokens, block.clone(), totals);
                 control.advance(block.len() as u64)
             },
@@ -233,7 +271,7 @@ impl Counts {
     }
 
     fn column_sums(&self, index: usize) -> Vec<u64> {
-        let vocab_size = self.layout.vocab_size;
+        let vocab_size = self.layout.vocabulary.size;
         let (mut row, mut sums) = (vec![0; vocab_size], vec![0; vocab_size]);
         for first in (0..self.tables[index].len()).step_by(vocab_size) {
             self.tables[index].read(first..first + vocab_size, &mut row);
@@ -244,7 +282,7 @@ impl Counts {
 
     /// Adds the threads' counters to the totals.
     fn add(&mut self, narrows: &[Narrow], threads: usize) -> Result<()> {
-        let vocab_size = self.layout.vocab_size;
+        let vocab_size = self.layout.vocabulary.size;
         let rows_at_once = (PIECE / vocab_size).max(1);
         let mut pieces = Vec::new();
         for (index, (&(_, rows), totals)) in self.layout.tables.iter().zip(&mut self.tables).enumerate() {
@@ -268,9 +306,9 @@ impl Counts {
 
     /// Adds what `other` counted; unchanged on an error.
     pub fn merge(&mut self, other: &Counts) -> Result<()> {
-        if self.layout != other.layout {
-            return Err(Error::input("counts of different vocabularies, orders or rows don't add up"));
-        }
+        let layout = self.layout.united(&other.layout).ok_or_else(|| {
+            Error::input(format!("counts of {} don't add up with counts of {}", other.layout, self.layout))
+        })?;
         let mut counts = Vec::new();
         for (totals, other) in self.add_tables(other.tokens)?.iter_mut().zip(&other.tables) {
             for (piece, mut totals) in totals.parts(PIECE).enumerate() {
@@ -279,7 +317,13 @@ impl Counts {
                 counts.iter().enumerate().for_each(|(index, &count)| totals.add(index, count));
             }
         }
+        self.layout = layout;
         Ok(())
+    }
+
+    /// For whoever adds counts that may be of an unknown tokenizer.
+    pub(crate) fn set_layout(&mut self, layout: Layout) {
+        self.layout = layout;
     }
 
     /// The tables, for whoever adds the counts of `tokens` more tokens; unchanged on an error.
@@ -294,7 +338,7 @@ impl Counts {
 
     /// The table at `index` of the layout as int8 log-probabilities.
     pub fn quantise(&self, index: usize, threads: usize) -> Vec<i8> {
-        let vocab_size = self.layout.vocab_size;
+        let vocab_size = self.layout.vocabulary.size;
         let counts = &self.tables[index];
         let mut cells = vec![0i8; counts.len()];
         let rows = (counts.len() / vocab_size).div_ceil(threads.max(1) * 4);
@@ -390,7 +434,7 @@ impl Narrow {
                     if *one == 0 {
                         carries[cell] = carries[cell].wrapping_add(1);
                         if carries[cell] == 0 {
-                            totals.add_high(cell % rows * layout.vocab_size + cell / rows);
+                            totals.add_high(cell % rows * layout.vocabulary.size + cell / rows);
                         }
                     }
                 }

@@ -42,10 +42,12 @@ fn look_up(oracle: &dyn Oracle) {
 /// Reads a sparse oracle past what would refuse nearly every altered file: the beginning, the last stream's
 /// length and the checksum are made right first.
 pub fn sparse(data: &[u8]) {
-    let mut sealed = data.to_vec();
-    format::seal(&mut sealed);
-    if let Ok(oracle) = format::decode(&sealed, "fuzz", &Control::default()) {
-        look_up(&oracle);
+    for version in 1..=format::VERSION {
+        let mut sealed = data.to_vec();
+        format::seal(&mut sealed, version);
+        if let Ok(oracle) = format::decode(&sealed, "fuzz", &Control::default()) {
+            look_up(&oracle);
+        }
     }
 }
 

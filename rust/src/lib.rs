@@ -23,5 +23,6 @@ pub mod partial;
 mod python;
 pub mod quant;
 pub mod tokens;
+pub mod vocabulary;
 
 pub use error::{Error, Result};

@@ -10,9 +10,10 @@
 //! | bytes | |
 //! |---|---|
 //! | 4 | magic, 0x4E475043 |
-//! | 4 | version, 1 |
+//! | 4 | version, 2 |
 //! | 8 | bytes of the whole file |
 //! | 4, 4, 4 | vocabulary, number of tables, number of shards |
+//! | 4, 32 | document token, fingerprint of the tokenizer (zeros: not known); not in version 1 |
 //! | 4, 4 per table | order and rows, orders ascending |
 //! | 32, 8, 2, n per shard | BLAKE3 of the shard's file, its tokens, length n of its name, name in UTF-8; hashes ascending |
 //! | 4, n per chunk | length n of a zstd frame, the frame |
@@ -22,7 +23,6 @@
 //! holds LEB128 numbers: k, the cells that aren't zero; k gaps, each the number of zeros before such a cell
 //! since the one before it; then k counts less one.
 
-use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,10 +35,13 @@ use crate::files;
 use crate::hash::MAX_ORDER;
 use crate::parallel::{self, Control};
 use crate::tokens::Shard;
+use crate::vocabulary::Vocabulary;
 use crate::{Error, Result};
 
 pub const MAGIC: u32 = 0x4E47_5043;
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+/// Counts of a vocabulary that isn't known beyond its size.
+const VERSION_WITHOUT_IDENTITY: u32 = 1;
 
 const HEADER_BYTES: usize = 28;
 const HASH_BYTES: usize = 32;
@@ -145,14 +148,16 @@ impl PartialCounts {
     }
 
     fn add(&mut self, file: File, threads: usize, control: &Control) -> Result<()> {
-        if file.layout != *self.counts.layout() {
-            return Err(Error::input(format!(
-                "{}: counts of {} don't add up with counts of {}; count the shards again with the same options",
+        let layout = self.counts.layout().united(&file.layout).ok_or_else(|| {
+            let from = self.shards.first().map_or(String::new(), |shard| format!(", from {}", shard.source));
+            Error::input(format!(
+                "{}: counts of {} don't add up with counts of {}{from}; count the shards again with the same \
+                 options",
                 file.what,
-                Described(&file.layout),
-                Described(self.counts.layout())
-            )));
-        }
+                file.layout,
+                self.counts.layout()
+            ))
+        })?;
         let shards = united(&self.shards, file.shards.clone())?;
         let expected = file.ngrams();
         let sums: Vec<Mutex<u128>> = expected.iter().map(|_| Mutex::new(0)).collect();
@@ -181,6 +186,7 @@ impl PartialCounts {
             }
         }
         self.shards = shards;
+        self.counts.set_layout(layout);
         Ok(())
     }
 
@@ -218,6 +224,7 @@ impl PartialCounts {
         word(&mut data, layout.vocab_size());
         word(&mut data, layout.tables().len());
         word(&mut data, self.shards.len());
+        layout.vocabulary().write_identity(&mut data);
         for &(order, rows) in layout.tables() {
             word(&mut data, order);
             word(&mut data, rows as usize);
@@ -301,16 +308,6 @@ pub(crate) fn united(known: &[CountedShard], new: Vec<CountedShard>) -> Result<V
 
 fn total_tokens(shards: &[CountedShard]) -> u64 {
     shards.iter().map(|shard| shard.tokens).sum()
-}
-
-/// A layout in an error message.
-struct Described<'a>(&'a Layout);
-
-impl fmt::Display for Described<'_> {
-    fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
-        write!(out, "{} tokens with rows", self.0.vocab_size())?;
-        self.0.tables().iter().try_for_each(|(order, rows)| write!(out, " {order}={rows}"))
-    }
 }
 
 /// The cells of a chunk as LEB128 numbers.
@@ -424,8 +421,10 @@ impl<'a> File<'a> {
             return Err(reader.error(format!("{magic:#010x} is not how partial counts begin, {MAGIC:#010x}")));
         }
         let version = reader.u32("the version")?;
-        if version != VERSION {
-            return Err(reader.error(format!("version {version}; this program reads version {VERSION}")));
+        if !(VERSION_WITHOUT_IDENTITY..=VERSION).contains(&version) {
+            return Err(
+                reader.error(format!("version {version}; this program reads versions up to {VERSION}"))
+            );
         }
         let length = reader.u64("the file's length")?;
         if length != data.len() as u64 {
@@ -450,6 +449,11 @@ impl<'a> File<'a> {
             return Err(reader.error(format!("{table_count} tables, where 1 to {MAX_ORDER} are possible")));
         }
         let shard_count = reader.u32("the number of shards")?;
+        let vocabulary = if version == VERSION_WITHOUT_IDENTITY {
+            vocab_size.into()
+        } else {
+            Vocabulary::read_identity(vocab_size, &mut reader)?
+        };
         let mut tables = Vec::with_capacity(table_count);
         for _ in 0..table_count {
             let order = reader.u32("a table's order")? as usize;
@@ -458,7 +462,7 @@ impl<'a> File<'a> {
             }
             tables.push((order, reader.u32("a table's rows")?));
         }
-        let layout = Layout::new(vocab_size, &tables).map_err(|error| reader.error(error))?;
+        let layout = Layout::new(vocabulary, &tables).map_err(|error| reader.error(error))?;
 
         // Grows with the shards that are really there.
         let mut shards: Vec<CountedShard> = Vec::new();

@@ -164,7 +164,7 @@ def torchrun(processes: int, arguments: list[str]) -> None:
 def test_two_ranks_train_as_one(arguments: list[str], shard_dir: Path, tmp_path: Path) -> None:
     """Weighted by an oracle, and with a micro-batch that doesn't divide a rank's share."""
     oracle = tmp_path / "topics.ngor"
-    atomic_write_bytes(oracle, build_dense(shards.data_folder(shard_dir)[0], vocab_size=512))
+    atomic_write_bytes(oracle, build_dense(shards.data_folder(shard_dir)[0], 512))
     arguments += ["--oracle", str(oracle), "--micro-batch-tokens", "96", "--schedule.warmup-steps", "1"]
     out = arguments.index("--out") + 1
     lines = []

@@ -63,7 +63,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 def oracle_path(tmp_path_factory: pytest.TempPathFactory, shard_dir: Path, tokenizer: Tokenizer) -> Path:
     path = tmp_path_factory.mktemp("oracle") / "topics.ngor"
     train_shards, _ = shards.data_folder(shard_dir)
-    atomic_write_bytes(path, build_dense(train_shards, vocab_size=tokenizer.vocab_size, threads=1))
+    atomic_write_bytes(path, build_dense(train_shards, tokenizer.vocab_size, threads=1))
     return path
 
 

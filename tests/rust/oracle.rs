@@ -7,6 +7,7 @@ use hybridlm_core::hash::fnv1a;
 use hybridlm_core::oracle::dense::{DenseOracle, Table};
 use hybridlm_core::oracle::{log_probs, mixture, target_log_probs, Info, Oracle};
 use hybridlm_core::parallel::Control;
+use hybridlm_core::vocabulary::Vocabulary;
 use hybridlm_core::Error;
 use proptest::prelude::*;
 
@@ -98,8 +99,8 @@ impl Oracle for Plain {
     fn estimator(&self) -> &'static str {
         "plain"
     }
-    fn vocab_size(&self) -> usize {
-        self.0.vocab_size()
+    fn vocabulary(&self) -> &Vocabulary {
+        self.0.vocabulary()
     }
     fn orders(&self) -> &[usize] {
         self.0.orders()

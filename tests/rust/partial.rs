@@ -10,6 +10,7 @@ use hybridlm_core::hash::fnv1a;
 use hybridlm_core::parallel::Control;
 use hybridlm_core::partial::{PartialCounts, MAGIC};
 use hybridlm_core::tokens::write_shard;
+use hybridlm_core::vocabulary::Vocabulary;
 use hybridlm_core::Error;
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -87,7 +88,11 @@ fn leb128(numbers: &[u64]) -> Vec<u8> {
 /// A file of one table of order 1 over a vocabulary of 3, with one shard and one chunk as given.
 fn crafted(tokens: u64, chunk: &[u8]) -> Vec<u8> {
     let mut content = Vec::new();
-    for word in [MAGIC, 1, 0, 0, 3, 1, 1, 1, 1] {
+    for word in [MAGIC, 2, 0, 0, 3, 1, 1, 2] {
+        content.extend(word.to_le_bytes());
+    }
+    content.extend([8; 32]);
+    for word in [1u32, 1] {
         content.extend(word.to_le_bytes());
     }
     content.extend([9; 32]);
@@ -107,14 +112,25 @@ fn the_layout_is_the_documented_one() {
     let counts = read(&data).unwrap();
     assert_eq!(counts.counts().tables()[0].to_vec(), [3, 0, 2]);
     assert_eq!((counts.shards()[0].name.as_str(), counts.shards()[0].hash), ("ab", [9; 32]));
+    assert_eq!(
+        *counts.counts().layout().vocabulary(),
+        Vocabulary { size: 3, bos: 2, fingerprint: Some([8; 32]) }
+    );
     assert_eq!(bytes(&counts), data);
 }
 
-/// Tokens 0, 1, 4, 9, ... modulo 13, counted when this version of the format was made.
+/// Tokens 0, 1, 4, 9, ... modulo 13, counted when these versions of the format were made.
 #[test]
-fn a_golden_file_means_what_it_always_meant() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/good/counts.part");
-    let counts = read(&std::fs::read(path).unwrap()).unwrap();
+fn golden_files_mean_what_they_always_meant() {
+    let fingerprint = Some(std::array::from_fn(|index| index as u8 + 1));
+    golden("counts.part", 16.into());
+    golden("counts_v2.part", Vocabulary { size: 16, bos: 3, fingerprint });
+}
+
+fn golden(name: &str, vocabulary: Vocabulary) {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/good/").to_owned();
+    let counts = read(&std::fs::read(folder + name).unwrap()).unwrap();
+    assert_eq!(*counts.counts().layout().vocabulary(), vocabulary);
     assert_eq!((counts.shards()[0].name.as_str(), counts.counts().tokens()), ("tokens.bin", 400));
     let tokens: Vec<u16> = (0..400u32).map(|i| (i * i % 13) as u16).collect();
     assert_eq!(counts.counts().layout().tables(), [(1, 1), (2, 16), (3, 8), (4, 5)]);
@@ -207,7 +223,7 @@ fn every_changed_byte_behind_a_right_checksum_is_refused_or_is_another_file() {
             }
         }
     }
-    for length in 28..good.len() {
+    for length in 64..good.len() {
         refusal(&sealed(good[..length].to_vec()));
     }
     assert!(refusal(&sealed([&good[..], &[0]].concat())).contains("1 bytes follow"));
@@ -222,18 +238,21 @@ fn each_header_field_is_checked() {
         refusal(&sealed(bad))
     };
     assert!(with(0, 20_240_520).contains("not how partial counts begin"));
-    assert!(with(4, 2).contains("version 2; this program reads version 1"));
+    assert!(with(4, 0).contains("version 0; this program reads versions up to 2"));
+    assert!(with(4, 3).contains("version 3"));
+    assert!(with(28, 7).contains("document token 7 is outside the vocabulary of 7 tokens"));
+    assert!(with(28, u32::MAX).contains("outside any vocabulary"));
     assert!(with(16, 1).contains("2 to 65536 tokens, not 1"));
     assert!(with(16, u32::MAX).contains("2 to 65536 tokens"));
     assert!(with(20, 0).contains("0 tables"));
     assert!(with(20, 9).contains("9 tables"));
     assert!(with(24, u32::MAX).contains("offset"));
-    assert!(with(28, 2).contains("order"));
-    assert!(with(36, 1).contains("order 1 is out of order"));
-    assert!(with(48, u32::MAX).contains("cells"));
-    assert!(with(48, (MAX_CELLS / V as u64) as u32).contains("more than a dense oracle can have"));
+    assert!(with(64, 2).contains("order"));
+    assert!(with(72, 1).contains("order 1 is out of order"));
+    assert!(with(84, u32::MAX).contains("cells"));
+    assert!(with(84, (MAX_CELLS / V as u64) as u32).contains("more than a dense oracle can have"));
     // The first shard's tokens, behind its hash.
-    assert!(with(28 + 4 * 8 + 32, 1 << 20).contains("n-grams, but its shards hold"));
+    assert!(with(64 + 4 * 8 + 32, 1 << 20).contains("n-grams, but its shards hold"));
     let data = example();
     let mut long = data.clone();
     long[8] ^= 1;
@@ -278,6 +297,7 @@ fn different_things_are_not_added() {
         Layout::with_defaults(V + 1, 4, &[(3, 6), (4, 40)]).unwrap(),
         Layout::with_defaults(V, 3, &[(3, 6)]).unwrap(),
         Layout::with_defaults(V, 4, &[(3, 6), (4, 41)]).unwrap(),
+        Layout::with_defaults(Vocabulary { bos: 2, ..V.into() }, 4, &[(3, 6), (4, 40)]).unwrap(),
     ];
     for other in others {
         let other = counted(&other, std::slice::from_ref(&two), 1);
@@ -286,6 +306,37 @@ fn different_things_are_not_added() {
         counts.merge(&other).unwrap_err();
         assert_eq!(bytes(&counts), before);
     }
+}
+
+/// Counts of two tokenizers don't add up; what isn't known of a part isn't known of the whole.
+#[test]
+fn a_sum_is_of_the_tokenizer_of_its_parts() {
+    let folder = TempDir::new().unwrap();
+    let paths = [shard(&folder, "one.bin", &[1, 2, 3]), shard(&folder, "two.bin", &[3, 2, 1])];
+    let part = |path: &PathBuf, fingerprint| {
+        let vocabulary = Vocabulary { size: V, bos: 2, fingerprint };
+        let layout = Layout::with_defaults(vocabulary, 4, &[(3, 6), (4, 40)]).unwrap();
+        counted(&layout, std::slice::from_ref(path), 1)
+    };
+    for (first, second, expected) in [
+        (Some([7; 32]), Some([7; 32]), Some([7; 32])),
+        (Some([7; 32]), None, None),
+        (None, Some([7; 32]), None),
+    ] {
+        let (mut sum, other) = (part(&paths[0], first), part(&paths[1], second));
+        let mut again = read(&bytes(&sum)).unwrap();
+        sum.merge(&other).unwrap();
+        again.merge_bytes(&bytes(&other), "p", 1, &Control::default()).unwrap();
+        assert_eq!(bytes(&sum), bytes(&again));
+        assert_eq!(sum.counts().layout().vocabulary().fingerprint, expected);
+    }
+    let (mut one, other) = (part(&paths[0], Some([7; 32])), part(&paths[1], Some([8; 32])));
+    let error = one.merge_bytes(&bytes(&other), "p", 1, &Control::default()).unwrap_err().to_string();
+    assert!(
+        error.contains("tokenizer 080808080808…") && error.contains("tokenizer 070707070707…"),
+        "{error}"
+    );
+    assert!(error.contains("one.bin"), "{error}");
 }
 
 #[test]
@@ -371,9 +422,10 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_refused(data in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn any_bytes_are_refused(data in prop::collection::vec(any::<u8>(), 0..200), second in any::<bool>()) {
         refusal(&data);
-        let mut content = [&MAGIC.to_le_bytes()[..], &1u32.to_le_bytes(), &[0; 8], &data].concat();
+        let version = 1 + u32::from(second);
+        let mut content = [&MAGIC.to_le_bytes()[..], &version.to_le_bytes(), &[0; 8], &data].concat();
         content.truncate(content.len().max(28));
         if content.len() >= 28 {
             prop_assert!(read(&sealed(content)).is_err());

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::{mix, Info, Oracle};
 use crate::hash::{self, MAX_ORDER};
 use crate::quant;
+use crate::vocabulary::Vocabulary;
 use crate::{Error, Result};
 
 /// One order's quantised log-probabilities, `rows` × `vocab_size`, row-major.
@@ -19,7 +20,7 @@ pub struct Table {
 /// the logarithm of its sum and every look-up subtracts it.
 #[derive(Debug)]
 pub struct DenseOracle {
-    vocab_size: usize,
+    vocabulary: Vocabulary,
     orders: Vec<usize>,
     tables: Vec<Table>,
     /// Per table, per row: ln Σ exp(dequantised).
@@ -33,7 +34,9 @@ const BLOCK: usize = 1024;
 
 impl DenseOracle {
     /// `tables` in any order; each must be a valid one and no order may appear twice.
-    pub fn new(vocab_size: usize, mut tables: Vec<Table>) -> Result<Self> {
+    pub fn new(vocabulary: impl Into<Vocabulary>, mut tables: Vec<Table>) -> Result<Self> {
+        let vocabulary = vocabulary.into();
+        let vocab_size = vocabulary.size;
         tables.sort_by_key(|table| table.order);
         if tables.is_empty() {
             return Err(Error::input("an oracle needs at least one table"));
@@ -57,7 +60,7 @@ impl DenseOracle {
         }
         let log_sums = tables.iter().map(|table| quant::log_sums(&table.cells, vocab_size)).collect();
         let orders = tables.iter().map(|table| table.order).collect();
-        Ok(Self { vocab_size, orders, tables, log_sums, tokens: None })
+        Ok(Self { vocabulary, orders, tables, log_sums, tokens: None })
     }
 
     pub fn with_tokens(self, tokens: u64) -> Self {
@@ -70,7 +73,7 @@ impl DenseOracle {
 
     /// Writes the log-probability of each token, given the row of its context; up to a block of them.
     fn look_up(&self, table: &[i8], log_sums: &[f32], rows: &[u32], tokens: &[u16], out: &mut [f32]) {
-        let vocab_size = self.vocab_size as u32;
+        let vocab_size = self.vocabulary.size as u32;
         let (mut places, mut cells) = ([0u32; BLOCK], [0i8; BLOCK]);
         hash::wide_registers(
             #[inline(always)]
@@ -132,8 +135,8 @@ impl Oracle for DenseOracle {
         "dense"
     }
 
-    fn vocab_size(&self) -> usize {
-        self.vocab_size
+    fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
     }
 
     fn orders(&self) -> &[usize] {
@@ -142,7 +145,7 @@ impl Oracle for DenseOracle {
 
     fn info(&self) -> Info {
         let tables = self.tables.iter().zip(&self.log_sums).map(|(table, log_sums)| {
-            Info::Map(super::survey::table(table, log_sums, &self.tables[0], self.vocab_size))
+            Info::Map(super::survey::table(table, log_sums, &self.tables[0], self.vocabulary.size))
         });
         let mut info = vec![("tables", Info::List(tables.collect()))];
         if let Some(tokens) = self.tokens {
@@ -166,9 +169,9 @@ impl Oracle for DenseOracle {
 
     fn rows_kernel(&self, tokens: &[u16], positions: &[usize], out: &mut [&mut [f32]]) {
         for ((table, log_sums), out) in self.tables.iter().zip(&self.log_sums).zip(out) {
-            for (values, &position) in out.chunks_exact_mut(self.vocab_size).zip(positions) {
+            for (values, &position) in out.chunks_exact_mut(self.vocabulary.size).zip(positions) {
                 let row = hash::context_row_at(tokens, position, table.order, table.rows) as usize;
-                let cells = &table.cells[row * self.vocab_size..][..self.vocab_size];
+                let cells = &table.cells[row * self.vocabulary.size..][..self.vocabulary.size];
                 for (value, &level) in values.iter_mut().zip(cells) {
                     *value = f32::from(level) * quant::STEP as f32 - log_sums[row];
                 }
@@ -179,12 +182,12 @@ impl Oracle for DenseOracle {
     fn mixture_kernel(&self, tokens: &[u16], positions: &[usize], weights: &[&[f32]], out: &mut [f32]) {
         let mut rows: Vec<mix::Row> = Vec::with_capacity(self.tables.len());
         for (index, (&position, out)) in
-            positions.iter().zip(out.chunks_exact_mut(self.vocab_size)).enumerate()
+            positions.iter().zip(out.chunks_exact_mut(self.vocabulary.size)).enumerate()
         {
             rows.clear();
             for ((table, log_sums), weights) in self.tables.iter().zip(&self.log_sums).zip(weights) {
                 let row = hash::context_row_at(tokens, position, table.order, table.rows) as usize;
-                let cells = &table.cells[row * self.vocab_size..][..self.vocab_size];
+                let cells = &table.cells[row * self.vocabulary.size..][..self.vocabulary.size];
                 rows.push(mix::Row { cells, scale: weights[index] * (-log_sums[row]).exp() });
             }
             mix::mix(&rows, out);

@@ -16,6 +16,7 @@ pub mod survey;
 
 use std::ops::Range;
 
+use crate::vocabulary::Vocabulary;
 use crate::{parallel, tokens, Error, Result};
 
 /// Values a piece of work fills at least, so that threads are not started for next to nothing.
@@ -27,7 +28,12 @@ pub trait Oracle: Send + Sync {
     /// The name that `--estimator` selects it by.
     fn estimator(&self) -> &'static str;
 
-    fn vocab_size(&self) -> usize;
+    /// What its token ids mean, as far as its file says.
+    fn vocabulary(&self) -> &Vocabulary;
+
+    fn vocab_size(&self) -> usize {
+        self.vocabulary().size
+    }
 
     /// Ascending.
     fn orders(&self) -> &[usize];
@@ -70,7 +76,9 @@ pub trait Oracle: Send + Sync {
 /// Reads an oracle file of any kind, which its first bytes tell. `what` names the data in errors.
 pub fn load(data: &[u8], what: &str, threads: usize, control: &parallel::Control) -> Result<Box<dyn Oracle>> {
     match data {
-        _ if data.starts_with(&packed::MAGIC) => Ok(Box::new(packed::decode(data, what, threads)?)),
+        _ if [packed::MAGIC, packed::MAGIC_WITHOUT_IDENTITY].iter().any(|magic| data.starts_with(magic)) => {
+            Ok(Box::new(packed::decode(data, what, threads)?))
+        }
         _ if data.starts_with(&sparse::format::MAGIC) => {
             Ok(Box::new(sparse::format::decode(data, what, control)?))
         }

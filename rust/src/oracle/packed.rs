@@ -1,4 +1,5 @@
-//! The file format NGOR, version 2: dense tables, each packed so that a cheap compressor does well.
+//! The file format NGOR, version 3: dense tables, each packed so that a cheap compressor does well.
+//! Version 2 is the same but for the identity of the tokenizer, which it lacks.
 //!
 //! A row of a table is its floor, the level of all tokens that the row never saw, and offsets above it.
 //! Per table: the floors; a bit per cell saying whether it lies above its floor; the offsets of those that
@@ -10,21 +11,18 @@ use super::ngor::MAX_BYTES;
 use crate::bytes::{checksum, Reader};
 use crate::hash::MAX_ORDER;
 use crate::parallel::{self, Control};
+use crate::vocabulary::Vocabulary;
 use crate::{files, Error, Result};
 
-pub const MAGIC: [u8; 8] = *b"NGOR\x02\r\n\x1a";
-
-/// Magic, vocabulary, number of tables, tokens counted.
-const HEADER_BYTES: usize = 8 + 4 + 4 + 8;
-/// Order, rows, bytes of the frame.
-const TABLE_HEADER_BYTES: usize = 4 + 4 + 8;
+pub const MAGIC: [u8; 8] = *b"NGOR\x03\r\n\x1a";
+pub const MAGIC_WITHOUT_IDENTITY: [u8; 8] = *b"NGOR\x02\r\n\x1a";
 
 /// Rows and columns transposed at a time, so that both sides stay in the first-level cache.
 const TILE: usize = 64;
 
 /// Writes the tables, orders ascending; `tokens` is how many were counted.
 pub fn encode(
-    vocab_size: usize,
+    vocabulary: &Vocabulary,
     tokens: u64,
     tables: &[Table],
     level: i32,
@@ -37,7 +35,7 @@ pub fn encode(
             "tables of {cells} cells are too large for a dense oracle, which has up to {MAX_BYTES}; use fewer rows"
         )));
     }
-    let columns = column_order(tables.first(), vocab_size);
+    let columns = column_order(tables.first(), vocabulary.size);
     let mut frames: Vec<Vec<u8>> = vec![Vec::new(); tables.len()];
     parallel::for_each(threads, tables.iter().zip(&mut frames).collect(), |(table, frame)| {
         *frame = files::compress(&pack(table, &columns), level, control)?;
@@ -45,9 +43,10 @@ pub fn encode(
     })?;
     let mut data = Vec::with_capacity(frames.iter().map(Vec::len).sum::<usize>() + 256);
     data.extend(MAGIC);
-    data.extend((vocab_size as u32).to_le_bytes());
+    data.extend((vocabulary.size as u32).to_le_bytes());
     data.extend((tables.len() as u32).to_le_bytes());
     data.extend(tokens.to_le_bytes());
+    vocabulary.write_identity(&mut data);
     for (table, frame) in tables.iter().zip(&frames) {
         data.extend((table.order as u32).to_le_bytes());
         data.extend(table.rows.to_le_bytes());
@@ -69,12 +68,18 @@ pub(super) fn table_bytes(table: &Table, first: &Table, vocab_size: usize) -> u6
 /// Reads what [`encode`] wrote. `what` names the data in errors.
 pub fn decode(data: &[u8], what: &str, threads: usize) -> Result<DenseOracle> {
     let mut reader = Reader::new(data, what);
-    if reader.take(MAGIC.len(), "the magic bytes")? != MAGIC {
+    let magic = reader.take(MAGIC.len(), "the magic bytes")?;
+    if magic != MAGIC && magic != MAGIC_WITHOUT_IDENTITY {
         return Err(reader.error("the magic bytes are not those of a packed dense oracle"));
     }
     let vocab_size = reader.u32("the vocabulary's size")? as usize;
     let count = reader.u32("the number of tables")? as usize;
     let tokens = reader.u64("the number of tokens")?;
+    let vocabulary = if magic == MAGIC_WITHOUT_IDENTITY {
+        vocab_size.into()
+    } else {
+        Vocabulary::read_identity(vocab_size, &mut reader)?
+    };
     if !(1..=MAX_ORDER).contains(&count) {
         return Err(reader.error(format!("{count} tables, where 1 to {MAX_ORDER} are possible")));
     }
@@ -85,7 +90,7 @@ pub fn decode(data: &[u8], what: &str, threads: usize) -> Result<DenseOracle> {
         let bytes = reader.u64("a frame's length")?;
         headers.push((order, rows, bytes));
     }
-    let expected = checksum(&data[..HEADER_BYTES + TABLE_HEADER_BYTES * count]);
+    let expected = checksum(&data[..reader.offset()]);
     if reader.u64("the header's checksum")? != expected {
         return Err(reader.error("the header's checksum is wrong: the file was altered"));
     }
@@ -121,7 +126,7 @@ pub fn decode(data: &[u8], what: &str, threads: usize) -> Result<DenseOracle> {
         Ok(())
     })?;
     tables.extend(waiting.into_iter().filter_map(|(_, _, _, table)| table));
-    let oracle = DenseOracle::new(vocab_size, tables).map_err(|error| Error::format(what, error))?;
+    let oracle = DenseOracle::new(vocabulary, tables).map_err(|error| Error::format(what, error))?;
     Ok(oracle.with_tokens(tokens))
 }
 

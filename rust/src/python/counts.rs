@@ -9,7 +9,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
-use super::{interruptible, slice, tokens as tokens_array, InputError};
+use super::{hex, identity, interruptible, slice, tokens as tokens_array, Identity, InputError};
 use crate::count::{Counts, Layout, Stream};
 use crate::oracle::dense::Table;
 use crate::oracle::{ngor, packed};
@@ -64,8 +64,12 @@ fn spoiled() -> crate::Error {
 #[pymethods]
 impl NgramCounts {
     #[new]
-    #[pyo3(signature = (vocab_size, orders=8, buckets=None))]
-    fn new(vocab_size: usize, orders: usize, buckets: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
+    #[pyo3(signature = (vocabulary, orders=8, buckets=None))]
+    fn new(
+        vocabulary: &Bound<'_, PyAny>,
+        orders: usize,
+        buckets: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Self> {
         let rows: Vec<(usize, u32)> = match buckets {
             Some(buckets) => buckets
                 .iter()
@@ -73,13 +77,25 @@ impl NgramCounts {
                 .collect::<PyResult<_>>()?,
             None => Vec::new(),
         };
-        let layout = Layout::with_defaults(vocab_size, orders, &rows)?;
+        let layout = Layout::with_defaults(super::vocabulary(vocabulary)?, orders, &rows)?;
         Ok(Self { core: Mutex::new(Some(PartialCounts::new(layout.clone())?)), layout })
     }
 
     #[getter]
     fn vocab_size(&self) -> usize {
         self.layout.vocab_size()
+    }
+
+    /// Size, document token, fingerprint of the tokenizer.
+    #[getter]
+    fn vocabulary(&self) -> PyResult<Identity> {
+        // What is added may be of a tokenizer that isn't known.
+        Ok(self.with(|counts| Ok(identity(counts.layout().vocabulary())))?)
+    }
+
+    #[getter]
+    fn has_document_token(&self) -> PyResult<bool> {
+        Ok(self.with(|counts| Ok(counts.has_document_token()))?)
     }
 
     #[getter]
@@ -195,18 +211,18 @@ impl NgramCounts {
         packed: bool,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let bytes = interruptible(py, progress, |control| {
-            let (tokens, tables) = self.with(|counts| {
+            let (vocabulary, tokens, tables) = self.with(|counts| {
                 let table = |(index, &(order, rows)): (usize, &(usize, u32))| Table {
                     order,
                     rows,
                     cells: counts.quantise(index, threads),
                 };
                 let tables = self.layout.tables().iter().enumerate().map(table);
-                Ok((counts.tokens(), tables.collect::<Vec<_>>()))
+                Ok((*counts.layout().vocabulary(), counts.tokens(), tables.collect::<Vec<_>>()))
             })?;
             let vocab_size = self.layout.vocab_size();
             if packed {
-                packed::encode(vocab_size, tokens, &tables, level, threads, control)
+                packed::encode(&vocabulary, tokens, &tables, level, threads, control)
             } else {
                 ngor::encode(vocab_size, &tables, level, threads, control)
             }
@@ -216,8 +232,7 @@ impl NgramCounts {
 }
 
 pub(super) fn described(shard: &CountedShard) -> (String, u64, String) {
-    let hash = shard.hash.iter().map(|byte| format!("{byte:02x}")).collect();
-    (shard.name.clone(), shard.tokens, hash)
+    (shard.name.clone(), shard.tokens, hex(&shard.hash))
 }
 
 #[pyfunction]

@@ -11,7 +11,10 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
-use super::{interruptible, positions as positions_array, slice, tokens as tokens_array, InputError};
+use super::{
+    identity, interruptible, positions as positions_array, slice, tokens as tokens_array, Identity,
+    InputError,
+};
 use crate::oracle::{self, Info, Oracle};
 
 #[pyclass(module = "hybridlm._core", frozen)]
@@ -37,6 +40,12 @@ impl FrozenOracle {
     #[getter]
     fn vocab_size(&self) -> usize {
         self.core.vocab_size()
+    }
+
+    /// Size, document token, fingerprint of the tokenizer.
+    #[getter]
+    fn vocabulary(&self) -> Identity {
+        identity(self.core.vocabulary())
     }
 
     #[getter]

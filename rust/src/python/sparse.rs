@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use super::counts::described;
-use super::interruptible;
+use super::{identity, interruptible, Identity};
 use crate::files::AtomicFile;
 use crate::oracle::sparse::build::{self, Settings};
 use crate::oracle::sparse::count::count_shards;
@@ -22,19 +22,19 @@ struct SparseCounts {
 #[pymethods]
 impl SparseCounts {
     #[staticmethod]
-    #[pyo3(signature = (paths, vocab_size, order, memory, out=None, threads=1, progress=None))]
+    #[pyo3(signature = (paths, vocabulary, order, memory, out=None, threads=1, progress=None))]
     #[allow(clippy::too_many_arguments)]
     fn count(
         py: Python<'_>,
         paths: Vec<PathBuf>,
-        vocab_size: usize,
+        vocabulary: &Bound<'_, PyAny>,
         order: usize,
         memory: usize,
         out: Option<PathBuf>,
         threads: usize,
         progress: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
-        let kind = Kind::new(vocab_size, order)?;
+        let kind = Kind::new(super::vocabulary(vocabulary)?, order)?;
         let core = interruptible(py, progress, |control| {
             count_shards(&paths, kind, memory, out.as_deref(), threads, control)
         })?;
@@ -73,7 +73,18 @@ impl SparseCounts {
 
     #[getter]
     fn vocab_size(&self) -> usize {
-        self.core.kind().vocab_size
+        self.core.kind().vocab_size()
+    }
+
+    /// Size, document token, fingerprint of the tokenizer.
+    #[getter]
+    fn vocabulary(&self) -> Identity {
+        identity(&self.core.kind().vocabulary)
+    }
+
+    #[getter]
+    fn has_document_token(&self) -> bool {
+        self.core.has_document_token()
     }
 
     #[getter]

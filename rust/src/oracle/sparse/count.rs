@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 
 use super::counts::{Entry, Kind, Ngram, Packer, SparseCounts, Writer};
 use super::sample::{document_starts, Sample};
-use super::trie::BOS;
 use crate::files::AtomicFile;
 use crate::parallel::{self, Control};
 use crate::partial;
@@ -33,11 +32,11 @@ pub fn count_shards(
 ) -> Result<SparseCounts> {
     let shards = paths.iter().map(Shard::open).collect::<Result<Vec<_>>>()?;
     for shard in &shards {
-        tokens::check_vocabulary(shard.tokens(), 0, kind.vocab_size, shard.path())?;
+        tokens::check_vocabulary(shard.tokens(), 0, kind.vocab_size(), shard.path())?;
     }
     let known = partial::united(&[], partial::identify_open(&shards, threads, || control.check())?)?;
     let streams: Vec<&[u16]> = shards.iter().map(Shard::tokens).collect();
-    let sample = Sample::of(&streams);
+    let sample = Sample::of(&streams, kind.vocabulary.bos);
     match out {
         None => {
             let writer = Writer::new(Vec::new(), Path::new("counts"), kind, &known, &sample)?;
@@ -60,15 +59,16 @@ pub fn count_streams(
     control: &Control,
 ) -> Result<SparseCounts> {
     for stream in streams {
-        if let Some(at) = tokens::out_of_vocabulary(stream, kind.vocab_size) {
+        if let Some(at) = tokens::out_of_vocabulary(stream, kind.vocab_size()) {
             let token = stream[at];
             return Err(Error::input(format!(
                 "token {token} at offset {at} is outside the vocabulary of {}",
-                kind.vocab_size
+                kind.vocab_size()
             )));
         }
     }
-    let writer = Writer::new(Vec::new(), Path::new("counts"), kind, &[], &Sample::of(streams))?;
+    let sample = Sample::of(streams, kind.vocabulary.bos);
+    let writer = Writer::new(Vec::new(), Path::new("counts"), kind, &[], &sample)?;
     let total = streams.iter().map(|stream| stream.len() as u64).sum();
     SparseCounts::unnamed(count(streams, kind, usize::MAX, threads, control, false, writer)?, total, control)
 }
@@ -84,8 +84,9 @@ fn count<W: Write>(
     writer: Writer<W>,
 ) -> Result<W> {
     // Tokens are packed one higher, so that zero can say that an n-gram has ended.
-    let bits = usize::BITS - kind.vocab_size.leading_zeros();
-    let job = Job { text: Text::new(streams)?, kind, bits, memory, threads, control, reports };
+    let bits = usize::BITS - kind.vocab_size().leading_zeros();
+    let job =
+        Job { text: Text::new(streams, kind.vocabulary.bos)?, kind, bits, memory, threads, control, reports };
     if bits as usize * (kind.order - 1) <= 64 {
         job.count::<u64, W>(writer)
     } else {
@@ -103,7 +104,7 @@ struct Text<'a> {
 }
 
 impl<'a> Text<'a> {
-    fn new(streams: &'a [&'a [u16]]) -> Result<Self> {
+    fn new(streams: &'a [&'a [u16]], bos: u16) -> Result<Self> {
         let (mut starts, mut documents) = (vec![0], Vec::new());
         for stream in streams {
             let start = starts[starts.len() - 1];
@@ -112,7 +113,7 @@ impl<'a> Text<'a> {
                     "more than 2^32 tokens at once; count the shards in groups and merge",
                 ));
             }
-            documents.extend(document_starts(stream).map(|at| (start + at) as u32));
+            documents.extend(document_starts(stream, bos).map(|at| (start + at) as u32));
             starts.push(start + stream.len());
         }
         Ok(Self { streams, starts, documents })
@@ -132,7 +133,7 @@ struct Job<'a> {
 
 impl Job<'_> {
     fn count<K: Key, W: Write>(&self, mut writer: Writer<W>) -> Result<W> {
-        let mut occurrences = vec![0usize; self.kind.vocab_size];
+        let mut occurrences = vec![0usize; self.kind.vocab_size()];
         for &token in self.text.streams.iter().copied().flatten() {
             occurrences[usize::from(token)] += 1;
         }
@@ -191,7 +192,7 @@ impl Job<'_> {
     /// The chunks of the n-grams that begin at `places`, which ascend.
     fn sort<K: Key>(&self, first: u16, places: &[u32]) -> Result<Vec<u8>> {
         let Text { streams, starts, documents } = &self.text;
-        let rest = self.kind.order - 1;
+        let rest = Rest { length: self.kind.order - 1, bits: self.bits, bos: self.kind.vocabulary.bos };
         let (mut stream, mut document) = (0, 0);
         let pack = |&place: &u32| {
             // Mostly it is the same document, or the next one.
@@ -202,15 +203,15 @@ impl Job<'_> {
                 stream += 1;
             }
             let follow = place as usize + 1 - starts[stream];
-            (K::pack(&streams[stream][follow..], rest, self.bits), document as u32)
+            (K::pack(&streams[stream][follow..], rest), document as u32)
         };
         let mut found: Vec<(K, u32)> = places.iter().map(pack).collect();
         found.sort_unstable();
-        let mut packer = Packer::new(first, self.kind.order);
+        let mut packer = Packer::new(first, self.kind);
         for group in found.chunk_by(|a, b| a.0 == b.0) {
             let changes = group.windows(2).filter(|pair| pair[0].1 != pair[1].1).count();
             packer.push(Entry {
-                ngram: group[0].0.unpack(first, rest, self.bits),
+                ngram: group[0].0.unpack(first, rest),
                 count: group.len() as u64,
                 documents: 1 + changes as u64,
             })?;
@@ -219,23 +220,32 @@ impl Job<'_> {
     }
 }
 
+/// What follows an n-gram's first token: up to so many tokens, each in so many bits, none after the document
+/// token.
+#[derive(Clone, Copy)]
+struct Rest {
+    length: usize,
+    bits: u32,
+    bos: u16,
+}
+
 /// A sortable packing of the tokens after an n-gram's first, in as few bits as they need.
 trait Key: Copy + Ord + Send {
-    /// Of the first `count` of `tokens`: fewer where the stream or the document ends.
-    fn pack(tokens: &[u16], count: usize, bits: u32) -> Self;
-    fn unpack(self, first: u16, count: usize, bits: u32) -> Ngram;
+    /// Of the first of `tokens`: fewer where the stream or the document ends.
+    fn pack(tokens: &[u16], rest: Rest) -> Self;
+    fn unpack(self, first: u16, rest: Rest) -> Ngram;
 }
 
 macro_rules! impl_key {
     ($type:ty) => {
         impl Key for $type {
-            fn pack(tokens: &[u16], count: usize, bits: u32) -> Self {
+            fn pack(tokens: &[u16], Rest { length, bits, bos }: Rest) -> Self {
                 let mut key: Self = 0;
-                let mut left = count as u32;
-                for &token in tokens.iter().take(count) {
+                let mut left = length as u32;
+                for &token in tokens.iter().take(length) {
                     key = (key << bits) | (Self::from(token) + 1);
                     left -= 1;
-                    if token == BOS {
+                    if token == bos {
                         break;
                     }
                 }
@@ -243,10 +253,10 @@ macro_rules! impl_key {
                 key.checked_shl(left * bits).unwrap_or(0)
             }
 
-            fn unpack(self, first: u16, count: usize, bits: u32) -> Ngram {
+            fn unpack(self, first: u16, Rest { length, bits, .. }: Rest) -> Ngram {
                 let mut ngram = Ngram::of(first);
-                for index in 0..count {
-                    let code = (self >> (bits as usize * (count - 1 - index))) & ((1 << bits) - 1);
+                for index in 0..length {
+                    let code = (self >> (bits as usize * (length - 1 - index))) & ((1 << bits) - 1);
                     ngram = ngram.with(index + 1, code as u16);
                 }
                 ngram

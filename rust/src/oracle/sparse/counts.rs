@@ -11,8 +11,9 @@
 //! | bytes | |
 //! |---|---|
 //! | 4 | magic, 0x4E475343 |
-//! | 4 | version, 1 |
+//! | 4 | version, 2 |
 //! | 4, 4, 4 | vocabulary, order, number of shards |
+//! | 4, 32 | document token, fingerprint of the tokenizer (zeros: not known); not in version 1 |
 //! | 32, 8, 2, n per shard | as in other partial counts |
 //! | 4, n | length n of a zstd frame, the frame: the sample |
 //! | 2, 4, 4, n per chunk | first token, number of n-grams, length n of a zstd frame, the frame |
@@ -24,15 +25,17 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use super::sample::Sample;
-use super::trie::{BOS, MAX_VOCAB};
 use super::MAX_ORDER;
 use crate::files::{self, AtomicFile};
 use crate::parallel::{self, Control};
 use crate::partial::{self, put, CountedShard, Numbers};
+use crate::vocabulary::Vocabulary;
 use crate::{Error, Result};
 
 pub const MAGIC: u32 = 0x4E47_5343;
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+/// Counts of a vocabulary that isn't known beyond its size.
+const VERSION_WITHOUT_IDENTITY: u32 = 1;
 
 /// n-grams per chunk. So few that a merge of many files holds little of each, enough for zstd to learn from.
 pub const CHUNK: usize = 1 << 14;
@@ -41,6 +44,9 @@ pub const CHUNK: usize = 1 << 14;
 const LEVEL: i32 = 1;
 
 const HASH_BYTES: usize = 32;
+
+/// The largest vocabulary: a token and one must fit 16 bits.
+pub const MAX_VOCAB: usize = u16::MAX as usize;
 
 /// Bytes read at a time where they are only hashed.
 const PIECE: usize = 1 << 16;
@@ -96,19 +102,31 @@ pub struct Entry {
 /// What all n-grams of a file are made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kind {
-    pub vocab_size: usize,
+    pub vocabulary: Vocabulary,
     pub order: usize,
 }
 
 impl Kind {
-    pub fn new(vocab_size: usize, order: usize) -> Result<Self> {
+    pub fn new(vocabulary: impl Into<Vocabulary>, order: usize) -> Result<Self> {
+        let vocabulary = vocabulary.into();
+        let vocab_size = vocabulary.size;
         if vocab_size == 0 || vocab_size > MAX_VOCAB {
             return Err(Error::input(format!("a vocabulary has 1 to {MAX_VOCAB} tokens, not {vocab_size}")));
         }
         if !(2..=MAX_ORDER).contains(&order) {
             return Err(Error::input(format!("a sparse oracle has order 2 to {MAX_ORDER}, not {order}")));
         }
-        Ok(Self { vocab_size, order })
+        vocabulary.check()?;
+        Ok(Self { vocabulary, order })
+    }
+
+    pub fn vocab_size(&self) -> usize {
+        self.vocabulary.size
+    }
+
+    /// Whether no token follows this code: the n-gram is over, or reached the next document's beginning.
+    fn ends(&self, code: u16) -> bool {
+        code == 0 || code == self.vocabulary.bos + 1
     }
 }
 
@@ -212,6 +230,11 @@ impl SparseCounts {
                 out.commit()
             }
         }
+    }
+
+    /// Whether the document token is anywhere in what was counted.
+    pub fn has_document_token(&self) -> bool {
+        self.chunks.iter().any(|chunk| chunk.first == self.kind.vocabulary.bos)
     }
 
     pub fn chunk_count(&self) -> usize {
@@ -346,24 +369,27 @@ pub fn merge<W: Write>(
     threads: usize,
     control: &Control,
 ) -> Result<W> {
-    let Some(kind) = parts.first().map(|part| part.kind) else {
+    let Some(first) = parts.first() else {
         return Err(Error::input("no partial counts to merge"));
     };
+    let mut kind = first.kind;
     let mut shards = Vec::new();
     for part in parts {
-        if part.kind != kind {
-            return Err(Error::input(format!(
-                "{}: counts of {} tokens up to order {} don't add up with counts of {} up to order {}; \
-                 count the shards again with the same options",
-                part.what, part.kind.vocab_size, part.kind.order, kind.vocab_size, kind.order
-            )));
-        }
+        let Kind { vocabulary, order } = part.kind;
+        kind.vocabulary =
+            kind.vocabulary.united(&vocabulary).filter(|_| order == kind.order).ok_or_else(|| {
+                Error::input(format!(
+                    "{}: counts of {vocabulary} up to order {order} don't add up with counts of {} up to \
+                     order {}, from {}; count the shards again with the same options",
+                    part.what, first.kind.vocabulary, first.kind.order, first.what
+                ))
+            })?;
         shards = partial::united(&shards, part.shards.clone())?;
     }
     let sample = Sample::merge(parts.iter().map(|part| &part.sample));
     let mut writer = Writer::new(out, path, kind, &shards, &sample)?;
     let totals: Vec<_> = parts.iter().map(|_| std::sync::atomic::AtomicU64::new(0)).collect();
-    for window in (0..kind.vocab_size).collect::<Vec<_>>().chunks(WINDOW) {
+    for window in (0..kind.vocab_size()).collect::<Vec<_>>().chunks(WINDOW) {
         let mut merged: Vec<Vec<u8>> = vec![Vec::new(); window.len()];
         let jobs = window.iter().zip(&mut merged).collect();
         parallel::for_each(threads, jobs, |(&first, merged): (&usize, &mut Vec<u8>)| {
@@ -372,7 +398,7 @@ pub fn merge<W: Write>(
                 parts.iter().map(|part| Cursor::new(part, first)).collect::<Result<_>>()?;
             let bytes: u64 =
                 cursors.iter().flat_map(|cursor| cursor.chunks).map(|c| u64::from(c.bytes)).sum();
-            *merged = merge_sorted(&mut cursors, Packer::new(first, kind.order), control)?;
+            *merged = merge_sorted(&mut cursors, Packer::new(first, kind), control)?;
             for (total, cursor) in totals.iter().zip(&cursors) {
                 total.fetch_add(cursor.total, std::sync::atomic::Ordering::Relaxed);
             }
@@ -435,7 +461,7 @@ fn merge_sorted(cursors: &mut [Cursor], mut packer: Packer, control: &Control) -
 /// Puts the n-grams that begin with one token, in order, into chunks.
 pub(super) struct Packer {
     first: u16,
-    order: usize,
+    kind: Kind,
     previous: Ngram,
     entries: u32,
     shared: Vec<u8>,
@@ -446,10 +472,10 @@ pub(super) struct Packer {
 }
 
 impl Packer {
-    pub fn new(first: u16, order: usize) -> Self {
+    pub fn new(first: u16, kind: Kind) -> Self {
         Self {
             first,
-            order,
+            kind,
             previous: Ngram::of(first),
             entries: 0,
             shared: Vec::new(),
@@ -467,11 +493,11 @@ impl Packer {
         let shared = ngram.common(self.previous).min(ngram.length());
         self.shared.push(shared as u8);
         let mut known = self.previous.code(shared);
-        for index in shared..self.order {
+        for index in shared..self.kind.order {
             let code = ngram.code(index);
             put(&mut self.tokens, u64::from(code - known));
             known = 0;
-            if ends(code) {
+            if self.kind.ends(code) {
                 break;
             }
         }
@@ -512,11 +538,6 @@ impl Packer {
     }
 }
 
-/// Whether no token follows this code: the n-gram is over, or reached the next document's beginning.
-fn ends(code: u16) -> bool {
-    code == 0 || code == BOS + 1
-}
-
 /// The longest content that a chunk can have.
 fn longest_content(entries: u32, order: usize) -> usize {
     entries as usize * (1 + 3 * (order - 1) + 10 + 10)
@@ -533,7 +554,7 @@ fn unpack(content: &[u8], chunk: Chunk, kind: Kind, tokens: u64) -> std::result:
     for (index, &shared) in shared.iter().enumerate() {
         let shared = usize::from(shared);
         let fits = if index == 0 { shared == 1 } else { (1..=previous.length()).contains(&shared) };
-        if !fits || shared >= kind.order || shared > 1 && ends(previous.code(shared - 1)) {
+        if !fits || shared >= kind.order || shared > 1 && kind.ends(previous.code(shared - 1)) {
             return Err("an n-gram shares more with the one before it than there is".into());
         }
         let mut ngram = previous.truncated(shared);
@@ -543,12 +564,12 @@ fn unpack(content: &[u8], chunk: Chunk, kind: Kind, tokens: u64) -> std::result:
             if at == shared && step == 0 && index > 0 {
                 return Err("an n-gram is out of order".into());
             }
-            let code = known.checked_add(step).filter(|&code| code <= kind.vocab_size as u64);
+            let code = known.checked_add(step).filter(|&code| code <= kind.vocab_size() as u64);
             let code =
-                code.ok_or_else(|| format!("a token is outside the vocabulary of {}", kind.vocab_size))?;
+                code.ok_or_else(|| format!("a token is outside the vocabulary of {}", kind.vocab_size()))?;
             known = 0;
             ngram = ngram.with(at, code as u16);
-            if ends(code as u16) {
+            if kind.ends(code as u16) {
                 break;
             }
         }
@@ -588,8 +609,9 @@ pub(super) struct Writer<'a, W> {
 impl<'a, W: Write> Writer<'a, W> {
     pub fn new(out: W, path: &'a Path, kind: Kind, shards: &[CountedShard], sample: &Sample) -> Result<Self> {
         let mut header = Vec::new();
-        let words = [MAGIC, VERSION, kind.vocab_size as u32, kind.order as u32, shards.len() as u32];
+        let words = [MAGIC, VERSION, kind.vocab_size() as u32, kind.order as u32, shards.len() as u32];
         header.extend(words.into_iter().flat_map(u32::to_le_bytes));
+        kind.vocabulary.write_identity(&mut header);
         for shard in shards {
             partial::write_shard(&mut header, shard);
         }
@@ -707,15 +729,23 @@ fn scan(input: impl Read, path: &Path, control: &Control) -> Result<Scanned> {
         );
     }
     let version = scanner.u32("the version")?;
-    if version != VERSION {
-        return Err(scanner.error(format!("version {version}; this program reads version {VERSION}")));
+    if !(VERSION_WITHOUT_IDENTITY..=VERSION).contains(&version) {
+        return Err(scanner.error(format!("version {version}; this program reads versions up to {VERSION}")));
     }
-    let (vocab_size, order) = (scanner.u32("the vocabulary")?, scanner.u32("the order")?);
-    let kind = Kind::new(vocab_size as usize, order as usize).map_err(|error| scanner.error(error))?;
+    let (vocab_size, order) = (scanner.u32("the vocabulary")? as usize, scanner.u32("the order")? as usize);
+    let shard_count = scanner.u32("the number of shards")?;
+    let vocabulary = if version == VERSION_WITHOUT_IDENTITY {
+        vocab_size.into()
+    } else {
+        let bos = scanner.u32("the document token")?;
+        let fingerprint = scanner.array("the tokenizer's fingerprint")?;
+        Vocabulary::of_identity(vocab_size, bos, fingerprint).map_err(|error| scanner.error(error))?
+    };
+    let kind = Kind::new(vocabulary, order).map_err(|error| scanner.error(error))?;
     // Grows with the shards that are really there.
     let mut shards: Vec<CountedShard> = Vec::new();
     let mut tokens = 0u64;
-    for _ in 0..scanner.u32("the number of shards")? {
+    for _ in 0..shard_count {
         let hash = scanner.array("a shard's hash")?;
         let held = u64::from_le_bytes(scanner.array("a shard's tokens")?);
         let length = u16::from_le_bytes(scanner.array("the length of a shard's name")?);
@@ -731,7 +761,7 @@ fn scan(input: impl Read, path: &Path, control: &Control) -> Result<Scanned> {
     let length = scanner.u32("the sample's length")? as usize;
     let frame = scanner.bytes(length, "the sample")?;
     let name = format!("{}: at offset {}", path.display(), scanner.offset - length as u64);
-    let sample = Sample::unpack(&files::decompress(&frame, Sample::LONGEST, &name)?, kind.vocab_size)
+    let sample = Sample::unpack(&files::decompress(&frame, Sample::LONGEST, &name)?, kind.vocab_size())
         .map_err(|detail| Error::format(name, detail))?;
     let mut chunks: Vec<Chunk> = Vec::new();
     loop {
@@ -742,11 +772,11 @@ fn scan(input: impl Read, path: &Path, control: &Control) -> Result<Scanned> {
         if (first, entries, bytes) == (0, 0, 0) {
             break;
         }
-        if usize::from(first) >= kind.vocab_size || !(1..=CHUNK).contains(&(entries as usize)) {
+        if usize::from(first) >= kind.vocab_size() || !(1..=CHUNK).contains(&(entries as usize)) {
             return Err(scanner.error(format!(
                 "a chunk of {entries} n-grams that begin with {first}; 1 to {CHUNK} of a vocabulary of {} \
                  are possible",
-                kind.vocab_size
+                kind.vocab_size()
             )));
         }
         if chunks.last().is_some_and(|last| last.first > first) {

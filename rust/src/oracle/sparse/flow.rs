@@ -16,7 +16,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::trie::{by_context, Level, Trie, BOS};
+use super::trie::{by_context, Level, Trie};
 use super::MAX_ORDER;
 use crate::memory;
 use crate::parallel::{self, Control};
@@ -101,7 +101,7 @@ fn starting(trie: &Trie, n: usize) -> Vec<AtomicU64> {
     } else {
         level.masses.iter().map(|&mass| AtomicU64::new(fixed(f64::from(mass)))).collect()
     };
-    for (index, &count) in trie.beginning_with(BOS, n).zip(&level.beginnings) {
+    for (index, &count) in trie.beginning_with(trie.bos, n).zip(&level.beginnings) {
         *masses[index].get_mut() += fixed(f64::from(count));
     }
     masses

@@ -13,6 +13,7 @@ pub mod model;
 pub mod quantise;
 pub mod rounding;
 pub mod sample;
+pub mod threshold;
 pub mod trie;
 pub mod walk;
 

@@ -11,6 +11,7 @@ use super::logarithm::ln_in_place;
 use super::quantise::Level;
 use super::MAX_ORDER;
 use crate::oracle::{Info, Oracle};
+use crate::vocabulary::Vocabulary;
 
 /// An n-gram, as the continuation of its context and as a context itself.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +35,7 @@ struct Order {
 #[derive(Debug)]
 pub struct SparseOracle {
     orders: Vec<usize>,
+    vocabulary: Vocabulary,
     /// By order, from the empty context, order 0, on.
     levels: Vec<Order>,
     /// p(w).
@@ -57,7 +59,12 @@ impl Ending {
 
 impl SparseOracle {
     /// `levels` from order 0 on; `stream_bytes` from order 1 on.
-    pub(super) fn new(levels: Vec<Level>, token_count: u64, stream_bytes: Vec<usize>) -> Self {
+    pub(super) fn new(
+        vocabulary: Vocabulary,
+        levels: Vec<Level>,
+        token_count: u64,
+        stream_bytes: Vec<usize>,
+    ) -> Self {
         let unigrams = levels[1].probabilities.clone();
         let order = levels.len() - 1;
         let pack = |level: Level| {
@@ -71,7 +78,7 @@ impl SparseOracle {
             Order { words: level.words, nodes }
         };
         let levels = levels.into_iter().map(pack).collect();
-        Self { orders: (1..=order).collect(), levels, unigrams, token_count, stream_bytes }
+        Self { vocabulary, orders: (1..=order).collect(), levels, unigrams, token_count, stream_bytes }
     }
 
     fn order(&self) -> usize {
@@ -182,8 +189,8 @@ impl Oracle for SparseOracle {
         "sparse"
     }
 
-    fn vocab_size(&self) -> usize {
-        self.unigrams.len()
+    fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
     }
 
     fn orders(&self) -> &[usize] {

@@ -5,7 +5,6 @@
 //! gains share 1 − b(h) among them.
 
 use super::coder::{exp, logistic};
-use super::trie::MAX_VOCAB;
 
 /// Steps of b(h): logit / 0.5, from −15 to 15.
 pub const BACKOFF_LEVELS: i8 = 15;
@@ -115,7 +114,6 @@ pub fn backoff_table() -> [f32; 2 * BACKOFF_LEVELS as usize + 1] {
 
 /// The level of the empty context.
 pub fn root(vocab_size: usize, token_count: u64) -> Level {
-    debug_assert!(vocab_size <= MAX_VOCAB);
     Level {
         words: vec![0],
         suffixes: vec![0],

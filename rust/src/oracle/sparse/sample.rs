@@ -6,10 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use super::trie::BOS;
 use crate::partial::{put, Numbers};
 
-/// Longer documents count as several of this many tokens, so that a book without any [`BOS`] still has
+/// Longer documents count as several of this many tokens, so that a book without any document token still has
 /// repetition to be told from chance.
 pub const DOCUMENT_TOKENS: usize = 1 << 13;
 
@@ -17,10 +16,10 @@ pub const DOCUMENT_TOKENS: usize = 1 << 13;
 const TOKENS: usize = 2_000_000;
 
 /// Where each document of a stream starts.
-pub fn document_starts(stream: &[u16]) -> impl Iterator<Item = usize> + '_ {
+pub fn document_starts(stream: &[u16], bos: u16) -> impl Iterator<Item = usize> + '_ {
     let mut length = DOCUMENT_TOKENS;
     stream.iter().enumerate().filter_map(move |(at, &token)| {
-        let starts = token == BOS || length == DOCUMENT_TOKENS;
+        let starts = token == bos || length == DOCUMENT_TOKENS;
         length = if starts { 1 } else { length + 1 };
         starts.then_some(at)
     })
@@ -37,10 +36,11 @@ impl Sample {
     /// The most bytes that [`Sample::pack`] makes: of documents of one token each.
     pub const LONGEST: usize = 10 + (TOKENS + DOCUMENT_TOKENS) * 5;
 
-    pub fn of(streams: &[&[u16]]) -> Self {
+    /// Of documents that begin with `bos`.
+    pub fn of(streams: &[&[u16]], bos: u16) -> Self {
         let mut sample = Self::default();
         for stream in streams {
-            let starts: Vec<usize> = document_starts(stream).chain([stream.len()]).collect();
+            let starts: Vec<usize> = document_starts(stream, bos).chain([stream.len()]).collect();
             for pair in starts.windows(2) {
                 sample.add(&stream[pair[0]..pair[1]]);
             }

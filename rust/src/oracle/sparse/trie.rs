@@ -13,13 +13,6 @@ use super::MAX_ORDER;
 use crate::parallel::{self, Control};
 use crate::{Error, Result};
 
-/// Documents begin with this token, so an n-gram that reaches it ends there: what stood before a
-/// document says nothing about it.
-pub const BOS: u16 = 1;
-
-/// The largest vocabulary: a token and one must fit 16 bits.
-pub const MAX_VOCAB: usize = u16::MAX as usize;
-
 /// The n-grams of one order.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub struct Level {
@@ -34,7 +27,7 @@ pub struct Level {
     pub masses: Vec<f32>,
     /// Per n-gram, as a context: the mass of its continuations that were cut. Empty for zeros.
     pub cut: Vec<f32>,
-    /// How often each n-gram occurs that begins with [`BOS`], in their order; empty at order 1 and the top.
+    /// How often each n-gram occurs that begins with the document token, in their order; empty at order 1 and the top.
     /// (Such n-grams that were cut are forgotten: only a document's first tokens would know them.)
     pub beginnings: Vec<f32>,
 }
@@ -57,6 +50,9 @@ impl Level {
 /// See the module.
 pub struct Trie {
     pub levels: Vec<Level>,
+    /// Documents begin with this token, so an n-gram that reaches it ends there: what stood before a document
+    /// says nothing about it.
+    pub bos: u16,
 }
 
 impl Trie {
@@ -175,6 +171,7 @@ pub(super) fn for_each_ngram<S>(
 struct Growing {
     levels: Vec<Level>,
     cutoff: u64,
+    bos: u16,
     /// For each order, where the next level's part begins that continues the n-gram at hand.
     starts: [u32; MAX_ORDER + 1],
     words: [u16; MAX_ORDER + 1],
@@ -184,7 +181,7 @@ impl Growing {
     fn new(counts: &SparseCounts, cutoff: u64) -> Self {
         let kind = counts.kind();
         let mut levels = vec![Level::default(); kind.order + 1];
-        let vocab_size = kind.vocab_size;
+        let vocab_size = kind.vocab_size();
         levels[0] = Level {
             words: vec![0],
             suffixes: vec![0],
@@ -193,7 +190,8 @@ impl Growing {
         };
         levels[1].words = (0..vocab_size).map(|token| token as u16).collect();
         levels[1].suffixes = vec![0; vocab_size];
-        Self { levels, cutoff, starts: [0; MAX_ORDER + 1], words: [0; MAX_ORDER + 1] }
+        let (starts, words) = ([0; MAX_ORDER + 1], [0; MAX_ORDER + 1]);
+        Self { levels, cutoff, bos: kind.vocabulary.bos, starts, words }
     }
 
     fn open(&mut self, order: usize, ngram: Ngram) {
@@ -221,7 +219,7 @@ impl Growing {
         level.words.push(self.words[order]);
         if order < top {
             level.first.push(self.starts[order]);
-            if self.words[1] == BOS {
+            if self.words[1] == self.bos {
                 level.beginnings.push(count as f32);
             }
         } else {
@@ -243,7 +241,7 @@ impl Growing {
             level.first.shrink_to_fit();
             level.masses.shrink_to_fit();
         }
-        Trie { levels: self.levels }
+        Trie { levels: self.levels, bos: self.bos }
     }
 }
 

@@ -5,14 +5,24 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from hybridlm import _core
+from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import InputError
 from hybridlm.files import atomic_write_bytes
 from hybridlm.oracle.hashing import verify_hash_twins
+from hybridlm.oracle.sources import Paths, Sources, not_yet_counted
+from hybridlm.oracle.vocabularies import (
+    DEFAULT_VOCABULARY,
+    VocabularyLike,
+    as_vocabulary,
+    check_asked,
+    vocabulary_of,
+    warn_about,
+)
 from hybridlm.progress import Progress
 from hybridlm.threads import thread_count
 
@@ -20,7 +30,6 @@ log = logging.getLogger("hybridlm.oracle")
 
 Engine = Literal["local", "ray"]
 
-DEFAULT_VOCAB_SIZE = 1024
 DEFAULT_ORDERS = 8
 DEFAULT_CHECKPOINT_SECONDS = 60.0
 """Writing the counts aside takes some tenths of a second, so every minute costs nothing to speak of."""
@@ -34,22 +43,23 @@ hundredths of a second; shards are open, and their pages held, for as long as th
 class Tables:
     """Which tables to count. What is None is as in the partial counts given, or the default."""
 
-    vocab_size: int | None = None
+    vocabulary: VocabularyLike | None = None
     orders: int | None = None
     buckets: Mapping[int, int] = field(default_factory=dict)
     """Rows of orders >= 3 that are not to have the default."""
 
+    @property
+    def asked(self) -> Vocabulary | None:
+        return None if self.vocabulary is None else as_vocabulary(self.vocabulary)
+
     def empty(self) -> _core.NgramCounts:
-        vocab_size = DEFAULT_VOCAB_SIZE if self.vocab_size is None else self.vocab_size
         orders = DEFAULT_ORDERS if self.orders is None else self.orders
-        return _core.NgramCounts(vocab_size, orders, self.buckets)
+        return _core.NgramCounts(self.asked or DEFAULT_VOCABULARY, orders, self.buckets)
 
     def of(self, counts: _core.NgramCounts, name: str) -> "Tables":
         """The tables of ``counts``, read from ``name``. Raises InputError where others are asked for."""
-        if self.vocab_size is not None and counts.vocab_size != self.vocab_size:
-            raise InputError(
-                f"{name}: counts of a vocabulary of {counts.vocab_size}, but {self.vocab_size} is asked for"
-            )
+        found = vocabulary_of(counts)
+        check_asked(self.asked, found, name)
         if self.orders is not None and len(counts.orders) != self.orders:
             raise InputError(f"{name}: counts of orders 1 to {len(counts.orders)}, not 1 to {self.orders}")
         for order, rows in self.buckets.items():
@@ -57,7 +67,7 @@ class Tables:
                 there = counts.buckets.get(order, "no")
                 raise InputError(f"{name}: counts with {there} rows for order {order}, not {rows}")
         hashed = {order: rows for order, rows in counts.buckets.items() if order >= 3}
-        return Tables(counts.vocab_size, len(counts.orders), hashed)
+        return Tables(self.asked or found, len(counts.orders), hashed)
 
 
 @dataclass(frozen=True)
@@ -73,28 +83,18 @@ class Checkpoint:
     ) -> tuple[_core.NgramCounts, list[str]]:
         """The counts to go on from, ``empty`` if there is no file, and the shards still to be counted.
 
-        A shard has been counted if its content is what was counted. Name, size and date could tell faster
-        but not for certain, and hashing a shard takes less than a tenth of the time of counting it.
         Raises InputError when the file is of other tables than ``empty``, or of a shard that is not given.
         """
         if not self.path.exists():
             return empty, list(shards)
-        advice = f"remove {self.path} to start afresh"
         saved = read_partial(self.path, threads)
-        if (saved.vocab_size, saved.buckets) != (empty.vocab_size, empty.buckets):
+        if (saved.vocabulary, saved.buckets) != (empty.vocabulary, empty.buckets):
             raise InputError(
-                f"{self.path}: an interrupted run left counts of another vocabulary, orders or rows; {advice}"
+                f"{self.path}: an interrupted run left counts of another vocabulary, document token, "
+                f"tokenizer, orders or rows; remove {self.path} to start afresh"
             )
-        given = [content for _, _, content in _core.identify_shards(shards, threads)]
         counted = {content: name for name, _, content in saved.shards}
-        for content, name in counted.items():
-            if content not in given:
-                raise InputError(
-                    f"{self.path}: an interrupted run has counted {name}, which is not given now; {advice}"
-                )
-        rest = [shard for shard, content in zip(shards, given, strict=True) if content not in counted]
-        log.info("%s: resuming, %d of %d shards are counted", self.path, len(counted), len(shards))
-        return saved, rest
+        return saved, not_yet_counted(shards, counted, self.path, threads)
 
     def save(self, counts: _core.NgramCounts, threads: int) -> None:
         atomic_write_bytes(self.path, counts.to_bytes(threads))
@@ -102,12 +102,6 @@ class Checkpoint:
     def remove(self) -> None:
         """To be called when the result is in its place."""
         self.path.unlink(missing_ok=True)
-
-
-def is_partial(path: str | os.PathLike[str], magic: bytes = _core.PARTIAL_COUNTS_MAGIC) -> bool:
-    """Whether the file begins as partial counts do. Raises OSError."""
-    with Path(path).open("rb") as file:
-        return file.read(len(magic)) == magic
 
 
 def read_partial(path: str | os.PathLike[str], threads: int | None = None) -> _core.NgramCounts:
@@ -135,7 +129,7 @@ def _add(paths: Sequence[str | os.PathLike[str]], counts: _core.NgramCounts, thr
 
 
 def count(
-    sources: Sequence[str | os.PathLike[str]],
+    sources: Paths | Sources,
     tables: Tables | None = None,
     *,
     threads: int | None = None,
@@ -149,20 +143,21 @@ def count(
     counts depend on neither the sources' order nor ``threads`` nor ``engine``. On Ray, ``threads`` are those
     of a task, one if None. Raises InputError, FormatError or OSError.
     """
-    if not sources:
-        raise InputError("no shards to count")
+    found = Sources.of(sources)
+    if found.sparse_counts:
+        raise InputError(
+            f"{found.sparse_counts[0]}: counts of the sparse estimator; build with that, or count again"
+        )
     verify_hash_twins()
     tables = tables or Tables()
-    for source in sources:
-        if is_partial(source, _core.SPARSE_COUNTS_MAGIC):
-            raise InputError(
-                f"{os.fspath(source)}: counts of the sparse estimator; build with that, or count again"
-            )
-    partials = [os.fspath(source) for source in sources if is_partial(source)]
-    shards = [os.fspath(source) for source in sources if not is_partial(source)]
-    if partials:
-        tables = tables.of(read_partial(partials[0], threads), partials[0])
-    counts = tables.empty()
+    asked = tables.asked
+    of_counts = None
+    if found.dense_counts:
+        first = read_partial(found.dense_counts[0], threads)
+        tables, of_counts = tables.of(first, found.dense_counts[0]), vocabulary_of(first)
+    vocabulary = found.vocabulary(tables.vocabulary, of_counts)
+    counts = replace(tables, vocabulary=vocabulary).empty()
+    shards: Sequence[str] = found.shards
     if not shards:
         pass
     elif engine == "ray":
@@ -184,7 +179,8 @@ def count(
     else:
         counts = _count_here(shards, counts, thread_count(threads), checkpoint)
     # Last, so that a checkpoint is of shards alone.
-    _add(partials, counts, threads)
+    _add(found.dense_counts, counts, threads)
+    warn_about(counts, asked)
     return counts
 
 

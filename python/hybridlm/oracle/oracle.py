@@ -13,13 +13,13 @@ from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import InputError
 from hybridlm.extras import require_torch
 from hybridlm.files import atomic_write_bytes
+from hybridlm.oracle.vocabularies import vocabulary_of
 from hybridlm.threads import thread_count
 
 if TYPE_CHECKING:
     import torch
 
-    from hybridlm.oracle.tables import OracleTables
-
+    from hybridlm.oracle.device_tables import OracleTables
 
 log = logging.getLogger("hybridlm.oracle")
 
@@ -43,6 +43,7 @@ class Oracle:
         """``core``: what was decoded from ``data``, an oracle file's bytes."""
         self._core = core
         self._data = data
+        self._warned = False
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Self:
@@ -78,30 +79,42 @@ class Oracle:
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """What its token ids mean; without a fingerprint where the file doesn't say."""
-        return Vocabulary(self._core.vocab_size)
+        """What its token ids mean, as far as its file says."""
+        return vocabulary_of(self._core)
 
-    def check_tokenizer(self, vocabulary: Vocabulary, name: str = "the oracle") -> None:
+    @property
+    def fingerprint(self) -> str | None:
+        """SHA-256 of the tokenizer's file, 64 hex digits; None where the oracle doesn't say."""
+        return self.vocabulary.fingerprint
+
+    def check_tokenizer(self, given: Vocabulary, name: str = "the oracle") -> None:
         """Raises InputError, calling the oracle ``name``, unless it was built with this tokenizer.
 
-        An oracle that doesn't say what it was built with draws a warning.
+        An oracle that doesn't say what it was built with is held against the size alone, with one warning.
         """
-        if self.vocab_size != vocabulary.size:
+        own = self.vocabulary
+        if own.size != given.size:
             raise InputError(
-                f"{name}: built for a vocabulary of {self.vocab_size} tokens, but the tokenizer given has "
-                f"{vocabulary.size}"
+                f"{name}: built for a vocabulary of {own.size} tokens, but the tokenizer given has "
+                f"{given.size}"
             )
-        built_with = self.vocabulary.fingerprint
-        if built_with is None:
-            log.warning(
-                "%s: doesn't say which tokenizer it was built with: what follows is right only if it was the "
-                "one given; `hybridlm oracle build --tokenizer` makes one that says it",
-                name,
-            )
-        elif built_with != vocabulary.fingerprint:
+        if own.fingerprint is None:
+            if not self._warned:
+                self._warned = True
+                log.warning(
+                    "%s: doesn't say which tokenizer it was built with: what follows is right only if it was "
+                    "the one given; `hybridlm oracle build --tokenizer` makes one that says it",
+                    name,
+                )
+        elif given.fingerprint not in (None, own.fingerprint):
             raise InputError(
-                f"{name}: built with the tokenizer {built_with}, but the one given is "
-                f"{vocabulary.fingerprint} (SHA-256 of the files)"
+                f"{name}: built with the tokenizer {own.fingerprint}, but the one given is "
+                f"{given.fingerprint} (SHA-256 of the files)"
+            )
+        elif own.bos_id != given.bos_id:
+            raise InputError(
+                f"{name}: built from documents that begin with token {own.bos_id}, but those of the "
+                f"tokenizer given begin with {given.bos_id}"
             )
 
     @property
@@ -162,6 +175,6 @@ class Oracle:
         Raises InputError unless the oracle is dense and PyTorch is there.
         """
         require_torch("an oracle's tables on a device")
-        from hybridlm.oracle.tables import OracleTables
+        from hybridlm.oracle.device_tables import OracleTables
 
         return OracleTables(self._core, device)
