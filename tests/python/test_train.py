@@ -2,6 +2,9 @@ import dataclasses
 import json
 import math
 import shutil
+import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +37,8 @@ from hybridlm.train.config import (
 from hybridlm.train.ema import EMA
 from hybridlm.train.loader import TokenLoader, check_shards
 from hybridlm.train.loop import TrainResult, train
-from hybridlm.train.schedule import learning_rate_scale, muon_momentum, progress, warmdown_scale
+from hybridlm.train.optimizer import Optimizers
+from hybridlm.train.schedule import SharedClock, learning_rate_scale, muon_momentum, progress, warmdown_scale
 from hybridlm.train.validation import Validator
 
 ALONE = Distributed(0, 1, 0, torch.device("cpu"))
@@ -196,6 +200,20 @@ def test_momentum_rises_to_its_end() -> None:
     )
 
 
+def test_the_clock_stands_still_while_paused_and_counts_each_stretch_once() -> None:
+    now = 100.0
+    clock = SharedClock(ALONE, 1, step=0, seconds=5.0, timer=lambda: now)
+    now += 24
+    with clock.paused():
+        assert clock.measured() == 29
+        now += 1000
+        assert clock.measured() == 29
+    assert clock.measured() == 29
+    now += 2
+    assert clock.measured() == 31
+    assert clock.read(0, interrupted=False) == (31, False)
+
+
 @given(decay=st.floats(0, 0.999), values=st.lists(st.floats(-5, 5, width=32), min_size=1, max_size=20))
 def test_the_average_is_its_recurrence_and_can_be_swapped_in(decay: float, values: list[float]) -> None:
     model = torch.nn.Linear(1, 1, bias=False)
@@ -238,10 +256,14 @@ def test_validation_counts_each_target_once(shard_dir: Path, tokenizer: Tokenize
 
 @pytest.fixture
 def run(shard_dir: Path, tokenizer: Tokenizer, tmp_path: Path) -> Any:
-    def run(name: str, resume: bool = False, **settings: Any) -> tuple[TrainResult, Path]:
+    def run(
+        name: str, resume: bool = False, timer: Callable[[], float] = time.perf_counter, **settings: Any
+    ) -> tuple[TrainResult, Path]:
         config = dataclasses.replace(CONFIG, **settings)
         out = tmp_path / name
-        result = train(config, data=shard_dir, tokenizer=tokenizer, out=out, dist=ALONE, resume=resume)
+        result = train(
+            config, data=shard_dir, tokenizer=tokenizer, out=out, dist=ALONE, resume=resume, timer=timer
+        )
         return result, out
 
     return run
@@ -296,6 +318,51 @@ def test_a_resumed_run_ends_as_one_without_interruption(run: Any) -> None:
     (cut / "metrics.jsonl").write_text("".join(lines[:5]) + lines[5][:20])
     run("cut", resume=True, checkpoint=CheckpointConfig(every=2, keep=5))
     assert losses_of(cut) == losses_of(whole)
+    assert (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+class Turned:
+    """A clock that a training step moves on by one second, and that interrupts the run before one of them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, interrupt_at: float = math.inf) -> None:
+        self.now, self._interrupt_at = 0.0, interrupt_at
+        step = Optimizers.step
+
+        def timed_step(*arguments: Any) -> None:
+            step(*arguments)
+            self.now += 1
+
+        monkeypatch.setattr(Optimizers, "step", timed_step)
+
+    def __call__(self) -> float:
+        if self.now >= self._interrupt_at:
+            self._interrupt_at = math.inf
+            signal.raise_signal(signal.SIGINT)
+        return self.now
+
+
+def test_a_run_resumed_under_a_time_limit_goes_on_at_its_second(run: Any) -> None:
+    settings = {"iterations": 1000, "max_seconds": 8.0, "schedule": ScheduleConfig(warmdown=0.75)}
+    with pytest.MonkeyPatch.context() as patch:
+        whole_result, whole = run("whole", timer=Turned(patch), **settings)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt, match="after step 3"):
+        run("cut", timer=Turned(patch, interrupt_at=3), **settings)
+    cut = whole.parent / "cut"
+    assert checkpoints.load_checkpoint(checkpoints.complete_checkpoints(cut)[-1]).seconds == 3
+    with pytest.MonkeyPatch.context() as patch:
+        cut_result, _ = run("cut", resume=True, timer=Turned(patch), **settings)
+    assert cut_result == whole_result
+    assert (whole_result.steps, whole_result.seconds) == (8, 8.0)
+    steps, of_whole = (
+        [
+            (line["step"], line["seconds"], line["train_loss"], line["lr_scale"])
+            for line in metrics_of(out)
+            if "train_loss" in line
+        ]
+        for out in (cut, whole)
+    )
+    assert steps == of_whole
+    assert [scale for *_, scale in steps] == pytest.approx([1, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
     assert (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 

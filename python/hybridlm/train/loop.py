@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,11 +81,13 @@ def train(
     out: Path,
     dist: Distributed,
     resume: bool = False,
+    timer: Callable[[], float] = time.perf_counter,
 ) -> TrainResult:
     """Trains a GPT on the data folder's training shards and leaves it in ``out``/model.safetensors.
 
     A collective: every rank calls it alike. ``resume`` continues from the latest checkpoint in ``out``, and
-    on a CPU ends with the very weights that a run without interruption ends with.
+    on a CPU ends with the very weights that a run without interruption ends with. ``timer`` gives the
+    seconds that ``max_seconds`` and the schedule go by.
 
     Raises InputError for data, tokenizer, oracle and settings that don't fit each other, or when ``out``
     holds a run already; OSError; and KeyboardInterrupt, once a checkpoint is written, for SIGINT and SIGTERM.
@@ -168,7 +171,7 @@ def train(
         warm_up(state, loader, config, learn)
 
     metrics = MetricsLog(out, step) if dist.is_main else None
-    clock = SharedClock(dist, 1 if device.type == "cpu" else 10, step, seconds)
+    clock = SharedClock(dist, 1 if device.type == "cpu" else 10, step, seconds, timer)
     batches = loader.batches(step)
     logged_step, logged_seconds = step, seconds
     nats, lr_scale = torch.zeros((), device=device), 1.0

@@ -1,7 +1,7 @@
 """Learning rate and momentum as functions of the run's progress, and the clock that progress may follow."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -40,14 +40,22 @@ class SharedClock:
 
     Ranks meet every ``meet_every`` steps, and go on from there by the pace of the last stretch: a meeting on
     a GPU makes the host wait for it. Whether to stop on a signal, which may reach only some, is settled in
-    the same meeting.
+    the same meeting. ``timer``: seconds since any fixed moment, never falling.
     """
 
-    def __init__(self, distributed: Distributed, meet_every: int, step: int, seconds: float) -> None:
+    def __init__(
+        self,
+        distributed: Distributed,
+        meet_every: int,
+        step: int,
+        seconds: float,
+        timer: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._distributed = distributed
         self._meet_every = meet_every
+        self._timer = timer
         self._before = seconds
-        self._since = time.perf_counter()
+        self._since: float | None = timer()  # None while paused
         self._met_at = (step, seconds)
         self._pace = 0.0
         self._first_step = step
@@ -70,14 +78,14 @@ class SharedClock:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """For what is not training: validation, checkpoints."""
+        """For what is not training: validation, checkpoints. Meanwhile the clock stands still."""
         if self._distributed.device.type == "cuda":
             torch.cuda.synchronize()
-        self._before = self.measured()
+        self._before, self._since = self.measured(), None
         try:
             yield
         finally:
-            self._since = time.perf_counter()
+            self._since = self._timer()
 
     def measured(self) -> float:
-        return self._before + time.perf_counter() - self._since
+        return self._before if self._since is None else self._before + self._timer() - self._since
