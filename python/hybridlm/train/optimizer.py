@@ -133,7 +133,7 @@ def parameter_groups(model: GPT, config: OptimizerConfig) -> dict[str, dict[str,
     }
     decoder = {
         id(parameter)
-        for block in list(model.blocks)[model.config.encoder_layers :]
+        for block in list(model.blocks)[model.config.layers // 2 :]
         for parameter in block.parameters()
     }
     for module in model.modules():
