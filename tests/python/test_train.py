@@ -36,9 +36,17 @@ from hybridlm.train.config import (
 )
 from hybridlm.train.ema import EMA
 from hybridlm.train.loader import TokenLoader, check_shards
-from hybridlm.train.loop import TrainResult, train
+from hybridlm.train.loop import TrainResult, phases, train
 from hybridlm.train.optimizer import Optimizers
-from hybridlm.train.schedule import SharedClock, learning_rate_scale, muon_momentum, progress, warmdown_scale
+from hybridlm.train.schedule import (
+    SharedClock,
+    decay_scale,
+    learning_rate_scale,
+    muon_momentum,
+    plan,
+    progress,
+    warmdown_scale,
+)
 from hybridlm.train.validation import Validator
 
 ALONE = Distributed(0, 1, 0, torch.device("cpu"))
@@ -177,12 +185,41 @@ def test_an_oracle_must_fit_the_tokenizer_and_have_such_orders(oracle_path: Path
 # Schedule and average
 
 
-def test_learning_rate_rises_holds_and_falls() -> None:
-    schedule = ScheduleConfig(ramp_steps=3, warmdown=0.5, final_lr_scale=0.2)
+def test_learning_rate_rises_holds_and_falls_to_its_floor() -> None:
+    schedule = ScheduleConfig(ramp_steps=3, warmdown=0.5, lr_floor=0.3)
     scales = [learning_rate_scale(step, step / 10, schedule) for step in range(11)]
-    assert scales == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 0.84, 0.68, 0.52, 0.36, 0.2])
-    assert warmdown_scale(1.3, schedule) == pytest.approx(0.2)
+    assert scales == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 0.8, 0.6, 0.4, 0.3, 0.3])
+    assert warmdown_scale(1.3, schedule) == 0.3
+    assert warmdown_scale(1.3, ScheduleConfig(warmdown=0.5)) == 0.0
     assert warmdown_scale(1.0, ScheduleConfig(warmdown=0.0)) == 1.0
+
+
+def test_weight_decay_holds_and_tapers_off() -> None:
+    schedule = ScheduleConfig(decay_taper=0.4, final_decay_scale=0.5)
+    scales = [decay_scale(tenth / 10, schedule) for tenth in (0, 5, 6, 7, 8, 9, 10, 13)]
+    assert scales == pytest.approx([1, 1, 1, 0.875, 0.75, 0.625, 0.5, 0.5])
+    assert decay_scale(1.0, ScheduleConfig()) == 1.0
+
+
+def test_recurrence_and_rounding_set_in_at_their_time() -> None:
+    recurrent = dataclasses.replace(MODEL, recurrences=2)
+    config = dataclasses.replace(
+        CONFIG,
+        model=recurrent,
+        schedule=ScheduleConfig(recurrence_start=0.5, warmdown=1.0),
+        late_qat_lr_scale=0.25,
+    )
+    plans = [plan(0, tenth / 10, config) for tenth in range(10)]
+    assert [planned.recurrent for planned in plans] == [False] * 5 + [True] * 5
+    assert [planned.quantised for planned in plans] == [False] * 8 + [True] * 2
+    assert [(p.recurrent, p.quantised) for p in phases(config)] == [
+        (False, False),
+        (True, False),
+        (True, True),
+    ]
+    assert not plan(0, 0.9, dataclasses.replace(config, model=MODEL)).recurrent
+    at_its_floor = dataclasses.replace(config, schedule=ScheduleConfig(lr_floor=0.25))
+    assert [(p.recurrent, p.quantised) for p in phases(at_its_floor)] == [(False, False), (True, False)]
 
 
 def test_progress_follows_the_budget_that_ends_first() -> None:

@@ -116,6 +116,8 @@ def _call(command: Command) -> int:
             target,
             prog=f"hybridlm {command.name}",
             args=command.arguments,
+            # Under torchrun, one rank says what is wrong with the command.
+            console_outputs=os.environ.get("RANK", "0") == "0",
             config=(tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff),
             **layers,
         )
