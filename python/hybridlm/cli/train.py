@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from hybridlm.settings import peek_option, resolve
+from hybridlm.train import launch
 from hybridlm.train.config import TrainConfig
 
 _NOT_GIVEN = Path()
@@ -58,9 +60,7 @@ class Train:
         if self.dry_run:
             self._print_estimate()
         elif self.processes > 1 and "RANK" not in os.environ:
-            from hybridlm.train.launch import launch
-
-            raise SystemExit(launch(self.arguments, self.processes))
+            raise SystemExit(launch.launch(self.arguments, self.processes))
         else:
             self._train()
 
@@ -92,6 +92,9 @@ class Train:
             if not dist.is_first_to_fail():
                 raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
             if isinstance(error, ConnectionError):
+                if launch.VARIABLE in os.environ:
+                    # A launcher that has seen a rank die ends this one before long, and says which it was.
+                    time.sleep(5)
                 raise ConnectionError(
                     f"{error}; the same command with --resume goes on from the last checkpoint"
                 ) from None

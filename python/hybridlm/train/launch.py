@@ -1,12 +1,16 @@
 """Training with several processes on this machine: torchrun's agent, with one line for what goes wrong."""
 
 import logging
+import os
 import signal
 import sys
 import uuid
 from collections.abc import Sequence
 
 logger = logging.getLogger("hybridlm.train")
+
+VARIABLE = "HYBRIDLM_LAUNCHED"
+"""Set in the environment of ranks that were started here."""
 
 # How long a rank that was told to stop may take, to finish its step and write a checkpoint, and how long
 # ranks may hang in a collective when another one has died.
@@ -36,6 +40,9 @@ def launch(arguments: Sequence[str], processes: int) -> int:
         monitor_interval=0.2,
         shutdown_timeout=_SECONDS_TO_STOP,
     )
+    os.environ[VARIABLE] = "1"
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    handlers = [(number, signal.getsignal(number)) for number in numbers]
     try:
         elastic_launch(config, sys.executable)("-m", "hybridlm.train", *arguments)
     except ChildFailedError as error:
@@ -51,4 +58,8 @@ def launch(arguments: Sequence[str], processes: int) -> int:
         return 1
     except SignalException:
         return 130
+    finally:
+        del os.environ[VARIABLE]
+        for number, handler in handlers:
+            signal.signal(number, handler)
     return 0
