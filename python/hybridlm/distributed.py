@@ -117,7 +117,7 @@ def _others_alive() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # what gloo and NCCL raise for a closed connection and for a timeout
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
         raise ConnectionError(f"another rank has died or doesn't answer ({reason})") from error
 
 

@@ -14,7 +14,7 @@ VARIABLE = "HYBRIDLM_LAUNCHED"
 
 # How long a rank that was told to stop may take, to finish its step and write a checkpoint, and how long
 # ranks may hang in a collective when another one has died.
-_SECONDS_TO_STOP = 45
+_SECONDS_TO_STOP = 30
 
 
 def launch(arguments: Sequence[str], processes: int) -> int:
