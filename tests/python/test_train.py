@@ -507,6 +507,22 @@ def test_a_run_resumed_under_a_time_limit_goes_on_at_its_second(run: Any) -> Non
     assert (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
+def test_an_interrupt_during_the_last_validation_is_not_lost(
+    run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    call = Validator.__call__
+
+    def interrupted(*arguments: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return call(*arguments)
+
+    monkeypatch.setattr(Validator, "__call__", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="was complete"):
+        run("r", iterations=2)
+    assert checkpoints.load_model(tmp_path / "r")[1].step == 2
+    assert "val_bpb" in metrics_of(tmp_path / "r")[-1]
+
+
 def test_micro_batches_and_their_remainder_change_nothing(run: Any) -> None:
     _, whole = run("whole")
     _, parts = run("parts", micro_batch_tokens=3 * 32)

@@ -256,7 +256,9 @@ def train(
             raise InputError(f"the validation loss is {line['val_loss']}; {what_to_do(out)}")
         metadata = ModelMetadata(config.model, tokenizer.fingerprint, step)
         dist.on_main(lambda: checkpoints.save_model(out, ema.average, metadata))
-    report(line, config, metrics)
+        report(line, config, metrics)
+        if interruption.is_set():  # too late for the run, but what called it may have more to do
+            raise KeyboardInterrupt(f"interrupted when {out / checkpoints.MODEL_FILE} was complete")
     return TrainResult(step, line["seconds"], size, line["val_loss"], line["val_bpb"])
 
 
