@@ -465,8 +465,13 @@ def test_a_resumed_run_ends_as_one_without_interruption(
 class Turned:
     """A clock that a training step moves on by one second, and that interrupts the run before one of them."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, interrupt_at: float = math.inf) -> None:
-        self.now, self._interrupt_at = 0.0, interrupt_at
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        interrupt_at: float = math.inf,
+        by: signal.Signals = signal.SIGINT,
+    ) -> None:
+        self.now, self._interrupt_at, self._by = 0.0, interrupt_at, by
         step = Optimizers.step
 
         def timed_step(*arguments: Any) -> None:
@@ -478,16 +483,17 @@ class Turned:
     def __call__(self) -> float:
         if self.now >= self._interrupt_at:
             self._interrupt_at = math.inf
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(self._by)
         return self.now
 
 
-def test_a_run_resumed_under_a_time_limit_goes_on_at_its_second(run: Any) -> None:
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_run_resumed_under_a_time_limit_goes_on_at_its_second(run: Any, by: signal.Signals) -> None:
     settings = {"iterations": 1000, "max_seconds": 8.0, "schedule": ScheduleConfig(warmdown=0.75)}
     with pytest.MonkeyPatch.context() as patch:
         whole_result, whole = run("whole", timer=Turned(patch), **settings)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt, match="after step 3"):
-        run("cut", timer=Turned(patch, interrupt_at=3), **settings)
+        run("cut", timer=Turned(patch, interrupt_at=3, by=by), **settings)
     cut = whole.parent / "cut"
     assert checkpoints.load_checkpoint(checkpoints.complete_checkpoints(cut)[-1]).seconds == 3
     with pytest.MonkeyPatch.context() as patch:
@@ -548,9 +554,10 @@ def test_an_oracle_changes_the_objective(run: Any, oracle_path: Path) -> None:
     assert losses_of(plain) == losses_of(indifferent)
 
 
-def test_bfloat16_activations_stay_close(run: Any) -> None:
-    _, full = run("full")
-    _, half = run("half", precision="bfloat16", optimizer=OptimizerConfig(newton_schulz_dtype="bfloat16"))
+def test_bfloat16_activations_stay_close(run: Any, everything: dict[str, Any]) -> None:
+    optimizer = dataclasses.replace(everything["optimizer"], newton_schulz_dtype="bfloat16")
+    _, full = run("full", **everything)
+    _, half = run("half", **(everything | {"precision": "bfloat16", "optimizer": optimizer}))
     assert losses_of(full) != losses_of(half)
     for (_, one), (_, other) in zip(losses_of(full), losses_of(half), strict=True):
         assert one == pytest.approx(other, rel=0.02)

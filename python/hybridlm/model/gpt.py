@@ -130,6 +130,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask) -> Te
         )
     from torch.nn.attention.flex_attention import flex_attention
 
+    # Autocast, which makes this conversion for the other form, doesn't know this one.
+    query, key = query.to(value.dtype), key.to(value.dtype)
     return flex_attention(query, key, value, block_mask=mask, enable_gqa=grouped)
 
 

@@ -532,7 +532,8 @@ def report(line: dict[str, float], config: TrainConfig, metrics: MetricsLog | No
 
 @contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set instead of what they would do; a second SIGINT does as usual.
+    """An event that SIGINT, SIGTERM and SIGHUP set instead of what they would do; a second SIGINT does as
+    usual. A SIGHUP that is ignored (nohup) stays so.
 
     Under torchrun signals come several times, from the terminal and from the agent, so there no number of
     them breaks off the step that is being finished.
@@ -548,7 +549,10 @@ def interruptible() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         event.set()
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield event
     finally:
