@@ -304,7 +304,7 @@ def everything(recipe: ModelConfig, oracle_path: Path) -> dict[str, Any]:
     the fifth."""
     return {
         "model": dataclasses.replace(
-            recipe, vocab_size=0, layers=3, recurrence_last=1, lane_layers=1, rope_dims=8
+            recipe, vocab_size=0, layers=2, recurrence_first=0, recurrence_last=0, lane_layers=1, rope_dims=8
         ),
         "oracle": oracle_path,
         "micro_batch_tokens": 96,
