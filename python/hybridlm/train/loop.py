@@ -93,7 +93,7 @@ def train(
 
     Raises InputError for data, tokenizer, oracle and settings that don't fit each other, when ``out`` holds
     a run already, and for a run that diverges; ConnectionError when another rank is gone; OSError; and
-    KeyboardInterrupt, once a checkpoint is written, for SIGINT and SIGTERM.
+    KeyboardInterrupt, once a checkpoint is written, for SIGINT, SIGTERM and SIGHUP.
     """
     device = dist.device
     if device.type == "cpu":
@@ -309,8 +309,8 @@ class Learner:
 class LossGuard:
     """Tells a run that goes wrong from one that is noisy.
 
-    A loss that is not finite is wrong, and one that is more than ``spike_nats`` above the average of those
-    seen before, in which each counts a tenth of what the next one does less; 0: only the former.
+    Wrong is a loss that is not finite, and one more than ``spike_nats`` above the exponential moving average
+    (0.9) of those before it; with 0 only the former.
     """
 
     def __init__(self, spike_nats: float) -> None:
