@@ -14,10 +14,13 @@ import pytest
 import sentencepiece
 
 import hybridlm
+from hybridlm import _core
+from hybridlm.artifact import pack
 from hybridlm.data import documents, shard_writer
 from hybridlm.data.documents import Document
+from hybridlm.data.shards import data_folder
 from hybridlm.data.tokenizer import BOS, EOS, PAD, UNK, Tokenizer
-from hybridlm.model import ModelConfig
+from hybridlm.model import ModelConfig, neural_blob
 
 # As `hybridlm` itself does: on a busy machine, threads that spin while they wait cost more than they save.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -82,6 +85,33 @@ def shard_dir(tmp_path_factory: pytest.TempPathFactory, corpus: list[str], token
     train, val = documents.split([Document("pydoc", text) for text in corpus], 0.05)
     shard_writer.write_shards(train, val, tokenizer, folder, name="topics", shard_tokens=60_000)
     return folder
+
+
+@pytest.fixture(scope="session")
+def oracle_artifact(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer, shard_dir: Path) -> Path:
+    """An artifact of version 1 with a small dense oracle alone."""
+    counts = _core.NgramCounts(tokenizer.vocab_size, 3, {3: 256})
+    counts.count_shards(data_folder(shard_dir)[0])
+    path = tmp_path_factory.mktemp("artifact") / "oracle.pgar"
+    path.write_bytes(pack(None, counts.dense_oracle(level=1)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def neural_artifact(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
+    """An artifact of version 1 with a tiny, untrained model alone."""
+    import torch
+
+    from hybridlm.model import GPT
+
+    torch.manual_seed(4)
+    config = ModelConfig(
+        vocab_size=tokenizer.vocab_size, sequence_length=16, layers=2, width=32, heads=2, kv_heads=1,
+        mlp_hidden=32, rope_dims=8, bigram_rows=32, bigram_width=32, zero_init_projections=False,
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("artifact") / "neural.pgar"
+    path.write_bytes(pack(neural_blob.encode(GPT(config), tokenizer=tokenizer.fingerprint), None))
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -95,6 +95,8 @@ def score_artifact(
     settings = settings or ScoringSettings()
     vocabulary = Tokenizer.load(tokenizer, bos_id)
     bundle = Artifact.from_file(artifact)
+    if not settings.no_neural:
+        bundle.require_torch()
     bundle.check_tokenizer(vocabulary.vocabulary)
     stream = open_stream(
         shards, vocabulary.vocabulary, max_tokens=None if max_tokens is None else max_tokens + 1

@@ -41,10 +41,13 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "decompress": ("hybridlm.cli.codec", "decompress", "and back"),
     "generate": ("hybridlm.cli.generate", "generate", "text from an artifact"),
     "baseline ctw": ("hybridlm.cli.baseline", "ctw", "what context-tree weighting over bytes reaches"),
-    "baseline ppm": ("hybridlm.cli.baseline", "ppm", "what a PPM-like model over bytes reaches"),
+    "baseline kn": ("hybridlm.cli.baseline", "kn", "what interpolated Kneser-Ney over bytes reaches"),
     "report": ("hybridlm.cli.report", "report", "a run as one HTML page"),
     "doctor": ("hybridlm.cli.doctor", "doctor", "can this installation do its work?"),
 }
+
+# Earlier names. They still work, and say what to write instead.
+RENAMED = {"baseline ppm": "baseline kn"}
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ def find(argv: Sequence[str]) -> Command | None:
     """The longest command name that ``argv`` starts with, and what follows it."""
     for words in (2, 1):
         name = " ".join(argv[:words])
+        name = RENAMED.get(name, name)
         if len(argv) >= words and name in COMMANDS:
             module, function, _ = COMMANDS[name]
             return Command(name, module, function, list(argv[words:]))
@@ -85,6 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     _log_to_stderr()
     command = find(argv)
+    if command is not None and (old := " ".join(argv[: len(command.name.split())])) != command.name:
+        print(f"hybridlm: `{old}` is now called `{command.name}`", file=sys.stderr)
     try:
         code = _without_command(argv) if command is None else _call(command)
         # Here rather than when Python exits, so that a reader who left early is met by the handler below.

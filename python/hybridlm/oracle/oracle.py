@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from hybridlm import _core
 from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import InputError
+from hybridlm.extras import require_torch
 from hybridlm.files import atomic_write_bytes
 from hybridlm.oracle.vocabularies import vocabulary_of
 from hybridlm.threads import thread_count
@@ -169,7 +170,11 @@ class Oracle:
         return self._core.mixture(tokens, where, shares, thread_count(threads))
 
     def tables(self, device: "torch.device | str" = "cpu") -> "OracleTables":
-        """The same look-ups as a torch module on ``device``. Raises InputError unless the oracle is dense."""
+        """The same look-ups as a torch module on ``device``.
+
+        Raises InputError unless the oracle is dense and PyTorch is there.
+        """
+        require_torch("an oracle's tables on a device")
         from hybridlm.oracle.device_tables import OracleTables
 
         return OracleTables(self._core, device)

@@ -36,8 +36,8 @@ def experts_of(
 
     ``settings.ttt`` None: sgd where a neural model is scored. ``threads`` are those of oracle look-ups.
 
-    Raises InputError for another vocabulary than the artifact's and for settings that can't be, FormatError
-    for a damaged artifact.
+    Raises InputError for another vocabulary than the artifact's, for settings that can't be, and for a neural
+    model where there is no PyTorch; FormatError for a damaged artifact.
     """
     experts: list[Expert] = []
     trainer: TestTimeTrainer | None = None
@@ -59,6 +59,7 @@ def load_neural(
     artifact: Artifact, settings: ScoringSettings, dist: "Distributed | None"
 ) -> "tuple[NeuralExpert, TestTimeTrainer | None]":
     """The artifact's neural expert, and what makes it learn; raises as `experts_of` does."""
+    artifact.require_torch()
     import torch
 
     from hybridlm.distributed import Distributed, pick_device
