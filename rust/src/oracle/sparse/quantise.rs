@@ -1,233 +1,245 @@
-//! The model as small integers, and back.
+//! Chooses the levels that a pruned model's weights are stored as.
 //!
-//! A context's back-off weight is stored as its logit, and its successors' gains as their ratios to
-//! that of one of them, both in coarse steps. What is read back is normalised by construction: the
-//! gains share 1 − b(h) among them.
+//! Nearest is not best: a level further off that is more usual costs fewer bytes, and what that loses
+//! in likelihood may be less than what the bytes would buy elsewhere. So each weight takes the level
+//! with the least sum of lost training likelihood and code length, the latter from how often each level
+//! is taken in like circumstances, over a few rounds.
 
-use super::coder::{exp, logistic};
+use super::flow::{PrunedModel, PrunedOrder};
+use super::quantise::{Level, Symbols, BACKOFF_LEVELS, BACKOFF_STEP, RATIO_LEVELS, RATIO_STEP};
+use super::trie::Trie;
+use crate::parallel::{self, Control};
+use crate::Result;
 
-/// Steps of b(h): logit / 0.5, from −15 to 15.
-pub const BACKOFF_LEVELS: i8 = 15;
-pub const BACKOFF_STEP: f64 = 0.5;
-/// Steps of a ratio: log2 / 0.5, from −31 to 31.
-pub const RATIO_LEVELS: i8 = 31;
-pub const RATIO_STEP: f64 = 0.5;
-/// Steps of a unigram's probability: −log2 · 8, from 0 to 255, before the whole is scaled to sum to one.
-pub const UNIGRAM_STEPS: f64 = 8.0;
+/// An n-gram is kept for gaining as many bits of training likelihood as the pruning threshold says, and
+/// takes about this many bits of the file. That is what a bit of the file is worth, here too.
+const NGRAM_BITS: f32 = 9.0;
 
-/// Of one order, what the file tells: which n-grams there are, and their weights.
-#[derive(Debug, Default, Clone, PartialEq)]
-pub struct Symbols {
-    /// n-gram `i` of the order below is continued by `first[i]..first[i + 1]`.
-    pub first: Vec<u32>,
-    pub words: Vec<u16>,
-    /// Per context, i.e. n-gram of the order below; of no meaning where that has no successors.
-    pub backoffs: Vec<i8>,
-    pub ratios: Vec<i8>,
+const ROUNDS: usize = 3;
+
+/// Levels to either side of the nearest that are tried.
+const REACH: i32 = 4;
+
+const BACKOFF_SYMBOLS: usize = 2 * BACKOFF_LEVELS as usize + 1;
+const RATIO_SYMBOLS: usize = 2 * RATIO_LEVELS as usize + 1;
+
+/// A context with kept successors.
+struct Row {
+    /// log of b / (1 − b), in steps.
+    backoff: f32,
+    backoff_share: f32,
+    total: f32,
+    class: usize,
+    entries: std::ops::Range<usize>,
 }
 
-/// Of one order, all that is known once it is read and the next one is to be.
-#[derive(Debug, Default, Clone, PartialEq)]
-pub struct Level {
-    pub words: Vec<u16>,
-    pub suffixes: Vec<u32>,
-    /// Each n-gram's first token.
-    pub oldest: Vec<u16>,
-    /// a(h, w).
-    pub gains: Vec<f32>,
-    /// p(w | h).
-    pub probabilities: Vec<f32>,
-    /// log2 of it, in 16ths.
-    pub log_probabilities: Vec<i16>,
-    /// Half octaves by which p(w | h) is above p(w | h'), from −12 to 24.
-    pub lifts: Vec<i8>,
-    /// log2 of how often the n-gram may be expected in training, in 16ths.
-    pub log_counts: Vec<i16>,
-    /// n-gram `i` is continued by `first[i]..first[i + 1]` of the level above, once that is read.
-    pub first: Vec<u32>,
-    pub backoff_levels: Vec<i8>,
-    pub backoffs: Vec<f32>,
-    /// Each context's successors, likeliest first: `ranked[i]` for `i` in the range that `first` of the
-    /// level below gives.
-    pub ranked: Vec<u32>,
+/// A kept n-gram.
+struct Entry {
+    /// log2 of its gain over the first's, in steps.
+    ratio: f32,
+    /// Loss in bits per squared step.
+    weight: f32,
+    class: usize,
+    /// The one that the others' ratios refer to, which itself needs none.
+    first: bool,
 }
 
-impl Level {
-    pub fn len(&self) -> usize {
-        self.words.len()
+/// The trie indices of the n-grams of order `n` that are kept: all of the vocabulary at order 1.
+pub fn kept_indices(trie: &Trie, model: &PrunedModel, n: usize) -> Vec<u32> {
+    let kept = |index: &u32| n == 1 || model.orders[n].kept[*index as usize];
+    (0..trie.levels[n].len() as u32).filter(kept).collect()
+}
+
+/// The symbols of order `n`, given the levels below as they will be read. `members` are the trie
+/// indices of `contexts`.
+#[allow(clippy::too_many_arguments)]
+pub fn quantise(
+    trie: &Trie,
+    model: &PrunedModel,
+    n: usize,
+    threshold: f32,
+    shorter: &Level,
+    contexts: &Level,
+    members: &[u32],
+    threads: usize,
+    control: &Control,
+) -> Result<Symbols> {
+    let (words, order) = (&trie.levels[n].words, &model.orders[n]);
+    let mut first = Vec::with_capacity(members.len() + 1);
+    let mut kept_words = Vec::new();
+    first.push(0);
+    for &member in members {
+        let range = trie.levels[n - 1].successors(member as usize);
+        kept_words.extend(range.filter(|&index| order.kept[index]).map(|index| words[index]));
+        first.push(kept_words.len() as u32);
     }
-
-    pub fn is_empty(&self) -> bool {
-        self.words.is_empty()
-    }
-
-    pub fn successors(&self, context: usize) -> std::ops::Range<usize> {
-        self.first[context] as usize..self.first[context + 1] as usize
-    }
-}
-
-/// floor(16 · log2(x)) for positive normal x, off by one near the steps: only to be the same everywhere.
-#[inline]
-pub fn log2_16ths(x: f32) -> i32 {
-    let bits = x.to_bits();
-    ((bits >> 23) as i32 - 127) * 16 + i32::from(MANTISSA_LOG[(bits >> 15 & 255) as usize])
-}
-
-/// floor(16 · log2(1 + i / 256)).
-static MANTISSA_LOG: [u8; 256] = mantissa_log();
-
-const fn mantissa_log() -> [u8; 256] {
-    // 2^(k/16) · 2^30, rounded.
-    const STEPS: [u64; 16] = [
-        1073741824, 1121280436, 1170923762, 1222764986, 1276901417, 1333434672, 1392470869, 1454120821,
-        1518500250, 1585730000, 1655936265, 1729250827, 1805811301, 1885761398, 1969251188, 2056437387,
-    ];
-    let mut table = [0; 256];
-    let mut i = 0;
-    while i < 256 {
-        let value = (256 + i as u64) << 22;
-        let mut k = 15;
-        while STEPS[k] > value {
-            k -= 1;
-        }
-        table[i] = k as u8;
-        i += 1;
-    }
-    table
-}
-
-/// 2^(steps / per_octave), exact to the last digit or nearly.
-fn power_of_two(steps: i32, per_octave: i32) -> f64 {
-    let octave = 2f64.powi(steps.div_euclid(per_octave));
-    octave * exp(std::f64::consts::LN_2 * f64::from(steps.rem_euclid(per_octave)) / f64::from(per_octave))
-}
-
-/// 2^(level / 2) of each ratio level, from the lowest.
-pub fn ratio_table() -> [f32; 2 * RATIO_LEVELS as usize + 1] {
-    std::array::from_fn(|index| power_of_two(index as i32 - i32::from(RATIO_LEVELS), 2) as f32)
-}
-
-/// b of each level, from the lowest.
-pub fn backoff_table() -> [f32; 2 * BACKOFF_LEVELS as usize + 1] {
-    std::array::from_fn(|index| logistic((index as f64 - f64::from(BACKOFF_LEVELS)) * BACKOFF_STEP) as f32)
-}
-
-/// The level of the empty context.
-pub fn root(vocab_size: usize, token_count: u64) -> Level {
-    Level {
-        words: vec![0],
-        suffixes: vec![0],
-        oldest: vec![0],
-        gains: vec![1.0],
-        probabilities: vec![1.0],
-        log_probabilities: vec![0],
-        lifts: vec![0],
-        log_counts: vec![log2_16ths(token_count.max(1) as f32) as i16],
-        first: vec![0, vocab_size as u32],
-        backoff_levels: vec![0],
-        backoffs: vec![0.0],
-        ranked: vec![0],
-    }
-}
-
-/// The nearest step to a unigram's probability.
-pub fn unigram_step(probability: f32) -> u8 {
-    (-UNIGRAM_STEPS * f64::from(probability).log2()).round().clamp(0.0, 255.0) as u8
-}
-
-/// The vocabulary's level.
-pub fn unigrams(root: &Level, steps: &[u8]) -> Level {
-    let scaled: Vec<f64> =
-        steps.iter().map(|&step| power_of_two(-i32::from(step), UNIGRAM_STEPS as i32)).collect();
-    let total: f64 = scaled.iter().sum();
-    let probabilities: Vec<f32> = scaled.iter().map(|&p| (p / total) as f32).collect();
-    let words: Vec<u16> = (0..steps.len()).map(|word| word as u16).collect();
-    let mut level = Level {
-        suffixes: vec![0; words.len()],
-        oldest: words.clone(),
-        gains: probabilities.clone(),
-        // Not above anything but the uniform distribution, which tells nothing that p doesn't.
-        lifts: vec![0; words.len()],
-        words,
-        probabilities,
-        ..Level::default()
+    let mut symbols = Symbols {
+        backoffs: vec![0; members.len()],
+        ratios: vec![0; kept_words.len()],
+        first,
+        words: kept_words,
     };
-    finish(&mut level, root);
-    level
-}
-
-/// Puts `contexts` and what the file tells of the order above together: completes `contexts` by its
-/// back-off weights, and returns the level above.
-pub fn restore(shorter: &Level, contexts: &mut Level, symbols: Symbols) -> Level {
-    let (backoffs, ratios) = (backoff_table(), ratio_table());
-    let count = symbols.words.len();
-    let mut level = Level {
-        suffixes: Vec::with_capacity(count),
-        oldest: Vec::with_capacity(count),
-        gains: Vec::with_capacity(count),
-        probabilities: Vec::with_capacity(count),
-        lifts: Vec::with_capacity(count),
-        words: symbols.words,
-        ..Level::default()
-    };
-    contexts.first = symbols.first;
-    contexts.backoff_levels = symbols.backoffs;
-    contexts.backoffs = vec![1.0; contexts.len()];
-    for context in 0..contexts.len() {
-        let range = contexts.successors(context);
-        if range.is_empty() {
-            continue;
+    let measure = Measure { trie, order, n, shorter, contexts, members, symbols: &symbols };
+    let (rows, entries) = measure.rows();
+    let exchange = threshold / NGRAM_BITS;
+    let mut backoff_costs = vec![[0.0; BACKOFF_SYMBOLS]; BACKOFF_CLASSES];
+    let mut ratio_costs = vec![[0.0; RATIO_SYMBOLS]; RATIO_CLASSES];
+    let mut backoffs = std::mem::take(&mut symbols.backoffs);
+    let mut ratios = std::mem::take(&mut symbols.ratios);
+    let step = rows.len().div_ceil(4 * threads).max(1);
+    for _ in 0..ROUNDS {
+        let mut jobs = Vec::new();
+        let mut left = &mut ratios[..];
+        for (rows, backoffs) in rows.chunks(step).zip(backoffs.chunks_mut(step)) {
+            let count = rows.iter().map(|row| row.entries.len()).sum();
+            let here;
+            (here, left) = std::mem::take(&mut left).split_at_mut(count);
+            jobs.push((rows, backoffs, here));
         }
-        let backoff = backoffs[(contexts.backoff_levels[context] + BACKOFF_LEVELS) as usize];
-        contexts.backoffs[context] = backoff;
-        let ratio = |level: i8| ratios[(level + RATIO_LEVELS) as usize];
-        // A thousand successors' roundings would show in single precision.
-        let total: f64 = symbols.ratios[range.clone()].iter().map(|&level| f64::from(ratio(level))).sum();
-        let scale = ((1.0 - f64::from(backoff)) / total) as f32;
-        let found = shorter.successors(contexts.suffixes[context] as usize);
-        let mut suffix = found.start;
-        for index in range {
-            let word = level.words[index];
-            suffix += contexts.words[suffix..found.end].partition_point(|&other| other < word);
-            let gain = scale * ratio(symbols.ratios[index]);
-            level.suffixes.push(suffix as u32);
-            level.oldest.push(contexts.oldest[context]);
-            level.gains.push(gain);
-            let probability = gain + backoff * contexts.probabilities[suffix];
-            level.probabilities.push(probability);
-            level.lifts.push(lift(log2_16ths(probability), contexts.log_probabilities[suffix]));
-        }
+        parallel::for_each(threads, jobs, |(rows, backoffs, ratios)| {
+            let base = rows.first().map_or(0, |row| row.entries.start);
+            for (row, backoff) in rows.iter().zip(backoffs) {
+                if !row.entries.is_empty() {
+                    *backoff = choose_backoff(row, &backoff_costs[row.class], exchange);
+                }
+                for index in row.entries.clone() {
+                    let entry = &entries[index];
+                    if !entry.first {
+                        ratios[index - base] = choose_ratio(entry, &ratio_costs[entry.class], exchange);
+                    }
+                }
+            }
+            control.check()
+        })?;
+        let used = rows.iter().zip(&backoffs).filter(|(row, _)| !row.entries.is_empty());
+        learn(&mut backoff_costs, used.map(|(row, &level)| (row.class, (level + BACKOFF_LEVELS) as usize)));
+        let used = entries.iter().zip(&ratios).filter(|(entry, _)| !entry.first);
+        learn(&mut ratio_costs, used.map(|(entry, &level)| (entry.class, (level + RATIO_LEVELS) as usize)));
     }
-    finish(&mut level, contexts);
-    level
+    symbols.backoffs = backoffs;
+    symbols.ratios = ratios;
+    Ok(symbols)
 }
 
-fn lift(log_probability: i32, log_lower: i16) -> i8 {
-    ((log_probability - i32::from(log_lower)) >> 3).clamp(-12, 24) as i8
-}
-
-/// What follows from the probabilities.
-fn finish(level: &mut Level, contexts: &Level) {
-    level.log_probabilities = level.probabilities.iter().map(|&p| log2_16ths(p) as i16).collect();
-    level.ranked = (0..level.words.len() as u32).collect();
-    level.log_counts = Vec::with_capacity(level.words.len());
-    for context in 0..contexts.len() {
-        let range = contexts.successors(context);
-        // Likeliest first; of equals, the lower token, which stands first and stays there.
-        level.ranked[range.clone()]
-            .sort_by(|&a, &b| level.probabilities[b as usize].total_cmp(&level.probabilities[a as usize]));
-        let count = contexts.log_counts[context];
-        level.log_counts.extend(level.log_probabilities[range].iter().map(|&p| count.saturating_add(p)));
+/// Code lengths in bits from counts.
+fn learn<const N: usize>(costs: &mut [[f32; N]], observed: impl Iterator<Item = (usize, usize)>) {
+    let mut counts = vec![[0.3f32; N]; costs.len()];
+    for (class, symbol) in observed {
+        counts[class][symbol] += 1.0;
+    }
+    for (costs, counts) in costs.iter_mut().zip(&counts) {
+        let total: f32 = counts.iter().sum();
+        *costs = counts.map(|count| (total / count).log2());
     }
 }
 
-/// 2^(level / 2), as in [`ratio_table`].
-#[inline]
-pub fn power_of_two_halves(level: i8) -> f32 {
-    let octave = f32::from_bits(((127 + (i32::from(level) >> 1)) as u32) << 23);
-    if level & 1 == 0 {
-        octave
-    } else {
-        octave * std::f32::consts::SQRT_2
+fn choose_backoff(row: &Row, costs: &[f32; BACKOFF_SYMBOLS], exchange: f32) -> i8 {
+    let b = row.backoff_share;
+    least(
+        row.backoff,
+        i32::from(BACKOFF_LEVELS),
+        costs,
+        |level| {
+            let stored = 1.0 / (1.0 + (-(level as f32) * BACKOFF_STEP as f32).exp());
+            row.total * (b * (b / stored).log2() + (1.0 - b) * ((1.0 - b) / (1.0 - stored)).log2())
+        },
+        exchange,
+    )
+}
+
+fn choose_ratio(entry: &Entry, costs: &[f32; RATIO_SYMBOLS], exchange: f32) -> i8 {
+    least(
+        entry.ratio,
+        i32::from(RATIO_LEVELS),
+        costs,
+        |level| {
+            let off = level as f32 - entry.ratio;
+            entry.weight * off * off
+        },
+        exchange,
+    )
+}
+
+fn least(target: f32, limit: i32, costs: &[f32], loss: impl Fn(i32) -> f32, exchange: f32) -> i8 {
+    let nearest = (target.round() as i32).clamp(-limit, limit);
+    let mut best = (f32::INFINITY, nearest);
+    for level in (nearest - REACH).max(-limit)..=(nearest + REACH).min(limit) {
+        let cost = loss(level) + exchange * costs[(level + limit) as usize];
+        if cost < best.0 {
+            best = (cost, level);
+        }
+    }
+    best.1 as i8
+}
+
+const BACKOFF_CLASSES: usize = 8 * 24;
+const RATIO_CLASSES: usize = 24 * 4;
+
+struct Measure<'a> {
+    trie: &'a Trie,
+    order: &'a PrunedOrder,
+    n: usize,
+    shorter: &'a Level,
+    contexts: &'a Level,
+    members: &'a [u32],
+    symbols: &'a Symbols,
+}
+
+impl Measure<'_> {
+    fn rows(&self) -> (Vec<Row>, Vec<Entry>) {
+        let mut rows = Vec::with_capacity(self.members.len());
+        let mut entries = Vec::with_capacity(self.symbols.words.len());
+        let mut gains: Vec<(f32, f32)> = Vec::new();
+        for (context, &member) in self.members.iter().enumerate() {
+            let range = self.symbols.first[context] as usize..self.symbols.first[context + 1] as usize;
+            let (b, total) = (self.order.backoffs[member as usize], self.order.totals[member as usize]);
+            let count = (i32::from(self.contexts.log_counts[context]) >> 4).clamp(0, 23) as usize;
+            rows.push(Row {
+                backoff: (b / (1.0 - b).max(1e-6)).ln() / BACKOFF_STEP as f32,
+                backoff_share: b.min(1.0 - 1e-6),
+                total,
+                class: range.len().min(7) * 24 + count,
+                entries: range.clone(),
+            });
+            if range.is_empty() {
+                continue;
+            }
+            gains.clear();
+            let stem = self.contexts.suffixes[context] as usize;
+            let found = self.shorter.successors(stem);
+            let mut suffix = found.start;
+            for index in self.trie.levels[self.n - 1].successors(member as usize) {
+                if self.order.kept[index] {
+                    let word = self.trie.levels[self.n].words[index];
+                    suffix += self.contexts.words[suffix..found.end].partition_point(|&other| other < word);
+                    gains.push((self.order.gains[index], self.contexts.probabilities[suffix]));
+                }
+            }
+            // As the reader finds it: the likeliest by the shorter contexts, the lower token of equals.
+            let mut first = 0;
+            for (index, gain) in gains.iter().enumerate() {
+                if gain.1 > gains[first].1 {
+                    first = index;
+                }
+            }
+            let (reference, likelihood) = gains[first];
+            for (index, &(gain, below)) in gains.iter().enumerate() {
+                let held = gain * total;
+                let own = gain / (gain + b * below);
+                let movable = (1.0 - gain / (1.0 - b).max(1e-6)).max(0.1);
+                // Second derivative of the likelihood in the ratio's logarithm.
+                let curvature = held * own * movable;
+                let step = RATIO_STEP as f32 * std::f32::consts::LN_2;
+                let lower = (-(below / likelihood).log2() * 1.5) as usize;
+                let class = lower.min(23) * 4 + (gains.len() - 1).min(3);
+                entries.push(Entry {
+                    ratio: (gain / reference).log2() / RATIO_STEP as f32,
+                    weight: 0.5 * curvature * step * step * std::f32::consts::LOG2_E,
+                    class,
+                    first: index == first,
+                });
+            }
+        }
+        (rows, entries)
     }
 }
