@@ -1,6 +1,8 @@
 //! The context hash against its published vectors and against a loop.
 
-use hybridlm_core::hash::{context_row_at, context_rows, context_rows_in, fnv1a, MAX_ORDER};
+use hybridlm_core::oracle::dense::contexts::{
+    context_row_at, context_rows, context_rows_in, fnv1a, MAX_ORDER,
+};
 use proptest::prelude::*;
 
 fn words(text: &str) -> Vec<u16> {

@@ -1,15 +1,13 @@
 //! Counting against a map from n-grams to numbers.
 
-#![allow(clippy::unwrap_used)]
-
 use std::collections::HashMap;
 use std::path::Path;
 
-use hybridlm_core::count::{Counts, Layout, Stream};
-use hybridlm_core::counters::Counters;
-use hybridlm_core::hash::fnv1a;
+use hybridlm_core::oracle::dense::contexts::fnv1a;
+use hybridlm_core::oracle::dense::counters::Counters;
+use hybridlm_core::oracle::dense::counts::{Counts, Layout, Stream};
+use hybridlm_core::oracle::dense::levels::quantise;
 use hybridlm_core::parallel::Control;
-use hybridlm_core::quant::quantise;
 use hybridlm_core::Error;
 use proptest::prelude::*;
 

@@ -1,6 +1,6 @@
 //! Rounding to int8, in the corners and against the formula.
 
-use hybridlm_core::quant::{log_sums, quantise, quantise_row, STEP};
+use hybridlm_core::oracle::dense::levels::{log_sums, quantise, quantise_row, STEP};
 
 #[test]
 fn corners() {

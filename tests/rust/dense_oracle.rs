@@ -1,10 +1,9 @@
 //! Look-ups against a slow loop over the tables' definition.
 
-#![allow(clippy::unwrap_used)]
-
-use hybridlm_core::count::{Counts, Layout, Stream};
-use hybridlm_core::hash::fnv1a;
-use hybridlm_core::oracle::dense::{DenseOracle, Table};
+use hybridlm_core::oracle::dense::contexts::fnv1a;
+use hybridlm_core::oracle::dense::counts::{Counts, Layout, Stream};
+use hybridlm_core::oracle::dense::oracle::DenseOracle;
+use hybridlm_core::oracle::dense::table::{DenseTables, Table};
 use hybridlm_core::oracle::{log_probs, mixture, target_log_probs, Info, Oracle};
 use hybridlm_core::parallel::Control;
 use hybridlm_core::vocabulary::Vocabulary;
@@ -19,12 +18,12 @@ fn oracle(training: &[u16], orders: usize, rows: &[(usize, u32)]) -> DenseOracle
     counts.count(&[Stream { tokens: training, path: None }], 1, &Control::default()).unwrap();
     let tables = layout.tables().iter().enumerate();
     let tables = tables.map(|(i, &(order, rows))| Table { order, rows, cells: counts.quantise(i, 1) });
-    DenseOracle::new(V, tables.collect()).unwrap()
+    DenseTables::new(V, tables.collect()).unwrap().into()
 }
 
 /// The definition: the context padded with token 0, its row, the row dequantised and renormalised.
 fn slow(oracle: &DenseOracle, index: usize, tokens: &[u16], position: usize) -> Vec<f64> {
-    let table = &oracle.tables()[index];
+    let table = &oracle.dense().unwrap().tables()[index];
     let padded: Vec<u16> = [&[0; 8][..], tokens].concat();
     let context = &padded[8 + position + 1 - table.order..8 + position];
     let row = match table.order {
@@ -165,7 +164,7 @@ fn arguments_that_make_no_sense_are_refused() {
 #[test]
 fn tables_that_are_no_oracle_are_refused() {
     let table = |order, rows: u32, cell| Table { order, rows, cells: vec![cell; rows as usize * V] };
-    let refused = |tables| assert!(matches!(DenseOracle::new(V, tables), Err(Error::Input(_))));
+    let refused = |tables| assert!(matches!(DenseTables::new(V, tables), Err(Error::Input(_))));
     refused(vec![]);
     refused(vec![table(1, 1, 0), table(1, 1, 0)]);
     refused(vec![table(1, 2, 0)]);

@@ -1,16 +1,14 @@
 //! Files of partial counts: they add up to the whole to the byte, and every way they can be wrong.
 
-#![allow(clippy::unwrap_used)]
-
 use std::path::PathBuf;
 
-use hybridlm_core::count::{Layout, MAX_CELLS};
-use hybridlm_core::files::compress;
-use hybridlm_core::hash::fnv1a;
+use hybridlm_core::oracle::dense::contexts::fnv1a;
+use hybridlm_core::oracle::dense::counts::{Layout, MAX_CELLS};
+use hybridlm_core::oracle::dense::partial::{PartialCounts, MAGIC};
 use hybridlm_core::parallel::Control;
-use hybridlm_core::partial::{PartialCounts, MAGIC};
 use hybridlm_core::tokens::write_shard;
 use hybridlm_core::vocabulary::Vocabulary;
+use hybridlm_core::zstd_frame::compress;
 use hybridlm_core::Error;
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -361,7 +359,7 @@ fn a_shard_is_added_once() {
 
 #[test]
 fn tokens_from_nowhere_are_not_written() {
-    use hybridlm_core::count::Stream;
+    use hybridlm_core::oracle::dense::counts::Stream;
     let mut counts = PartialCounts::new(layout()).unwrap();
     let stream = Stream { tokens: &[1, 2], path: None };
     counts.counts_mut().count(&[stream], 1, &Control::default()).unwrap();

@@ -1,11 +1,9 @@
 //! Mixtures against slow versions written from their formulas.
 
-#![allow(clippy::unwrap_used)]
-
 use std::collections::HashMap;
 
-use hybridlm_core::mix::geometric::Geometric;
-use hybridlm_core::mix::{create, mix, Mixture, Sources, NAMES};
+use hybridlm_core::mixtures::geometric::Geometric;
+use hybridlm_core::mixtures::{create, score, Mixture, Sources, NAMES};
 use proptest::prelude::*;
 
 const GATES: [usize; 2] = [3, 4];
@@ -65,7 +63,7 @@ impl Case {
         let gates = [&self.gates[..], &self.classes[..taken]].concat();
         let mut nll = vec![0.0; self.len()];
         let mut weights = vec![0.0; self.len() * (self.experts + mixture.lengths())];
-        mix(mixture, &log_probs, &gates, &mut nll, Some(&mut weights)).unwrap();
+        score(mixture, &log_probs, &gates, &mut nll, Some(&mut weights)).unwrap();
         (nll, weights)
     }
 }
@@ -385,7 +383,7 @@ fn what_cannot_be_mixed_is_refused() {
     assert!(refused("stacked", Sources { lengths: 9, ..three }));
     let attempt = |log_probs: &[f32], gates: &[u8]| {
         let sources = Sources { experts: 2, gates: &[3], ..Sources::default() };
-        mix(&mut *create("eg", sources).unwrap(), log_probs, gates, &mut [0.0], None)
+        score(&mut *create("eg", sources).unwrap(), log_probs, gates, &mut [0.0], None)
     };
     assert!(attempt(&[-1.0, -2.0], &[2]).is_ok());
     assert!(attempt(&[-1.0, -2.0], &[3]).unwrap_err().to_string().contains("gate 0"));
@@ -395,7 +393,7 @@ fn what_cannot_be_mixed_is_refused() {
     assert!(attempt(&[f32::NEG_INFINITY, -1.0], &[0]).is_err());
     let stacked = |log_probs: &[f32]| {
         let sources = Sources { experts: 1, base: &[0], lengths: 1, ..Sources::default() };
-        mix(&mut *create("stacked", sources).unwrap(), log_probs, &[16], &mut [0.0], None)
+        score(&mut *create("stacked", sources).unwrap(), log_probs, &[16], &mut [0.0], None)
     };
     assert!(stacked(&[-1.0, f32::NEG_INFINITY]).is_ok());
     assert!(stacked(&[-1.0, f32::NAN]).unwrap_err().to_string().contains("expert 1"));

@@ -1,8 +1,6 @@
 //! Online experts against counts that are added up anew for every token.
 
-#![allow(clippy::unwrap_used)]
-
-use hybridlm_core::online::{OnlineExperts, NAMES};
+use hybridlm_core::experts::reference::{OnlineExperts, NAMES};
 use proptest::prelude::*;
 
 const V: usize = 9;

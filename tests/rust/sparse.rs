@@ -1,20 +1,21 @@
 //! The sparse oracle against slow and obvious references, and against damaged files.
 
-#![allow(clippy::unwrap_used)]
-
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use hybridlm_core::oracle::sparse::binary_coder::{hash, BinaryCoder, Decoder, Encoder, Predictor};
 use hybridlm_core::oracle::sparse::build::{build, Settings};
-use hybridlm_core::oracle::sparse::coder::{hash, BinaryCoder, Decoder, Encoder, Predictor};
-use hybridlm_core::oracle::sparse::count::count_streams;
-use hybridlm_core::oracle::sparse::counts::{Kind, SparseCounts};
+use hybridlm_core::oracle::sparse::counting::count_streams;
+use hybridlm_core::oracle::sparse::counts::SparseCounts;
 use hybridlm_core::oracle::sparse::cutoff::{self, Histogram};
-use hybridlm_core::oracle::sparse::discounts;
-use hybridlm_core::oracle::sparse::flow::{discount, Discounts, FullModel, PrunedModel, REPEAT_WEIGHT};
-use hybridlm_core::oracle::sparse::format;
-use hybridlm_core::oracle::sparse::model::SparseOracle;
+use hybridlm_core::oracle::sparse::discount::{discount, Discounts};
+use hybridlm_core::oracle::sparse::estimate::FullModel;
+use hybridlm_core::oracle::sparse::fit_discounts;
+use hybridlm_core::oracle::sparse::ngram::{NgramSpec, REPEAT_WEIGHT};
+use hybridlm_core::oracle::sparse::ngsp;
+use hybridlm_core::oracle::sparse::oracle::SparseOracle;
+use hybridlm_core::oracle::sparse::prune::PrunedModel;
 use hybridlm_core::oracle::sparse::trie::Trie;
 use hybridlm_core::oracle::{self, Oracle};
 use hybridlm_core::parallel::Control;
@@ -22,7 +23,7 @@ use hybridlm_core::vocabulary::{Vocabulary, DEFAULT_BOS as BOS};
 use hybridlm_core::Error;
 use proptest::prelude::*;
 
-/// Text of a kind: each token follows from the two before it, most of the time. Documents begin with [`BOS`].
+/// Text of a spec: each token follows from the two before it, most of the time. Documents begin with [`BOS`].
 fn text(seed: u64, length: usize, vocab_size: u16) -> Vec<u16> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut random = move |below: u64| {
@@ -54,7 +55,7 @@ fn renamed(streams: &[Vec<u16>], one: u16, other: u16) -> Vec<Vec<u16>> {
 
 fn counted(streams: &[Vec<u16>], vocabulary: impl Into<Vocabulary>, order: usize) -> SparseCounts {
     let streams: Vec<&[u16]> = streams.iter().map(Vec::as_slice).collect();
-    count_streams(&streams, Kind::new(vocabulary, order).unwrap(), 3, &Control::default()).unwrap()
+    count_streams(&streams, NgramSpec::new(vocabulary, order).unwrap(), 3, &Control::default()).unwrap()
 }
 
 /// With room for every n-gram to be a candidate.
@@ -72,7 +73,7 @@ fn built(
 }
 
 fn load(file: &[u8]) -> Result<SparseOracle, Error> {
-    format::decode(file, "test", &Control::default())
+    ngsp::decode(file, "test", &Control::default())
 }
 
 /// Counts of all n-grams, and in how many documents each is, by going through the text.
@@ -318,7 +319,7 @@ proptest! {
 #[test]
 fn fitted_discounts_are_between_nothing_and_everything() {
     let counts = counted(&[text(6, 60_000, 30)], 30, 4);
-    let fitted = discounts::fit(&counts, 2, &Control::default()).unwrap();
+    let fitted = fit_discounts::fit(&counts, 2, &Control::default()).unwrap();
     assert_ne!(fitted, Discounts::default());
     for mass in [0.3f32, 1.0, 1.7, 4.0, 30.0] {
         for n in 2..=4 {
@@ -519,10 +520,10 @@ fn text_without_any_choice_has_its_oracle() {
 fn unusable_corpora_and_orders_are_refused() {
     let control = Control::default();
     let settings = Settings { max_bytes: 10_000, memory: MEMORY, threads: 1 };
-    let kind = Kind::new(9, 4).unwrap();
-    assert!(matches!(count_streams(&[&[3u16, 9]], kind, 1, &control), Err(Error::Input(_))));
+    let spec = NgramSpec::new(9, 4).unwrap();
+    assert!(matches!(count_streams(&[&[3u16, 9]], spec, 1, &control), Err(Error::Input(_))));
     for (vocab_size, order) in [(0, 4), (65_536, 4), (9, 0), (9, 1), (9, 9)] {
-        assert!(matches!(Kind::new(vocab_size, order), Err(Error::Input(_))));
+        assert!(matches!(NgramSpec::new(vocab_size, order), Err(Error::Input(_))));
     }
     assert!(matches!(build(&counted(&[], 9, 4), &settings, &control), Err(Error::Input(_))));
     let some = counted(&[text(16, 100, 9)], 9, 4);
@@ -785,7 +786,7 @@ proptest! {
         let code = |predictor: &mut Predictor, coder: &mut dyn FnMut(&mut Predictor, i32, i32, u32) -> i32| {
             values.iter().map(|&(value, expected, context)| coder(predictor, value, expected, context)).collect::<Vec<_>>()
         };
-        let sets = hybridlm_core::oracle::sparse::coder::DISTANCE_SETS;
+        let sets = hybridlm_core::oracle::sparse::binary_coder::DISTANCE_SETS;
         let mut encoder = Encoder::new();
         code(&mut Predictor::new(8, sets + 1), &mut |predictor, value, expected, context| {
             predictor.code_near(&mut encoder, (value, expected), -9..=9, &[hash(1, context), hash(2, 0)], 0, sets)

@@ -8,19 +8,15 @@
 //!
 //! The n-gram model also shows its *evidence*: in each of its contexts by itself, the shares of the tokens
 //! that have followed. These are no experts, since a token that never followed has none, but a mixture may
-//! put them on top of what the experts say ([`crate::mix::hierarchical`]).
+//! put them on top of what the experts say ([`crate::mixtures::hierarchical`]).
 
-pub mod backoff;
-pub mod cache;
-pub mod longest_match;
-
-use backoff::{Backoff, Evidence, CLASSES, LENGTHS};
-use cache::Cache;
-use longest_match::{Expected, LongestMatch};
-
+use super::backoff::{self, Backoff, Evidence, CLASSES, LENGTHS};
+use super::cache::Cache;
+use super::longest_match::{self, Expected, LongestMatch};
+use super::rows::check_rows;
 use crate::fingerprint::{Fingerprint, Stateful};
-use crate::oracle::check_tokens;
-use crate::{Error, Result};
+use crate::tokens::check_tokens;
+use crate::Result;
 
 pub const NAMES: [&str; 3] = ["backoff", "match", "cache"];
 
@@ -214,21 +210,4 @@ fn blend(expected: Option<Expected>, token: u16, other: f32) -> f32 {
     } else {
         others
     }
-}
-
-/// Refuses an array for rows of another shape.
-pub(crate) fn check_rows(rows: Option<&[f32]>, shape: [usize; 3]) -> Result<()> {
-    match rows {
-        Some(rows) if rows.len() != shape.iter().product::<usize>() => {
-            Err(Error::input(format!("rows of {} values where the shape {shape:?} is needed", rows.len())))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// A bijective finaliser (Stafford's variant 13): every input bit reaches every output bit.
-pub(crate) fn mix(mut x: u64) -> u64 {
-    x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ x >> 31
 }

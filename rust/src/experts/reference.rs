@@ -1,13 +1,13 @@
-//! Experts that learn while they score: each token is predicted from those before it, then counted.
+//! The reference's experts that learn while they score: each token is predicted from those before it, then counted.
 //!
 //! Unigram, bigram (a row per previous token), trigram (a row per hash of the two previous tokens) and a
 //! decaying cache, all smoothed by one imagined occurrence of every token, so that every prediction is a
 //! normalised distribution. Positions before the first token count as token 0.
 
-use crate::experts::check_rows;
+use super::rows::check_rows;
 use crate::fingerprint::{Fingerprint, Stateful};
-use crate::oracle::check_tokens;
-use crate::Result;
+use crate::tokens::check_tokens;
+use crate::{Error, Result};
 
 pub const NAMES: [&str; 4] = ["unigram", "bigram", "trigram", "decay"];
 
@@ -83,7 +83,7 @@ pub struct OnlineExperts {
 impl OnlineExperts {
     pub fn new(vocab_size: usize) -> Result<Self> {
         if !(2..=1 << 16).contains(&vocab_size) {
-            return Err(crate::Error::input(format!("a vocabulary has 2 to 65536 tokens, not {vocab_size}")));
+            return Err(Error::input(format!("a vocabulary has 2 to 65536 tokens, not {vocab_size}")));
         }
         Ok(Self {
             vocab_size,

@@ -17,7 +17,7 @@
 //! is a set of weights for each rate and each gate (one set for each value of the gate), and another layer
 //! of the same kind over these sets. The result is linear in the experts: Σ_s v_s w_sk is one weight each.
 
-use super::Mixture;
+use super::interface::Mixture;
 use crate::fingerprint::{Fingerprint, Stateful};
 
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@
 //! Weights are kept as logarithms: under Bayes those of bad experts fall far below what a float can hold,
 //! and they must come back from there if they turn out to be good after all. Gates are not used.
 
-use super::Mixture;
+use super::interface::Mixture;
 use crate::fingerprint::{Fingerprint, Stateful};
 
 pub const SHARE: f64 = 0.02;

@@ -5,6 +5,7 @@
 //! costs V times what a linear mixture does.
 
 use crate::fingerprint::{Fingerprint, Stateful};
+use crate::tokens::check_tokens;
 use crate::{Error, Result};
 
 /// The step is RATE / √targets, but not below LEAST_RATE.
@@ -55,7 +56,7 @@ impl Geometric {
     /// The nll [n] of the targets in nats, from `rows` [K, n, V]; learns from each after it is scored.
     pub fn mix(&mut self, rows: &[f32], targets: &[u16], nll: &mut [f64]) -> Result<()> {
         let (n, vocab_size, experts) = (targets.len(), self.vocab_size, self.experts());
-        crate::oracle::check_tokens(targets, vocab_size)?;
+        check_tokens(targets, vocab_size)?;
         if rows.len() != experts * n * vocab_size || nll.len() != n {
             return Err(Error::input(format!(
                 "{n} targets take rows of shape [{experts}, {n}, {vocab_size}], not {} values",

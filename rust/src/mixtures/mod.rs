@@ -11,38 +11,19 @@ pub mod exponentiated_gradient;
 pub mod fixed_share;
 pub mod geometric;
 pub mod hierarchical;
+mod interface;
 pub mod stacked;
+
+pub use interface::Mixture;
 
 use exponentiated_gradient::ExponentiatedGradient;
 use fixed_share::FixedShare;
 use stacked::Stacked;
 
 use crate::experts::backoff::MAX_LENGTH;
-use crate::fingerprint::Stateful;
 use crate::{Error, Result};
 
 pub const NAMES: [&str; 4] = ["stacked", "eg", "fixed-share", "bayes"];
-
-/// A linear mixture over K experts, and L lengths of context whose evidence it takes besides; most take none.
-/// Gates are small numbers known before the target; a mixture may keep different weights for their different
-/// values. The classes of these contexts are the last L gates.
-pub trait Mixture: Stateful + Send {
-    fn experts(&self) -> usize;
-
-    fn lengths(&self) -> usize {
-        0
-    }
-
-    /// How many values each gate has.
-    fn gates(&self) -> &[usize];
-
-    /// The weights [K + L] that the next target meets when the gates have these values.
-    fn weights(&self, gates: &[u8], out: &mut [f64]);
-
-    /// Learns from the probabilities [K + L] of the target that came: the experts', then its share in each
-    /// context. They may all be scaled by the same factor. Returns Σ w_k p_k, in that scale.
-    fn update(&mut self, gates: &[u8], probabilities: &[f64]) -> f64;
-}
 
 /// What is mixed.
 #[derive(Clone, Copy, Debug, Default)]
@@ -80,7 +61,7 @@ pub fn create(name: &str, sources: Sources) -> Result<Box<dyn Mixture>> {
 /// The nll of n targets in nats, from what each expert gave them: `log_probs` [K + L, n], of which the last
 /// L, the evidence, may be −∞, and `gates` [G, n]. Where `weights` [n, K + L] is wanted, it gets those that
 /// each target met.
-pub fn mix(
+pub fn score(
     mixture: &mut dyn Mixture,
     log_probs: &[f32],
     gates: &[u8],

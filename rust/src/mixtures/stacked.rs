@@ -15,7 +15,7 @@
 
 use super::exponentiated_gradient::{ExponentiatedGradient, Settings};
 use super::hierarchical::Hierarchy;
-use super::Mixture;
+use super::interface::Mixture;
 use crate::experts::backoff::CLASSES;
 use crate::fingerprint::{Fingerprint, Stateful};
 use crate::{Error, Result};

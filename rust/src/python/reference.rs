@@ -7,10 +7,11 @@ use numpy::{IntoPyArray, PyArray2};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
+use super::arrays::{slice, tokens as tokens_array};
+use super::errors::InputError;
 use super::experts::rows_array;
-use super::{slice, tokens as tokens_array, InputError};
+use crate::experts::reference::{OnlineExperts as Core, NAMES};
 use crate::fingerprint::Stateful;
-use crate::online::{OnlineExperts as Core, NAMES};
 
 #[pyclass(module = "hybridlm._core", frozen)]
 struct OnlineExperts {

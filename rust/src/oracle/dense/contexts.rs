@@ -5,6 +5,8 @@
 //! position, modulo the rows. With words below 256 the hash is FNV-1a over octets, so the published
 //! test vectors apply.
 
+use crate::simd;
+
 pub const OFFSET_BASIS: u32 = 2_166_136_261;
 pub const PRIME: u32 = 16_777_619;
 
@@ -24,7 +26,7 @@ pub fn fnv1a(words: &[u16]) -> u32 {
 /// `tokens` is a stretch of the stream that begins with the first position's context, so
 /// `out.len() == tokens.len() - (order - 1)`. `rows` is at least 1 and `order` 1 to [`MAX_ORDER`].
 pub fn context_rows(tokens: &[u16], order: usize, rows: u32, out: &mut [u32]) {
-    wide_registers(|| write_rows(tokens, order, rows, out));
+    simd::wide_registers(|| write_rows(tokens, order, rows, out));
 }
 
 /// Likewise the number of a cell, row × `row_stride` + token × `token_stride`, for the token at each position.
@@ -37,7 +39,7 @@ pub fn context_cells(
     out: &mut [u32],
 ) -> u32 {
     let mut largest = 0;
-    wide_registers(
+    simd::wide_registers(
         #[inline(always)]
         || {
             write_rows(tokens, order, rows, out);
@@ -48,23 +50,6 @@ pub fn context_cells(
         },
     );
     largest
-}
-
-/// Runs `work`, compiled for this processor's 256-bit registers if it has them.
-#[inline(always)]
-pub(crate) fn wide_registers(work: impl FnOnce()) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        #[target_feature(enable = "avx2")]
-        fn with_avx2(work: impl FnOnce()) {
-            work();
-        }
-        if is_x86_feature_detected!("avx2") {
-            // SAFETY: the processor has the feature.
-            return unsafe { with_avx2(work) };
-        }
-    }
-    work();
 }
 
 #[inline(always)]

@@ -10,13 +10,14 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Mutex;
 
-use crate::counters::{Counters, Part};
-use crate::hash::{self, MAX_ORDER};
+use super::contexts::{self, MAX_ORDER};
+use super::counters::{Counters, Part};
+use super::levels;
+use super::table::check_shape;
 use crate::memory::{self, Zeroed};
-use crate::oracle::dense;
 use crate::parallel::{self, Control};
 use crate::vocabulary::Vocabulary;
-use crate::{quant, tokens, Error, Result};
+use crate::{simd, tokens, Error, Result};
 
 /// What is counted: a vocabulary, and the rows of each order's table, orders ascending.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +40,7 @@ impl Layout {
             return Err(Error::input("no orders to count"));
         }
         for &(order, rows) in &tables {
-            dense::check_shape(order, rows, vocab_size)?;
+            check_shape(order, rows, vocab_size)?;
         }
         if let Some(pair) = tables.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             return Err(Error::input(format!("order {} appears twice", pair[0].0)));
@@ -295,7 +296,7 @@ impl Counts {
             for narrow in narrows {
                 let (ones, carries) = &narrow.tables[index];
                 let all_rows = self.layout.tables[index].1 as usize;
-                hash::wide_registers(
+                simd::wide_registers(
                     #[inline(always)]
                     || add_by_token(ones, carries, all_rows, rows.clone(), vocab_size, &mut totals),
                 );
@@ -349,7 +350,7 @@ impl Counts {
             for (index, levels) in cells.chunks_exact_mut(vocab_size).enumerate() {
                 let first = (piece * rows + index) * vocab_size;
                 counts.read(first..first + vocab_size, &mut row);
-                quant::quantise_row(&row, levels);
+                levels::quantise_row(&row, levels);
             }
             Ok(())
         });
@@ -390,7 +391,7 @@ fn for_cells(
     while start < block.end {
         let end = block.end.min(start + BATCH);
         let cells = &mut cells[..end - start];
-        let largest = hash::context_cells(&tokens[start - context..end], order, rows, strides, cells);
+        let largest = contexts::context_cells(&tokens[start - context..end], order, rows, strides, cells);
         add(cells, largest);
         start = end;
     }

@@ -6,13 +6,13 @@
 //! do. Bits and offsets go column by column, frequent tokens first: how often a token is seen depends more
 //! on the token than on the context. Each table is one zstd frame, found through the header.
 
-use super::dense::{check_shape, DenseOracle, Table};
-use super::ngor::MAX_BYTES;
-use crate::bytes::{checksum, Reader};
-use crate::hash::MAX_ORDER;
+use super::contexts::MAX_ORDER;
+use super::ngor_v1::MAX_BYTES;
+use super::table::{check_shape, DenseTables, Table};
+use crate::bytes::{checksum, Fields, Reader};
 use crate::parallel::{self, Control};
 use crate::vocabulary::Vocabulary;
-use crate::{files, Error, Result};
+use crate::{zstd_frame, Error, Result};
 
 pub const MAGIC: [u8; 8] = *b"NGOR\x03\r\n\x1a";
 pub const MAGIC_WITHOUT_IDENTITY: [u8; 8] = *b"NGOR\x02\r\n\x1a";
@@ -38,7 +38,7 @@ pub fn encode(
     let columns = column_order(tables.first(), vocabulary.size);
     let mut frames: Vec<Vec<u8>> = vec![Vec::new(); tables.len()];
     parallel::for_each(threads, tables.iter().zip(&mut frames).collect(), |(table, frame)| {
-        *frame = files::compress(&pack(table, &columns), level, control)?;
+        *frame = zstd_frame::compress(&pack(table, &columns), level, control)?;
         Ok(())
     })?;
     let mut data = Vec::with_capacity(frames.iter().map(Vec::len).sum::<usize>() + 256);
@@ -62,11 +62,11 @@ pub fn encode(
 pub(super) fn table_bytes(table: &Table, first: &Table, vocab_size: usize) -> u64 {
     let packed = pack(table, &column_order(Some(first), vocab_size));
     // Compression to memory at a valid level, which nobody interrupts, doesn't fail.
-    files::compress(&packed, 1, &Control::default()).map_or(0, |frame| frame.len() as u64)
+    zstd_frame::compress(&packed, 1, &Control::default()).map_or(0, |frame| frame.len() as u64)
 }
 
 /// Reads what [`encode`] wrote. `what` names the data in errors.
-pub fn decode(data: &[u8], what: &str, threads: usize) -> Result<DenseOracle> {
+pub fn decode(data: &[u8], what: &str, threads: usize) -> Result<DenseTables> {
     let mut reader = Reader::new(data, what);
     let magic = reader.take(MAGIC.len(), "the magic bytes")?;
     if magic != MAGIC && magic != MAGIC_WITHOUT_IDENTITY {
@@ -126,8 +126,8 @@ pub fn decode(data: &[u8], what: &str, threads: usize) -> Result<DenseOracle> {
         Ok(())
     })?;
     tables.extend(waiting.into_iter().filter_map(|(_, _, _, table)| table));
-    let oracle = DenseOracle::new(vocabulary, tables).map_err(|error| Error::format(what, error))?;
-    Ok(oracle.with_tokens(tokens))
+    let tables = DenseTables::new(vocabulary, tables).map_err(|error| Error::format(what, error))?;
+    Ok(tables.with_tokens(tokens))
 }
 
 /// The columns as they are stored: by falling level in the table of order 1, then by token; by token where
@@ -167,7 +167,7 @@ fn unpack(order: usize, rows: u32, columns: &[usize], frame: &[u8], what: &str) 
     let what = &format!("{what}: order {order}");
     let (height, vocab_size) = (rows as usize, columns.len());
     let size = height * vocab_size;
-    let content = files::decompress(frame, height + size.div_ceil(8) + size, what)?;
+    let content = zstd_frame::decompress(frame, height + size.div_ceil(8) + size, what)?;
     let mut reader = Reader::new(&content, what);
     let floors = reader.take(height, "the floors")?;
     let bits = reader.take(size.div_ceil(8), "the bits")?;

@@ -3,12 +3,11 @@
 //! Inside the frame, little-endian: u32 magic, u32 number of tables, then per table u32 order, u32 rows,
 //! u32 columns and rows × columns int8, orders ascending.
 
-use super::dense::{check_shape, DenseOracle, Table};
-use crate::bytes::Reader;
-use crate::files;
-use crate::hash::MAX_ORDER;
+use super::contexts::MAX_ORDER;
+use super::table::{check_shape, DenseTables, Table};
+use crate::bytes::{Fields, Reader};
 use crate::parallel::Control;
-use crate::{Error, Result};
+use crate::{zstd_frame, Error, Result};
 
 pub const MAGIC: u32 = 0x4E47_4F52;
 
@@ -43,16 +42,16 @@ pub fn encode(
         word(&mut content, vocab_size);
         content.extend(table.cells.iter().map(|&cell| cell as u8));
     }
-    files::compress_on_threads(content, level, threads, control)
+    zstd_frame::compress_on_threads(content, level, threads, control)
 }
 
 /// Reads what [`encode`] wrote. `what` names the data in errors.
-pub fn decode(data: &[u8], what: &str) -> Result<DenseOracle> {
-    parse(&files::decompress(data, MAX_BYTES, what)?, what)
+pub fn decode(data: &[u8], what: &str) -> Result<DenseTables> {
+    parse(&zstd_frame::decompress(data, MAX_BYTES, what)?, what)
 }
 
 /// Reads what is inside the frame.
-pub fn parse(content: &[u8], what: &str) -> Result<DenseOracle> {
+pub fn parse(content: &[u8], what: &str) -> Result<DenseTables> {
     let mut reader = Reader::new(content, what);
     let magic = reader.u32("the magic number")?;
     if magic != MAGIC {
@@ -80,6 +79,6 @@ pub fn parse(content: &[u8], what: &str) -> Result<DenseOracle> {
         tables.push(Table { order, rows, cells: cells.iter().map(|&cell| cell as i8).collect() });
     }
     reader.end()?;
-    let oracle = DenseOracle::new(vocab_size.unwrap_or_default(), tables);
-    oracle.map_err(|error| Error::format(what, error))
+    let tables = DenseTables::new(vocab_size.unwrap_or_default(), tables);
+    tables.map_err(|error| Error::format(what, error))
 }

@@ -1,81 +1,38 @@
-//! The dense estimator: for each order a table of int8 log-probabilities, one row per hashed context.
+//! The dense estimator's oracle: for each order a table of int8 log-probabilities, one row per class of contexts.
 
 use std::ops::Range;
 
-use super::{mix, Info, Oracle};
-use crate::hash::{self, MAX_ORDER};
-use crate::quant;
+use super::contexts;
+use super::levels::STEP;
+use super::row_mixture::{mix_rows, Row};
+use super::summary;
+use super::table::DenseTables;
+use crate::oracle::interface::{Info, Oracle};
+use crate::simd;
 use crate::vocabulary::Vocabulary;
-use crate::{Error, Result};
 
-/// One order's quantised log-probabilities, `rows` × `vocab_size`, row-major.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Table {
-    pub order: usize,
-    pub rows: u32,
-    pub cells: Vec<i8>,
-}
-
-/// Tables ready to be looked up: rounding to int8 leaves row sums of 0.98 to 1.06, so each row carries
-/// the logarithm of its sum and every look-up subtracts it.
+/// Tables, looked up.
 #[derive(Debug)]
 pub struct DenseOracle {
-    vocabulary: Vocabulary,
     orders: Vec<usize>,
-    tables: Vec<Table>,
-    /// Per table, per row: ln Σ exp(dequantised).
-    log_sums: Vec<Vec<f32>>,
-    /// Tokens counted, where the file says.
-    tokens: Option<u64>,
+    tables: DenseTables,
+}
+
+impl From<DenseTables> for DenseOracle {
+    fn from(tables: DenseTables) -> Self {
+        Self { orders: tables.tables().iter().map(|table| table.order).collect(), tables }
+    }
 }
 
 /// Positions looked up at a time, so that their rows stay in the first-level cache.
 const BLOCK: usize = 1024;
 
 impl DenseOracle {
-    /// `tables` in any order; each must be a valid one and no order may appear twice.
-    pub fn new(vocabulary: impl Into<Vocabulary>, mut tables: Vec<Table>) -> Result<Self> {
-        let vocabulary = vocabulary.into();
-        let vocab_size = vocabulary.size;
-        tables.sort_by_key(|table| table.order);
-        if tables.is_empty() {
-            return Err(Error::input("an oracle needs at least one table"));
-        }
-        for pair in tables.windows(2) {
-            if pair[0].order == pair[1].order {
-                return Err(Error::input(format!("order {} appears twice", pair[0].order)));
-            }
-        }
-        for table in &tables {
-            check_shape(table.order, table.rows, vocab_size)?;
-            if table.cells.len() != table.rows as usize * vocab_size {
-                return Err(Error::input(format!("order {}: cells don't fill the table", table.order)));
-            }
-            if let Some(cell) = table.cells.iter().find(|&&cell| !quant::is_level(cell)) {
-                return Err(Error::input(format!(
-                    "order {}: {cell} is no quantised log-probability, which lie in -127..=0",
-                    table.order
-                )));
-            }
-        }
-        let log_sums = tables.iter().map(|table| quant::log_sums(&table.cells, vocab_size)).collect();
-        let orders = tables.iter().map(|table| table.order).collect();
-        Ok(Self { vocabulary, orders, tables, log_sums, tokens: None })
-    }
-
-    pub fn with_tokens(self, tokens: u64) -> Self {
-        Self { tokens: Some(tokens), ..self }
-    }
-
-    pub fn tables(&self) -> &[Table] {
-        &self.tables
-    }
-
     /// Writes the log-probability of each token, given the row of its context; up to a block of them.
     fn look_up(&self, table: &[i8], log_sums: &[f32], rows: &[u32], tokens: &[u16], out: &mut [f32]) {
-        let vocab_size = self.vocabulary.size as u32;
+        let vocab_size = self.vocab_size() as u32;
         let (mut places, mut cells) = ([0u32; BLOCK], [0i8; BLOCK]);
-        hash::wide_registers(
+        simd::wide_registers(
             #[inline(always)]
             || {
                 // One thing at a time: the look-ups overlap in memory, and the arithmetic vectorises. So do the
@@ -96,37 +53,10 @@ impl DenseOracle {
                     *value = unsafe { *log_sums.get_unchecked(row as usize) };
                 }
                 for (value, &cell) in out.iter_mut().zip(&cells) {
-                    *value = f32::from(cell) * quant::STEP as f32 - *value;
+                    *value = f32::from(cell) * STEP as f32 - *value;
                 }
             },
         );
-    }
-
-    /// Per row of the table at `index`, ln Σ exp(dequantised).
-    pub fn log_sums(&self, index: usize) -> &[f32] {
-        &self.log_sums[index]
-    }
-}
-
-/// The facts of the format: order 1 is one row, order 2 has the previous token as its row.
-pub fn check_shape(order: usize, rows: u32, vocab_size: usize) -> Result<()> {
-    if !(2..=1 << 16).contains(&vocab_size) {
-        return Err(Error::input(format!("a vocabulary has 2 to 65536 tokens, not {vocab_size}")));
-    }
-    if !(1..=MAX_ORDER).contains(&order) {
-        return Err(Error::input(format!("orders run from 1 to {MAX_ORDER}, not {order}")));
-    }
-    match order {
-        1 if rows != 1 => Err(Error::input(format!("order 1 has one row, not {rows}"))),
-        2 if rows as usize != vocab_size => {
-            Err(Error::input(format!("order 2 has a row per token, {vocab_size}, not {rows}")))
-        }
-        _ if rows == 0 => Err(Error::input(format!("order {order} has no rows"))),
-        // Cells are numbered with 32 bits.
-        _ if u64::from(rows) * vocab_size as u64 > u64::from(u32::MAX) => {
-            Err(Error::input(format!("order {order}: {rows} rows of {vocab_size} are more than 2^32 cells")))
-        }
-        _ => Ok(()),
     }
 }
 
@@ -136,7 +66,7 @@ impl Oracle for DenseOracle {
     }
 
     fn vocabulary(&self) -> &Vocabulary {
-        &self.vocabulary
+        self.tables.vocabulary()
     }
 
     fn orders(&self) -> &[usize] {
@@ -144,11 +74,11 @@ impl Oracle for DenseOracle {
     }
 
     fn info(&self) -> Info {
-        let tables = self.tables.iter().zip(&self.log_sums).map(|(table, log_sums)| {
-            Info::Map(super::survey::table(table, log_sums, &self.tables[0], self.vocabulary.size))
+        let tables = self.tables.iter().map(|(table, log_sums)| {
+            Info::Map(summary::table(table, log_sums, &self.tables.tables()[0], self.vocab_size()))
         });
         let mut info = vec![("tables", Info::List(tables.collect()))];
-        if let Some(tokens) = self.tokens {
+        if let Some(tokens) = self.tables.tokens() {
             info.insert(0, ("tokens", Info::Int(tokens)));
         }
         Info::Map(info)
@@ -156,45 +86,45 @@ impl Oracle for DenseOracle {
 
     fn target_kernel(&self, tokens: &[u16], range: Range<usize>, out: &mut [&mut [f32]]) {
         let mut rows = [0u32; BLOCK];
-        for ((table, log_sums), out) in self.tables.iter().zip(&self.log_sums).zip(out) {
+        for ((table, log_sums), out) in self.tables.iter().zip(out) {
             for (index, values) in out.chunks_mut(BLOCK).enumerate() {
                 let first = range.start + index * BLOCK;
                 let block = first..first + values.len();
                 let rows = &mut rows[..block.len()];
-                hash::context_rows_in(tokens, block.clone(), table.order, table.rows, rows);
+                contexts::context_rows_in(tokens, block.clone(), table.order, table.rows, rows);
                 self.look_up(&table.cells, log_sums, rows, &tokens[block], values);
             }
         }
     }
 
     fn rows_kernel(&self, tokens: &[u16], positions: &[usize], out: &mut [&mut [f32]]) {
-        for ((table, log_sums), out) in self.tables.iter().zip(&self.log_sums).zip(out) {
-            for (values, &position) in out.chunks_exact_mut(self.vocabulary.size).zip(positions) {
-                let row = hash::context_row_at(tokens, position, table.order, table.rows) as usize;
-                let cells = &table.cells[row * self.vocabulary.size..][..self.vocabulary.size];
+        for ((table, log_sums), out) in self.tables.iter().zip(out) {
+            for (values, &position) in out.chunks_exact_mut(self.vocab_size()).zip(positions) {
+                let row = contexts::context_row_at(tokens, position, table.order, table.rows) as usize;
+                let cells = &table.cells[row * self.vocab_size()..][..self.vocab_size()];
                 for (value, &level) in values.iter_mut().zip(cells) {
-                    *value = f32::from(level) * quant::STEP as f32 - log_sums[row];
+                    *value = f32::from(level) * STEP as f32 - log_sums[row];
                 }
             }
         }
     }
 
     fn mixture_kernel(&self, tokens: &[u16], positions: &[usize], weights: &[&[f32]], out: &mut [f32]) {
-        let mut rows: Vec<mix::Row> = Vec::with_capacity(self.tables.len());
+        let mut rows: Vec<Row> = Vec::with_capacity(self.orders.len());
         for (index, (&position, out)) in
-            positions.iter().zip(out.chunks_exact_mut(self.vocabulary.size)).enumerate()
+            positions.iter().zip(out.chunks_exact_mut(self.vocab_size())).enumerate()
         {
             rows.clear();
-            for ((table, log_sums), weights) in self.tables.iter().zip(&self.log_sums).zip(weights) {
-                let row = hash::context_row_at(tokens, position, table.order, table.rows) as usize;
-                let cells = &table.cells[row * self.vocabulary.size..][..self.vocabulary.size];
-                rows.push(mix::Row { cells, scale: weights[index] * (-log_sums[row]).exp() });
+            for ((table, log_sums), weights) in self.tables.iter().zip(weights) {
+                let row = contexts::context_row_at(tokens, position, table.order, table.rows) as usize;
+                let cells = &table.cells[row * self.vocab_size()..][..self.vocab_size()];
+                rows.push(Row { cells, scale: weights[index] * (-log_sums[row]).exp() });
             }
-            mix::mix(&rows, out);
+            mix_rows(&rows, out);
         }
     }
 
-    fn dense(&self) -> Option<&DenseOracle> {
-        Some(self)
+    fn dense(&self) -> Option<&DenseTables> {
+        Some(&self.tables)
     }
 }

@@ -24,19 +24,22 @@
 //! since the one before it; then k counts less one.
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Mutex;
 
-use crate::bytes::Reader;
-use crate::count::{Counts, Layout, Stream};
-use crate::counters::{Counters, Part};
-use crate::files;
-use crate::hash::MAX_ORDER;
+use super::contexts::MAX_ORDER;
+use super::counters::{Counters, Part};
+use super::counts::{Counts, Layout, Stream};
+use crate::bytes::{Fields, Reader};
+use crate::counted_shards::{
+    identify_open, read_records, total_tokens, united, write_record, CountedShard, HASH_BYTES,
+};
+use crate::leb128::{put, Numbers};
 use crate::parallel::{self, Control};
 use crate::tokens::Shard;
 use crate::vocabulary::Vocabulary;
-use crate::{Error, Result};
+use crate::{zstd_frame, Error, Result};
 
 pub const MAGIC: u32 = 0x4E47_5043;
 pub const VERSION: u32 = 2;
@@ -44,7 +47,6 @@ pub const VERSION: u32 = 2;
 const VERSION_WITHOUT_IDENTITY: u32 = 1;
 
 const HEADER_BYTES: usize = 28;
-const HASH_BYTES: usize = 32;
 
 /// Cells per chunk: enough for zstd to learn from, few enough for threads to share a table.
 const CHUNK: usize = 1 << 18;
@@ -52,20 +54,8 @@ const CHUNK: usize = 1 << 18;
 /// Higher levels find nothing more in these numbers, level 3 even less.
 const LEVEL: i32 = 1;
 
-/// Bytes hashed between two looks at whether to stop.
-const HASH_PIECE: usize = 1 << 22;
-
-/// A shard that has been counted, known by its content.
-#[derive(Debug, Clone)]
-pub struct CountedShard {
-    /// BLAKE3 of the whole file.
-    pub hash: [u8; HASH_BYTES],
-    pub tokens: u64,
-    /// The file's name, without its folder.
-    pub name: String,
-    /// Where this program met it: the shard's path, or that of a file of counts. Not kept in files.
-    pub source: String,
-}
+/// One thread in so many hashes while the others count.
+const HASHING_SHARE: usize = 8;
 
 /// Counts, and the shards that they are the counts of.
 #[derive(Debug)]
@@ -211,7 +201,7 @@ impl PartialCounts {
                 let mut cells = vec![0; range.len()];
                 table.read(range, &mut cells);
                 // Nothing watches a chunk's own compression, which takes milliseconds.
-                *frame = files::compress(&pack(&cells), LEVEL, &Control::default())?;
+                *frame = zstd_frame::compress(&pack(&cells), LEVEL, &Control::default())?;
                 control.advance(cells.len() as u64)
             },
         )?;
@@ -230,7 +220,7 @@ impl PartialCounts {
             word(&mut data, rows as usize);
         }
         for shard in &self.shards {
-            write_shard(&mut data, shard);
+            write_record(&mut data, shard);
         }
         for frame in &frames {
             word(&mut data, frame.len());
@@ -246,68 +236,6 @@ pub(crate) fn seal(data: &mut Vec<u8>) {
     let length = (data.len() + HASH_BYTES) as u64;
     data[8..16].copy_from_slice(&length.to_le_bytes());
     data.extend(blake3::hash(data).as_bytes());
-}
-
-/// One thread in so many hashes while the others count.
-const HASHING_SHARE: usize = 8;
-
-/// The shards at `paths` as a file of counts knows them; what it takes to tell whether they are in one.
-pub fn identify(paths: &[PathBuf], threads: usize, control: &Control) -> Result<Vec<CountedShard>> {
-    let shards = paths.iter().map(Shard::open).collect::<Result<Vec<_>>>()?;
-    identify_open(&shards, threads, || control.check())
-}
-
-pub(crate) fn identify_open(
-    shards: &[Shard],
-    threads: usize,
-    check: impl Fn() -> Result<()> + Sync,
-) -> Result<Vec<CountedShard>> {
-    let mut hashes = vec![[0; HASH_BYTES]; shards.len()];
-    let pieces = shards.iter().zip(&mut hashes).collect();
-    parallel::for_each(threads, pieces, |(shard, hash): (&Shard, &mut [u8; HASH_BYTES])| {
-        let mut hasher = blake3::Hasher::new();
-        for piece in shard.bytes().chunks(HASH_PIECE) {
-            check()?;
-            hasher.update(piece);
-        }
-        *hash = hasher.finalize().into();
-        Ok(())
-    })?;
-    let identified = shards.iter().zip(hashes).map(|(shard, hash)| {
-        Ok(CountedShard {
-            hash,
-            tokens: shard.tokens().len() as u64,
-            name: file_name(shard.path())?,
-            source: shard.path().display().to_string(),
-        })
-    });
-    identified.collect()
-}
-
-fn file_name(path: &Path) -> Result<String> {
-    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-    if name.len() > usize::from(u16::MAX) {
-        return Err(Error::input(format!("{}: the name is too long", path.display())));
-    }
-    Ok(name)
-}
-
-/// Both lists in the order of their hashes, or the refusal of what is in them twice.
-pub(crate) fn united(known: &[CountedShard], new: Vec<CountedShard>) -> Result<Vec<CountedShard>> {
-    let mut all = [known.to_vec(), new].concat();
-    // Stable, so of two equal ones the one that was there comes first.
-    all.sort_by_key(|shard| shard.hash);
-    match all.windows(2).find(|pair| pair[0].hash == pair[1].hash) {
-        Some(pair) => Err(Error::input(format!(
-            "{}: shard {} has been counted already, as {} from {}; give each shard once",
-            pair[1].source, pair[1].name, pair[0].name, pair[0].source
-        ))),
-        None => Ok(all),
-    }
-}
-
-fn total_tokens(shards: &[CountedShard]) -> u64 {
-    shards.iter().map(|shard| shard.tokens).sum()
 }
 
 /// The cells of a chunk as LEB128 numbers.
@@ -328,39 +256,9 @@ fn pack(cells: &[u64]) -> Vec<u8> {
     out
 }
 
-pub(crate) fn put(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
 /// The longest numbers that a chunk can need: its occupied cells, then a gap and a count for each.
 fn longest_content(cells: usize) -> usize {
     10 + cells * (3 + 10)
-}
-
-/// Reads LEB128 numbers.
-pub(crate) struct Numbers<'a>(pub &'a [u8]);
-
-impl Numbers<'_> {
-    pub fn next(&mut self) -> Option<u64> {
-        let mut value = 0;
-        for (index, &byte) in self.0.iter().enumerate().take(10) {
-            let bits = u64::from(byte & 0x7f);
-            // The tenth byte has room for one bit.
-            if index == 9 && bits > 1 {
-                return None;
-            }
-            value |= bits << (7 * index);
-            if byte < 0x80 {
-                self.0 = &self.0[index + 1..];
-                return Some(value);
-            }
-        }
-        None
-    }
 }
 
 /// A chunk's zstd frame, and where in the file it is.
@@ -373,7 +271,7 @@ impl Frame<'_> {
     /// Adds the counts, none of which may exceed `limit`, and returns their sum.
     fn add_to(&self, totals: &mut Part, limit: u64, what: &str) -> Result<u128> {
         let name = || format!("{what}: at offset {}", self.offset);
-        let content = files::decompress(self.data, longest_content(totals.len()), &name())?;
+        let content = zstd_frame::decompress(self.data, longest_content(totals.len()), &name())?;
         let invalid = |detail: &str| Error::format(name(), detail);
         let short = || invalid("the chunk's numbers end too early or are too large");
         let mut gaps = Numbers(&content);
@@ -464,19 +362,7 @@ impl<'a> File<'a> {
         }
         let layout = Layout::new(vocabulary, &tables).map_err(|error| reader.error(error))?;
 
-        // Grows with the shards that are really there.
-        let mut shards: Vec<CountedShard> = Vec::new();
-        let mut tokens = 0u64;
-        for _ in 0..shard_count {
-            let shard = read_shard(&mut reader, what)?;
-            if shards.last().is_some_and(|last| last.hash >= shard.hash) {
-                return Err(reader.error("the shard's hash is out of order"));
-            }
-            tokens = tokens
-                .checked_add(shard.tokens)
-                .ok_or_else(|| reader.error("the shards' tokens don't fit 64 bits"))?;
-            shards.push(shard);
-        }
+        let (shards, tokens) = read_records(&mut reader, shard_count, what)?;
 
         let cells = |rows: u32| rows as usize * vocab_size;
         let chunk_count: usize = tables.iter().map(|&(_, rows)| cells(rows).div_ceil(CHUNK)).sum();
@@ -498,20 +384,4 @@ impl<'a> File<'a> {
         };
         self.layout.tables().iter().map(of_order).collect()
     }
-}
-
-pub(crate) fn write_shard(out: &mut Vec<u8>, shard: &CountedShard) {
-    out.extend(shard.hash);
-    out.extend(shard.tokens.to_le_bytes());
-    out.extend((shard.name.len() as u16).to_le_bytes());
-    out.extend(shard.name.as_bytes());
-}
-
-fn read_shard(reader: &mut Reader, what: &str) -> Result<CountedShard> {
-    let hash = reader.array("a shard's hash")?;
-    let tokens = reader.u64("a shard's tokens")?;
-    let length = u16::from_le_bytes(reader.array("the length of a shard's name")?);
-    let name = reader.take(usize::from(length), "a shard's name")?;
-    let name = std::str::from_utf8(name).map_err(|_| reader.error("a shard's name is not UTF-8"))?;
-    Ok(CountedShard { hash, tokens, name: name.to_owned(), source: what.to_owned() })
 }

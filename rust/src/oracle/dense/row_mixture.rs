@@ -4,7 +4,7 @@
 //! of eight floats, which fit registers, give it as a product over the level's bits: e^(−l·step) is
 //! low[l mod 8] · middle[l / 8 mod 8] · high[l / 64].
 
-use crate::quant::STEP;
+use super::levels::STEP;
 
 /// Tokens in a 256-bit register.
 const LANES: usize = 8;
@@ -24,19 +24,19 @@ fn powers(step: f64) -> [f32; LANES] {
 }
 
 /// Writes Σ_rows scale · e^(cell · step) for every token.
-pub fn mix(rows: &[Row], out: &mut [f32]) {
+pub fn mix_rows(rows: &[Row], out: &mut [f32]) {
     let (low, middle) = (powers(1.0), powers(8.0));
     let step = powers(64.0)[1];
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") {
         // SAFETY: the processor has the feature.
-        return unsafe { mix_avx2(rows, &low, &middle, step, out) };
+        return unsafe { mix_rows_avx2(rows, &low, &middle, step, out) };
     }
-    mix_from(0, rows, &low, &middle, step, out);
+    mix_rows_from(0, rows, &low, &middle, step, out);
 }
 
 /// The definition; the same operations in the same order as with registers, so the same floats.
-fn mix_from(first: usize, rows: &[Row], low: &[f32; 8], middle: &[f32; 8], step: f32, out: &mut [f32]) {
+fn mix_rows_from(first: usize, rows: &[Row], low: &[f32; 8], middle: &[f32; 8], step: f32, out: &mut [f32]) {
     for (token, value) in out.iter_mut().enumerate().skip(first) {
         let mut sum = 0.0;
         for row in rows {
@@ -50,7 +50,7 @@ fn mix_from(first: usize, rows: &[Row], low: &[f32; 8], middle: &[f32; 8], step:
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn mix_avx2(rows: &[Row], low: &[f32; 8], middle: &[f32; 8], step: f32, out: &mut [f32]) {
+fn mix_rows_avx2(rows: &[Row], low: &[f32; 8], middle: &[f32; 8], step: f32, out: &mut [f32]) {
     use std::arch::x86_64::*;
 
     const TOKENS: usize = LANES * REGISTERS;
@@ -81,5 +81,5 @@ fn mix_avx2(rows: &[Row], low: &[f32; 8], middle: &[f32; 8], step: f32, out: &mu
             unsafe { _mm256_storeu_ps(out.as_mut_ptr(), sum) };
         }
     }
-    mix_from(whole, rows, low, middle, step, out);
+    mix_rows_from(whole, rows, low, middle, step, out);
 }

@@ -1,8 +1,9 @@
 //! What a dense table looks like from outside: how full it is, and what it knows beyond the unigram.
 
-use super::dense::Table;
-use super::Info;
-use crate::quant;
+use super::levels::STEP;
+use super::ngor_packed;
+use super::table::Table;
+use crate::oracle::interface::Info;
 
 const BITS: f64 = std::f64::consts::LOG2_E;
 
@@ -21,7 +22,7 @@ pub fn table(
         // An unseen token of a row that saw S tokens has probability 1 / (S + V), so the lowest level
         // tells how many tokens the row saw, to the step's ±4%, and at least that many at the clamp.
         let floor = row.iter().copied().min().unwrap_or(0);
-        let seen = ((-f64::from(floor) * quant::STEP).exp() - vocab_size as f64).max(0.0);
+        let seen = ((-f64::from(floor) * STEP).exp() - vocab_size as f64).max(0.0);
         let above = row.iter().filter(|&&cell| cell > floor).count() as u64;
         if above == 0 {
             continue;
@@ -31,7 +32,7 @@ pub fn table(
         tokens += seen;
         let (mut row_entropy, mut row_gain) = (0.0, 0.0);
         for (token, &cell) in row.iter().enumerate() {
-            let log_probability = f64::from(cell) * quant::STEP - f64::from(log_sum);
+            let log_probability = f64::from(cell) * STEP - f64::from(log_sum);
             let probability = log_probability.exp();
             row_entropy -= probability * log_probability;
             if let Some(reference) = &reference {
@@ -51,7 +52,7 @@ pub fn table(
         ("cells", Info::Int(table.cells.len() as u64)),
         ("tokens_estimate", Info::Int(tokens as u64)),
         ("entropy_bits", Info::Float(mean(entropy))),
-        ("packed_bytes", Info::Int(super::packed::table_bytes(table, unigram, vocab_size))),
+        ("packed_bytes", Info::Int(ngor_packed::table_bytes(table, unigram, vocab_size))),
     ];
     if reference.is_some() {
         figures.push(("gain_over_unigram_bits", Info::Float(mean(gain).max(0.0))));
@@ -61,6 +62,6 @@ pub fn table(
 
 /// Renormalised log-probabilities (nats) of one row.
 fn probabilities(row: &[i8]) -> Vec<f64> {
-    let log_sum = row.iter().map(|&cell| (f64::from(cell) * quant::STEP).exp()).sum::<f64>().ln();
-    row.iter().map(|&cell| f64::from(cell) * quant::STEP - log_sum).collect()
+    let log_sum = row.iter().map(|&cell| (f64::from(cell) * STEP).exp()).sum::<f64>().ln();
+    row.iter().map(|&cell| f64::from(cell) * STEP - log_sum).collect()
 }

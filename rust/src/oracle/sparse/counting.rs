@@ -8,11 +8,14 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use super::counts::{Entry, Kind, Ngram, Packer, SparseCounts, Writer};
+use super::chunk::Packer;
+use super::counts::SparseCounts;
+use super::counts_file::Writer;
+use super::ngram::{Entry, Ngram, NgramSpec};
 use super::sample::{document_starts, Sample};
+use crate::counted_shards::{identify_open, united};
 use crate::files::AtomicFile;
 use crate::parallel::{self, Control};
-use crate::partial;
 use crate::tokens::{self, Shard};
 use crate::{Error, Result};
 
@@ -24,7 +27,7 @@ const BYTES_PER_TOKEN: usize = 20;
 /// besides that, counting takes about `memory` bytes. `control` advances by tokens.
 pub fn count_shards(
     paths: &[PathBuf],
-    kind: Kind,
+    spec: NgramSpec,
     memory: usize,
     out: Option<&Path>,
     threads: usize,
@@ -32,20 +35,20 @@ pub fn count_shards(
 ) -> Result<SparseCounts> {
     let shards = paths.iter().map(Shard::open).collect::<Result<Vec<_>>>()?;
     for shard in &shards {
-        tokens::check_vocabulary(shard.tokens(), 0, kind.vocab_size(), shard.path())?;
+        tokens::check_vocabulary(shard.tokens(), 0, spec.vocab_size(), shard.path())?;
     }
-    let known = partial::united(&[], partial::identify_open(&shards, threads, || control.check())?)?;
+    let known = united(&[], identify_open(&shards, threads, || control.check())?)?;
     let streams: Vec<&[u16]> = shards.iter().map(Shard::tokens).collect();
-    let sample = Sample::of(&streams, kind.vocabulary.bos);
+    let sample = Sample::of(&streams, spec.vocabulary.bos);
     match out {
         None => {
-            let writer = Writer::new(Vec::new(), Path::new("counts"), kind, &known, &sample)?;
-            let data = count(&streams, kind, memory, threads, control, true, writer)?;
+            let writer = Writer::new(Vec::new(), Path::new("counts"), spec, &known, &sample)?;
+            let data = count(&streams, spec, memory, threads, control, true, writer)?;
             SparseCounts::from_bytes(data, "counts", control)
         }
         Some(path) => {
-            let writer = Writer::new(AtomicFile::create(path)?, path, kind, &known, &sample)?;
-            count(&streams, kind, memory, threads, control, true, writer)?.commit()?;
+            let writer = Writer::new(AtomicFile::create(path)?, path, spec, &known, &sample)?;
+            count(&streams, spec, memory, threads, control, true, writer)?.commit()?;
             SparseCounts::open(path, control)
         }
     }
@@ -54,29 +57,29 @@ pub fn count_shards(
 /// Counts tokens that come from no shard, into memory. `control` doesn't advance.
 pub fn count_streams(
     streams: &[&[u16]],
-    kind: Kind,
+    spec: NgramSpec,
     threads: usize,
     control: &Control,
 ) -> Result<SparseCounts> {
     for stream in streams {
-        if let Some(at) = tokens::out_of_vocabulary(stream, kind.vocab_size()) {
+        if let Some(at) = tokens::out_of_vocabulary(stream, spec.vocab_size()) {
             let token = stream[at];
             return Err(Error::input(format!(
                 "token {token} at offset {at} is outside the vocabulary of {}",
-                kind.vocab_size()
+                spec.vocab_size()
             )));
         }
     }
-    let sample = Sample::of(streams, kind.vocabulary.bos);
-    let writer = Writer::new(Vec::new(), Path::new("counts"), kind, &[], &sample)?;
+    let sample = Sample::of(streams, spec.vocabulary.bos);
+    let writer = Writer::new(Vec::new(), Path::new("counts"), spec, &[], &sample)?;
     let total = streams.iter().map(|stream| stream.len() as u64).sum();
-    SparseCounts::unnamed(count(streams, kind, usize::MAX, threads, control, false, writer)?, total, control)
+    SparseCounts::unnamed(count(streams, spec, usize::MAX, threads, control, false, writer)?, total, control)
 }
 
 #[allow(clippy::too_many_arguments)]
 fn count<W: Write>(
     streams: &[&[u16]],
-    kind: Kind,
+    spec: NgramSpec,
     memory: usize,
     threads: usize,
     control: &Control,
@@ -84,10 +87,10 @@ fn count<W: Write>(
     writer: Writer<W>,
 ) -> Result<W> {
     // Tokens are packed one higher, so that zero can say that an n-gram has ended.
-    let bits = usize::BITS - kind.vocab_size().leading_zeros();
+    let bits = usize::BITS - spec.vocab_size().leading_zeros();
     let job =
-        Job { text: Text::new(streams, kind.vocabulary.bos)?, kind, bits, memory, threads, control, reports };
-    if bits as usize * (kind.order - 1) <= 64 {
+        Job { text: Text::new(streams, spec.vocabulary.bos)?, spec, bits, memory, threads, control, reports };
+    if bits as usize * (spec.order - 1) <= 64 {
         job.count::<u64, W>(writer)
     } else {
         job.count::<u128, W>(writer)
@@ -122,7 +125,7 @@ impl<'a> Text<'a> {
 
 struct Job<'a> {
     text: Text<'a>,
-    kind: Kind,
+    spec: NgramSpec,
     bits: u32,
     memory: usize,
     threads: usize,
@@ -133,7 +136,7 @@ struct Job<'a> {
 
 impl Job<'_> {
     fn count<K: Key, W: Write>(&self, mut writer: Writer<W>) -> Result<W> {
-        let mut occurrences = vec![0usize; self.kind.vocab_size()];
+        let mut occurrences = vec![0usize; self.spec.vocab_size()];
         for &token in self.text.streams.iter().copied().flatten() {
             occurrences[usize::from(token)] += 1;
         }
@@ -192,7 +195,7 @@ impl Job<'_> {
     /// The chunks of the n-grams that begin at `places`, which ascend.
     fn sort<K: Key>(&self, first: u16, places: &[u32]) -> Result<Vec<u8>> {
         let Text { streams, starts, documents } = &self.text;
-        let rest = Rest { length: self.kind.order - 1, bits: self.bits, bos: self.kind.vocabulary.bos };
+        let rest = Rest { length: self.spec.order - 1, bits: self.bits, bos: self.spec.vocabulary.bos };
         let (mut stream, mut document) = (0, 0);
         let pack = |&place: &u32| {
             // Mostly it is the same document, or the next one.
@@ -207,7 +210,7 @@ impl Job<'_> {
         };
         let mut found: Vec<(K, u32)> = places.iter().map(pack).collect();
         found.sort_unstable();
-        let mut packer = Packer::new(first, self.kind);
+        let mut packer = Packer::new(first, self.spec);
         for group in found.chunk_by(|a, b| a.0 == b.0) {
             let changes = group.windows(2).filter(|pair| pair[0].1 != pair[1].1).count();
             packer.push(Entry {

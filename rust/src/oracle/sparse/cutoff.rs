@@ -9,10 +9,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::counts::{Ngram, SparseCounts};
-use super::flow;
+use super::counts::SparseCounts;
+use super::masses::{fixed, settle, zeros};
+use super::ngram::{weight, Ngram, MAX_ORDER};
 use super::trie::{for_each_ngram, Trie};
-use super::MAX_ORDER;
 use crate::parallel::{self, Control};
 use crate::Result;
 
@@ -70,9 +70,8 @@ pub fn pass_on(
         return Ok(());
     }
     let order = trie.order();
-    let sums = || -> Vec<Vec<AtomicU64>> {
-        trie.levels[..order].iter().map(|level| flow::zeros(level.len())).collect()
-    };
+    let sums =
+        || -> Vec<Vec<AtomicU64>> { trie.levels[..order].iter().map(|level| zeros(level.len())).collect() };
     let (passed, cut) = (sums(), sums());
     let chain = Chain { trie, passed: &passed, cut: &cut };
     parallel::run(threads, counts.chunk_count(), |chunk| {
@@ -80,14 +79,14 @@ pub fn pass_on(
         for entry in counts.read_chunk(chunk)? {
             if entry.count <= cutoff && entry.ngram.length() == order {
                 walk.to(trie, entry.ngram);
-                chain.add(&walk.longest, flow::fixed(flow::weight(entry.count, entry.documents)));
+                chain.add(&walk.longest, fixed(weight(entry.count, entry.documents)));
             }
         }
         control.check()
     })?;
     for ((level, passed), cut) in trie.levels.iter_mut().zip(passed).zip(cut).skip(1) {
-        level.masses = flow::settle(passed);
-        level.cut = flow::settle(cut);
+        level.masses = settle(passed);
+        level.cut = settle(cut);
     }
     Ok(())
 }

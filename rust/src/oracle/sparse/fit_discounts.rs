@@ -6,9 +6,10 @@
 //! of D at its knots, so the log-likelihood is concave in them and Newton's method finds the best. The
 //! rest, the lower orders' masses above all, depends on them in turn, so this is done a few times over.
 
-use super::count::count_streams;
+use super::counting::count_streams;
 use super::counts::SparseCounts;
-use super::flow::{basis, discount, Discount, Discounts, FullModel, KNOTS};
+use super::discount::{basis, discount, Discount, Discounts, KNOTS};
+use super::estimate::FullModel;
 use super::trie::Trie;
 use crate::parallel::{self, Control};
 use crate::Result;
@@ -28,7 +29,7 @@ pub fn fit(counts: &SparseCounts, threads: usize, control: &Control) -> Result<D
     if held_out.is_empty() {
         return Ok(discounts);
     }
-    let counted = count_streams(&counted, counts.kind(), threads, control)?;
+    let counted = count_streams(&counted, counts.spec(), threads, control)?;
     let trie = Trie::build(&counted, 0, threads, control)?;
     for _ in 0..ROUNDS {
         let full = FullModel::estimate(&trie, &discounts, threads, control)?;

@@ -17,14 +17,14 @@
 //! In version 1 the vocabulary is the u16 at offset 14, the orders follow at offset 24, and the document token is
 //! 1. The streams are the same.
 //!
-//! Order 1 has V n-grams. The streams are arithmetic-coded; see [`super::walk`] for those of order 2
+//! Order 1 has V n-grams. The streams are arithmetic-coded; see [`super::order_stream`] for those of order 2
 //! and above.
 
-use super::coder::{hash, BinaryCoder, Decoder, Encoder, Predictor};
-use super::model::SparseOracle;
-use super::quantise::{self, Level, Symbols};
-use super::walk::{self, Nonsense};
-use super::MAX_ORDER;
+use super::binary_coder::{hash, BinaryCoder, Decoder, Encoder, Predictor};
+use super::ngram::MAX_ORDER;
+use super::oracle::SparseOracle;
+use super::order_stream::{self, Nonsense};
+use super::restore::{self, Level, Symbols};
 use crate::parallel::Control;
 use crate::vocabulary::{self, Vocabulary, IDENTITY_BYTES};
 use crate::{Error, Result};
@@ -91,7 +91,8 @@ pub(super) fn assemble(
 
 /// Makes the first bytes, the last stream's length and the checksum of a file of `version` what they should be, as
 /// far as there are bytes to hold them: what is left to refuse it is for those who try a reader with forged files.
-pub fn seal(file: &mut [u8], version: u32) {
+#[cfg(feature = "forge")]
+pub fn forge(file: &mut [u8], version: u32) {
     let put = |file: &mut [u8], at: usize, bytes: [u8; 4]| {
         if let Some(field) = file.get_mut(at..at + 4) {
             field.copy_from_slice(&bytes);
@@ -204,18 +205,19 @@ fn read_header<'a>(data: &'a [u8], what: &str) -> Result<Header<'a>> {
 /// Reads a file. `control` is asked now and then whether to go on, and told the bytes done.
 pub fn decode(data: &[u8], what: &str, control: &Control) -> Result<SparseOracle> {
     let header = read_header(data, what)?;
-    let mut levels = vec![quantise::root(header.vocabulary.size, header.token_count)];
+    let mut levels = vec![restore::root(header.vocabulary.size, header.token_count)];
     let mut stream_bytes = Vec::new();
     for (n, &(ngrams, stream)) in (1..).zip(&header.orders) {
         let wrong = |detail: &str| Error::format(what, format!("the stream of order {n} {detail}"));
         let mut coder = Decoder::new(stream);
         if n == 1 {
             let steps = code_unigrams(&mut coder, None, header.vocabulary.size);
-            levels.push(quantise::unigrams(&levels[0], &steps));
+            levels.push(restore::unigrams(&levels[0], &steps));
         } else {
             // An encoder leaves away at most the four bytes it ends with, and zeros.
             let go_on = |coder: &Decoder<'_>, _| control.check().is_ok() && coder.missing() <= MISSING;
-            let symbols = walk::code_order(&mut coder, &levels[n - 2], &levels[n - 1], None, ngrams, go_on);
+            let symbols =
+                order_stream::code_order(&mut coder, &levels[n - 2], &levels[n - 1], None, ngrams, go_on);
             let symbols = match symbols {
                 Ok(symbols) => symbols,
                 Err(Nonsense::Interrupted) => {
@@ -231,7 +233,7 @@ pub fn decode(data: &[u8], what: &str, control: &Control) -> Result<SparseOracle
                 return Err(wrong(&format!("holds {} n-grams, not {ngrams}", symbols.words.len())));
             }
             let (shorter, contexts) = levels.split_at_mut(n - 1);
-            let level = quantise::restore(&shorter[n - 2], &mut contexts[0], symbols);
+            let level = restore::restore(&shorter[n - 2], &mut contexts[0], symbols);
             levels.push(level);
         }
         if !coder.is_finished() || coder.missing() > MISSING {
@@ -263,7 +265,8 @@ pub(super) fn encode_order(
 ) -> Result<Vec<u8>> {
     let mut coder = Encoder::new();
     let go_on = |_: &Encoder, _| control.check().is_ok();
-    let coded = walk::code_order(&mut coder, shorter, contexts, Some(symbols), symbols.words.len(), go_on);
+    let coded =
+        order_stream::code_order(&mut coder, shorter, contexts, Some(symbols), symbols.words.len(), go_on);
     match coded {
         Ok(coded) => {
             debug_assert_eq!(coded.words, symbols.words);

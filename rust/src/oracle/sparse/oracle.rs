@@ -8,9 +8,9 @@
 use std::ops::Range;
 
 use super::logarithm::ln_in_place;
-use super::quantise::Level;
-use super::MAX_ORDER;
-use crate::oracle::{Info, Oracle};
+use super::ngram::MAX_ORDER;
+use super::restore::Level;
+use crate::oracle::interface::{Info, Oracle};
 use crate::vocabulary::Vocabulary;
 
 /// An n-gram, as the continuation of its context and as a context itself.

@@ -13,8 +13,8 @@
 //! candidate after it, may be expected to occur in the training text. Encoder and decoder run the same
 //! code, so they can't disagree on it.
 
-use super::coder::{hash, BinaryCoder, Predictor, DISTANCE_SETS};
-use super::quantise::{log2_16ths, power_of_two_halves, Level, Symbols, BACKOFF_LEVELS, RATIO_LEVELS};
+use super::binary_coder::{hash, BinaryCoder, Predictor, DISTANCE_SETS};
+use super::restore::{log2_16ths, power_of_two_halves, Level, Symbols, BACKOFF_LEVELS, RATIO_LEVELS};
 
 /// Hashed contexts of one order's predictor, as a power of two.
 const SLOT_BITS: u32 = 20;

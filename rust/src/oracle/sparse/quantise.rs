@@ -5,8 +5,8 @@
 //! with the least sum of lost training likelihood and code length, the latter from how often each level
 //! is taken in like circumstances, over a few rounds.
 
-use super::flow::{PrunedModel, PrunedOrder};
-use super::quantise::{Level, Symbols, BACKOFF_LEVELS, BACKOFF_STEP, RATIO_LEVELS, RATIO_STEP};
+use super::prune::{PrunedModel, PrunedOrder};
+use super::restore::{Level, Symbols, BACKOFF_LEVELS, BACKOFF_STEP, RATIO_LEVELS, RATIO_STEP};
 use super::trie::Trie;
 use crate::parallel::{self, Control};
 use crate::Result;

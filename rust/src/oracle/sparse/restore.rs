@@ -4,7 +4,7 @@
 //! that of one of them, both in coarse steps. What is read back is normalised by construction: the
 //! gains share 1 − b(h) among them.
 
-use super::coder::{exp, logistic};
+use super::binary_coder::{exp, logistic};
 
 /// Steps of b(h): logit / 0.5, from −15 to 15.
 pub const BACKOFF_LEVELS: i8 = 15;
@@ -55,10 +55,6 @@ pub struct Level {
 impl Level {
     pub fn len(&self) -> usize {
         self.words.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.words.is_empty()
     }
 
     pub fn successors(&self, context: usize) -> std::ops::Range<usize> {

@@ -7,9 +7,8 @@
 
 use std::ops::Range;
 
-use super::counts::{Entry, Ngram, SparseCounts};
-use super::flow;
-use super::MAX_ORDER;
+use super::counts::SparseCounts;
+use super::ngram::{weight, Entry, Ngram, MAX_ORDER};
 use crate::parallel::{self, Control};
 use crate::{Error, Result};
 
@@ -179,9 +178,9 @@ struct Growing {
 
 impl Growing {
     fn new(counts: &SparseCounts, cutoff: u64) -> Self {
-        let kind = counts.kind();
-        let mut levels = vec![Level::default(); kind.order + 1];
-        let vocab_size = kind.vocab_size();
+        let spec = counts.spec();
+        let mut levels = vec![Level::default(); spec.order + 1];
+        let vocab_size = spec.vocab_size();
         levels[0] = Level {
             words: vec![0],
             suffixes: vec![0],
@@ -191,7 +190,7 @@ impl Growing {
         levels[1].words = (0..vocab_size).map(|token| token as u16).collect();
         levels[1].suffixes = vec![0; vocab_size];
         let (starts, words) = ([0; MAX_ORDER + 1], [0; MAX_ORDER + 1]);
-        Self { levels, cutoff, bos: kind.vocabulary.bos, starts, words }
+        Self { levels, cutoff, bos: spec.vocabulary.bos, starts, words }
     }
 
     fn open(&mut self, order: usize, ngram: Ngram) {
@@ -223,7 +222,7 @@ impl Growing {
                 level.beginnings.push(count as f32);
             }
         } else {
-            level.masses.push(flow::weight(entry.count, entry.documents) as f32);
+            level.masses.push(weight(entry.count, entry.documents) as f32);
         }
         Ok(())
     }

@@ -1,0 +1,32 @@
+//! The Python binding: converts arguments, releases the GIL, calls the core, converts the result.
+//! Nothing else in the crate names pyo3. One submodule per area, each with its own `register`.
+
+mod arrays;
+mod baseline;
+mod codec;
+mod counts;
+mod errors;
+mod experts;
+mod files;
+mod interruptible;
+mod oracle;
+mod reference;
+mod sparse;
+mod vocabulary;
+
+use errors::{FormatError, InputError};
+use pyo3::prelude::*;
+
+#[pymodule]
+fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("InputError", module.py().get_type::<InputError>())?;
+    module.add("FormatError", module.py().get_type::<FormatError>())?;
+    files::register(module)?;
+    counts::register(module)?;
+    oracle::register(module)?;
+    sparse::register(module)?;
+    reference::register(module)?;
+    experts::register(module)?;
+    baseline::register(module)?;
+    codec::register(module)
+}
