@@ -31,7 +31,7 @@ fn bits(trie: &Trie, full: &FullModel, discounts: &Discounts, tokens: &[u16]) ->
             if n == 1 {
                 continue;
             }
-            let masses = &full.masses[n][trie.levels[n - 1].successors(context)];
+            let masses = &full.masses[n][trie.orders[n - 1].successors(context)];
             let total: f64 = masses.iter().copied().map(f64::from).sum();
             if total <= 0.0 {
                 break;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use hybridlm_core::oracle::sparse::binary_coder::{hash, BinaryCoder, Decoder, Encoder, Predictor};
+use hybridlm_core::oracle::sparse::binary_coder::{hash, BinaryCoder, Decoder, Encoder, ContextMixer};
 use hybridlm_core::oracle::sparse::build::{build, Settings};
 use hybridlm_core::oracle::sparse::counting::count_streams;
 use hybridlm_core::oracle::sparse::counts::SparseCounts;
@@ -105,9 +105,9 @@ fn ngrams(trie: &Trie) -> BTreeMap<Vec<u16>, (usize, usize)> {
     for n in 0..trie.order() {
         let mut extended = Vec::new();
         for (index, context) in contexts.iter().enumerate() {
-            for place in trie.levels[n].successors(index) {
+            for place in trie.orders[n].successors(index) {
                 let mut ngram: Vec<u16> = context.clone();
-                ngram.push(trie.levels[n + 1].words[place]);
+                ngram.push(trie.orders[n + 1].tokens[place]);
                 found.insert(ngram.clone(), (n + 1, place));
                 extended.push(ngram);
             }
@@ -129,11 +129,11 @@ fn a_trie_holds_the_counts_of_the_text() {
                 let (count, documents) = &expected[ngram];
                 assert!(u64::from(*count) > cutoff, "{ngram:?}");
                 let suffix = found[&ngram[1..]];
-                assert_eq!(trie.levels[n].suffixes[place] as usize, suffix.1);
+                assert_eq!(trie.orders[n].suffixes[place] as usize, suffix.1);
                 if n == order {
                     let documents = documents.len() as f32;
                     let mass = documents + REPEAT_WEIGHT * (*count as f32 - documents);
-                    assert!((trie.levels[n].masses[place] - mass).abs() < 1e-3, "{ngram:?}");
+                    assert!((trie.orders[n].masses[place] - mass).abs() < 1e-3, "{ngram:?}");
                 }
             }
         }
@@ -149,7 +149,7 @@ fn a_wide_vocabulary_needs_wide_keys() {
     let trie = Trie::build(&counted(&streams, 60_000, 6), 0, 2, &Control::default()).unwrap();
     let expected = naive_counts(&streams, 6, BOS);
     for n in 2..=6 {
-        assert_eq!(trie.levels[n].len(), expected.keys().filter(|ngram| ngram.len() == n).count());
+        assert_eq!(trie.orders[n].len(), expected.keys().filter(|ngram| ngram.len() == n).count());
     }
 }
 
@@ -182,7 +182,7 @@ fn what_is_cut_is_passed_on() {
         }
         assert!(!masses.is_empty());
         for (ngram, (n, place)) in found.into_iter().filter(|(ngram, _)| ngram.len() < order) {
-            for (sums, expected) in [(&trie.levels[n].masses, &masses), (&trie.levels[n].cut, &cut)] {
+            for (sums, expected) in [(&trie.orders[n].masses, &masses), (&trie.orders[n].cut, &cut)] {
                 let expected = expected.get(&ngram).copied().unwrap_or(0.0);
                 assert!((f64::from(sums[place]) - expected).abs() < 1e-3 + 1e-6 * expected, "{ngram:?}");
             }
@@ -299,7 +299,7 @@ proptest! {
             let full = FullModel::estimate(&trie, &Discounts::default(), 2, &control).unwrap();
             let pruned = PrunedModel::prune(&trie, &full, &Discounts::default(), threshold, 2, &control).unwrap();
             let of = |(ngram, (n, place)): (Vec<u16>, (usize, usize))| {
-                let gain = if n == 1 { pruned.unigrams[place] } else { pruned.orders[n].gains[place] };
+                let gain = if n == 1 { pruned.unigrams[place] } else { pruned.orders[n].discounted[place] };
                 (ngram, (full.probabilities[n][place], gain))
             };
             ngrams(&trie).into_iter().map(of).collect::<BTreeMap<_, _>>()
@@ -358,9 +358,9 @@ fn closed_and_normalised(trie: &Trie, full: &FullModel, discounts: &Discounts) {
             }
         }
         for n in 2..=5 {
-            for context in 0..trie.levels[n - 1].len() {
-                let successors = trie.levels[n - 1].successors(context);
-                let sum: f32 = model.orders[n].gains[successors].iter().sum();
+            for context in 0..trie.orders[n - 1].len() {
+                let successors = trie.orders[n - 1].successors(context);
+                let sum: f32 = model.orders[n].discounted[successors].iter().sum();
                 assert!((sum + model.orders[n].backoffs[context] - 1.0).abs() < 2e-4);
             }
         }
@@ -783,17 +783,17 @@ proptest! {
 
     #[test]
     fn predicted_values_return(values in prop::collection::vec((-9i32..=9, -9i32..=9, 0u32..4), 0..400)) {
-        let code = |predictor: &mut Predictor, coder: &mut dyn FnMut(&mut Predictor, i32, i32, u32) -> i32| {
+        let code = |predictor: &mut ContextMixer, coder: &mut dyn FnMut(&mut ContextMixer, i32, i32, u32) -> i32| {
             values.iter().map(|&(value, expected, context)| coder(predictor, value, expected, context)).collect::<Vec<_>>()
         };
         let sets = hybridlm_core::oracle::sparse::binary_coder::DISTANCE_SETS;
         let mut encoder = Encoder::new();
-        code(&mut Predictor::new(8, sets + 1), &mut |predictor, value, expected, context| {
+        code(&mut ContextMixer::new(8, sets + 1), &mut |predictor, value, expected, context| {
             predictor.code_near(&mut encoder, (value, expected), -9..=9, &[hash(1, context), hash(2, 0)], 0, sets)
         });
         let bytes = encoder.finish();
         let mut decoder = Decoder::new(&bytes);
-        let found = code(&mut Predictor::new(8, sets + 1), &mut |predictor, _, expected, context| {
+        let found = code(&mut ContextMixer::new(8, sets + 1), &mut |predictor, _, expected, context| {
             predictor.code_near(&mut decoder, (0, expected), -9..=9, &[hash(1, context), hash(2, 0)], 0, sets)
         });
         prop_assert_eq!(found, values.iter().map(|value| value.0).collect::<Vec<_>>());

@@ -222,14 +222,14 @@ const LAST_RATE: u32 = 6291;
 /// Predicts decisions from hashed contexts. Each context has an adaptive probability; two sets of
 /// weights, each selected by the caller, mix their logits, and the mean of both mixtures is what the
 /// coder gets.
-pub struct Predictor {
+pub struct ContextMixer {
     slots: Vec<u32>,
     shift: u32,
     mixers: Vec<Mixer>,
     tables: &'static Tables,
 }
 
-impl Predictor {
+impl ContextMixer {
     /// With 2^`bits` contexts, and mixers for sets `0..sets`.
     pub fn new(bits: u32, sets: usize) -> Self {
         let mixer = Mixer { weights: [FIRST_WEIGHT; MAX_INPUTS], rate: FIRST_RATE };
@@ -359,7 +359,7 @@ impl Predictor {
     }
 }
 
-/// Distances to one side that [`Predictor::code_near`] tells apart in its contexts.
+/// Distances to one side that [`ContextMixer::code_near`] tells apart in its contexts.
 const DISTANCE_NODES: u32 = 14;
 /// Mixers that it needs.
 pub const DISTANCE_SETS: usize = 2 + 2 * DISTANCE_NODES as usize;

@@ -158,21 +158,21 @@ pub fn encode(
     let steps: Vec<u8> = model.unigrams.iter().map(|&p| restore::unigram_step(p)).collect();
     let root = restore::root(vocabulary.size, counts.tokens());
     let unigrams = restore::unigrams(&root, &steps);
-    let mut levels = vec![root, unigrams];
+    let mut orders = vec![root, unigrams];
     let mut all_symbols = Vec::new();
     for n in 2..=order {
         let members = quantise::kept_indices(trie, model, n - 1);
-        let (below, contexts) = levels.split_at_mut(n - 1);
+        let (below, contexts) = orders.split_at_mut(n - 1);
         let (shorter, contexts) = (&below[n - 2], &mut contexts[0]);
         let symbols =
             quantise::quantise(trie, model, n, threshold, shorter, contexts, &members, threads, control)?;
         let level = restore::restore(shorter, contexts, symbols.clone());
-        levels.push(level);
+        orders.push(level);
         all_symbols.push(symbols);
     }
     let mut streams = vec![(vocabulary.size, ngsp::encode_unigrams(&steps))];
-    streams.extend(all_symbols.iter().map(|symbols| (symbols.words.len(), Vec::new())));
-    let mut jobs: Vec<_> = streams.iter_mut().skip(1).zip(&all_symbols).zip(levels.windows(2)).collect();
+    streams.extend(all_symbols.iter().map(|symbols| (symbols.tokens.len(), Vec::new())));
+    let mut jobs: Vec<_> = streams.iter_mut().skip(1).zip(&all_symbols).zip(orders.windows(2)).collect();
     // The largest first, so that threads finish together.
     jobs.sort_by_key(|((stream, _), _)| std::cmp::Reverse(stream.0));
     parallel::for_each(threads, jobs, |((stream, symbols), pair)| {

@@ -60,8 +60,8 @@ impl<'a, W: Write> Writer<'a, W> {
         sample: &Sample,
     ) -> Result<Self> {
         let mut header = Vec::new();
-        let words = [MAGIC, VERSION, spec.vocab_size() as u32, spec.order as u32, shards.len() as u32];
-        header.extend(words.into_iter().flat_map(u32::to_le_bytes));
+        let fields = [MAGIC, VERSION, spec.vocab_size() as u32, spec.order as u32, shards.len() as u32];
+        header.extend(fields.into_iter().flat_map(u32::to_le_bytes));
         spec.vocabulary.write_identity(&mut header);
         for shard in shards {
             write_record(&mut header, shard);

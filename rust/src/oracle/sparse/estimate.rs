@@ -28,7 +28,7 @@ const UNIGRAM_PRIOR: f64 = 0.5;
 /// What the n-grams of order `n` start with. Below the top, no longer n-gram ends as one does that begins a
 /// document, so those have their counts, as in Chen and Goodman (1998).
 pub(super) fn starting(trie: &Trie, n: usize) -> Vec<AtomicU64> {
-    let level = &trie.levels[n];
+    let level = &trie.orders[n];
     let mut masses = if level.masses.is_empty() {
         zeros(level.len())
     } else {
@@ -62,7 +62,7 @@ impl FullModel {
         for n in (2..=order).rev() {
             let settled = settle(flowing);
             flowing = starting(trie, n - 1);
-            let suffixes = &trie.levels[n].suffixes;
+            let suffixes = &trie.orders[n].suffixes;
             parallel::run(threads, settled.len().div_ceil(STRIDE), |piece| {
                 let start = piece * STRIDE;
                 let end = settled.len().min(start + STRIDE);
@@ -88,7 +88,7 @@ impl FullModel {
     ) -> Result<Vec<Vec<f32>>> {
         let mut probabilities = vec![Vec::new(), unigrams(&masses[1])];
         for n in 2..=trie.order() {
-            let (contexts, level) = (&trie.levels[n - 1], &trie.levels[n]);
+            let (contexts, level) = (&trie.orders[n - 1], &trie.orders[n]);
             let (masses, lower) = (&masses[n], &probabilities[n - 1]);
             let mut current = vec![0.0; level.len()];
             parallel::for_each(threads, by_context(&contexts.first, &mut current), |piece| {

@@ -62,20 +62,20 @@ fn events(trie: &Trie, full: &FullModel, discounts: &Discounts, documents: &[&[u
     for document in documents {
         // The n-gram of each order that ends at the previous token, from the empty one on.
         let mut contexts = vec![0];
-        for &word in *document {
+        for &token in *document {
             let mut current = vec![0];
             // Of each order that knows the context, from 2 on: its own part of the probability, and its
             // back-off weight.
             let mut parts = Vec::new();
-            let mut lower = full.probabilities[1][usize::from(word)];
+            let mut lower = full.probabilities[1][usize::from(token)];
             for (n, &context) in contexts.iter().enumerate().map(|(length, context)| (length + 1, context)) {
-                let found = trie.find(n - 1, context, word);
+                let found = trie.find(n - 1, context, token);
                 // An n-gram is there only if its suffix is, so the found ones come first.
                 current.extend(found);
                 if n == 1 {
                     continue;
                 }
-                let masses = &full.masses[n][trie.levels[n - 1].successors(context)];
+                let masses = &full.masses[n][trie.orders[n - 1].successors(context)];
                 let total: f32 = masses.iter().sum();
                 if total <= 0.0 {
                     break;
@@ -117,7 +117,7 @@ fn terms(trie: &Trie, masses: &[f32], n: usize, events: &[Event]) -> Vec<Term> {
     by_context.sort_by_key(|event| event.context);
     let mut terms = Vec::with_capacity(events.len());
     for group in by_context.chunk_by(|a, b| a.context == b.context) {
-        let successors = &masses[trie.levels[n - 1].successors(group[0].context as usize)];
+        let successors = &masses[trie.orders[n - 1].successors(group[0].context as usize)];
         let total: f64 = successors.iter().copied().map(f64::from).sum();
         let mut passed = [0.0; KNOTS.len()];
         for &mass in successors {

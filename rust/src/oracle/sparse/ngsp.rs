@@ -20,11 +20,11 @@
 //! Order 1 has V n-grams. The streams are arithmetic-coded; see [`super::order_stream`] for those of order 2
 //! and above.
 
-use super::binary_coder::{hash, BinaryCoder, Decoder, Encoder, Predictor};
+use super::binary_coder::{hash, BinaryCoder, Decoder, Encoder, ContextMixer};
 use super::ngram::MAX_ORDER;
 use super::oracle::SparseOracle;
-use super::order_stream::{self, Nonsense};
-use super::restore::{self, Level, Symbols};
+use super::order_stream::{self, Invalid};
+use super::restore::{self, RestoredOrder, Symbols};
 use crate::parallel::Control;
 use crate::vocabulary::{self, Vocabulary, IDENTITY_BYTES};
 use crate::{Error, Result};
@@ -205,36 +205,36 @@ fn read_header<'a>(data: &'a [u8], what: &str) -> Result<Header<'a>> {
 /// Reads a file. `control` is asked now and then whether to go on, and told the bytes done.
 pub fn decode(data: &[u8], what: &str, control: &Control) -> Result<SparseOracle> {
     let header = read_header(data, what)?;
-    let mut levels = vec![restore::root(header.vocabulary.size, header.token_count)];
+    let mut orders = vec![restore::root(header.vocabulary.size, header.token_count)];
     let mut stream_bytes = Vec::new();
     for (n, &(ngrams, stream)) in (1..).zip(&header.orders) {
         let wrong = |detail: &str| Error::format(what, format!("the stream of order {n} {detail}"));
         let mut coder = Decoder::new(stream);
         if n == 1 {
             let steps = code_unigrams(&mut coder, None, header.vocabulary.size);
-            levels.push(restore::unigrams(&levels[0], &steps));
+            orders.push(restore::unigrams(&orders[0], &steps));
         } else {
             // An encoder leaves away at most the four bytes it ends with, and zeros.
             let go_on = |coder: &Decoder<'_>, _| control.check().is_ok() && coder.missing() <= MISSING;
             let symbols =
-                order_stream::code_order(&mut coder, &levels[n - 2], &levels[n - 1], None, ngrams, go_on);
+                order_stream::code_order(&mut coder, &orders[n - 2], &orders[n - 1], None, ngrams, go_on);
             let symbols = match symbols {
                 Ok(symbols) => symbols,
-                Err(Nonsense::Interrupted) => {
+                Err(Invalid::Interrupted) => {
                     control.check()?;
                     return Err(wrong("ends too early"));
                 }
-                Err(Nonsense::NoContinuation) => {
+                Err(Invalid::NoContinuation) => {
                     return Err(wrong("promises a continuation that is not there"))
                 }
-                Err(Nonsense::TooMany) => return Err(wrong(&format!("holds more than {ngrams} n-grams"))),
+                Err(Invalid::TooMany) => return Err(wrong(&format!("holds more than {ngrams} n-grams"))),
             };
-            if symbols.words.len() != ngrams {
-                return Err(wrong(&format!("holds {} n-grams, not {ngrams}", symbols.words.len())));
+            if symbols.tokens.len() != ngrams {
+                return Err(wrong(&format!("holds {} n-grams, not {ngrams}", symbols.tokens.len())));
             }
-            let (shorter, contexts) = levels.split_at_mut(n - 1);
+            let (shorter, contexts) = orders.split_at_mut(n - 1);
             let level = restore::restore(&shorter[n - 2], &mut contexts[0], symbols);
-            levels.push(level);
+            orders.push(level);
         }
         if !coder.is_finished() || coder.missing() > MISSING {
             return Err(wrong("has another length than its n-grams"));
@@ -242,7 +242,7 @@ pub fn decode(data: &[u8], what: &str, control: &Control) -> Result<SparseOracle
         control.advance(stream.len() as u64)?;
         stream_bytes.push(stream.len());
     }
-    Ok(SparseOracle::new(header.vocabulary, levels, header.token_count, stream_bytes))
+    Ok(SparseOracle::new(header.vocabulary, orders, header.token_count, stream_bytes))
 }
 
 /// Zeros that a decoder may have to make up at a stream's end: it looks four bytes ahead, and as an
@@ -258,22 +258,22 @@ pub(super) fn encode_unigrams(steps: &[u8]) -> Vec<u8> {
 
 /// One stream of an order of 2 or above.
 pub(super) fn encode_order(
-    shorter: &Level,
-    contexts: &Level,
+    shorter: &RestoredOrder,
+    contexts: &RestoredOrder,
     symbols: &Symbols,
     control: &Control,
 ) -> Result<Vec<u8>> {
     let mut coder = Encoder::new();
     let go_on = |_: &Encoder, _| control.check().is_ok();
     let coded =
-        order_stream::code_order(&mut coder, shorter, contexts, Some(symbols), symbols.words.len(), go_on);
+        order_stream::code_order(&mut coder, shorter, contexts, Some(symbols), symbols.tokens.len(), go_on);
     match coded {
         Ok(coded) => {
-            debug_assert_eq!(coded.words, symbols.words);
+            debug_assert_eq!(coded.tokens, symbols.tokens);
             Ok(coder.finish())
         }
-        Err(Nonsense::Interrupted) => Err(Error::Interrupted),
-        Err(nonsense) => unreachable!("{nonsense:?}: kept n-grams are closed under prefix and suffix"),
+        Err(Invalid::Interrupted) => Err(Error::Interrupted),
+        Err(invalid) => unreachable!("{invalid:?}: kept n-grams are closed under prefix and suffix"),
     }
 }
 
@@ -281,7 +281,7 @@ pub(super) fn encode_order(
 /// about as frequent as each other.
 fn code_unigrams<C: BinaryCoder>(coder: &mut C, source: Option<&[u8]>, vocab_size: usize) -> Vec<u8> {
     const BITS: u32 = 8;
-    let mut predictor = Predictor::new(16, 8 + BITS as usize + 1);
+    let mut mixer = ContextMixer::new(16, 8 + BITS as usize + 1);
     let mut steps = Vec::with_capacity(vocab_size);
     let (mut last, mut before) = (0u8, 0u8);
     for token in 0..vocab_size {
@@ -290,7 +290,7 @@ fn code_unigrams<C: BinaryCoder>(coder: &mut C, source: Option<&[u8]>, vocab_siz
         let contexts =
             [hash(1, 0), hash(2, u32::from(last >> 2)), hash(3, mean >> 3), hash(4, (token as u32) >> 5)];
         let other = 8 + BITS as usize;
-        let coded = predictor.code_symbol(coder, step, BITS, &contexts, 0, other) as u8;
+        let coded = mixer.code_symbol(coder, step, BITS, &contexts, 0, other) as u8;
         steps.push(coded);
         (before, last) = (last, coded);
     }

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::logarithm::ln_in_place;
 use super::ngram::MAX_ORDER;
-use super::restore::Level;
+use super::restore::RestoredOrder;
 use crate::oracle::interface::{Info, Oracle};
 use crate::vocabulary::Vocabulary;
 
@@ -25,8 +25,8 @@ struct Node {
 }
 
 #[derive(Debug)]
-struct Order {
-    words: Vec<u16>,
+struct PackedOrder {
+    tokens: Vec<u16>,
     /// One more than n-grams, for the last one's end.
     nodes: Vec<Node>,
 }
@@ -37,7 +37,7 @@ pub struct SparseOracle {
     orders: Vec<usize>,
     vocabulary: Vocabulary,
     /// By order, from the empty context, order 0, on.
-    levels: Vec<Order>,
+    ngrams: Vec<PackedOrder>,
     /// p(w).
     unigrams: Vec<f32>,
     token_count: u64,
@@ -61,24 +61,24 @@ impl SparseOracle {
     /// `levels` from order 0 on; `stream_bytes` from order 1 on.
     pub(super) fn new(
         vocabulary: Vocabulary,
-        levels: Vec<Level>,
+        ngrams: Vec<RestoredOrder>,
         token_count: u64,
         stream_bytes: Vec<usize>,
     ) -> Self {
-        let unigrams = levels[1].probabilities.clone();
-        let order = levels.len() - 1;
-        let pack = |level: Level| {
+        let unigrams = ngrams[1].probabilities.clone();
+        let order = ngrams.len() - 1;
+        let pack = |level: RestoredOrder| {
             let mut nodes = Vec::with_capacity(level.len() + 1);
-            for (index, &gain) in level.gains.iter().enumerate() {
+            for (index, &gain) in level.discounted.iter().enumerate() {
                 let backoff = level.backoffs.get(index).copied().unwrap_or(1.0);
                 nodes.push(Node { gain, backoff, first: level.first.get(index).copied().unwrap_or(0) });
             }
             let end = level.first.last().copied().unwrap_or(0);
             nodes.push(Node { gain: 0.0, backoff: 1.0, first: end });
-            Order { words: level.words, nodes }
+            PackedOrder { tokens: level.tokens, nodes }
         };
-        let levels = levels.into_iter().map(pack).collect();
-        Self { vocabulary, orders: (1..=order).collect(), levels, unigrams, token_count, stream_bytes }
+        let ngrams = ngrams.into_iter().map(pack).collect();
+        Self { vocabulary, orders: (1..=order).collect(), ngrams, unigrams, token_count, stream_bytes }
     }
 
     fn order(&self) -> usize {
@@ -90,12 +90,12 @@ impl SparseOracle {
     pub fn for_each_ngram(&self, mut visit: impl FnMut(&[u16], f32, f32)) {
         let mut contexts = vec![Vec::new()];
         for order in 0..self.order() {
-            let above = &self.levels[order + 1];
-            let mut extended = Vec::with_capacity(above.words.len());
+            let above = &self.ngrams[order + 1];
+            let mut extended = Vec::with_capacity(above.tokens.len());
             for (index, context) in contexts.iter().enumerate() {
                 for successor in self.successors(order, index as u32) {
                     let mut ngram: Vec<u16> = context.clone();
-                    ngram.push(above.words[successor]);
+                    ngram.push(above.tokens[successor]);
                     visit(&ngram, above.nodes[successor].gain, above.nodes[successor].backoff);
                     extended.push(ngram);
                 }
@@ -105,26 +105,26 @@ impl SparseOracle {
     }
 
     fn successors(&self, order: usize, node: u32) -> Range<usize> {
-        let nodes = &self.levels[order].nodes;
+        let nodes = &self.ngrams[order].nodes;
         nodes[node as usize].first as usize..nodes[node as usize + 1].first as usize
     }
 
     #[inline]
-    fn find(&self, order: usize, node: u32, word: u16) -> Option<u32> {
+    fn find(&self, order: usize, node: u32, token: u16) -> Option<u32> {
         if order == 0 {
-            return Some(u32::from(word));
+            return Some(u32::from(token));
         }
         let range = self.successors(order, node);
-        let found = self.levels[order + 1].words[range.clone()].binary_search(&word).ok()?;
+        let found = self.ngrams[order + 1].tokens[range.clone()].binary_search(&token).ok()?;
         Some((range.start + found) as u32)
     }
 
     /// The ending after one more token.
     #[inline]
-    fn advance(&self, ending: &Ending, word: u16) -> Ending {
+    fn advance(&self, ending: &Ending, token: u16) -> Ending {
         let mut next = Ending::START;
         for order in 0..ending.known.min(self.order()) {
-            match self.find(order, ending.nodes[order], word) {
+            match self.find(order, ending.nodes[order], token) {
                 // A longer one is known only if this one, its suffix, is.
                 None => break,
                 Some(node) => {
@@ -139,7 +139,7 @@ impl SparseOracle {
     /// The ending before position `position`.
     fn ending(&self, tokens: &[u16], position: usize) -> Ending {
         let start = position.saturating_sub(self.order() - 1);
-        tokens[start..position].iter().fold(Ending::START, |ending, &word| self.advance(&ending, word))
+        tokens[start..position].iter().fold(Ending::START, |ending, &token| self.advance(&ending, token))
     }
 
     /// Hands the row of probabilities of each order at each position to `visit`, with the position's index
@@ -174,12 +174,12 @@ impl SparseOracle {
 
     /// Adds the continuations of a context of `order` to the row of probabilities after shorter ones.
     fn refine(&self, order: usize, node: u32, row: &mut [f32]) {
-        let backoff = self.levels[order].nodes[node as usize].backoff;
+        let backoff = self.ngrams[order].nodes[node as usize].backoff;
         row.iter_mut().for_each(|p| *p *= backoff);
         let range = self.successors(order, node);
-        let level = &self.levels[order + 1];
-        for (&word, node) in level.words[range.clone()].iter().zip(&level.nodes[range]) {
-            row[usize::from(word)] += node.gain;
+        let level = &self.ngrams[order + 1];
+        for (&token, node) in level.tokens[range.clone()].iter().zip(&level.nodes[range]) {
+            row[usize::from(token)] += node.gain;
         }
     }
 }
@@ -199,9 +199,9 @@ impl Oracle for SparseOracle {
 
     fn info(&self) -> Info {
         let tables = self.orders.iter().map(|&order| {
-            let ngrams = self.levels[order].words.len();
+            let ngrams = self.ngrams[order].tokens.len();
             let contexts =
-                self.levels[order - 1].nodes.windows(2).filter(|pair| pair[0].first < pair[1].first).count();
+                self.ngrams[order - 1].nodes.windows(2).filter(|pair| pair[0].first < pair[1].first).count();
             let bytes = self.stream_bytes[order - 1];
             Info::Map(vec![
                 ("order", Info::Int(order as u64)),
@@ -212,9 +212,9 @@ impl Oracle for SparseOracle {
             ])
         });
         let memory: usize = self
-            .levels
+            .ngrams
             .iter()
-            .map(|level| level.words.len() * 2 + level.nodes.len() * std::mem::size_of::<Node>())
+            .map(|level| level.tokens.len() * 2 + level.nodes.len() * std::mem::size_of::<Node>())
             .sum();
         Info::Map(vec![
             ("training_tokens", Info::Int(self.token_count)),
@@ -225,20 +225,20 @@ impl Oracle for SparseOracle {
 
     fn target_kernel(&self, tokens: &[u16], range: Range<usize>, out: &mut [&mut [f32]]) {
         let mut ending = self.ending(tokens, range.start);
-        for (offset, &word) in tokens[range].iter().enumerate() {
+        for (offset, &token) in tokens[range].iter().enumerate() {
             let mut next = Ending::START;
-            next.nodes[1] = u32::from(word);
+            next.nodes[1] = u32::from(token);
             next.known = 2;
-            let mut p = self.unigrams[usize::from(word)];
+            let mut p = self.unigrams[usize::from(token)];
             // Once a context lacks this continuation the longer ones do too, but their back-off weights
             // count.
             for (order, plane) in out.iter_mut().enumerate() {
                 if order > 0 && order < ending.known {
                     let node = ending.nodes[order];
-                    p *= self.levels[order].nodes[node as usize].backoff;
+                    p *= self.ngrams[order].nodes[node as usize].backoff;
                     if next.known == order + 1 {
-                        if let Some(found) = self.find(order, node, word) {
-                            p += self.levels[order + 1].nodes[found as usize].gain;
+                        if let Some(found) = self.find(order, node, token) {
+                            p += self.ngrams[order + 1].nodes[found as usize].gain;
                             next.nodes[order + 1] = found;
                             next.known = order + 2;
                         }

@@ -13,10 +13,10 @@
 //! candidate after it, may be expected to occur in the training text. Encoder and decoder run the same
 //! code, so they can't disagree on it.
 
-use super::binary_coder::{hash, BinaryCoder, Predictor, DISTANCE_SETS};
-use super::restore::{log2_16ths, power_of_two_halves, Level, Symbols, BACKOFF_LEVELS, RATIO_LEVELS};
+use super::binary_coder::{hash, BinaryCoder, ContextMixer, DISTANCE_SETS};
+use super::restore::{log2_16ths, power_of_two_halves, RestoredOrder, Symbols, BACKOFF_LIMIT, RATIO_LIMIT};
 
-/// Hashed contexts of one order's predictor, as a power of two.
+/// Hashed contexts of one order's mixer, as a power of two.
 const SLOT_BITS: u32 = 20;
 
 /// Mixers, selected by what is decided and how far the walk is, ...
@@ -35,7 +35,7 @@ const SETS: usize = RATIO_BY + 1;
 
 /// Why a stream makes no sense.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Nonsense {
+pub enum Invalid {
     /// A context that is continued, but by none of its candidates.
     NoContinuation,
     /// More n-grams than announced.
@@ -84,21 +84,21 @@ fn pack(parts: &[(i32, i32)]) -> u32 {
 /// Codes one order. `source` is what to encode; a decoder has none. `limit` is the number of n-grams.
 pub fn code_order<C: BinaryCoder>(
     coder: &mut C,
-    shorter: &Level,
-    contexts: &Level,
+    shorter: &RestoredOrder,
+    contexts: &RestoredOrder,
     source: Option<&Symbols>,
     limit: usize,
     mut go_on: impl FnMut(&C, usize) -> bool,
-) -> Result<Symbols, Nonsense> {
-    let mut predictor = Predictor::new(SLOT_BITS, SETS);
+) -> Result<Symbols, Invalid> {
+    let mut mixer = ContextMixer::new(SLOT_BITS, SETS);
     let mut symbols = Symbols::default();
     symbols.first.reserve_exact(contexts.len() + 1);
     symbols.first.push(0);
     symbols.backoffs.reserve_exact(contexts.len());
     let mut context_history = vec![History::default(); shorter.len()];
     let mut candidate_history = vec![History::default(); contexts.len()];
-    // For each word, where `source` has it after the present context.
-    let mut sought = vec![u32::MAX; usize::from(contexts.words.iter().copied().max().unwrap_or(0)) + 1];
+    // For each token, where `source` has it after the present context.
+    let mut sought = vec![u32::MAX; usize::from(contexts.tokens.iter().copied().max().unwrap_or(0)) + 1];
     // The continuations of the present context, in the order found: candidate, and index in `source`.
     let mut found: Vec<(u32, u32)> = Vec::new();
     let mut sorted: Vec<(u16, i8)> = Vec::new();
@@ -109,34 +109,34 @@ pub fn code_order<C: BinaryCoder>(
         let mut backoff = 0;
         if !candidates.is_empty() {
             let wanted = source.map_or(0..0, |s| s.first[context] as usize..s.first[context + 1] as usize);
-            let scene = Scene::new(shorter, contexts, context, stem, candidates.len());
+            let features = ContextFeatures::new(shorter, contexts, context, stem, candidates.len());
             let history = &mut context_history[stem];
-            let continued = scene.code_continued(&mut predictor, coder, !wanted.is_empty(), *history);
+            let continued = features.code_continued(&mut mixer, coder, !wanted.is_empty(), *history);
             history.add(continued);
             if continued {
                 found.clear();
                 if let Some(source) = source {
                     for index in wanted.clone() {
-                        sought[usize::from(source.words[index])] = index as u32;
+                        sought[usize::from(source.tokens[index])] = index as u32;
                     }
                 }
                 let mut likelihood_left = 1.0;
                 let mut likelihood_found = 0.0;
-                let mut next_contexts = scene.word_contexts(candidates[0] as usize);
+                let mut next_contexts = features.token_contexts(candidates[0] as usize);
                 for (rank, &candidate) in candidates.iter().enumerate() {
                     let here = candidate as usize;
-                    let word_contexts = next_contexts;
+                    let token_contexts = next_contexts;
                     if let Some(&next) = candidates.get(rank + 1) {
                         // These are too many to stay in the processor's caches.
-                        next_contexts = scene.word_contexts(next as usize);
-                        predictor.prefetch(next_contexts);
+                        next_contexts = features.token_contexts(next as usize);
+                        mixer.prefetch(next_contexts);
                     }
-                    let index = sought[usize::from(contexts.words[here])];
+                    let index = sought[usize::from(contexts.tokens[here])];
                     let present = index != u32::MAX;
                     let last = rank + 1 == candidates.len();
                     let history = &mut candidate_history[here];
-                    let step = Step::new(&scene, here, word_contexts, rank, found.len());
-                    let present = scene.code_present(&mut predictor, coder, present, &step, *history);
+                    let step = CandidateFeatures::new(&features, here, token_contexts, rank, found.len());
+                    let present = features.code_present(&mut mixer, coder, present, &step, *history);
                     history.add(present);
                     let likelihood = contexts.probabilities[here];
                     likelihood_left -= likelihood;
@@ -146,42 +146,42 @@ pub fn code_order<C: BinaryCoder>(
                         if !last {
                             let more = found.len() < wanted.len();
                             let rest = candidates.len() - 1 - rank;
-                            let left = scene.log_count + log2_16ths(f32::max(likelihood_left, 1e-5));
-                            if !scene.code_more(&mut predictor, coder, more, &step, found.len(), rest, left) {
+                            let left = features.log_count + log2_16ths(f32::max(likelihood_left, 1e-5));
+                            if !features.code_more(&mut mixer, coder, more, &step, found.len(), rest, left) {
                                 break;
                             }
                         }
                     }
                 }
                 if found.is_empty() {
-                    return Err(Nonsense::NoContinuation);
+                    return Err(Invalid::NoContinuation);
                 }
-                if symbols.words.len() + found.len() > limit {
-                    return Err(Nonsense::TooMany);
+                if symbols.tokens.len() + found.len() > limit {
+                    return Err(Invalid::TooMany);
                 }
                 let level = source.map_or(0, |source| source.backoffs[context]);
-                backoff = scene.code_backoff(&mut predictor, coder, level, found.len(), likelihood_found);
+                backoff = features.code_backoff(&mut mixer, coder, level, found.len(), likelihood_found);
                 sorted.clear();
-                let mut ratios = Ratios::new(&scene, backoff, found[0].0 as usize, found.len());
+                let mut ratios = Ratios::new(&features, backoff, found[0].0 as usize, found.len());
                 for (order, &(candidate, index)) in found.iter().enumerate() {
                     let level = source.map_or(0, |source| source.ratios[index as usize]);
-                    let level = ratios.code(&mut predictor, coder, level, order, candidate as usize);
-                    sorted.push((contexts.words[candidate as usize], level));
+                    let level = ratios.code(&mut mixer, coder, level, order, candidate as usize);
+                    sorted.push((contexts.tokens[candidate as usize], level));
                 }
                 if let Some(source) = source {
                     for index in wanted {
-                        sought[usize::from(source.words[index])] = u32::MAX;
+                        sought[usize::from(source.tokens[index])] = u32::MAX;
                     }
                 }
                 sorted.sort_unstable();
-                symbols.words.extend(sorted.iter().map(|&(word, _)| word));
+                symbols.tokens.extend(sorted.iter().map(|&(token, _)| token));
                 symbols.ratios.extend(sorted.iter().map(|&(_, ratio)| ratio));
             }
         }
         symbols.backoffs.push(backoff);
-        symbols.first.push(symbols.words.len() as u32);
-        if context % 1024 == 0 && !go_on(coder, symbols.words.len()) {
-            return Err(Nonsense::Interrupted);
+        symbols.first.push(symbols.tokens.len() as u32);
+        if context % 1024 == 0 && !go_on(coder, symbols.tokens.len()) {
+            return Err(Invalid::Interrupted);
         }
     }
     Ok(symbols)
@@ -189,8 +189,8 @@ pub fn code_order<C: BinaryCoder>(
 
 /// A context and what is known of it before its walk. Logarithms are log2 in 16ths; `half` ones count
 /// half octaves, and so on.
-struct Scene<'a> {
-    contexts: &'a Level,
+struct ContextFeatures<'a> {
+    contexts: &'a RestoredOrder,
     log_count: i32,
     half_count: i32,
     octave_count: i32,
@@ -206,7 +206,7 @@ struct Scene<'a> {
 }
 
 /// One candidate, and how far the walk is.
-struct Step {
+struct CandidateFeatures {
     /// Expected occurrences of the candidate after h.
     log_expected: i32,
     log_likelihood: i32,
@@ -215,15 +215,15 @@ struct Step {
     /// Class of the number of continuations found.
     hits: i32,
     /// Hashes of the contexts that hold the candidate's token.
-    word_contexts: [u32; 2],
+    token_contexts: [u32; 2],
 }
 
-impl Step {
-    fn new(scene: &Scene, candidate: usize, word_contexts: [u32; 2], rank: usize, found: usize) -> Self {
-        let contexts = scene.contexts;
+impl CandidateFeatures {
+    fn new(features: &ContextFeatures, candidate: usize, token_contexts: [u32; 2], rank: usize, found: usize) -> Self {
+        let contexts = features.contexts;
         let log_likelihood = i32::from(contexts.log_probabilities[candidate]);
         Self {
-            log_expected: scene.log_count + log_likelihood,
+            log_expected: features.log_count + log_likelihood,
             log_likelihood,
             lift: i32::from(contexts.lifts[candidate]),
             rank: log2_of(rank + 1, 0).min(10),
@@ -232,7 +232,7 @@ impl Step {
                 3..=7 => 3,
                 _ => 4,
             },
-            word_contexts,
+            token_contexts,
         }
     }
 
@@ -249,8 +249,8 @@ fn select(start: usize, value: i32) -> usize {
     start + value.clamp(0, 31) as usize
 }
 
-impl<'a> Scene<'a> {
-    fn new(shorter: &'a Level, contexts: &'a Level, context: usize, stem: usize, width: usize) -> Self {
+impl<'a> ContextFeatures<'a> {
+    fn new(shorter: &'a RestoredOrder, contexts: &'a RestoredOrder, context: usize, stem: usize, width: usize) -> Self {
         let log_count = i32::from(contexts.log_counts[context]);
         let half_count = (log_count >> 3).clamp(-6, 50);
         Self {
@@ -261,15 +261,15 @@ impl<'a> Scene<'a> {
             rarity: ((i32::from(shorter.log_counts[stem]) - log_count) >> 3).clamp(-2, 30),
             width: log2_of(width + 1, 0).min(10),
             lift: i32::from(contexts.lifts[context]),
-            stem_backoff: (i32::from(shorter.backoff_levels[stem]) >> 1) + 8,
-            last: i32::from(contexts.words[context]),
+            stem_backoff: (i32::from(shorter.backoff_steps[stem]) >> 1) + 8,
+            last: i32::from(contexts.tokens[context]),
             oldest: i32::from(contexts.oldest[context]),
         }
     }
 
     fn code_continued<C: BinaryCoder>(
         &self,
-        predictor: &mut Predictor,
+        mixer: &mut ContextMixer,
         coder: &mut C,
         continued: bool,
         history: History,
@@ -286,24 +286,24 @@ impl<'a> Scene<'a> {
             hash(8, pack(&[(self.rarity, 64), (half, 64), (self.stem_backoff, 32)])),
             hash(9, pack(&[(history.class() as i32, 256), (half, 64)])),
         ];
-        predictor.code(coder, continued, &contexts, 0, [CONTINUED, select(CONTINUED_BY, octave + 3)])
+        mixer.code(coder, continued, &contexts, 0, [CONTINUED, select(CONTINUED_BY, octave + 3)])
     }
 
-    fn word_contexts(&self, candidate: usize) -> [u32; 2] {
+    fn token_contexts(&self, candidate: usize) -> [u32; 2] {
         let half = half_octaves(self.log_count + i32::from(self.contexts.log_probabilities[candidate]));
-        let word = i32::from(self.contexts.words[candidate]);
+        let token = i32::from(self.contexts.tokens[candidate]);
         [
-            hash(14, pack(&[(word, 1 << 16), (half >> 1, 64)])),
-            hash(hash(17, self.oldest as u32), pack(&[(word, 1 << 16), (half >> 2, 16)])),
+            hash(14, pack(&[(token, 1 << 16), (half >> 1, 64)])),
+            hash(hash(17, self.oldest as u32), pack(&[(token, 1 << 16), (half >> 2, 16)])),
         ]
     }
 
     fn code_present<C: BinaryCoder>(
         &self,
-        predictor: &mut Predictor,
+        mixer: &mut ContextMixer,
         coder: &mut C,
         present: bool,
-        step: &Step,
+        step: &CandidateFeatures,
         history: History,
     ) -> bool {
         let octave = self.octave_count;
@@ -316,10 +316,10 @@ impl<'a> Scene<'a> {
                 13,
                 pack(&[((step.log_expected >> 2).clamp(-40, 60), 128), (step.rank, 16), (step.hits, 8)]),
             ),
-            step.word_contexts[0],
+            step.token_contexts[0],
             hash(15, pack(&[(half, 64), (octave, 64), (self.rarity, 32)])),
             hash(16, pack(&[(self.last, 1 << 16), (half >> 1, 64)])),
-            step.word_contexts[1],
+            step.token_contexts[1],
             hash(
                 18,
                 pack(&[((step.log_likelihood >> 3).clamp(-40, 0), 64), (self.rarity, 32), (step.hits, 8)]),
@@ -329,16 +329,16 @@ impl<'a> Scene<'a> {
             hash(10, pack(&[(history, 256), (octave, 64), (self.rarity, 32)])),
         ];
         let sets = [PRESENT + step.hits as usize, select(PRESENT_BY, (half >> 1) + 8)];
-        predictor.code(coder, present, &contexts, 0, sets)
+        mixer.code(coder, present, &contexts, 0, sets)
     }
 
     #[allow(clippy::too_many_arguments)]
     fn code_more<C: BinaryCoder>(
         &self,
-        predictor: &mut Predictor,
+        mixer: &mut ContextMixer,
         coder: &mut C,
         more: bool,
-        step: &Step,
+        step: &CandidateFeatures,
         found: usize,
         rest: usize,
         log_left: i32,
@@ -355,12 +355,12 @@ impl<'a> Scene<'a> {
             hash(26, pack(&[(step.half_expected(), 64), (octave, 64), (step.hits, 8)])),
         ];
         let sets = [MORE + step.hits as usize, select(MORE_BY, octave + 3)];
-        predictor.code(coder, more, &contexts, 0, sets)
+        mixer.code(coder, more, &contexts, 0, sets)
     }
 
     fn code_backoff<C: BinaryCoder>(
         &self,
-        predictor: &mut Predictor,
+        mixer: &mut ContextMixer,
         coder: &mut C,
         level: i8,
         found: usize,
@@ -381,15 +381,15 @@ impl<'a> Scene<'a> {
             hash(35, pack(&[(self.stem_backoff, 32), (number, 16), (octave, 64)])),
             hash(36, pack(&[(self.last, 1 << 16), (number, 16)])),
         ];
-        let range = -i32::from(BACKOFF_LEVELS)..=i32::from(BACKOFF_LEVELS);
+        let range = -i32::from(BACKOFF_LIMIT)..=i32::from(BACKOFF_LIMIT);
         let other = BACKOFF_BY + number.min(7) as usize;
-        predictor.code_near(coder, (i32::from(level), 0), range, &contexts, BACKOFF, other) as i8
+        mixer.code_near(coder, (i32::from(level), 0), range, &contexts, BACKOFF, other) as i8
     }
 }
 
 /// The gains of a context's continuations.
 struct Ratios<'a> {
-    scene: &'a Scene<'a>,
+    features: &'a ContextFeatures<'a>,
     /// How often the context may be expected to be followed by one of its continuations.
     log_kept: i32,
     first: usize,
@@ -399,15 +399,15 @@ struct Ratios<'a> {
 }
 
 impl<'a> Ratios<'a> {
-    fn new(scene: &'a Scene, backoff: i8, first: usize, found: usize) -> Self {
+    fn new(features: &'a ContextFeatures, backoff: i8, first: usize, found: usize) -> Self {
         // log2(1 − b) in 16ths, b's logit being backoff / 2: about −0.72 a step above one half.
         let kept = -(i32::from(backoff.max(0)) * 23 / 2) - if backoff > -3 { 8 } else { 0 };
-        Self { scene, log_kept: scene.log_count + kept, first, found, total: 1.0 }
+        Self { features, log_kept: features.log_count + kept, first, found, total: 1.0 }
     }
 
     fn code<C: BinaryCoder>(
         &mut self,
-        predictor: &mut Predictor,
+        mixer: &mut ContextMixer,
         coder: &mut C,
         level: i8,
         order: usize,
@@ -416,12 +416,12 @@ impl<'a> Ratios<'a> {
         if order == 0 {
             return 0;
         }
-        let likelihoods = &self.scene.contexts.log_probabilities;
+        let likelihoods = &self.features.contexts.log_probabilities;
         let (here, first) = (i32::from(likelihoods[candidate]), i32::from(likelihoods[self.first]));
         let lower = ((here - first) * 3 / 32).clamp(-40, 0);
         let kept = (self.log_kept >> 3).clamp(-4, 40);
-        let occurrences = ((self.scene.log_count + here) >> 3).clamp(-20, 30);
-        let occurrences_first = ((self.scene.log_count + first) >> 4).clamp(-10, 20);
+        let occurrences = ((self.features.log_count + here) >> 3).clamp(-20, 30);
+        let occurrences_first = ((self.features.log_count + first) >> 4).clamp(-10, 20);
         let mean = (log2_16ths(self.total / order as f32) >> 4).clamp(-8, 8);
         let contexts = [
             hash(41, pack(&[(lower, 64)])),
@@ -433,9 +433,9 @@ impl<'a> Ratios<'a> {
         ];
         // Gains differ about a third as much as the likelihoods after shorter contexts do.
         let expected = lower / 4;
-        let range = -i32::from(RATIO_LEVELS)..=i32::from(RATIO_LEVELS);
+        let range = -i32::from(RATIO_LIMIT)..=i32::from(RATIO_LIMIT);
         let values = (i32::from(level), expected);
-        let coded = predictor.code_near(coder, values, range, &contexts, RATIO, RATIO_BY) as i8;
+        let coded = mixer.code_near(coder, values, range, &contexts, RATIO, RATIO_BY) as i8;
         self.total += power_of_two_halves(coded);
         coded
     }

@@ -9,7 +9,7 @@ use super::discount::{discount, Discount, Discounts};
 use super::estimate::{starting, unigrams, FullModel};
 use super::masses::{fixed, float, settle};
 use super::ngram::MAX_ORDER;
-use super::trie::{by_context, Level, Trie};
+use super::trie::{by_context, TrieOrder, Trie};
 use crate::memory;
 use crate::parallel::{self, Control};
 use crate::Result;
@@ -30,7 +30,7 @@ pub struct PrunedModel {
 pub struct PrunedOrder {
     pub kept: Vec<bool>,
     /// Per n-gram: a(h, w), 0 unless kept.
-    pub gains: Vec<f32>,
+    pub discounted: Vec<f32>,
     /// Per context, i.e. n-gram of the order below: b(h), 1 where nothing is kept.
     pub backoffs: Vec<f32>,
     /// Per context: the mass of its successors, how often the context was met.
@@ -52,9 +52,9 @@ impl PrunedModel {
         let mut orders: Vec<PrunedOrder> = Vec::new();
         orders.resize_with(order + 1, PrunedOrder::default);
         let mut flowing = starting(trie, order);
-        let mut forced = flags(trie.levels[order].len());
+        let mut forced = flags(trie.orders[order].len());
         for n in (2..=order).rev() {
-            let (contexts, level) = (&trie.levels[n - 1], &trie.levels[n]);
+            let (contexts, level) = (&trie.orders[n - 1], &trie.orders[n]);
             let received = starting(trie, n - 1);
             let needed = flags(contexts.len());
             let job = PruneJob {
@@ -70,32 +70,32 @@ impl PrunedModel {
                 closes: n > 2,
             };
             let mut kept: Vec<bool> = forced.into_iter().map(AtomicBool::into_inner).collect();
-            let mut gains = vec![0.0; level.len()];
+            let mut discounted = vec![0.0; level.len()];
             let mut backoffs = vec![1.0; contexts.len()];
             let mut totals = vec![0.0; contexts.len()];
             let mut pieces = Vec::new();
             let (mut backoffs_left, mut totals_left) = (&mut backoffs[..], &mut totals[..]);
-            for (kept, gains) in by_context(&contexts.first, &mut kept)
+            for (kept, discounted) in by_context(&contexts.first, &mut kept)
                 .into_iter()
-                .zip(by_context(&contexts.first, &mut gains))
+                .zip(by_context(&contexts.first, &mut discounted))
             {
                 let count = kept.contexts.len();
                 let (backoffs, totals);
                 (backoffs, backoffs_left) = std::mem::take(&mut backoffs_left).split_at_mut(count);
                 (totals, totals_left) = std::mem::take(&mut totals_left).split_at_mut(count);
-                pieces.push((kept, gains.data, backoffs, totals));
+                pieces.push((kept, discounted.data, backoffs, totals));
             }
-            parallel::for_each(threads, pieces, |(kept, gains, backoffs, totals)| {
+            parallel::for_each(threads, pieces, |(kept, discounted, backoffs, totals)| {
                 let base = contexts.first[kept.contexts.start] as usize;
                 for (slot, context) in kept.contexts.enumerate() {
                     let range = contexts.successors(context);
                     let within = range.start - base..range.end - base;
-                    let (kept, gains) = (&mut kept.data[within.clone()], &mut gains[within]);
-                    (backoffs[slot], totals[slot]) = job.context(context, kept, gains);
+                    let (kept, discounted) = (&mut kept.data[within.clone()], &mut discounted[within]);
+                    (backoffs[slot], totals[slot]) = job.context(context, kept, discounted);
                 }
                 control.check()
             })?;
-            orders[n] = PrunedOrder { kept, gains, backoffs, totals };
+            orders[n] = PrunedOrder { kept, discounted, backoffs, totals };
             flowing = received;
             forced = needed;
         }
@@ -125,8 +125,8 @@ const AHEAD: usize = 48;
 const LEAST_BACKOFF: f32 = 1e-4;
 
 struct PruneJob<'a> {
-    contexts: &'a Level,
-    level: &'a Level,
+    contexts: &'a TrieOrder,
+    level: &'a TrieOrder,
     lower: &'a [f32],
     discount: &'a Discount,
     threshold: f32,
@@ -139,7 +139,7 @@ struct PruneJob<'a> {
 impl PruneJob<'_> {
     /// Decides over the successors of one context, whose `kept` says on entry which must stay, and
     /// passes on their masses. Returns the context's back-off weight and total.
-    fn context(&self, context: usize, kept: &mut [bool], gains: &mut [f32]) -> (f32, f32) {
+    fn context(&self, context: usize, kept: &mut [bool], discounted: &mut [f32]) -> (f32, f32) {
         let range = self.contexts.successors(context);
         let mass = |index: usize| float(self.flowing[index].load(Ordering::Relaxed));
         let cut = self.contexts.cut.get(context).copied().unwrap_or(0.0);
@@ -158,7 +158,7 @@ impl PruneJob<'_> {
         let backoff = passed / total;
         let mut held = 0.0;
         let mut any = false;
-        for (index, (kept, gain)) in range.zip(kept.iter_mut().zip(gains)) {
+        for (index, (kept, gain)) in range.zip(kept.iter_mut().zip(discounted)) {
             let mass = mass(index);
             let mut hold = mass - discount(self.discount, mass);
             let suffix = self.level.suffixes[index] as usize;

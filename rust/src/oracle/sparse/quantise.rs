@@ -6,7 +6,7 @@
 //! is taken in like circumstances, over a few rounds.
 
 use super::prune::{PrunedModel, PrunedOrder};
-use super::restore::{Level, Symbols, BACKOFF_LEVELS, BACKOFF_STEP, RATIO_LEVELS, RATIO_STEP};
+use super::restore::{RestoredOrder, Symbols, BACKOFF_LIMIT, BACKOFF_STEP, RATIO_LIMIT, RATIO_STEP};
 use super::trie::Trie;
 use crate::parallel::{self, Control};
 use crate::Result;
@@ -20,8 +20,8 @@ const ROUNDS: usize = 3;
 /// Levels to either side of the nearest that are tried.
 const REACH: i32 = 4;
 
-const BACKOFF_SYMBOLS: usize = 2 * BACKOFF_LEVELS as usize + 1;
-const RATIO_SYMBOLS: usize = 2 * RATIO_LEVELS as usize + 1;
+const BACKOFF_SYMBOLS: usize = 2 * BACKOFF_LIMIT as usize + 1;
+const RATIO_SYMBOLS: usize = 2 * RATIO_LIMIT as usize + 1;
 
 /// A context with kept successors.
 struct Row {
@@ -47,7 +47,7 @@ struct Entry {
 /// The trie indices of the n-grams of order `n` that are kept: all of the vocabulary at order 1.
 pub fn kept_indices(trie: &Trie, model: &PrunedModel, n: usize) -> Vec<u32> {
     let kept = |index: &u32| n == 1 || model.orders[n].kept[*index as usize];
-    (0..trie.levels[n].len() as u32).filter(kept).collect()
+    (0..trie.orders[n].len() as u32).filter(kept).collect()
 }
 
 /// The symbols of order `n`, given the levels below as they will be read. `members` are the trie
@@ -58,26 +58,26 @@ pub fn quantise(
     model: &PrunedModel,
     n: usize,
     threshold: f32,
-    shorter: &Level,
-    contexts: &Level,
+    shorter: &RestoredOrder,
+    contexts: &RestoredOrder,
     members: &[u32],
     threads: usize,
     control: &Control,
 ) -> Result<Symbols> {
-    let (words, order) = (&trie.levels[n].words, &model.orders[n]);
+    let (tokens, order) = (&trie.orders[n].tokens, &model.orders[n]);
     let mut first = Vec::with_capacity(members.len() + 1);
-    let mut kept_words = Vec::new();
+    let mut kept_tokens = Vec::new();
     first.push(0);
     for &member in members {
-        let range = trie.levels[n - 1].successors(member as usize);
-        kept_words.extend(range.filter(|&index| order.kept[index]).map(|index| words[index]));
-        first.push(kept_words.len() as u32);
+        let range = trie.orders[n - 1].successors(member as usize);
+        kept_tokens.extend(range.filter(|&index| order.kept[index]).map(|index| tokens[index]));
+        first.push(kept_tokens.len() as u32);
     }
     let mut symbols = Symbols {
         backoffs: vec![0; members.len()],
-        ratios: vec![0; kept_words.len()],
+        ratios: vec![0; kept_tokens.len()],
         first,
-        words: kept_words,
+        tokens: kept_tokens,
     };
     let measure = Measure { trie, order, n, shorter, contexts, members, symbols: &symbols };
     let (rows, entries) = measure.rows();
@@ -112,9 +112,9 @@ pub fn quantise(
             control.check()
         })?;
         let used = rows.iter().zip(&backoffs).filter(|(row, _)| !row.entries.is_empty());
-        learn(&mut backoff_costs, used.map(|(row, &level)| (row.class, (level + BACKOFF_LEVELS) as usize)));
+        learn(&mut backoff_costs, used.map(|(row, &level)| (row.class, (level + BACKOFF_LIMIT) as usize)));
         let used = entries.iter().zip(&ratios).filter(|(entry, _)| !entry.first);
-        learn(&mut ratio_costs, used.map(|(entry, &level)| (entry.class, (level + RATIO_LEVELS) as usize)));
+        learn(&mut ratio_costs, used.map(|(entry, &level)| (entry.class, (level + RATIO_LIMIT) as usize)));
     }
     symbols.backoffs = backoffs;
     symbols.ratios = ratios;
@@ -137,7 +137,7 @@ fn choose_backoff(row: &Row, costs: &[f32; BACKOFF_SYMBOLS], exchange: f32) -> i
     let b = row.backoff_share;
     least(
         row.backoff,
-        i32::from(BACKOFF_LEVELS),
+        i32::from(BACKOFF_LIMIT),
         costs,
         |level| {
             let stored = 1.0 / (1.0 + (-(level as f32) * BACKOFF_STEP as f32).exp());
@@ -150,7 +150,7 @@ fn choose_backoff(row: &Row, costs: &[f32; BACKOFF_SYMBOLS], exchange: f32) -> i
 fn choose_ratio(entry: &Entry, costs: &[f32; RATIO_SYMBOLS], exchange: f32) -> i8 {
     least(
         entry.ratio,
-        i32::from(RATIO_LEVELS),
+        i32::from(RATIO_LIMIT),
         costs,
         |level| {
             let off = level as f32 - entry.ratio;
@@ -179,8 +179,8 @@ struct Measure<'a> {
     trie: &'a Trie,
     order: &'a PrunedOrder,
     n: usize,
-    shorter: &'a Level,
-    contexts: &'a Level,
+    shorter: &'a RestoredOrder,
+    contexts: &'a RestoredOrder,
     members: &'a [u32],
     symbols: &'a Symbols,
 }
@@ -188,8 +188,8 @@ struct Measure<'a> {
 impl Measure<'_> {
     fn rows(&self) -> (Vec<Row>, Vec<Entry>) {
         let mut rows = Vec::with_capacity(self.members.len());
-        let mut entries = Vec::with_capacity(self.symbols.words.len());
-        let mut gains: Vec<(f32, f32)> = Vec::new();
+        let mut entries = Vec::with_capacity(self.symbols.tokens.len());
+        let mut discounted: Vec<(f32, f32)> = Vec::new();
         for (context, &member) in self.members.iter().enumerate() {
             let range = self.symbols.first[context] as usize..self.symbols.first[context + 1] as usize;
             let (b, total) = (self.order.backoffs[member as usize], self.order.totals[member as usize]);
@@ -204,26 +204,26 @@ impl Measure<'_> {
             if range.is_empty() {
                 continue;
             }
-            gains.clear();
+            discounted.clear();
             let stem = self.contexts.suffixes[context] as usize;
             let found = self.shorter.successors(stem);
             let mut suffix = found.start;
-            for index in self.trie.levels[self.n - 1].successors(member as usize) {
+            for index in self.trie.orders[self.n - 1].successors(member as usize) {
                 if self.order.kept[index] {
-                    let word = self.trie.levels[self.n].words[index];
-                    suffix += self.contexts.words[suffix..found.end].partition_point(|&other| other < word);
-                    gains.push((self.order.gains[index], self.contexts.probabilities[suffix]));
+                    let token = self.trie.orders[self.n].tokens[index];
+                    suffix += self.contexts.tokens[suffix..found.end].partition_point(|&other| other < token);
+                    discounted.push((self.order.discounted[index], self.contexts.probabilities[suffix]));
                 }
             }
             // As the reader finds it: the likeliest by the shorter contexts, the lower token of equals.
             let mut first = 0;
-            for (index, gain) in gains.iter().enumerate() {
-                if gain.1 > gains[first].1 {
+            for (index, gain) in discounted.iter().enumerate() {
+                if gain.1 > discounted[first].1 {
                     first = index;
                 }
             }
-            let (reference, likelihood) = gains[first];
-            for (index, &(gain, below)) in gains.iter().enumerate() {
+            let (reference, likelihood) = discounted[first];
+            for (index, &(gain, below)) in discounted.iter().enumerate() {
                 let held = gain * total;
                 let own = gain / (gain + b * below);
                 let movable = (1.0 - gain / (1.0 - b).max(1e-6)).max(0.1);
@@ -231,7 +231,7 @@ impl Measure<'_> {
                 let curvature = held * own * movable;
                 let step = RATIO_STEP as f32 * std::f32::consts::LN_2;
                 let lower = (-(below / likelihood).log2() * 1.5) as usize;
-                let class = lower.min(23) * 4 + (gains.len() - 1).min(3);
+                let class = lower.min(23) * 4 + (discounted.len() - 1).min(3);
                 entries.push(Entry {
                     ratio: (gain / reference).log2() / RATIO_STEP as f32,
                     weight: 0.5 * curvature * step * step * std::f32::consts::LOG2_E,

@@ -7,10 +7,10 @@
 use super::binary_coder::{exp, logistic};
 
 /// Steps of b(h): logit / 0.5, from −15 to 15.
-pub const BACKOFF_LEVELS: i8 = 15;
+pub const BACKOFF_LIMIT: i8 = 15;
 pub const BACKOFF_STEP: f64 = 0.5;
 /// Steps of a ratio: log2 / 0.5, from −31 to 31.
-pub const RATIO_LEVELS: i8 = 31;
+pub const RATIO_LIMIT: i8 = 31;
 pub const RATIO_STEP: f64 = 0.5;
 /// Steps of a unigram's probability: −log2 · 8, from 0 to 255, before the whole is scaled to sum to one.
 pub const UNIGRAM_STEPS: f64 = 8.0;
@@ -20,7 +20,7 @@ pub const UNIGRAM_STEPS: f64 = 8.0;
 pub struct Symbols {
     /// n-gram `i` of the order below is continued by `first[i]..first[i + 1]`.
     pub first: Vec<u32>,
-    pub words: Vec<u16>,
+    pub tokens: Vec<u16>,
     /// Per context, i.e. n-gram of the order below; of no meaning where that has no successors.
     pub backoffs: Vec<i8>,
     pub ratios: Vec<i8>,
@@ -28,13 +28,13 @@ pub struct Symbols {
 
 /// Of one order, all that is known once it is read and the next one is to be.
 #[derive(Debug, Default, Clone, PartialEq)]
-pub struct Level {
-    pub words: Vec<u16>,
+pub struct RestoredOrder {
+    pub tokens: Vec<u16>,
     pub suffixes: Vec<u32>,
     /// Each n-gram's first token.
     pub oldest: Vec<u16>,
     /// a(h, w).
-    pub gains: Vec<f32>,
+    pub discounted: Vec<f32>,
     /// p(w | h).
     pub probabilities: Vec<f32>,
     /// log2 of it, in 16ths.
@@ -45,16 +45,16 @@ pub struct Level {
     pub log_counts: Vec<i16>,
     /// n-gram `i` is continued by `first[i]..first[i + 1]` of the level above, once that is read.
     pub first: Vec<u32>,
-    pub backoff_levels: Vec<i8>,
+    pub backoff_steps: Vec<i8>,
     pub backoffs: Vec<f32>,
     /// Each context's successors, likeliest first: `ranked[i]` for `i` in the range that `first` of the
     /// level below gives.
     pub ranked: Vec<u32>,
 }
 
-impl Level {
+impl RestoredOrder {
     pub fn len(&self) -> usize {
-        self.words.len()
+        self.tokens.len()
     }
 
     pub fn successors(&self, context: usize) -> std::ops::Range<usize> {
@@ -99,28 +99,28 @@ fn power_of_two(steps: i32, per_octave: i32) -> f64 {
 }
 
 /// 2^(level / 2) of each ratio level, from the lowest.
-pub fn ratio_table() -> [f32; 2 * RATIO_LEVELS as usize + 1] {
-    std::array::from_fn(|index| power_of_two(index as i32 - i32::from(RATIO_LEVELS), 2) as f32)
+pub fn ratio_table() -> [f32; 2 * RATIO_LIMIT as usize + 1] {
+    std::array::from_fn(|index| power_of_two(index as i32 - i32::from(RATIO_LIMIT), 2) as f32)
 }
 
 /// b of each level, from the lowest.
-pub fn backoff_table() -> [f32; 2 * BACKOFF_LEVELS as usize + 1] {
-    std::array::from_fn(|index| logistic((index as f64 - f64::from(BACKOFF_LEVELS)) * BACKOFF_STEP) as f32)
+pub fn backoff_table() -> [f32; 2 * BACKOFF_LIMIT as usize + 1] {
+    std::array::from_fn(|index| logistic((index as f64 - f64::from(BACKOFF_LIMIT)) * BACKOFF_STEP) as f32)
 }
 
 /// The level of the empty context.
-pub fn root(vocab_size: usize, token_count: u64) -> Level {
-    Level {
-        words: vec![0],
+pub fn root(vocab_size: usize, token_count: u64) -> RestoredOrder {
+    RestoredOrder {
+        tokens: vec![0],
         suffixes: vec![0],
         oldest: vec![0],
-        gains: vec![1.0],
+        discounted: vec![1.0],
         probabilities: vec![1.0],
         log_probabilities: vec![0],
         lifts: vec![0],
         log_counts: vec![log2_16ths(token_count.max(1) as f32) as i16],
         first: vec![0, vocab_size as u32],
-        backoff_levels: vec![0],
+        backoff_steps: vec![0],
         backoffs: vec![0.0],
         ranked: vec![0],
     }
@@ -132,21 +132,21 @@ pub fn unigram_step(probability: f32) -> u8 {
 }
 
 /// The vocabulary's level.
-pub fn unigrams(root: &Level, steps: &[u8]) -> Level {
+pub fn unigrams(root: &RestoredOrder, steps: &[u8]) -> RestoredOrder {
     let scaled: Vec<f64> =
         steps.iter().map(|&step| power_of_two(-i32::from(step), UNIGRAM_STEPS as i32)).collect();
     let total: f64 = scaled.iter().sum();
     let probabilities: Vec<f32> = scaled.iter().map(|&p| (p / total) as f32).collect();
-    let words: Vec<u16> = (0..steps.len()).map(|word| word as u16).collect();
-    let mut level = Level {
-        suffixes: vec![0; words.len()],
-        oldest: words.clone(),
-        gains: probabilities.clone(),
+    let tokens: Vec<u16> = (0..steps.len()).map(|token| token as u16).collect();
+    let mut level = RestoredOrder {
+        suffixes: vec![0; tokens.len()],
+        oldest: tokens.clone(),
+        discounted: probabilities.clone(),
         // Not above anything but the uniform distribution, which tells nothing that p doesn't.
-        lifts: vec![0; words.len()],
-        words,
+        lifts: vec![0; tokens.len()],
+        tokens,
         probabilities,
-        ..Level::default()
+        ..RestoredOrder::default()
     };
     finish(&mut level, root);
     level
@@ -154,41 +154,41 @@ pub fn unigrams(root: &Level, steps: &[u8]) -> Level {
 
 /// Puts `contexts` and what the file tells of the order above together: completes `contexts` by its
 /// back-off weights, and returns the level above.
-pub fn restore(shorter: &Level, contexts: &mut Level, symbols: Symbols) -> Level {
+pub fn restore(shorter: &RestoredOrder, contexts: &mut RestoredOrder, symbols: Symbols) -> RestoredOrder {
     let (backoffs, ratios) = (backoff_table(), ratio_table());
-    let count = symbols.words.len();
-    let mut level = Level {
+    let count = symbols.tokens.len();
+    let mut level = RestoredOrder {
         suffixes: Vec::with_capacity(count),
         oldest: Vec::with_capacity(count),
-        gains: Vec::with_capacity(count),
+        discounted: Vec::with_capacity(count),
         probabilities: Vec::with_capacity(count),
         lifts: Vec::with_capacity(count),
-        words: symbols.words,
-        ..Level::default()
+        tokens: symbols.tokens,
+        ..RestoredOrder::default()
     };
     contexts.first = symbols.first;
-    contexts.backoff_levels = symbols.backoffs;
+    contexts.backoff_steps = symbols.backoffs;
     contexts.backoffs = vec![1.0; contexts.len()];
     for context in 0..contexts.len() {
         let range = contexts.successors(context);
         if range.is_empty() {
             continue;
         }
-        let backoff = backoffs[(contexts.backoff_levels[context] + BACKOFF_LEVELS) as usize];
+        let backoff = backoffs[(contexts.backoff_steps[context] + BACKOFF_LIMIT) as usize];
         contexts.backoffs[context] = backoff;
-        let ratio = |level: i8| ratios[(level + RATIO_LEVELS) as usize];
+        let ratio = |level: i8| ratios[(level + RATIO_LIMIT) as usize];
         // A thousand successors' roundings would show in single precision.
         let total: f64 = symbols.ratios[range.clone()].iter().map(|&level| f64::from(ratio(level))).sum();
         let scale = ((1.0 - f64::from(backoff)) / total) as f32;
         let found = shorter.successors(contexts.suffixes[context] as usize);
         let mut suffix = found.start;
         for index in range {
-            let word = level.words[index];
-            suffix += contexts.words[suffix..found.end].partition_point(|&other| other < word);
+            let token = level.tokens[index];
+            suffix += contexts.tokens[suffix..found.end].partition_point(|&other| other < token);
             let gain = scale * ratio(symbols.ratios[index]);
             level.suffixes.push(suffix as u32);
             level.oldest.push(contexts.oldest[context]);
-            level.gains.push(gain);
+            level.discounted.push(gain);
             let probability = gain + backoff * contexts.probabilities[suffix];
             level.probabilities.push(probability);
             level.lifts.push(lift(log2_16ths(probability), contexts.log_probabilities[suffix]));
@@ -203,10 +203,10 @@ fn lift(log_probability: i32, log_lower: i16) -> i8 {
 }
 
 /// What follows from the probabilities.
-fn finish(level: &mut Level, contexts: &Level) {
+fn finish(level: &mut RestoredOrder, contexts: &RestoredOrder) {
     level.log_probabilities = level.probabilities.iter().map(|&p| log2_16ths(p) as i16).collect();
-    level.ranked = (0..level.words.len() as u32).collect();
-    level.log_counts = Vec::with_capacity(level.words.len());
+    level.ranked = (0..level.tokens.len() as u32).collect();
+    level.log_counts = Vec::with_capacity(level.tokens.len());
     for context in 0..contexts.len() {
         let range = contexts.successors(context);
         // Likeliest first; of equals, the lower token, which stands first and stays there.
