@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use hybridlm_core::oracle::sparse::binary_coder::{hash, BinaryCoder, Decoder, Encoder, ContextMixer};
+use hybridlm_core::oracle::sparse::binary_coder::{hash, BinaryCoder, ContextMixer, Decoder, Encoder};
 use hybridlm_core::oracle::sparse::build::{build, Settings};
 use hybridlm_core::oracle::sparse::counting::count_streams;
 use hybridlm_core::oracle::sparse::counts::SparseCounts;

@@ -8,7 +8,7 @@ use super::fit_discounts;
 use super::ngram::NgramSpec;
 use super::ngsp;
 use super::prune::PrunedModel;
-use super::quantise;
+use super::quantise::{kept_indices, Quantiser};
 use super::restore;
 use super::threshold::{self, Candidates};
 use super::trie::Trie;
@@ -161,13 +161,13 @@ pub fn encode(
     let mut orders = vec![root, unigrams];
     let mut all_symbols = Vec::new();
     for n in 2..=order {
-        let members = quantise::kept_indices(trie, model, n - 1);
+        let members = kept_indices(trie, model, n - 1);
         let (below, contexts) = orders.split_at_mut(n - 1);
         let (shorter, contexts) = (&below[n - 2], &mut contexts[0]);
-        let symbols =
-            quantise::quantise(trie, model, n, threshold, shorter, contexts, &members, threads, control)?;
-        let level = restore::restore(shorter, contexts, symbols.clone());
-        orders.push(level);
+        let quantiser = Quantiser { trie, model, order: n, shorter, contexts, members: &members };
+        let symbols = quantiser.symbols(threshold, threads, control)?;
+        let restored = restore::restore(shorter, contexts, symbols.clone());
+        orders.push(restored);
         all_symbols.push(symbols);
     }
     let mut streams = vec![(vocabulary.size, ngsp::encode_unigrams(&steps))];

@@ -20,7 +20,7 @@
 //! Order 1 has V n-grams. The streams are arithmetic-coded; see [`super::order_stream`] for those of order 2
 //! and above.
 
-use super::binary_coder::{hash, BinaryCoder, Decoder, Encoder, ContextMixer};
+use super::binary_coder::{hash, BinaryCoder, ContextMixer, Decoder, Encoder};
 use super::ngram::MAX_ORDER;
 use super::oracle::SparseOracle;
 use super::order_stream::{self, Invalid};

@@ -1,17 +1,20 @@
 //! The stream of one order: which n-grams there are, and their weights, decision by decision.
 //!
-//! The contexts, i.e. the n-grams of the order below, are visited in their order. Since every kept
-//! n-gram's suffix is kept too, a context h can only be continued as h', h without its oldest token, is:
-//! those *candidates* are walked, the likeliest first. A walk is
+//! The contexts, i.e. the n-grams of the order below, are visited in their order. Since every kept n-gram's suffix is
+//! kept too, a context h can only be continued by tokens that continue h', which is h without its oldest token. Such a
+//! token is a *candidate*: the n-gram h' and it, of the order below. Of each context the stream tells
 //!
-//! - whether h is continued at all;
-//! - for each candidate whether it continues h, and after each that does, whether another will;
-//! - the level of b(h);
-//! - for each continuation but the first, the level of its gain's ratio to the first's.
+//! - whether it is continued at all;
+//! - for each candidate, the likeliest first, whether it continues h, and after each that does, whether another will;
+//! - the step of b(h);
+//! - for each continuation but the first, the step of the ratio of its discounted probability to the first's.
 //!
-//! Each decision is predicted from what both sides know by then: above all how often h, and the
-//! candidate after it, may be expected to occur in the training text. Encoder and decoder run the same
-//! code, so they can't disagree on it.
+//! Each decision is predicted from what both sides know by then: above all how often h, and the candidate after it,
+//! may be expected to occur in the training text. Encoder and decoder run the same code, so they cannot disagree: an
+//! encoder codes the decisions of its source, a decoder ignores those it is given (it has no source) and takes what the
+//! coder returns.
+
+use std::ops::Range;
 
 use super::binary_coder::{hash, BinaryCoder, ContextMixer, DISTANCE_SETS};
 use super::restore::{log2_16ths, power_of_two_halves, RestoredOrder, Symbols, BACKOFF_LIMIT, RATIO_LIMIT};
@@ -19,7 +22,7 @@ use super::restore::{log2_16ths, power_of_two_halves, RestoredOrder, Symbols, BA
 /// Hashed contexts of one order's mixer, as a power of two.
 const SLOT_BITS: u32 = 20;
 
-/// Mixers, selected by what is decided and how far the walk is, ...
+/// Sets of mixing weights, selected by what is decided and how many continuations were found, ...
 const CONTINUED: usize = 0;
 const PRESENT: usize = 1;
 const MORE: usize = PRESENT + 5;
@@ -81,7 +84,34 @@ fn pack(parts: &[(i32, i32)]) -> u32 {
         .fold(0, |packed: u32, &(value, size)| packed.wrapping_mul(size as u32).wrapping_add(value as u32))
 }
 
-/// Codes one order. `source` is what to encode; a decoder has none. `limit` is the number of n-grams.
+/// Decisions, each predicted and then coded.
+struct Decisions<'a, C> {
+    mixer: ContextMixer,
+    coder: &'a mut C,
+}
+
+impl<C: BinaryCoder> Decisions<'_, C> {
+    #[inline]
+    fn code<const K: usize>(&mut self, decision: bool, contexts: &[u32; K], sets: [usize; 2]) -> bool {
+        self.mixer.code(self.coder, decision, contexts, 0, sets)
+    }
+
+    /// A step of at most `limit` to either side, by its distance from `expected`.
+    #[inline]
+    fn code_step<const K: usize>(
+        &mut self,
+        (step, expected): (i8, i32),
+        limit: i8,
+        contexts: &[u32; K],
+        sets: [usize; 2],
+    ) -> i8 {
+        let range = -i32::from(limit)..=i32::from(limit);
+        self.mixer.code_near(self.coder, (i32::from(step), expected), range, contexts, sets[0], sets[1]) as i8
+    }
+}
+
+/// Codes one order. `source` is what to encode; a decoder has none. `limit` is the number of n-grams. From time to
+/// time `go_on` is asked whether to, with the n-grams so far.
 pub fn code_order<C: BinaryCoder>(
     coder: &mut C,
     shorter: &RestoredOrder,
@@ -90,136 +120,214 @@ pub fn code_order<C: BinaryCoder>(
     limit: usize,
     mut go_on: impl FnMut(&C, usize) -> bool,
 ) -> Result<Symbols, Invalid> {
-    let mut mixer = ContextMixer::new(SLOT_BITS, SETS);
     let mut symbols = Symbols::default();
     symbols.first.reserve_exact(contexts.len() + 1);
     symbols.first.push(0);
     symbols.backoffs.reserve_exact(contexts.len());
-    let mut context_history = vec![History::default(); shorter.len()];
-    let mut candidate_history = vec![History::default(); contexts.len()];
-    // For each token, where `source` has it after the present context.
-    let mut sought = vec![u32::MAX; usize::from(contexts.tokens.iter().copied().max().unwrap_or(0)) + 1];
-    // The continuations of the present context, in the order found: candidate, and index in `source`.
-    let mut found: Vec<(u32, u32)> = Vec::new();
-    let mut sorted: Vec<(u16, i8)> = Vec::new();
-
+    let largest = contexts.tokens.iter().copied().max().unwrap_or(0);
+    let mut order = OrderCoder {
+        decisions: Decisions { mixer: ContextMixer::new(SLOT_BITS, SETS), coder },
+        shorter,
+        contexts,
+        source,
+        limit,
+        context_histories: vec![History::default(); shorter.len()],
+        candidate_histories: vec![History::default(); contexts.len()],
+        sought: vec![NOT_SOUGHT; usize::from(largest) + 1],
+        found: Vec::new(),
+        sorted: Vec::new(),
+        symbols,
+    };
     for context in 0..contexts.len() {
-        let stem = contexts.suffixes[context] as usize;
-        let candidates = &contexts.ranked[shorter.successors(stem)];
-        let mut backoff = 0;
-        if !candidates.is_empty() {
-            let wanted = source.map_or(0..0, |s| s.first[context] as usize..s.first[context + 1] as usize);
-            let features = ContextFeatures::new(shorter, contexts, context, stem, candidates.len());
-            let history = &mut context_history[stem];
-            let continued = features.code_continued(&mut mixer, coder, !wanted.is_empty(), *history);
-            history.add(continued);
-            if continued {
-                found.clear();
-                if let Some(source) = source {
-                    for index in wanted.clone() {
-                        sought[usize::from(source.tokens[index])] = index as u32;
-                    }
-                }
-                let mut likelihood_left = 1.0;
-                let mut likelihood_found = 0.0;
-                let mut next_contexts = features.token_contexts(candidates[0] as usize);
-                for (rank, &candidate) in candidates.iter().enumerate() {
-                    let here = candidate as usize;
-                    let token_contexts = next_contexts;
-                    if let Some(&next) = candidates.get(rank + 1) {
-                        // These are too many to stay in the processor's caches.
-                        next_contexts = features.token_contexts(next as usize);
-                        mixer.prefetch(next_contexts);
-                    }
-                    let index = sought[usize::from(contexts.tokens[here])];
-                    let present = index != u32::MAX;
-                    let last = rank + 1 == candidates.len();
-                    let history = &mut candidate_history[here];
-                    let step = CandidateFeatures::new(&features, here, token_contexts, rank, found.len());
-                    let present = features.code_present(&mut mixer, coder, present, &step, *history);
-                    history.add(present);
-                    let likelihood = contexts.probabilities[here];
-                    likelihood_left -= likelihood;
-                    if present {
-                        likelihood_found += likelihood;
-                        found.push((candidate, index));
-                        if !last {
-                            let more = found.len() < wanted.len();
-                            let rest = candidates.len() - 1 - rank;
-                            let left = features.log_count + log2_16ths(f32::max(likelihood_left, 1e-5));
-                            if !features.code_more(&mut mixer, coder, more, &step, found.len(), rest, left) {
-                                break;
-                            }
-                        }
-                    }
-                }
-                if found.is_empty() {
-                    return Err(Invalid::NoContinuation);
-                }
-                if symbols.tokens.len() + found.len() > limit {
-                    return Err(Invalid::TooMany);
-                }
-                let level = source.map_or(0, |source| source.backoffs[context]);
-                backoff = features.code_backoff(&mut mixer, coder, level, found.len(), likelihood_found);
-                sorted.clear();
-                let mut ratios = Ratios::new(&features, backoff, found[0].0 as usize, found.len());
-                for (order, &(candidate, index)) in found.iter().enumerate() {
-                    let level = source.map_or(0, |source| source.ratios[index as usize]);
-                    let level = ratios.code(&mut mixer, coder, level, order, candidate as usize);
-                    sorted.push((contexts.tokens[candidate as usize], level));
-                }
-                if let Some(source) = source {
-                    for index in wanted {
-                        sought[usize::from(source.tokens[index])] = u32::MAX;
-                    }
-                }
-                sorted.sort_unstable();
-                symbols.tokens.extend(sorted.iter().map(|&(token, _)| token));
-                symbols.ratios.extend(sorted.iter().map(|&(_, ratio)| ratio));
-            }
-        }
+        let backoff = order.code_context(context)?;
+        let symbols = &mut order.symbols;
         symbols.backoffs.push(backoff);
         symbols.first.push(symbols.tokens.len() as u32);
-        if context % 1024 == 0 && !go_on(coder, symbols.tokens.len()) {
+        if context % 1024 == 0 && !go_on(order.decisions.coder, symbols.tokens.len()) {
             return Err(Invalid::Interrupted);
         }
     }
-    Ok(symbols)
+    Ok(order.symbols)
 }
 
-/// A context and what is known of it before its walk. Logarithms are log2 in 16ths; `half` ones count
+/// In place of an index into the source: a decoder's, or that of a token which doesn't continue the context.
+const NOT_SOUGHT: u32 = u32::MAX;
+
+/// One direction of the coding of an order, and how far it is.
+struct OrderCoder<'a, C> {
+    decisions: Decisions<'a, C>,
+    /// The n-grams two orders below: of each context, the context that its last token continues.
+    shorter: &'a RestoredOrder,
+    /// The n-grams of the order below, each of which may be continued.
+    contexts: &'a RestoredOrder,
+    source: Option<&'a Symbols>,
+    limit: usize,
+    /// Of each shorter context, how often the contexts that end with it were continued.
+    context_histories: Vec<History>,
+    /// Of each n-gram of the order below, how often it was a continuation when it was a candidate.
+    candidate_histories: Vec<History>,
+    /// For each token, where the source has it after the context at hand.
+    sought: Vec<u32>,
+    /// The continuations of the context at hand, in the order found: the candidate, and its index in the source.
+    found: Vec<(u32, u32)>,
+    /// The same in the order of their tokens, with the steps of their ratios.
+    sorted: Vec<(u16, i8)>,
+    symbols: Symbols,
+}
+
+impl<C: BinaryCoder> OrderCoder<'_, C> {
+    /// Codes all there is to know of one context; returns the step of its back-off weight.
+    fn code_context(&mut self, context: usize) -> Result<i8, Invalid> {
+        let (shorter, contexts) = (self.shorter, self.contexts);
+        let stem = contexts.suffixes[context] as usize;
+        let candidates = &contexts.ranked[shorter.successors(stem)];
+        if candidates.is_empty() {
+            return Ok(0);
+        }
+        let wanted = self.source.map_or(0..0, |source| source.successors(context));
+        let features = ContextFeatures::new(shorter, contexts, context, stem, candidates.len());
+        let history = &mut self.context_histories[stem];
+        let continued = features.code_continued(&mut self.decisions, !wanted.is_empty(), *history);
+        history.add(continued);
+        if !continued {
+            return Ok(0);
+        }
+        let likelihood = self.code_candidates(&features, candidates, wanted);
+        if self.found.is_empty() {
+            return Err(Invalid::NoContinuation);
+        }
+        if self.symbols.tokens.len() + self.found.len() > self.limit {
+            return Err(Invalid::TooMany);
+        }
+        Ok(self.code_weights(&features, context, likelihood))
+    }
+
+    /// Codes which candidates continue the context, into `found`; returns their likelihood in the shorter context.
+    fn code_candidates(
+        &mut self,
+        features: &ContextFeatures,
+        candidates: &[u32],
+        wanted: Range<usize>,
+    ) -> f32 {
+        self.found.clear();
+        self.seek(wanted.clone(), |index| index as u32);
+        let (mut likelihood_left, mut likelihood_found) = (1.0, 0.0);
+        let mut next_contexts = features.token_contexts(candidates[0] as usize);
+        for (rank, &candidate) in candidates.iter().enumerate() {
+            let here = candidate as usize;
+            let token_contexts = next_contexts;
+            if let Some(&next) = candidates.get(rank + 1) {
+                // These are too many to stay in the processor's caches.
+                next_contexts = features.token_contexts(next as usize);
+                self.decisions.mixer.prefetch(next_contexts);
+            }
+            let index = self.sought[usize::from(self.contexts.tokens[here])];
+            let candidate_features =
+                CandidateFeatures::new(features, here, token_contexts, rank, self.found.len());
+            let history = &mut self.candidate_histories[here];
+            let is_wanted = index != NOT_SOUGHT;
+            let present =
+                features.code_present(&mut self.decisions, is_wanted, &candidate_features, *history);
+            history.add(present);
+            let likelihood = self.contexts.probabilities[here];
+            likelihood_left -= likelihood;
+            if !present {
+                continue;
+            }
+            likelihood_found += likelihood;
+            self.found.push((candidate, index));
+            let rest = Rest {
+                found: self.found.len(),
+                candidates: candidates.len() - 1 - rank,
+                log_expected: features.log_count + log2_16ths(f32::max(likelihood_left, 1e-5)),
+            };
+            let more = self.found.len() < wanted.len();
+            if rest.candidates > 0
+                && !features.code_more(&mut self.decisions, more, &candidate_features, &rest)
+            {
+                break;
+            }
+        }
+        self.seek(wanted, |_| NOT_SOUGHT);
+        likelihood_found
+    }
+
+    /// Notes of each token that the source has at `wanted` what `note` makes of its index.
+    fn seek(&mut self, wanted: Range<usize>, note: impl Fn(usize) -> u32) {
+        let Some(source) = self.source else { return };
+        for index in wanted {
+            self.sought[usize::from(source.tokens[index])] = note(index);
+        }
+    }
+
+    /// Codes the weights of the context and of the continuations `found`; returns the step of the former.
+    fn code_weights(&mut self, features: &ContextFeatures, context: usize, likelihood: f32) -> i8 {
+        let step = self.source.map_or(0, |source| source.backoffs[context]);
+        let backoff = features.code_backoff(&mut self.decisions, step, self.found.len(), likelihood);
+        let mut ratios = Ratios::new(features, backoff, self.found[0].0 as usize, self.found.len());
+        self.sorted.clear();
+        for (rank, &(candidate, index)) in self.found.iter().enumerate() {
+            let step = self.source.map_or(0, |source| source.ratios[index as usize]);
+            let step = ratios.code(&mut self.decisions, step, rank, candidate as usize);
+            self.sorted.push((self.contexts.tokens[candidate as usize], step));
+        }
+        self.sorted.sort_unstable();
+        self.symbols.tokens.extend(self.sorted.iter().map(|&(token, _)| token));
+        self.symbols.ratios.extend(self.sorted.iter().map(|&(_, step)| step));
+        backoff
+    }
+}
+
+/// What is left of a context's candidates after one that continues it.
+struct Rest {
+    /// Continuations so far.
+    found: usize,
+    /// Candidates still to come.
+    candidates: usize,
+    /// log2 of how often they may be expected after the context, in 16ths.
+    log_expected: i32,
+}
+
+/// What is known of a context before anything of it is coded. Logarithms are log2 in 16ths; `half` ones count
 /// half octaves, and so on.
 struct ContextFeatures<'a> {
     contexts: &'a RestoredOrder,
     log_count: i32,
     half_count: i32,
     octave_count: i32,
-    /// Half octaves by which h' is more frequent than h.
+    /// Half octaves by which h' is expected more often than h.
     rarity: i32,
     /// Octaves of the number of candidates.
     width: i32,
     /// Half octaves by which h's last token is likelier after the rest of h than after the rest of h'.
     lift: i32,
+    /// Step of b(h'), halved.
     stem_backoff: i32,
     last: i32,
     oldest: i32,
 }
 
-/// One candidate, and how far the walk is.
+/// What is known of a candidate when it is its turn.
 struct CandidateFeatures {
     /// Expected occurrences of the candidate after h.
     log_expected: i32,
     log_likelihood: i32,
     lift: i32,
     rank: i32,
-    /// Class of the number of continuations found.
+    /// Class of the number of continuations found so far.
     hits: i32,
     /// Hashes of the contexts that hold the candidate's token.
     token_contexts: [u32; 2],
 }
 
 impl CandidateFeatures {
-    fn new(features: &ContextFeatures, candidate: usize, token_contexts: [u32; 2], rank: usize, found: usize) -> Self {
+    fn new(
+        features: &ContextFeatures,
+        candidate: usize,
+        token_contexts: [u32; 2],
+        rank: usize,
+        found: usize,
+    ) -> Self {
         let contexts = features.contexts;
         let log_likelihood = i32::from(contexts.log_probabilities[candidate]);
         Self {
@@ -250,7 +358,13 @@ fn select(start: usize, value: i32) -> usize {
 }
 
 impl<'a> ContextFeatures<'a> {
-    fn new(shorter: &'a RestoredOrder, contexts: &'a RestoredOrder, context: usize, stem: usize, width: usize) -> Self {
+    fn new(
+        shorter: &'a RestoredOrder,
+        contexts: &'a RestoredOrder,
+        context: usize,
+        stem: usize,
+        width: usize,
+    ) -> Self {
         let log_count = i32::from(contexts.log_counts[context]);
         let half_count = (log_count >> 3).clamp(-6, 50);
         Self {
@@ -269,8 +383,7 @@ impl<'a> ContextFeatures<'a> {
 
     fn code_continued<C: BinaryCoder>(
         &self,
-        mixer: &mut ContextMixer,
-        coder: &mut C,
+        decisions: &mut Decisions<C>,
         continued: bool,
         history: History,
     ) -> bool {
@@ -286,7 +399,7 @@ impl<'a> ContextFeatures<'a> {
             hash(8, pack(&[(self.rarity, 64), (half, 64), (self.stem_backoff, 32)])),
             hash(9, pack(&[(history.class() as i32, 256), (half, 64)])),
         ];
-        mixer.code(coder, continued, &contexts, 0, [CONTINUED, select(CONTINUED_BY, octave + 3)])
+        decisions.code(continued, &contexts, [CONTINUED, select(CONTINUED_BY, octave + 3)])
     }
 
     fn token_contexts(&self, candidate: usize) -> [u32; 2] {
@@ -300,69 +413,74 @@ impl<'a> ContextFeatures<'a> {
 
     fn code_present<C: BinaryCoder>(
         &self,
-        mixer: &mut ContextMixer,
-        coder: &mut C,
+        decisions: &mut Decisions<C>,
         present: bool,
-        step: &CandidateFeatures,
+        candidate: &CandidateFeatures,
         history: History,
     ) -> bool {
         let octave = self.octave_count;
-        let half = step.half_expected();
+        let half = candidate.half_expected();
         let history = history.class() as i32;
         let contexts = [
             hash(11, pack(&[(half, 64), (octave, 64)])),
-            hash(12, pack(&[(half, 64), (step.lift, 64)])),
+            hash(12, pack(&[(half, 64), (candidate.lift, 64)])),
             hash(
                 13,
-                pack(&[((step.log_expected >> 2).clamp(-40, 60), 128), (step.rank, 16), (step.hits, 8)]),
+                pack(&[
+                    ((candidate.log_expected >> 2).clamp(-40, 60), 128),
+                    (candidate.rank, 16),
+                    (candidate.hits, 8),
+                ]),
             ),
-            step.token_contexts[0],
+            candidate.token_contexts[0],
             hash(15, pack(&[(half, 64), (octave, 64), (self.rarity, 32)])),
             hash(16, pack(&[(self.last, 1 << 16), (half >> 1, 64)])),
-            step.token_contexts[1],
+            candidate.token_contexts[1],
             hash(
                 18,
-                pack(&[((step.log_likelihood >> 3).clamp(-40, 0), 64), (self.rarity, 32), (step.hits, 8)]),
+                pack(&[
+                    ((candidate.log_likelihood >> 3).clamp(-40, 0), 64),
+                    (self.rarity, 32),
+                    (candidate.hits, 8),
+                ]),
             ),
-            hash(19, pack(&[(step.lift, 64), (octave, 64), (self.rarity >> 1, 16), (step.hits, 8)])),
+            hash(
+                19,
+                pack(&[(candidate.lift, 64), (octave, 64), (self.rarity >> 1, 16), (candidate.hits, 8)]),
+            ),
             hash(20, pack(&[(history, 256), (half, 64)])),
             hash(10, pack(&[(history, 256), (octave, 64), (self.rarity, 32)])),
         ];
-        let sets = [PRESENT + step.hits as usize, select(PRESENT_BY, (half >> 1) + 8)];
-        mixer.code(coder, present, &contexts, 0, sets)
+        let sets = [PRESENT + candidate.hits as usize, select(PRESENT_BY, (half >> 1) + 8)];
+        decisions.code(present, &contexts, sets)
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn code_more<C: BinaryCoder>(
         &self,
-        mixer: &mut ContextMixer,
-        coder: &mut C,
+        decisions: &mut Decisions<C>,
         more: bool,
-        step: &CandidateFeatures,
-        found: usize,
-        rest: usize,
-        log_left: i32,
+        candidate: &CandidateFeatures,
+        rest: &Rest,
     ) -> bool {
         let (half, octave) = (self.half_count, self.octave_count);
-        let found = log2_of(found, 1).min(20);
-        let left = (log_left >> 3).clamp(-10, 40);
+        let found = log2_of(rest.found, 1).min(20);
+        let left = (rest.log_expected >> 3).clamp(-10, 40);
         let contexts = [
             hash(21, pack(&[(half, 64), (found, 32)])),
             hash(22, pack(&[(left, 64), (found, 32)])),
             hash(23, pack(&[(octave, 64), (self.rarity, 32), (found, 32)])),
-            hash(24, pack(&[(octave, 64), (log2_of(rest, 0).min(10), 16), (found, 32)])),
+            hash(24, pack(&[(octave, 64), (log2_of(rest.candidates, 0).min(10), 16), (found, 32)])),
             hash(25, pack(&[(self.last, 1 << 16), (found, 32)])),
-            hash(26, pack(&[(step.half_expected(), 64), (octave, 64), (step.hits, 8)])),
+            hash(26, pack(&[(candidate.half_expected(), 64), (octave, 64), (candidate.hits, 8)])),
         ];
-        let sets = [MORE + step.hits as usize, select(MORE_BY, octave + 3)];
-        mixer.code(coder, more, &contexts, 0, sets)
+        let sets = [MORE + candidate.hits as usize, select(MORE_BY, octave + 3)];
+        decisions.code(more, &contexts, sets)
     }
 
     fn code_backoff<C: BinaryCoder>(
         &self,
-        mixer: &mut ContextMixer,
-        coder: &mut C,
-        level: i8,
+        decisions: &mut Decisions<C>,
+        step: i8,
         found: usize,
         likelihood: f32,
     ) -> i8 {
@@ -381,13 +499,12 @@ impl<'a> ContextFeatures<'a> {
             hash(35, pack(&[(self.stem_backoff, 32), (number, 16), (octave, 64)])),
             hash(36, pack(&[(self.last, 1 << 16), (number, 16)])),
         ];
-        let range = -i32::from(BACKOFF_LIMIT)..=i32::from(BACKOFF_LIMIT);
-        let other = BACKOFF_BY + number.min(7) as usize;
-        mixer.code_near(coder, (i32::from(level), 0), range, &contexts, BACKOFF, other) as i8
+        let sets = [BACKOFF, BACKOFF_BY + number.min(7) as usize];
+        decisions.code_step((step, 0), BACKOFF_LIMIT, &contexts, sets)
     }
 }
 
-/// The gains of a context's continuations.
+/// The discounted probabilities of a context's continuations, by their ratios to that of the first.
 struct Ratios<'a> {
     features: &'a ContextFeatures<'a>,
     /// How often the context may be expected to be followed by one of its continuations.
@@ -407,13 +524,12 @@ impl<'a> Ratios<'a> {
 
     fn code<C: BinaryCoder>(
         &mut self,
-        mixer: &mut ContextMixer,
-        coder: &mut C,
-        level: i8,
-        order: usize,
+        decisions: &mut Decisions<C>,
+        step: i8,
+        rank: usize,
         candidate: usize,
     ) -> i8 {
-        if order == 0 {
+        if rank == 0 {
             return 0;
         }
         let likelihoods = &self.features.contexts.log_probabilities;
@@ -422,20 +538,18 @@ impl<'a> Ratios<'a> {
         let kept = (self.log_kept >> 3).clamp(-4, 40);
         let occurrences = ((self.features.log_count + here) >> 3).clamp(-20, 30);
         let occurrences_first = ((self.features.log_count + first) >> 4).clamp(-10, 20);
-        let mean = (log2_16ths(self.total / order as f32) >> 4).clamp(-8, 8);
+        let mean = (log2_16ths(self.total / rank as f32) >> 4).clamp(-8, 8);
         let contexts = [
             hash(41, pack(&[(lower, 64)])),
             hash(42, pack(&[(lower, 64), (occurrences, 64)])),
             hash(43, pack(&[(occurrences_first, 64), (occurrences, 64)])),
             hash(44, pack(&[(lower, 64), (kept, 64), (self.found.min(4) as i32, 8)])),
-            hash(45, pack(&[(mean, 32), (kept, 64), (order.min(7) as i32, 8)])),
+            hash(45, pack(&[(mean, 32), (kept, 64), (rank.min(7) as i32, 8)])),
             hash(46, pack(&[(mean, 32), (lower, 64)])),
         ];
-        // Gains differ about a third as much as the likelihoods after shorter contexts do.
+        // Discounted probabilities differ about a third as much as the likelihoods after shorter contexts do.
         let expected = lower / 4;
-        let range = -i32::from(RATIO_LIMIT)..=i32::from(RATIO_LIMIT);
-        let values = (i32::from(level), expected);
-        let coded = mixer.code_near(coder, values, range, &contexts, RATIO, RATIO_BY) as i8;
+        let coded = decisions.code_step((step, expected), RATIO_LIMIT, &contexts, [RATIO, RATIO_BY]);
         self.total += power_of_two_halves(coded);
         coded
     }

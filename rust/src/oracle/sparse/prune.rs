@@ -9,7 +9,7 @@ use super::discount::{discount, Discount, Discounts};
 use super::estimate::{starting, unigrams, FullModel};
 use super::masses::{fixed, float, settle};
 use super::ngram::MAX_ORDER;
-use super::trie::{by_context, TrieOrder, Trie};
+use super::trie::{by_context, Trie, TrieOrder};
 use crate::memory;
 use crate::parallel::{self, Control};
 use crate::Result;

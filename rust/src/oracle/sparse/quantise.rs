@@ -1,11 +1,13 @@
-//! Chooses the levels that a pruned model's weights are stored as.
+//! Chooses the steps that a pruned model's weights are stored as.
 //!
-//! Nearest is not best: a level further off that is more usual costs fewer bytes, and what that loses
-//! in likelihood may be less than what the bytes would buy elsewhere. So each weight takes the level
-//! with the least sum of lost training likelihood and code length, the latter from how often each level
-//! is taken in like circumstances, over a few rounds.
+//! The nearest step is not the best: one further off that is used more often costs fewer bits, and what that loses in
+//! likelihood may be less than what these bits would gain elsewhere. So each weight takes the step with the least sum
+//! of lost training likelihood and code length. The code length follows from how often each step is used in the same
+//! class of contexts, which is learned over a few rounds.
 
-use super::prune::{PrunedModel, PrunedOrder};
+use std::ops::Range;
+
+use super::prune::PrunedModel;
 use super::restore::{RestoredOrder, Symbols, BACKOFF_LIMIT, BACKOFF_STEP, RATIO_LIMIT, RATIO_STEP};
 use super::trie::Trie;
 use crate::parallel::{self, Control};
@@ -17,31 +19,32 @@ const NGRAM_BITS: f32 = 9.0;
 
 const ROUNDS: usize = 3;
 
-/// Levels to either side of the nearest that are tried.
+/// Steps to either side of the nearest that are tried.
 const REACH: i32 = 4;
 
 const BACKOFF_SYMBOLS: usize = 2 * BACKOFF_LIMIT as usize + 1;
 const RATIO_SYMBOLS: usize = 2 * RATIO_LIMIT as usize + 1;
 
-/// A context with kept successors.
-struct Row {
-    /// log of b / (1 − b), in steps.
+/// What choosing the step of a context's back-off weight b takes, and where its continuations are.
+struct Context {
+    /// Logit of b, in steps.
+    logit: f32,
     backoff: f32,
-    backoff_share: f32,
+    /// How often the context was met.
     total: f32,
     class: usize,
-    entries: std::ops::Range<usize>,
+    continuations: Range<usize>,
 }
 
-/// A kept n-gram.
-struct Entry {
-    /// log2 of its gain over the first's, in steps.
+/// What choosing the step of a kept n-gram's ratio takes.
+struct Continuation {
+    /// log2 of its discounted probability over that of the first, in steps.
     ratio: f32,
-    /// Loss in bits per squared step.
-    weight: f32,
+    /// Bits of training likelihood lost per squared step.
+    loss: f32,
     class: usize,
-    /// The one that the others' ratios refer to, which itself needs none.
-    first: bool,
+    /// Whether it is the one that the others' ratios refer to, which itself needs none.
+    is_first: bool,
 }
 
 /// The trie indices of the n-grams of order `n` that are kept: all of the vocabulary at order 1.
@@ -50,75 +53,139 @@ pub fn kept_indices(trie: &Trie, model: &PrunedModel, n: usize) -> Vec<u32> {
     (0..trie.orders[n].len() as u32).filter(kept).collect()
 }
 
-/// The symbols of order `n`, given the levels below as they will be read. `members` are the trie
-/// indices of `contexts`.
-#[allow(clippy::too_many_arguments)]
-pub fn quantise(
-    trie: &Trie,
-    model: &PrunedModel,
-    n: usize,
-    threshold: f32,
-    shorter: &RestoredOrder,
-    contexts: &RestoredOrder,
-    members: &[u32],
-    threads: usize,
-    control: &Control,
-) -> Result<Symbols> {
-    let (tokens, order) = (&trie.orders[n].tokens, &model.orders[n]);
-    let mut first = Vec::with_capacity(members.len() + 1);
-    let mut kept_tokens = Vec::new();
-    first.push(0);
-    for &member in members {
-        let range = trie.orders[n - 1].successors(member as usize);
-        kept_tokens.extend(range.filter(|&index| order.kept[index]).map(|index| tokens[index]));
-        first.push(kept_tokens.len() as u32);
-    }
-    let mut symbols = Symbols {
-        backoffs: vec![0; members.len()],
-        ratios: vec![0; kept_tokens.len()],
-        first,
-        tokens: kept_tokens,
-    };
-    let measure = Measure { trie, order, n, shorter, contexts, members, symbols: &symbols };
-    let (rows, entries) = measure.rows();
-    let exchange = threshold / NGRAM_BITS;
-    let mut backoff_costs = vec![[0.0; BACKOFF_SYMBOLS]; BACKOFF_CLASSES];
-    let mut ratio_costs = vec![[0.0; RATIO_SYMBOLS]; RATIO_CLASSES];
-    let mut backoffs = std::mem::take(&mut symbols.backoffs);
-    let mut ratios = std::mem::take(&mut symbols.ratios);
-    let step = rows.len().div_ceil(4 * threads).max(1);
-    for _ in 0..ROUNDS {
-        let mut jobs = Vec::new();
-        let mut left = &mut ratios[..];
-        for (rows, backoffs) in rows.chunks(step).zip(backoffs.chunks_mut(step)) {
-            let count = rows.iter().map(|row| row.entries.len()).sum();
-            let here;
-            (here, left) = std::mem::take(&mut left).split_at_mut(count);
-            jobs.push((rows, backoffs, here));
-        }
-        parallel::for_each(threads, jobs, |(rows, backoffs, ratios)| {
-            let base = rows.first().map_or(0, |row| row.entries.start);
-            for (row, backoff) in rows.iter().zip(backoffs) {
-                if !row.entries.is_empty() {
-                    *backoff = choose_backoff(row, &backoff_costs[row.class], exchange);
-                }
-                for index in row.entries.clone() {
-                    let entry = &entries[index];
-                    if !entry.first {
-                        ratios[index - base] = choose_ratio(entry, &ratio_costs[entry.class], exchange);
+/// One order of a pruned model, and the orders below as a reader will have them.
+pub struct Quantiser<'a> {
+    pub trie: &'a Trie,
+    pub model: &'a PrunedModel,
+    /// Of the n-grams that continue the contexts.
+    pub order: usize,
+    pub shorter: &'a RestoredOrder,
+    pub contexts: &'a RestoredOrder,
+    /// Where each of the contexts is in the trie.
+    pub members: &'a [u32],
+}
+
+impl Quantiser<'_> {
+    /// The symbols that stand for this order, if `threshold` is what its n-grams were pruned by.
+    pub fn symbols(&self, threshold: f32, threads: usize, control: &Control) -> Result<Symbols> {
+        let mut symbols = self.kept();
+        let (contexts, continuations) = self.measure(&symbols);
+        let exchange = threshold / NGRAM_BITS;
+        let mut backoff_costs = vec![[0.0; BACKOFF_SYMBOLS]; BACKOFF_CLASSES];
+        let mut ratio_costs = vec![[0.0; RATIO_SYMBOLS]; RATIO_CLASSES];
+        let at_once = contexts.len().div_ceil(4 * threads).max(1);
+        for _ in 0..ROUNDS {
+            let mut jobs = Vec::new();
+            let mut left = &mut symbols.ratios[..];
+            for (contexts, backoffs) in contexts.chunks(at_once).zip(symbols.backoffs.chunks_mut(at_once)) {
+                let count = contexts.iter().map(|context| context.continuations.len()).sum();
+                let ratios;
+                (ratios, left) = std::mem::take(&mut left).split_at_mut(count);
+                jobs.push((contexts, backoffs, ratios));
+            }
+            parallel::for_each(threads, jobs, |(contexts, backoffs, ratios)| {
+                let base = contexts.first().map_or(0, |context| context.continuations.start);
+                for (context, backoff) in contexts.iter().zip(backoffs) {
+                    if !context.continuations.is_empty() {
+                        *backoff = choose_backoff(context, &backoff_costs[context.class], exchange);
+                    }
+                    for index in context.continuations.clone() {
+                        let continuation = &continuations[index];
+                        if !continuation.is_first {
+                            let costs = &ratio_costs[continuation.class];
+                            ratios[index - base] = choose_ratio(continuation, costs, exchange);
+                        }
                     }
                 }
-            }
-            control.check()
-        })?;
-        let used = rows.iter().zip(&backoffs).filter(|(row, _)| !row.entries.is_empty());
-        learn(&mut backoff_costs, used.map(|(row, &level)| (row.class, (level + BACKOFF_LIMIT) as usize)));
-        let used = entries.iter().zip(&ratios).filter(|(entry, _)| !entry.first);
-        learn(&mut ratio_costs, used.map(|(entry, &level)| (entry.class, (level + RATIO_LIMIT) as usize)));
+                control.check()
+            })?;
+            let used = contexts.iter().zip(&symbols.backoffs);
+            let used = used.filter(|(context, _)| !context.continuations.is_empty());
+            let of_class =
+                |(context, &step): (&Context, &i8)| (context.class, (step + BACKOFF_LIMIT) as usize);
+            learn(&mut backoff_costs, used.map(of_class));
+            let used = continuations.iter().zip(&symbols.ratios);
+            let used = used.filter(|(continuation, _)| !continuation.is_first);
+            let of_class = |(continuation, &step): (&Continuation, &i8)| {
+                (continuation.class, (step + RATIO_LIMIT) as usize)
+            };
+            learn(&mut ratio_costs, used.map(of_class));
+        }
+        Ok(symbols)
     }
-    symbols.backoffs = backoffs;
-    symbols.ratios = ratios;
-    Ok(symbols)
+
+    /// Which n-grams are kept; all steps are zero.
+    fn kept(&self) -> Symbols {
+        let (tokens, kept) = (&self.trie.orders[self.order].tokens, &self.model.orders[self.order].kept);
+        let mut symbols = Symbols { first: vec![0], ..Symbols::default() };
+        symbols.first.reserve_exact(self.members.len());
+        for &member in self.members {
+            let range = self.trie.orders[self.order - 1].successors(member as usize);
+            symbols.tokens.extend(range.filter(|&index| kept[index]).map(|index| tokens[index]));
+            symbols.first.push(symbols.tokens.len() as u32);
+        }
+        symbols.backoffs = vec![0; self.members.len()];
+        symbols.ratios = vec![0; symbols.tokens.len()];
+        symbols
+    }
+
+    fn measure(&self, symbols: &Symbols) -> (Vec<Context>, Vec<Continuation>) {
+        let pruned = &self.model.orders[self.order];
+        let mut contexts = Vec::with_capacity(self.members.len());
+        let mut continuations = Vec::with_capacity(symbols.tokens.len());
+        // Of each continuation of a context, its discounted probability and its probability in the shorter context.
+        let mut kept: Vec<(f32, f32)> = Vec::new();
+        for (context, &member) in self.members.iter().enumerate() {
+            let range = symbols.successors(context);
+            let (backoff, total) = (pruned.backoffs[member as usize], pruned.totals[member as usize]);
+            let count = (i32::from(self.contexts.log_counts[context]) >> 4).clamp(0, 23) as usize;
+            contexts.push(Context {
+                logit: (backoff / (1.0 - backoff).max(1e-6)).ln() / BACKOFF_STEP as f32,
+                backoff: backoff.min(1.0 - 1e-6),
+                total,
+                class: range.len().min(7) * 24 + count,
+                continuations: range.clone(),
+            });
+            if range.is_empty() {
+                continue;
+            }
+            kept.clear();
+            let stem = self.contexts.suffixes[context] as usize;
+            let found = self.shorter.successors(stem);
+            let mut suffix = found.start;
+            for index in self.trie.orders[self.order - 1].successors(member as usize) {
+                if pruned.kept[index] {
+                    let token = self.trie.orders[self.order].tokens[index];
+                    suffix += self.contexts.tokens[suffix..found.end].partition_point(|&other| other < token);
+                    kept.push((pruned.discounted[index], self.contexts.probabilities[suffix]));
+                }
+            }
+            // As a reader finds it: the likeliest in the shorter context, of equals the lower token.
+            let mut first = 0;
+            for (index, (_, below)) in kept.iter().enumerate() {
+                if *below > kept[first].1 {
+                    first = index;
+                }
+            }
+            let (reference, likelihood) = kept[first];
+            for (index, &(discounted, below)) in kept.iter().enumerate() {
+                let held = discounted * total;
+                let own = discounted / (discounted + backoff * below);
+                let movable = (1.0 - discounted / (1.0 - backoff).max(1e-6)).max(0.1);
+                // Second derivative of the likelihood in the ratio's logarithm.
+                let curvature = held * own * movable;
+                let step = RATIO_STEP as f32 * std::f32::consts::LN_2;
+                let lower = (-(below / likelihood).log2() * 1.5) as usize;
+                continuations.push(Continuation {
+                    ratio: (discounted / reference).log2() / RATIO_STEP as f32,
+                    loss: 0.5 * curvature * step * step * std::f32::consts::LOG2_E,
+                    class: lower.min(23) * 4 + (kept.len() - 1).min(3),
+                    is_first: index == first,
+                });
+            }
+        }
+        (contexts, continuations)
+    }
 }
 
 /// Code lengths in bits from counts.
@@ -133,40 +200,32 @@ fn learn<const N: usize>(costs: &mut [[f32; N]], observed: impl Iterator<Item = 
     }
 }
 
-fn choose_backoff(row: &Row, costs: &[f32; BACKOFF_SYMBOLS], exchange: f32) -> i8 {
-    let b = row.backoff_share;
-    least(
-        row.backoff,
-        i32::from(BACKOFF_LIMIT),
-        costs,
-        |level| {
-            let stored = 1.0 / (1.0 + (-(level as f32) * BACKOFF_STEP as f32).exp());
-            row.total * (b * (b / stored).log2() + (1.0 - b) * ((1.0 - b) / (1.0 - stored)).log2())
-        },
-        exchange,
-    )
+fn choose_backoff(context: &Context, costs: &[f32; BACKOFF_SYMBOLS], exchange: f32) -> i8 {
+    let b = context.backoff;
+    // Relative entropy of what is stored from b, for as often as the context was met.
+    let loss = |step: i32| {
+        let stored = 1.0 / (1.0 + (-(step as f32) * BACKOFF_STEP as f32).exp());
+        context.total * (b * (b / stored).log2() + (1.0 - b) * ((1.0 - b) / (1.0 - stored)).log2())
+    };
+    least(context.logit, i32::from(BACKOFF_LIMIT), costs, loss, exchange)
 }
 
-fn choose_ratio(entry: &Entry, costs: &[f32; RATIO_SYMBOLS], exchange: f32) -> i8 {
-    least(
-        entry.ratio,
-        i32::from(RATIO_LIMIT),
-        costs,
-        |level| {
-            let off = level as f32 - entry.ratio;
-            entry.weight * off * off
-        },
-        exchange,
-    )
+fn choose_ratio(continuation: &Continuation, costs: &[f32; RATIO_SYMBOLS], exchange: f32) -> i8 {
+    let loss = |step: i32| {
+        let off = step as f32 - continuation.ratio;
+        continuation.loss * off * off
+    };
+    least(continuation.ratio, i32::from(RATIO_LIMIT), costs, loss, exchange)
 }
 
+/// The step near `target` with the least loss and code length.
 fn least(target: f32, limit: i32, costs: &[f32], loss: impl Fn(i32) -> f32, exchange: f32) -> i8 {
     let nearest = (target.round() as i32).clamp(-limit, limit);
     let mut best = (f32::INFINITY, nearest);
-    for level in (nearest - REACH).max(-limit)..=(nearest + REACH).min(limit) {
-        let cost = loss(level) + exchange * costs[(level + limit) as usize];
+    for step in (nearest - REACH).max(-limit)..=(nearest + REACH).min(limit) {
+        let cost = loss(step) + exchange * costs[(step + limit) as usize];
         if cost < best.0 {
-            best = (cost, level);
+            best = (cost, step);
         }
     }
     best.1 as i8
@@ -174,72 +233,3 @@ fn least(target: f32, limit: i32, costs: &[f32], loss: impl Fn(i32) -> f32, exch
 
 const BACKOFF_CLASSES: usize = 8 * 24;
 const RATIO_CLASSES: usize = 24 * 4;
-
-struct Measure<'a> {
-    trie: &'a Trie,
-    order: &'a PrunedOrder,
-    n: usize,
-    shorter: &'a RestoredOrder,
-    contexts: &'a RestoredOrder,
-    members: &'a [u32],
-    symbols: &'a Symbols,
-}
-
-impl Measure<'_> {
-    fn rows(&self) -> (Vec<Row>, Vec<Entry>) {
-        let mut rows = Vec::with_capacity(self.members.len());
-        let mut entries = Vec::with_capacity(self.symbols.tokens.len());
-        let mut discounted: Vec<(f32, f32)> = Vec::new();
-        for (context, &member) in self.members.iter().enumerate() {
-            let range = self.symbols.first[context] as usize..self.symbols.first[context + 1] as usize;
-            let (b, total) = (self.order.backoffs[member as usize], self.order.totals[member as usize]);
-            let count = (i32::from(self.contexts.log_counts[context]) >> 4).clamp(0, 23) as usize;
-            rows.push(Row {
-                backoff: (b / (1.0 - b).max(1e-6)).ln() / BACKOFF_STEP as f32,
-                backoff_share: b.min(1.0 - 1e-6),
-                total,
-                class: range.len().min(7) * 24 + count,
-                entries: range.clone(),
-            });
-            if range.is_empty() {
-                continue;
-            }
-            discounted.clear();
-            let stem = self.contexts.suffixes[context] as usize;
-            let found = self.shorter.successors(stem);
-            let mut suffix = found.start;
-            for index in self.trie.orders[self.n - 1].successors(member as usize) {
-                if self.order.kept[index] {
-                    let token = self.trie.orders[self.n].tokens[index];
-                    suffix += self.contexts.tokens[suffix..found.end].partition_point(|&other| other < token);
-                    discounted.push((self.order.discounted[index], self.contexts.probabilities[suffix]));
-                }
-            }
-            // As the reader finds it: the likeliest by the shorter contexts, the lower token of equals.
-            let mut first = 0;
-            for (index, gain) in discounted.iter().enumerate() {
-                if gain.1 > discounted[first].1 {
-                    first = index;
-                }
-            }
-            let (reference, likelihood) = discounted[first];
-            for (index, &(gain, below)) in discounted.iter().enumerate() {
-                let held = gain * total;
-                let own = gain / (gain + b * below);
-                let movable = (1.0 - gain / (1.0 - b).max(1e-6)).max(0.1);
-                // Second derivative of the likelihood in the ratio's logarithm.
-                let curvature = held * own * movable;
-                let step = RATIO_STEP as f32 * std::f32::consts::LN_2;
-                let lower = (-(below / likelihood).log2() * 1.5) as usize;
-                let class = lower.min(23) * 4 + (discounted.len() - 1).min(3);
-                entries.push(Entry {
-                    ratio: (gain / reference).log2() / RATIO_STEP as f32,
-                    weight: 0.5 * curvature * step * step * std::f32::consts::LOG2_E,
-                    class,
-                    first: index == first,
-                });
-            }
-        }
-        (rows, entries)
-    }
-}

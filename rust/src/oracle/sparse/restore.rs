@@ -26,6 +26,13 @@ pub struct Symbols {
     pub ratios: Vec<i8>,
 }
 
+impl Symbols {
+    /// Where the continuations of a context are.
+    pub fn successors(&self, context: usize) -> std::ops::Range<usize> {
+        self.first[context] as usize..self.first[context + 1] as usize
+    }
+}
+
 /// Of one order, all that is known once it is read and the next one is to be.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub struct RestoredOrder {

@@ -85,8 +85,8 @@ impl Trie {
                     let found = shorter.successors(contexts.suffixes[context] as usize);
                     let mut rest = found.start;
                     for successor in contexts.successors(context) {
-                        rest +=
-                            contexts.tokens[rest..found.end].partition_point(|&token| token < tokens[successor]);
+                        rest += contexts.tokens[rest..found.end]
+                            .partition_point(|&token| token < tokens[successor]);
                         // Only a forged file of counts has an n-gram without its suffix.
                         if rest == found.end || contexts.tokens[rest] != tokens[successor] {
                             return Err(Error::input(
