@@ -71,7 +71,7 @@ pub fn pass_on(
     }
     let order = trie.order();
     let sums =
-        || -> Vec<Vec<AtomicU64>> { trie.orders[..order].iter().map(|level| zeros(level.len())).collect() };
+        || -> Vec<Vec<AtomicU64>> { trie.orders[..order].iter().map(|ngrams| zeros(ngrams.len())).collect() };
     let (passed, cut) = (sums(), sums());
     let chain = Chain { trie, passed: &passed, cut: &cut };
     parallel::run(threads, counts.chunk_count(), |chunk| {
@@ -84,9 +84,9 @@ pub fn pass_on(
         }
         control.check()
     })?;
-    for ((level, passed), cut) in trie.orders.iter_mut().zip(passed).zip(cut).skip(1) {
-        level.masses = settle(passed);
-        level.cut = settle(cut);
+    for ((ngrams, passed), cut) in trie.orders.iter_mut().zip(passed).zip(cut).skip(1) {
+        ngrams.masses = settle(passed);
+        ngrams.cut = settle(cut);
     }
     Ok(())
 }

@@ -28,13 +28,13 @@ const UNIGRAM_PRIOR: f64 = 0.5;
 /// What the n-grams of order `n` start with. Below the top, no longer n-gram ends as one does that begins a
 /// document, so those have their counts, as in Chen and Goodman (1998).
 pub(super) fn starting(trie: &Trie, n: usize) -> Vec<AtomicU64> {
-    let level = &trie.orders[n];
-    let mut masses = if level.masses.is_empty() {
-        zeros(level.len())
+    let ngrams = &trie.orders[n];
+    let mut masses = if ngrams.masses.is_empty() {
+        zeros(ngrams.len())
     } else {
-        level.masses.iter().map(|&mass| AtomicU64::new(fixed(f64::from(mass)))).collect()
+        ngrams.masses.iter().map(|&mass| AtomicU64::new(fixed(f64::from(mass)))).collect()
     };
-    for (index, &count) in trie.beginning_with(trie.bos, n).zip(&level.beginnings) {
+    for (index, &count) in trie.beginning_with(trie.bos, n).zip(&ngrams.beginnings) {
         *masses[index].get_mut() += fixed(f64::from(count));
     }
     masses
@@ -88,9 +88,9 @@ impl FullModel {
     ) -> Result<Vec<Vec<f32>>> {
         let mut probabilities = vec![Vec::new(), unigrams(&masses[1])];
         for n in 2..=trie.order() {
-            let (contexts, level) = (&trie.orders[n - 1], &trie.orders[n]);
+            let (contexts, ngrams) = (&trie.orders[n - 1], &trie.orders[n]);
             let (masses, lower) = (&masses[n], &probabilities[n - 1]);
-            let mut current = vec![0.0; level.len()];
+            let mut current = vec![0.0; ngrams.len()];
             parallel::for_each(threads, by_context(&contexts.first, &mut current), |piece| {
                 let base = contexts.first[piece.contexts.start] as usize;
                 for context in piece.contexts {
@@ -102,7 +102,7 @@ impl FullModel {
                         passed += discount(&discounts.0[n], mass);
                     }
                     for index in range {
-                        let below = lower[level.suffixes[index] as usize];
+                        let below = lower[ngrams.suffixes[index] as usize];
                         // Nothing reaches a context that only ends streams.
                         piece.data[index - base] = if total > 0.0 {
                             let mass = masses[index];

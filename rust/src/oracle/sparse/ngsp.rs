@@ -233,8 +233,8 @@ pub fn decode(data: &[u8], what: &str, control: &Control) -> Result<SparseOracle
                 return Err(wrong(&format!("holds {} n-grams, not {ngrams}", symbols.tokens.len())));
             }
             let (shorter, contexts) = orders.split_at_mut(n - 1);
-            let level = restore::restore(&shorter[n - 2], &mut contexts[0], symbols);
-            orders.push(level);
+            let restored = restore::restore(&shorter[n - 2], &mut contexts[0], symbols);
+            orders.push(restored);
         }
         if !coder.is_finished() || coder.missing() > MISSING {
             return Err(wrong("has another length than its n-grams"));

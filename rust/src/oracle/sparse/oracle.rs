@@ -17,7 +17,7 @@ use crate::vocabulary::Vocabulary;
 #[derive(Debug, Clone, Copy)]
 struct Node {
     /// a(h, w).
-    gain: f32,
+    discounted: f32,
     /// b of this n-gram as a context.
     backoff: f32,
     /// Where its continuations begin on the next level; they end where the next node's begin.
@@ -67,15 +67,15 @@ impl SparseOracle {
     ) -> Self {
         let unigrams = ngrams[1].probabilities.clone();
         let order = ngrams.len() - 1;
-        let pack = |level: RestoredOrder| {
-            let mut nodes = Vec::with_capacity(level.len() + 1);
-            for (index, &gain) in level.discounted.iter().enumerate() {
-                let backoff = level.backoffs.get(index).copied().unwrap_or(1.0);
-                nodes.push(Node { gain, backoff, first: level.first.get(index).copied().unwrap_or(0) });
+        let pack = |order: RestoredOrder| {
+            let mut nodes = Vec::with_capacity(order.len() + 1);
+            for (index, &discounted) in order.discounted.iter().enumerate() {
+                let backoff = order.backoffs.get(index).copied().unwrap_or(1.0);
+                nodes.push(Node { discounted, backoff, first: order.first.get(index).copied().unwrap_or(0) });
             }
-            let end = level.first.last().copied().unwrap_or(0);
-            nodes.push(Node { gain: 0.0, backoff: 1.0, first: end });
-            PackedOrder { tokens: level.tokens, nodes }
+            let end = order.first.last().copied().unwrap_or(0);
+            nodes.push(Node { discounted: 0.0, backoff: 1.0, first: end });
+            PackedOrder { tokens: order.tokens, nodes }
         };
         let ngrams = ngrams.into_iter().map(pack).collect();
         Self { vocabulary, orders: (1..=order).collect(), ngrams, unigrams, token_count, stream_bytes }
@@ -96,7 +96,7 @@ impl SparseOracle {
                 for successor in self.successors(order, index as u32) {
                     let mut ngram: Vec<u16> = context.clone();
                     ngram.push(above.tokens[successor]);
-                    visit(&ngram, above.nodes[successor].gain, above.nodes[successor].backoff);
+                    visit(&ngram, above.nodes[successor].discounted, above.nodes[successor].backoff);
                     extended.push(ngram);
                 }
             }
@@ -177,9 +177,9 @@ impl SparseOracle {
         let backoff = self.ngrams[order].nodes[node as usize].backoff;
         row.iter_mut().for_each(|p| *p *= backoff);
         let range = self.successors(order, node);
-        let level = &self.ngrams[order + 1];
-        for (&token, node) in level.tokens[range.clone()].iter().zip(&level.nodes[range]) {
-            row[usize::from(token)] += node.gain;
+        let ngrams = &self.ngrams[order + 1];
+        for (&token, node) in ngrams.tokens[range.clone()].iter().zip(&ngrams.nodes[range]) {
+            row[usize::from(token)] += node.discounted;
         }
     }
 }
@@ -214,7 +214,7 @@ impl Oracle for SparseOracle {
         let memory: usize = self
             .ngrams
             .iter()
-            .map(|level| level.tokens.len() * 2 + level.nodes.len() * std::mem::size_of::<Node>())
+            .map(|ngrams| ngrams.tokens.len() * 2 + ngrams.nodes.len() * std::mem::size_of::<Node>())
             .sum();
         Info::Map(vec![
             ("training_tokens", Info::Int(self.token_count)),
@@ -238,7 +238,7 @@ impl Oracle for SparseOracle {
                     p *= self.ngrams[order].nodes[node as usize].backoff;
                     if next.known == order + 1 {
                         if let Some(found) = self.find(order, node, token) {
-                            p += self.ngrams[order + 1].nodes[found as usize].gain;
+                            p += self.ngrams[order + 1].nodes[found as usize].discounted;
                             next.nodes[order + 1] = found;
                             next.known = order + 2;
                         }

@@ -54,12 +54,12 @@ impl PrunedModel {
         let mut flowing = starting(trie, order);
         let mut forced = flags(trie.orders[order].len());
         for n in (2..=order).rev() {
-            let (contexts, level) = (&trie.orders[n - 1], &trie.orders[n]);
+            let (contexts, ngrams) = (&trie.orders[n - 1], &trie.orders[n]);
             let received = starting(trie, n - 1);
             let needed = flags(contexts.len());
             let job = PruneJob {
                 contexts,
-                level,
+                ngrams,
                 lower: &full.probabilities[n - 1],
                 discount: &discounts.0[n],
                 threshold: threshold * COST[n],
@@ -70,7 +70,7 @@ impl PrunedModel {
                 closes: n > 2,
             };
             let mut kept: Vec<bool> = forced.into_iter().map(AtomicBool::into_inner).collect();
-            let mut discounted = vec![0.0; level.len()];
+            let mut discounted = vec![0.0; ngrams.len()];
             let mut backoffs = vec![1.0; contexts.len()];
             let mut totals = vec![0.0; contexts.len()];
             let mut pieces = Vec::new();
@@ -126,7 +126,7 @@ const LEAST_BACKOFF: f32 = 1e-4;
 
 struct PruneJob<'a> {
     contexts: &'a TrieOrder,
-    level: &'a TrieOrder,
+    ngrams: &'a TrieOrder,
     lower: &'a [f32],
     discount: &'a Discount,
     threshold: f32,
@@ -146,7 +146,7 @@ impl PruneJob<'_> {
         let (mut total, mut passed) = (cut, cut);
         for index in range.clone() {
             // An atomic addition waits for its memory, and no other runs meanwhile.
-            if let Some(&suffix) = self.level.suffixes.get(index + AHEAD) {
+            if let Some(&suffix) = self.ngrams.suffixes.get(index + AHEAD) {
                 memory::prefetch(&self.received[suffix as usize]);
                 memory::prefetch(&self.lower[suffix as usize]);
             }
@@ -161,7 +161,7 @@ impl PruneJob<'_> {
         for (index, (kept, gain)) in range.zip(kept.iter_mut().zip(discounted)) {
             let mass = mass(index);
             let mut hold = mass - discount(self.discount, mass);
-            let suffix = self.level.suffixes[index] as usize;
+            let suffix = self.ngrams.suffixes[index] as usize;
             if !*kept && hold > 0.0 {
                 let (share, below) = (hold / total, self.lower[suffix]);
                 let ratio = (share + backoff * below) / (below * (share + backoff));

@@ -145,7 +145,7 @@ pub fn unigrams(root: &RestoredOrder, steps: &[u8]) -> RestoredOrder {
     let total: f64 = scaled.iter().sum();
     let probabilities: Vec<f32> = scaled.iter().map(|&p| (p / total) as f32).collect();
     let tokens: Vec<u16> = (0..steps.len()).map(|token| token as u16).collect();
-    let mut level = RestoredOrder {
+    let mut ngrams = RestoredOrder {
         suffixes: vec![0; tokens.len()],
         oldest: tokens.clone(),
         discounted: probabilities.clone(),
@@ -155,8 +155,8 @@ pub fn unigrams(root: &RestoredOrder, steps: &[u8]) -> RestoredOrder {
         probabilities,
         ..RestoredOrder::default()
     };
-    finish(&mut level, root);
-    level
+    finish(&mut ngrams, root);
+    ngrams
 }
 
 /// Puts `contexts` and what the file tells of the order above together: completes `contexts` by its
@@ -164,7 +164,7 @@ pub fn unigrams(root: &RestoredOrder, steps: &[u8]) -> RestoredOrder {
 pub fn restore(shorter: &RestoredOrder, contexts: &mut RestoredOrder, symbols: Symbols) -> RestoredOrder {
     let (backoffs, ratios) = (backoff_table(), ratio_table());
     let count = symbols.tokens.len();
-    let mut level = RestoredOrder {
+    let mut ngrams = RestoredOrder {
         suffixes: Vec::with_capacity(count),
         oldest: Vec::with_capacity(count),
         discounted: Vec::with_capacity(count),
@@ -183,26 +183,26 @@ pub fn restore(shorter: &RestoredOrder, contexts: &mut RestoredOrder, symbols: S
         }
         let backoff = backoffs[(contexts.backoff_steps[context] + BACKOFF_LIMIT) as usize];
         contexts.backoffs[context] = backoff;
-        let ratio = |level: i8| ratios[(level + RATIO_LIMIT) as usize];
+        let ratio = |step: i8| ratios[(step + RATIO_LIMIT) as usize];
         // A thousand successors' roundings would show in single precision.
-        let total: f64 = symbols.ratios[range.clone()].iter().map(|&level| f64::from(ratio(level))).sum();
+        let total: f64 = symbols.ratios[range.clone()].iter().map(|&step| f64::from(ratio(step))).sum();
         let scale = ((1.0 - f64::from(backoff)) / total) as f32;
         let found = shorter.successors(contexts.suffixes[context] as usize);
         let mut suffix = found.start;
         for index in range {
-            let token = level.tokens[index];
+            let token = ngrams.tokens[index];
             suffix += contexts.tokens[suffix..found.end].partition_point(|&other| other < token);
-            let gain = scale * ratio(symbols.ratios[index]);
-            level.suffixes.push(suffix as u32);
-            level.oldest.push(contexts.oldest[context]);
-            level.discounted.push(gain);
-            let probability = gain + backoff * contexts.probabilities[suffix];
-            level.probabilities.push(probability);
-            level.lifts.push(lift(log2_16ths(probability), contexts.log_probabilities[suffix]));
+            let discounted = scale * ratio(symbols.ratios[index]);
+            ngrams.suffixes.push(suffix as u32);
+            ngrams.oldest.push(contexts.oldest[context]);
+            ngrams.discounted.push(discounted);
+            let probability = discounted + backoff * contexts.probabilities[suffix];
+            ngrams.probabilities.push(probability);
+            ngrams.lifts.push(lift(log2_16ths(probability), contexts.log_probabilities[suffix]));
         }
     }
-    finish(&mut level, contexts);
-    level
+    finish(&mut ngrams, contexts);
+    ngrams
 }
 
 fn lift(log_probability: i32, log_lower: i16) -> i8 {
@@ -210,25 +210,25 @@ fn lift(log_probability: i32, log_lower: i16) -> i8 {
 }
 
 /// What follows from the probabilities.
-fn finish(level: &mut RestoredOrder, contexts: &RestoredOrder) {
-    level.log_probabilities = level.probabilities.iter().map(|&p| log2_16ths(p) as i16).collect();
-    level.ranked = (0..level.tokens.len() as u32).collect();
-    level.log_counts = Vec::with_capacity(level.tokens.len());
+fn finish(ngrams: &mut RestoredOrder, contexts: &RestoredOrder) {
+    ngrams.log_probabilities = ngrams.probabilities.iter().map(|&p| log2_16ths(p) as i16).collect();
+    ngrams.ranked = (0..ngrams.tokens.len() as u32).collect();
+    ngrams.log_counts = Vec::with_capacity(ngrams.tokens.len());
     for context in 0..contexts.len() {
         let range = contexts.successors(context);
         // Likeliest first; of equals, the lower token, which stands first and stays there.
-        level.ranked[range.clone()]
-            .sort_by(|&a, &b| level.probabilities[b as usize].total_cmp(&level.probabilities[a as usize]));
+        ngrams.ranked[range.clone()]
+            .sort_by(|&a, &b| ngrams.probabilities[b as usize].total_cmp(&ngrams.probabilities[a as usize]));
         let count = contexts.log_counts[context];
-        level.log_counts.extend(level.log_probabilities[range].iter().map(|&p| count.saturating_add(p)));
+        ngrams.log_counts.extend(ngrams.log_probabilities[range].iter().map(|&p| count.saturating_add(p)));
     }
 }
 
 /// 2^(level / 2), as in [`ratio_table`].
 #[inline]
-pub fn power_of_two_halves(level: i8) -> f32 {
-    let octave = f32::from_bits(((127 + (i32::from(level) >> 1)) as u32) << 23);
-    if level & 1 == 0 {
+pub fn power_of_two_halves(step: i8) -> f32 {
+    let octave = f32::from_bits(((127 + (i32::from(step) >> 1)) as u32) << 23);
+    if step & 1 == 0 {
         octave
     } else {
         octave * std::f32::consts::SQRT_2

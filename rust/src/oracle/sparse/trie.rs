@@ -74,9 +74,9 @@ impl Trie {
     /// An n-gram's suffix continues its context's suffix, so it is found among few.
     fn link_suffixes(&mut self, threads: usize, control: &Control) -> Result<()> {
         for n in 2..self.orders.len() {
-            let (below, level) = self.orders.split_at_mut(n);
+            let (below, ngrams) = self.orders.split_at_mut(n);
             let (shorter, contexts) = (&below[n - 2], &below[n - 1]);
-            let TrieOrder { tokens, suffixes, .. } = &mut level[0];
+            let TrieOrder { tokens, suffixes, .. } = &mut ngrams[0];
             suffixes.resize(tokens.len(), 0);
             let tokens = &*tokens;
             parallel::for_each(threads, by_context(&contexts.first, suffixes), |piece| {
@@ -112,8 +112,8 @@ impl Trie {
         if token >= self.orders[1].len() {
             return 0..0;
         }
-        let extended = |found: Range<usize>, level: &TrieOrder| {
-            level.first[found.start] as usize..level.first[found.end] as usize
+        let extended = |found: Range<usize>, ngrams: &TrieOrder| {
+            ngrams.first[found.start] as usize..ngrams.first[found.end] as usize
         };
         self.orders[1..n].iter().fold(token..token + 1, extended)
     }
@@ -209,20 +209,20 @@ impl Growing {
             return Ok(());
         }
         let top = self.orders.len() - 1;
-        let level = &mut self.orders[order];
-        if level.len() == u32::MAX as usize {
+        let ngrams = &mut self.orders[order];
+        if ngrams.len() == u32::MAX as usize {
             return Err(Error::input(format!(
                 "more than 2^32 n-grams of order {order}; build from fewer shards"
             )));
         }
-        level.tokens.push(self.tokens[order]);
+        ngrams.tokens.push(self.tokens[order]);
         if order < top {
-            level.first.push(self.starts[order]);
+            ngrams.first.push(self.starts[order]);
             if self.tokens[1] == self.bos {
-                level.beginnings.push(count as f32);
+                ngrams.beginnings.push(count as f32);
             }
         } else {
-            level.masses.push(weight(entry.count, entry.documents) as f32);
+            ngrams.masses.push(weight(entry.count, entry.documents) as f32);
         }
         Ok(())
     }
@@ -235,10 +235,10 @@ impl Growing {
             let length = if n == 1 { vocab_size + 1 } else { self.orders[n].first.len() + 1 };
             self.orders[n].first.resize(length, end);
         }
-        for level in &mut self.orders {
-            level.tokens.shrink_to_fit();
-            level.first.shrink_to_fit();
-            level.masses.shrink_to_fit();
+        for ngrams in &mut self.orders {
+            ngrams.tokens.shrink_to_fit();
+            ngrams.first.shrink_to_fit();
+            ngrams.masses.shrink_to_fit();
         }
         Trie { orders: self.orders, bos: self.bos }
     }
