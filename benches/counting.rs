@@ -8,7 +8,7 @@
 mod common;
 
 use criterion::{criterion_group, criterion_main, BenchmarkId, Criterion, Throughput};
-use hybridlm_core::count::{Counts, Layout, Stream};
+use hybridlm_core::oracle::dense::counts::{Counts, Layout, Stream};
 use hybridlm_core::parallel::{self, Control};
 
 /// Increments `tokens` random counters of each of orders 2 to 8.

@@ -157,3 +157,30 @@ def example_folder(
     (folder / "oracle.ngsp").write_bytes(oracle)
     (folder / "artifact.pgar").write_bytes(hybridlm.bundle(None, oracle, tokenizer).to_bytes())
     return folder
+
+
+@pytest.fixture(scope="session")
+def recipe() -> ModelConfig:
+    """Every piece of the best trained stack at once, small. Its unrolled layers: 0 1 2 1 2 3 4."""
+    return ModelConfig(
+        vocab_size=64,
+        layers=5,
+        width=32,
+        heads=4,
+        kv_heads=2,
+        mlp_hidden=48,
+        rope_dims=4,
+        recurrences=2,
+        recurrence_first=1,
+        recurrence_last=2,
+        lane_layers=2,
+        xsa_layers=5,
+        query_gain_start=5.0,
+        gated_attention=False,
+        sparse_gate_channels=12,
+        bigram_rows=0,
+        smear_gate=False,
+        smear_channels=12,
+        asymmetric_softcap=True,
+        document_attention=True,
+    )

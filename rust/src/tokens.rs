@@ -127,6 +127,17 @@ pub fn out_of_vocabulary(tokens: &[u16], vocab_size: usize) -> Option<usize> {
     tokens.iter().position(|&token| usize::from(token) >= vocab_size)
 }
 
+/// Refuses a stream with a token that is not below `vocab_size`, and names its position.
+pub fn check_tokens(stream: &[u16], vocab_size: usize) -> Result<()> {
+    match out_of_vocabulary(stream, vocab_size) {
+        Some(index) => Err(Error::input(format!(
+            "token {} at position {index} is outside the vocabulary of {vocab_size}",
+            stream[index]
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// Writes a shard; it appears under `path` only when complete.
 pub fn write_shard(path: impl AsRef<Path>, tokens: &[u16]) -> Result<()> {
     let path = path.as_ref();

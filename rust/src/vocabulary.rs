@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::bytes::Reader;
+use crate::bytes::Fields;
 use crate::{Error, Result};
 
 /// The document token of the tokenizers that `hybridlm data tokenizer` trains, and of files that don't say.
@@ -62,18 +62,18 @@ impl Vocabulary {
     }
 
     /// Reads what [`Vocabulary::write_identity`] wrote.
-    pub fn read_identity(size: usize, reader: &mut Reader) -> Result<Self> {
-        let bos = reader.u32("the document token")?;
-        let fingerprint = reader.array("the tokenizer's fingerprint")?;
-        Self::of_identity(size, bos, fingerprint).map_err(|error| reader.error(error))
+    pub fn read_identity(size: usize, fields: &mut impl Fields) -> Result<Self> {
+        let bos = fields.u32("the document token")?;
+        let fingerprint = fields.array("the tokenizer's fingerprint")?;
+        Self::of_identity(size, bos, fingerprint).map_err(|error| fields.error(error))
     }
 
-    /// A vocabulary from the fields of a file.
+    /// A vocabulary from what a file has of it.
     pub fn of_identity(size: usize, bos: u32, fingerprint: [u8; FINGERPRINT_BYTES]) -> Result<Self> {
         let bos = u16::try_from(bos)
             .map_err(|_| Error::input(format!("document token {bos} is outside any vocabulary")))?;
-        let fingerprint = Some(fingerprint).filter(|fingerprint| fingerprint.iter().any(|&byte| byte != 0));
-        let vocabulary = Self { size, bos, fingerprint };
+        let known = fingerprint.iter().any(|&byte| byte != 0);
+        let vocabulary = Self { size, bos, fingerprint: known.then_some(fingerprint) };
         vocabulary.check()?;
         Ok(vocabulary)
     }

@@ -3,18 +3,17 @@
 //! `good/` are files that readers must understand for ever; what they hold is worked out here from the
 //! definition, independently of the code that wrote them. `bad/` are named after what is wrong with them.
 
-#![allow(clippy::unwrap_used)]
-
 use std::fs;
 use std::path::PathBuf;
 
 use hybridlm_core::bytes::checksum;
-use hybridlm_core::count::Layout;
-use hybridlm_core::hash::fnv1a;
-use hybridlm_core::oracle::dense::Table;
-use hybridlm_core::oracle::{load, packed};
+use hybridlm_core::oracle::dense::contexts::fnv1a;
+use hybridlm_core::oracle::dense::counts::Layout;
+use hybridlm_core::oracle::dense::ngor_packed;
+use hybridlm_core::oracle::dense::partial::PartialCounts;
+use hybridlm_core::oracle::dense::table::Table;
+use hybridlm_core::oracle::load;
 use hybridlm_core::parallel::Control;
-use hybridlm_core::partial::PartialCounts;
 use hybridlm_core::tokens::Shard;
 use hybridlm_core::vocabulary::Vocabulary;
 use hybridlm_core::Error;
@@ -112,7 +111,7 @@ fn golden_files_are_made_like_this() {
     let part = counts.to_bytes(1, &control).unwrap();
     fs::write(folder("good").join("counts_v2.part"), &part).unwrap();
     let table = |(order, rows)| Table { order, rows: rows as u32, cells: cells(order, rows) };
-    let oracle = packed::encode(&vocabulary(), 400, &ROWS.map(table), 1, 1, &control).unwrap();
+    let oracle = ngor_packed::encode(&vocabulary(), 400, &ROWS.map(table), 1, 1, &control).unwrap();
     fs::write(folder("good").join("dense_v3.ngor"), &oracle).unwrap();
 
     let bad = |name: &str, data: &[u8]| fs::write(folder("bad").join(name), data).unwrap();

@@ -1,20 +1,21 @@
 //! The sparse oracle against slow and obvious references, and against damaged files.
 
-#![allow(clippy::unwrap_used)]
-
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use hybridlm_core::oracle::sparse::binary_coder::{hash, BinaryCoder, ContextMixer, Decoder, Encoder};
 use hybridlm_core::oracle::sparse::build::{build, Settings};
-use hybridlm_core::oracle::sparse::coder::{hash, BinaryCoder, Decoder, Encoder, Predictor};
-use hybridlm_core::oracle::sparse::count::count_streams;
-use hybridlm_core::oracle::sparse::counts::{Kind, SparseCounts};
+use hybridlm_core::oracle::sparse::counting::count_streams;
+use hybridlm_core::oracle::sparse::counts::SparseCounts;
 use hybridlm_core::oracle::sparse::cutoff::{self, Histogram};
-use hybridlm_core::oracle::sparse::discounts;
-use hybridlm_core::oracle::sparse::flow::{discount, Discounts, FullModel, PrunedModel, REPEAT_WEIGHT};
-use hybridlm_core::oracle::sparse::format;
-use hybridlm_core::oracle::sparse::model::SparseOracle;
+use hybridlm_core::oracle::sparse::discount::{discount, Discounts};
+use hybridlm_core::oracle::sparse::estimate::FullModel;
+use hybridlm_core::oracle::sparse::fit_discounts;
+use hybridlm_core::oracle::sparse::ngram::{NgramSpec, REPEAT_WEIGHT};
+use hybridlm_core::oracle::sparse::ngsp;
+use hybridlm_core::oracle::sparse::oracle::SparseOracle;
+use hybridlm_core::oracle::sparse::prune::PrunedModel;
 use hybridlm_core::oracle::sparse::trie::Trie;
 use hybridlm_core::oracle::{self, Oracle};
 use hybridlm_core::parallel::Control;
@@ -22,7 +23,7 @@ use hybridlm_core::vocabulary::{Vocabulary, DEFAULT_BOS as BOS};
 use hybridlm_core::Error;
 use proptest::prelude::*;
 
-/// Text of a kind: each token follows from the two before it, most of the time. Documents begin with [`BOS`].
+/// Text of a spec: each token follows from the two before it, most of the time. Documents begin with [`BOS`].
 fn text(seed: u64, length: usize, vocab_size: u16) -> Vec<u16> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut random = move |below: u64| {
@@ -54,7 +55,7 @@ fn renamed(streams: &[Vec<u16>], one: u16, other: u16) -> Vec<Vec<u16>> {
 
 fn counted(streams: &[Vec<u16>], vocabulary: impl Into<Vocabulary>, order: usize) -> SparseCounts {
     let streams: Vec<&[u16]> = streams.iter().map(Vec::as_slice).collect();
-    count_streams(&streams, Kind::new(vocabulary, order).unwrap(), 3, &Control::default()).unwrap()
+    count_streams(&streams, NgramSpec::new(vocabulary, order).unwrap(), 3, &Control::default()).unwrap()
 }
 
 /// With room for every n-gram to be a candidate.
@@ -72,7 +73,7 @@ fn built(
 }
 
 fn load(file: &[u8]) -> Result<SparseOracle, Error> {
-    format::decode(file, "test", &Control::default())
+    ngsp::decode(file, "test", &Control::default())
 }
 
 /// Counts of all n-grams, and in how many documents each is, by going through the text.
@@ -104,9 +105,9 @@ fn ngrams(trie: &Trie) -> BTreeMap<Vec<u16>, (usize, usize)> {
     for n in 0..trie.order() {
         let mut extended = Vec::new();
         for (index, context) in contexts.iter().enumerate() {
-            for place in trie.levels[n].successors(index) {
+            for place in trie.orders[n].successors(index) {
                 let mut ngram: Vec<u16> = context.clone();
-                ngram.push(trie.levels[n + 1].words[place]);
+                ngram.push(trie.orders[n + 1].tokens[place]);
                 found.insert(ngram.clone(), (n + 1, place));
                 extended.push(ngram);
             }
@@ -128,11 +129,11 @@ fn a_trie_holds_the_counts_of_the_text() {
                 let (count, documents) = &expected[ngram];
                 assert!(u64::from(*count) > cutoff, "{ngram:?}");
                 let suffix = found[&ngram[1..]];
-                assert_eq!(trie.levels[n].suffixes[place] as usize, suffix.1);
+                assert_eq!(trie.orders[n].suffixes[place] as usize, suffix.1);
                 if n == order {
                     let documents = documents.len() as f32;
                     let mass = documents + REPEAT_WEIGHT * (*count as f32 - documents);
-                    assert!((trie.levels[n].masses[place] - mass).abs() < 1e-3, "{ngram:?}");
+                    assert!((trie.orders[n].masses[place] - mass).abs() < 1e-3, "{ngram:?}");
                 }
             }
         }
@@ -148,7 +149,7 @@ fn a_wide_vocabulary_needs_wide_keys() {
     let trie = Trie::build(&counted(&streams, 60_000, 6), 0, 2, &Control::default()).unwrap();
     let expected = naive_counts(&streams, 6, BOS);
     for n in 2..=6 {
-        assert_eq!(trie.levels[n].len(), expected.keys().filter(|ngram| ngram.len() == n).count());
+        assert_eq!(trie.orders[n].len(), expected.keys().filter(|ngram| ngram.len() == n).count());
     }
 }
 
@@ -181,7 +182,7 @@ fn what_is_cut_is_passed_on() {
         }
         assert!(!masses.is_empty());
         for (ngram, (n, place)) in found.into_iter().filter(|(ngram, _)| ngram.len() < order) {
-            for (sums, expected) in [(&trie.levels[n].masses, &masses), (&trie.levels[n].cut, &cut)] {
+            for (sums, expected) in [(&trie.orders[n].masses, &masses), (&trie.orders[n].cut, &cut)] {
                 let expected = expected.get(&ngram).copied().unwrap_or(0.0);
                 assert!((f64::from(sums[place]) - expected).abs() < 1e-3 + 1e-6 * expected, "{ngram:?}");
             }
@@ -298,7 +299,7 @@ proptest! {
             let full = FullModel::estimate(&trie, &Discounts::default(), 2, &control).unwrap();
             let pruned = PrunedModel::prune(&trie, &full, &Discounts::default(), threshold, 2, &control).unwrap();
             let of = |(ngram, (n, place)): (Vec<u16>, (usize, usize))| {
-                let gain = if n == 1 { pruned.unigrams[place] } else { pruned.orders[n].gains[place] };
+                let gain = if n == 1 { pruned.unigrams[place] } else { pruned.orders[n].discounted[place] };
                 (ngram, (full.probabilities[n][place], gain))
             };
             ngrams(&trie).into_iter().map(of).collect::<BTreeMap<_, _>>()
@@ -318,7 +319,7 @@ proptest! {
 #[test]
 fn fitted_discounts_are_between_nothing_and_everything() {
     let counts = counted(&[text(6, 60_000, 30)], 30, 4);
-    let fitted = discounts::fit(&counts, 2, &Control::default()).unwrap();
+    let fitted = fit_discounts::fit(&counts, 2, &Control::default()).unwrap();
     assert_ne!(fitted, Discounts::default());
     for mass in [0.3f32, 1.0, 1.7, 4.0, 30.0] {
         for n in 2..=4 {
@@ -357,9 +358,9 @@ fn closed_and_normalised(trie: &Trie, full: &FullModel, discounts: &Discounts) {
             }
         }
         for n in 2..=5 {
-            for context in 0..trie.levels[n - 1].len() {
-                let successors = trie.levels[n - 1].successors(context);
-                let sum: f32 = model.orders[n].gains[successors].iter().sum();
+            for context in 0..trie.orders[n - 1].len() {
+                let successors = trie.orders[n - 1].successors(context);
+                let sum: f32 = model.orders[n].discounted[successors].iter().sum();
                 assert!((sum + model.orders[n].backoffs[context] - 1.0).abs() < 2e-4);
             }
         }
@@ -519,10 +520,10 @@ fn text_without_any_choice_has_its_oracle() {
 fn unusable_corpora_and_orders_are_refused() {
     let control = Control::default();
     let settings = Settings { max_bytes: 10_000, memory: MEMORY, threads: 1 };
-    let kind = Kind::new(9, 4).unwrap();
-    assert!(matches!(count_streams(&[&[3u16, 9]], kind, 1, &control), Err(Error::Input(_))));
+    let spec = NgramSpec::new(9, 4).unwrap();
+    assert!(matches!(count_streams(&[&[3u16, 9]], spec, 1, &control), Err(Error::Input(_))));
     for (vocab_size, order) in [(0, 4), (65_536, 4), (9, 0), (9, 1), (9, 9)] {
-        assert!(matches!(Kind::new(vocab_size, order), Err(Error::Input(_))));
+        assert!(matches!(NgramSpec::new(vocab_size, order), Err(Error::Input(_))));
     }
     assert!(matches!(build(&counted(&[], 9, 4), &settings, &control), Err(Error::Input(_))));
     let some = counted(&[text(16, 100, 9)], 9, 4);
@@ -782,17 +783,17 @@ proptest! {
 
     #[test]
     fn predicted_values_return(values in prop::collection::vec((-9i32..=9, -9i32..=9, 0u32..4), 0..400)) {
-        let code = |predictor: &mut Predictor, coder: &mut dyn FnMut(&mut Predictor, i32, i32, u32) -> i32| {
+        let code = |predictor: &mut ContextMixer, coder: &mut dyn FnMut(&mut ContextMixer, i32, i32, u32) -> i32| {
             values.iter().map(|&(value, expected, context)| coder(predictor, value, expected, context)).collect::<Vec<_>>()
         };
-        let sets = hybridlm_core::oracle::sparse::coder::DISTANCE_SETS;
+        let sets = hybridlm_core::oracle::sparse::binary_coder::DISTANCE_SETS;
         let mut encoder = Encoder::new();
-        code(&mut Predictor::new(8, sets + 1), &mut |predictor, value, expected, context| {
+        code(&mut ContextMixer::new(8, sets + 1), &mut |predictor, value, expected, context| {
             predictor.code_near(&mut encoder, (value, expected), -9..=9, &[hash(1, context), hash(2, 0)], 0, sets)
         });
         let bytes = encoder.finish();
         let mut decoder = Decoder::new(&bytes);
-        let found = code(&mut Predictor::new(8, sets + 1), &mut |predictor, _, expected, context| {
+        let found = code(&mut ContextMixer::new(8, sets + 1), &mut |predictor, _, expected, context| {
             predictor.code_near(&mut decoder, (0, expected), -9..=9, &[hash(1, context), hash(2, 0)], 0, sets)
         });
         prop_assert_eq!(found, values.iter().map(|value| value.0).collect::<Vec<_>>());

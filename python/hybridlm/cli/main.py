@@ -10,7 +10,9 @@ Exit codes: 0 done, 1 failed (the input's or the system's fault, one line on std
 audit, a check) returns it as a bool: False is exit code 1 as well, without a line on stderr.
 """
 
+import contextlib
 import importlib
+import io
 import logging
 import os
 import sys
@@ -120,13 +122,17 @@ def _call(command: Command) -> int:
     target = command.load()
     layers = {"default": target.with_defaults(command.arguments)} if hasattr(target, "with_defaults") else {}
     try:
-        parsed = tyro.cli(
-            target,
-            prog=f"hybridlm {command.name}",
-            args=command.arguments,
-            config=(tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff),
-            **layers,
-        )
+        # Under torchrun, one rank says what is wrong with the command. (tyro's own switch for this still
+        # prints what a configuration's __post_init__ complains of.)
+        silent = layers and os.environ.get("RANK", "0") != "0"
+        with contextlib.redirect_stderr(io.StringIO()) if silent else contextlib.nullcontext():
+            parsed = tyro.cli(
+                target,
+                prog=f"hybridlm {command.name}",
+                args=command.arguments,
+                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff),
+                **layers,
+            )
         verdict = parsed.run() if layers else parsed
     except SystemExit as stop:  # tyro's answer to --help (0) and to wrong usage (2)
         return stop.code if isinstance(stop.code, int) else 1

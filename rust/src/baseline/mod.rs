@@ -9,9 +9,8 @@ pub mod ctw;
 use ctw::ContextTree;
 
 use crate::experts::backoff::{self, Backoff};
-use crate::files;
 use crate::parallel::Control;
-use crate::{Error, Result};
+use crate::{zstd_frame, Error, Result};
 
 const MAGIC: &[u8; 4] = b"HLBM";
 const VERSION: u8 = 1;
@@ -113,7 +112,7 @@ impl Baseline {
     pub fn to_bytes(&self, control: &Control) -> Result<Vec<u8>> {
         let mut data = MAGIC.to_vec();
         data.extend([VERSION, self.method as u8, self.depth as u8, 0]);
-        data.extend(files::compress(&self.text, LEVEL, control)?);
+        data.extend(zstd_frame::compress(&self.text, LEVEL, control)?);
         Ok(data)
     }
 
@@ -134,7 +133,7 @@ impl Baseline {
         if !(1..=8).contains(&depth) || header[7] != 0 {
             return Err(wrong(&format!("depth {depth} and padding {} at offset 6", header[7])));
         }
-        let text = files::decompress(frame, MAX_TEXT, name)?;
+        let text = zstd_frame::decompress(frame, MAX_TEXT, name)?;
         let mut model = Self::new(method, depth)?;
         model.code(&text, control)?;
         Ok(model)

@@ -14,7 +14,7 @@
 //! context that was seen only once, or not at all since the sweep before; if that doesn't free half of the
 //! room, also those seen less than 4 times, 8 times, and so on. Nothing else is ever forgotten.
 
-use super::mix;
+use super::hash::finalise;
 use crate::fingerprint::{Fingerprint, Stateful};
 use crate::{Error, Result};
 
@@ -479,7 +479,7 @@ impl Backoff {
         let (mut hash, mut known) = (0x9e37_79b9_7f4a_7c15, 0);
         for (n, &length) in self.lengths.iter().enumerate() {
             for &token in &self.recent[known..length] {
-                hash = mix(hash ^ (u64::from(token) + 1));
+                hash = finalise(hash ^ (u64::from(token) + 1));
             }
             known = length;
             self.hashes[n] = hash.max(1);

@@ -9,11 +9,16 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
-use super::{hex, identity, interruptible, slice, tokens as tokens_array, Identity, InputError};
-use crate::count::{Counts, Layout, Stream};
-use crate::oracle::dense::Table;
-use crate::oracle::{ngor, packed};
-use crate::partial::{self, CountedShard, PartialCounts};
+use super::arrays::{slice, tokens as tokens_array};
+use super::errors::InputError;
+use super::interruptible::interruptible;
+use super::vocabulary::{hex, identity, vocabulary, Identity};
+use crate::counted_shards::{identify, CountedShard};
+use crate::oracle::dense::counts::{Counts, Layout, Stream};
+use crate::oracle::dense::partial::{self, PartialCounts};
+use crate::oracle::dense::table::Table;
+use crate::oracle::dense::{ngor_packed, ngor_v1};
+use crate::vocabulary::Vocabulary;
 
 #[pyclass(module = "hybridlm._core", frozen)]
 struct NgramCounts {
@@ -66,7 +71,7 @@ impl NgramCounts {
     #[new]
     #[pyo3(signature = (vocabulary, orders=8, buckets=None))]
     fn new(
-        vocabulary: &Bound<'_, PyAny>,
+        #[pyo3(from_py_with = vocabulary)] vocabulary: Vocabulary,
         orders: usize,
         buckets: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
@@ -77,7 +82,7 @@ impl NgramCounts {
                 .collect::<PyResult<_>>()?,
             None => Vec::new(),
         };
-        let layout = Layout::with_defaults(super::vocabulary(vocabulary)?, orders, &rows)?;
+        let layout = Layout::with_defaults(vocabulary, orders, &rows)?;
         Ok(Self { core: Mutex::new(Some(PartialCounts::new(layout.clone())?)), layout })
     }
 
@@ -222,9 +227,9 @@ impl NgramCounts {
             })?;
             let vocab_size = self.layout.vocab_size();
             if packed {
-                packed::encode(&vocabulary, tokens, &tables, level, threads, control)
+                ngor_packed::encode(&vocabulary, tokens, &tables, level, threads, control)
             } else {
-                ngor::encode(vocab_size, &tables, level, threads, control)
+                ngor_v1::encode(vocab_size, &tables, level, threads, control)
             }
         })?;
         Ok(PyBytes::new(py, &bytes))
@@ -242,7 +247,7 @@ fn identify_shards(
     paths: Vec<PathBuf>,
     threads: usize,
 ) -> PyResult<Vec<(String, u64, String)>> {
-    let shards = interruptible(py, None, |control| partial::identify(&paths, threads, control))?;
+    let shards = interruptible(py, None, |control| identify(&paths, threads, control))?;
     Ok(shards.iter().map(described).collect())
 }
 

@@ -1,12 +1,15 @@
 //! From a corpus to the best file that fits a number of bytes.
 
-use super::counts::{Kind, SparseCounts};
+use super::counts::SparseCounts;
 use super::cutoff::{self, Histogram};
-use super::discounts;
-use super::flow::{Discounts, FullModel, PrunedModel};
-use super::format;
-use super::quantise;
-use super::rounding;
+use super::discount::Discounts;
+use super::estimate::FullModel;
+use super::fit_discounts;
+use super::ngram::NgramSpec;
+use super::ngsp;
+use super::prune::PrunedModel;
+use super::quantise::{kept_indices, Quantiser};
+use super::restore;
 use super::threshold::{self, Candidates};
 use super::trie::Trie;
 use crate::parallel::{self, Control};
@@ -38,13 +41,13 @@ pub const PROGRESS: u64 = 100;
 /// counted.
 pub fn build(counts: &SparseCounts, settings: &Settings, control: &Control) -> Result<Vec<u8>> {
     let Settings { max_bytes, memory, threads } = *settings;
-    let Kind { vocabulary, order } = counts.kind();
+    let NgramSpec { vocabulary, order } = counts.spec();
     let vocab_size = vocabulary.size;
     if counts.tokens() == 0 {
         return Err(Error::input("the shards hold no tokens"));
     }
     let mut progress = Progress { control, done: 0 };
-    let discounts = discounts::fit(counts, threads, control)?;
+    let discounts = fit_discounts::fit(counts, threads, control)?;
     progress.reach(10)?;
     let histogram = Histogram::of(counts, threads, control)?;
     let cutoff = histogram.cutoff(CANDIDATES_PER_BYTE * max_bytes as u64);
@@ -69,9 +72,9 @@ pub fn build(counts: &SparseCounts, settings: &Settings, control: &Control) -> R
     full.masses.shrink_to_fit();
     progress.reach(25)?;
     let mut candidates = Models { counts, trie, full, discounts, threads, control, progress, pruned: None };
-    let file = threshold::search(&mut candidates, max_bytes.min(format::MAX_BYTES))?;
+    let file = threshold::search(&mut candidates, max_bytes.min(ngsp::MAX_BYTES))?;
     candidates.progress.reach(PROGRESS)?;
-    let least = format::header_bytes(order) + vocab_size;
+    let least = ngsp::header_bytes(order) + vocab_size;
     file.ok_or_else(|| {
         Error::input(format!(
             "no sparse oracle of {vocab_size} tokens fits {max_bytes} bytes; allow some {least} or more"
@@ -151,30 +154,30 @@ pub fn encode(
     threads: usize,
     control: &Control,
 ) -> Result<Option<Vec<u8>>> {
-    let Kind { vocabulary, order } = counts.kind();
-    let steps: Vec<u8> = model.unigrams.iter().map(|&p| quantise::unigram_step(p)).collect();
-    let root = quantise::root(vocabulary.size, counts.tokens());
-    let unigrams = quantise::unigrams(&root, &steps);
-    let mut levels = vec![root, unigrams];
+    let NgramSpec { vocabulary, order } = counts.spec();
+    let steps: Vec<u8> = model.unigrams.iter().map(|&p| restore::unigram_step(p)).collect();
+    let root = restore::root(vocabulary.size, counts.tokens());
+    let unigrams = restore::unigrams(&root, &steps);
+    let mut orders = vec![root, unigrams];
     let mut all_symbols = Vec::new();
     for n in 2..=order {
-        let members = rounding::kept_indices(trie, model, n - 1);
-        let (below, contexts) = levels.split_at_mut(n - 1);
+        let members = kept_indices(trie, model, n - 1);
+        let (below, contexts) = orders.split_at_mut(n - 1);
         let (shorter, contexts) = (&below[n - 2], &mut contexts[0]);
-        let symbols =
-            rounding::quantise(trie, model, n, threshold, shorter, contexts, &members, threads, control)?;
-        let level = quantise::restore(shorter, contexts, symbols.clone());
-        levels.push(level);
+        let quantiser = Quantiser { trie, model, order: n, shorter, contexts, members: &members };
+        let symbols = quantiser.symbols(threshold, threads, control)?;
+        let restored = restore::restore(shorter, contexts, symbols.clone());
+        orders.push(restored);
         all_symbols.push(symbols);
     }
-    let mut streams = vec![(vocabulary.size, format::encode_unigrams(&steps))];
-    streams.extend(all_symbols.iter().map(|symbols| (symbols.words.len(), Vec::new())));
-    let mut jobs: Vec<_> = streams.iter_mut().skip(1).zip(&all_symbols).zip(levels.windows(2)).collect();
+    let mut streams = vec![(vocabulary.size, ngsp::encode_unigrams(&steps))];
+    streams.extend(all_symbols.iter().map(|symbols| (symbols.tokens.len(), Vec::new())));
+    let mut jobs: Vec<_> = streams.iter_mut().skip(1).zip(&all_symbols).zip(orders.windows(2)).collect();
     // The largest first, so that threads finish together.
     jobs.sort_by_key(|((stream, _), _)| std::cmp::Reverse(stream.0));
     parallel::for_each(threads, jobs, |((stream, symbols), pair)| {
-        stream.1 = format::encode_order(&pair[0], &pair[1], symbols, control)?;
+        stream.1 = ngsp::encode_order(&pair[0], &pair[1], symbols, control)?;
         Ok(())
     })?;
-    Ok(format::assemble(&vocabulary, counts.tokens(), &streams))
+    Ok(ngsp::assemble(&vocabulary, counts.tokens(), &streams))
 }

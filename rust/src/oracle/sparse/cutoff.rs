@@ -9,10 +9,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::counts::{Ngram, SparseCounts};
-use super::flow;
+use super::counts::SparseCounts;
+use super::masses::{fixed, settle, zeros};
+use super::ngram::{weight, Ngram, MAX_ORDER};
 use super::trie::{for_each_ngram, Trie};
-use super::MAX_ORDER;
 use crate::parallel::{self, Control};
 use crate::Result;
 
@@ -70,36 +70,35 @@ pub fn pass_on(
         return Ok(());
     }
     let order = trie.order();
-    let sums = || -> Vec<Vec<AtomicU64>> {
-        trie.levels[..order].iter().map(|level| flow::zeros(level.len())).collect()
-    };
+    let sums =
+        || -> Vec<Vec<AtomicU64>> { trie.orders[..order].iter().map(|ngrams| zeros(ngrams.len())).collect() };
     let (passed, cut) = (sums(), sums());
     let chain = Chain { trie, passed: &passed, cut: &cut };
     parallel::run(threads, counts.chunk_count(), |chunk| {
-        let mut walk = Walk { longest: [(0, 0); MAX_ORDER + 1], last: None };
+        let mut suffixes = LongestSuffixes { longest: [(0, 0); MAX_ORDER + 1], last: None };
         for entry in counts.read_chunk(chunk)? {
             if entry.count <= cutoff && entry.ngram.length() == order {
-                walk.to(trie, entry.ngram);
-                chain.add(&walk.longest, flow::fixed(flow::weight(entry.count, entry.documents)));
+                suffixes.extend_to(trie, entry.ngram);
+                chain.add(&suffixes.longest, fixed(weight(entry.count, entry.documents)));
             }
         }
         control.check()
     })?;
-    for ((level, passed), cut) in trie.levels.iter_mut().zip(passed).zip(cut).skip(1) {
-        level.masses = flow::settle(passed);
-        level.cut = flow::settle(cut);
+    for ((ngrams, passed), cut) in trie.orders.iter_mut().zip(passed).zip(cut).skip(1) {
+        ngrams.masses = settle(passed);
+        ngrams.cut = settle(cut);
     }
     Ok(())
 }
 
 /// For each beginning of an n-gram, the longest suffix of it that is in the trie, as order and index.
-struct Walk {
+struct LongestSuffixes {
     longest: [(usize, usize); MAX_ORDER + 1],
     last: Option<Ngram>,
 }
 
-impl Walk {
-    fn to(&mut self, trie: &Trie, ngram: Ngram) {
+impl LongestSuffixes {
+    fn extend_to(&mut self, trie: &Trie, ngram: Ngram) {
         let shared = self.last.map_or(0, |last| last.common(ngram));
         for (index, token) in ngram.tokens().enumerate().skip(shared) {
             // As in Aho and Corasick (1975): the suffix of a suffix is where to go on when one ends.
@@ -109,7 +108,7 @@ impl Walk {
                     break (length + 1, found);
                 }
                 // The empty context is continued by every token.
-                at = trie.levels[length].suffixes[at] as usize;
+                at = trie.orders[length].suffixes[at] as usize;
                 length -= 1;
             };
         }
@@ -133,7 +132,7 @@ impl Chain<'_> {
         let (mut context_length, mut context) = longest[order - 1];
         while context_length >= length {
             self.cut[context_length][context].fetch_add(weight, Ordering::Relaxed);
-            context = self.trie.levels[context_length].suffixes[context] as usize;
+            context = self.trie.orders[context_length].suffixes[context] as usize;
             context_length -= 1;
         }
     }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::partial::{put, Numbers};
+use crate::leb128::{put, Numbers};
 
 /// Longer documents count as several of this many tokens, so that a book without any document token still has
 /// repetition to be told from chance.

@@ -7,17 +7,16 @@
 
 use std::ops::Range;
 
-use super::counts::{Entry, Ngram, SparseCounts};
-use super::flow;
-use super::MAX_ORDER;
+use super::counts::SparseCounts;
+use super::ngram::{weight, Entry, Ngram, MAX_ORDER};
 use crate::parallel::{self, Control};
 use crate::{Error, Result};
 
 /// The n-grams of one order.
 #[derive(Debug, Default, Clone, PartialEq)]
-pub struct Level {
+pub struct TrieOrder {
     /// Each n-gram's last token.
-    pub words: Vec<u16>,
+    pub tokens: Vec<u16>,
     /// Each n-gram without its oldest token: an index into the level below.
     pub suffixes: Vec<u32>,
     /// n-gram `i` is continued by `first[i]..first[i + 1]` of the level above. Empty at the top.
@@ -32,13 +31,13 @@ pub struct Level {
     pub beginnings: Vec<f32>,
 }
 
-impl Level {
+impl TrieOrder {
     pub fn len(&self) -> usize {
-        self.words.len()
+        self.tokens.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.words.is_empty()
+        self.tokens.is_empty()
     }
 
     /// Where the level above holds the continuations of `context`.
@@ -49,7 +48,7 @@ impl Level {
 
 /// See the module.
 pub struct Trie {
-    pub levels: Vec<Level>,
+    pub orders: Vec<TrieOrder>,
     /// Documents begin with this token, so an n-gram that reaches it ends there: what stood before a document
     /// says nothing about it.
     pub bos: u16,
@@ -74,22 +73,22 @@ impl Trie {
 
     /// An n-gram's suffix continues its context's suffix, so it is found among few.
     fn link_suffixes(&mut self, threads: usize, control: &Control) -> Result<()> {
-        for n in 2..self.levels.len() {
-            let (below, level) = self.levels.split_at_mut(n);
+        for n in 2..self.orders.len() {
+            let (below, ngrams) = self.orders.split_at_mut(n);
             let (shorter, contexts) = (&below[n - 2], &below[n - 1]);
-            let Level { words, suffixes, .. } = &mut level[0];
-            suffixes.resize(words.len(), 0);
-            let words = &*words;
+            let TrieOrder { tokens, suffixes, .. } = &mut ngrams[0];
+            suffixes.resize(tokens.len(), 0);
+            let tokens = &*tokens;
             parallel::for_each(threads, by_context(&contexts.first, suffixes), |piece| {
                 let base = contexts.first[piece.contexts.start] as usize;
                 for context in piece.contexts {
                     let found = shorter.successors(contexts.suffixes[context] as usize);
                     let mut rest = found.start;
                     for successor in contexts.successors(context) {
-                        rest +=
-                            contexts.words[rest..found.end].partition_point(|&word| word < words[successor]);
+                        rest += contexts.tokens[rest..found.end]
+                            .partition_point(|&token| token < tokens[successor]);
                         // Only a forged file of counts has an n-gram without its suffix.
-                        if rest == found.end || contexts.words[rest] != words[successor] {
+                        if rest == found.end || contexts.tokens[rest] != tokens[successor] {
                             return Err(Error::input(
                                 "the counts have an n-gram without the shorter ones in it; count the shards again",
                             ));
@@ -104,25 +103,25 @@ impl Trie {
     }
 
     pub fn order(&self) -> usize {
-        self.levels.len() - 1
+        self.orders.len() - 1
     }
 
     /// The n-grams of order `n` that begin with `token`, on their level.
     pub fn beginning_with(&self, token: u16, n: usize) -> Range<usize> {
         let token = usize::from(token);
-        if token >= self.levels[1].len() {
+        if token >= self.orders[1].len() {
             return 0..0;
         }
-        let extended = |found: Range<usize>, level: &Level| {
-            level.first[found.start] as usize..level.first[found.end] as usize
+        let extended = |found: Range<usize>, ngrams: &TrieOrder| {
+            ngrams.first[found.start] as usize..ngrams.first[found.end] as usize
         };
-        self.levels[1..n].iter().fold(token..token + 1, extended)
+        self.orders[1..n].iter().fold(token..token + 1, extended)
     }
 
-    /// The continuation of `context` (of order `order`) by `word`, on the next level.
-    pub fn find(&self, order: usize, context: usize, word: u16) -> Option<usize> {
-        let range = self.levels[order].successors(context);
-        let found = self.levels[order + 1].words[range.clone()].binary_search(&word).ok()?;
+    /// The continuation of `context` (of order `order`) by `token`, on the next level.
+    pub fn find(&self, order: usize, context: usize, token: u16) -> Option<usize> {
+        let range = self.orders[order].successors(context);
+        let found = self.orders[order + 1].tokens[range.clone()].binary_search(&token).ok()?;
         Some(range.start + found)
     }
 }
@@ -169,39 +168,39 @@ pub(super) fn for_each_ngram<S>(
 /// A trie while n-grams come in. An n-gram is added once its last continuation was, as only then its count
 /// is known.
 struct Growing {
-    levels: Vec<Level>,
+    orders: Vec<TrieOrder>,
     cutoff: u64,
     bos: u16,
     /// For each order, where the next level's part begins that continues the n-gram at hand.
     starts: [u32; MAX_ORDER + 1],
-    words: [u16; MAX_ORDER + 1],
+    tokens: [u16; MAX_ORDER + 1],
 }
 
 impl Growing {
     fn new(counts: &SparseCounts, cutoff: u64) -> Self {
-        let kind = counts.kind();
-        let mut levels = vec![Level::default(); kind.order + 1];
-        let vocab_size = kind.vocab_size();
-        levels[0] = Level {
-            words: vec![0],
+        let spec = counts.spec();
+        let mut orders = vec![TrieOrder::default(); spec.order + 1];
+        let vocab_size = spec.vocab_size();
+        orders[0] = TrieOrder {
+            tokens: vec![0],
             suffixes: vec![0],
             first: vec![0, vocab_size as u32],
-            ..Level::default()
+            ..TrieOrder::default()
         };
-        levels[1].words = (0..vocab_size).map(|token| token as u16).collect();
-        levels[1].suffixes = vec![0; vocab_size];
-        let (starts, words) = ([0; MAX_ORDER + 1], [0; MAX_ORDER + 1]);
-        Self { levels, cutoff, bos: kind.vocabulary.bos, starts, words }
+        orders[1].tokens = (0..vocab_size).map(|token| token as u16).collect();
+        orders[1].suffixes = vec![0; vocab_size];
+        let (starts, tokens) = ([0; MAX_ORDER + 1], [0; MAX_ORDER + 1]);
+        Self { orders, cutoff, bos: spec.vocabulary.bos, starts, tokens }
     }
 
     fn open(&mut self, order: usize, ngram: Ngram) {
-        self.words[order] = ngram.code(order - 1) - 1;
-        if let Some(next) = self.levels.get(order + 1) {
+        self.tokens[order] = ngram.code(order - 1) - 1;
+        if let Some(next) = self.orders.get(order + 1) {
             self.starts[order] = next.len() as u32;
         }
         if order == 1 {
             // Tokens that begin nothing come before it.
-            self.levels[1].first.resize(usize::from(self.words[1]) + 1, self.starts[1]);
+            self.orders[1].first.resize(usize::from(self.tokens[1]) + 1, self.starts[1]);
         }
     }
 
@@ -209,39 +208,39 @@ impl Growing {
         if order == 1 || count <= self.cutoff {
             return Ok(());
         }
-        let top = self.levels.len() - 1;
-        let level = &mut self.levels[order];
-        if level.len() == u32::MAX as usize {
+        let top = self.orders.len() - 1;
+        let ngrams = &mut self.orders[order];
+        if ngrams.len() == u32::MAX as usize {
             return Err(Error::input(format!(
                 "more than 2^32 n-grams of order {order}; build from fewer shards"
             )));
         }
-        level.words.push(self.words[order]);
+        ngrams.tokens.push(self.tokens[order]);
         if order < top {
-            level.first.push(self.starts[order]);
-            if self.words[1] == self.bos {
-                level.beginnings.push(count as f32);
+            ngrams.first.push(self.starts[order]);
+            if self.tokens[1] == self.bos {
+                ngrams.beginnings.push(count as f32);
             }
         } else {
-            level.masses.push(flow::weight(entry.count, entry.documents) as f32);
+            ngrams.masses.push(weight(entry.count, entry.documents) as f32);
         }
         Ok(())
     }
 
     fn finish(mut self) -> Trie {
-        let top = self.levels.len() - 1;
-        let vocab_size = self.levels[1].len();
+        let top = self.orders.len() - 1;
+        let vocab_size = self.orders[1].len();
         for n in 1..top {
-            let end = self.levels[n + 1].len() as u32;
-            let length = if n == 1 { vocab_size + 1 } else { self.levels[n].first.len() + 1 };
-            self.levels[n].first.resize(length, end);
+            let end = self.orders[n + 1].len() as u32;
+            let length = if n == 1 { vocab_size + 1 } else { self.orders[n].first.len() + 1 };
+            self.orders[n].first.resize(length, end);
         }
-        for level in &mut self.levels {
-            level.words.shrink_to_fit();
-            level.first.shrink_to_fit();
-            level.masses.shrink_to_fit();
+        for ngrams in &mut self.orders {
+            ngrams.tokens.shrink_to_fit();
+            ngrams.first.shrink_to_fit();
+            ngrams.masses.shrink_to_fit();
         }
-        Trie { levels: self.levels, bos: self.bos }
+        Trie { orders: self.orders, bos: self.bos }
     }
 }
 
