@@ -20,6 +20,11 @@ def require_torch(purpose: str) -> None:
     _require("torch", "PyTorch", "train", purpose)
 
 
+def require_tensorboard(purpose: str) -> None:
+    """As `require_torch`, of TensorBoard."""
+    _require("tensorboard", "TensorBoard", "tensorboard", purpose)
+
+
 def require_ray(purpose: str) -> None:
     """As `require_torch`, of Ray."""
     _require("ray", "Ray", "ray", purpose)

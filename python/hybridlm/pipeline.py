@@ -18,7 +18,7 @@ from hybridlm.data.shard_writer import total_tokens, write_shards
 from hybridlm.data.shards import data_folder, open_stream
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
-from hybridlm.extras import require_torch
+from hybridlm.extras import require_tensorboard, require_torch
 from hybridlm.files import atomic_write_bytes, atomic_write_text
 from hybridlm.oracle.build import build_dense, build_sparse
 from hybridlm.oracle.sources import Estimator
@@ -66,6 +66,8 @@ def run(settings: PipelineSettings, out: Path) -> Summary:
     """Runs every stage, leaving in ``out`` what each made. Raises what the stages raise."""
     # Training comes late; that it can't be done is said now.
     require_torch("the pipeline")
+    if settings.training.tensorboard:
+        require_tensorboard("--training.tensorboard")
     if (out / "data").exists():
         raise InputError(f"{out} holds an earlier run; name another folder, or remove it")
     out.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from hybridlm.cli.arguments import ChosenTokenizer, TokenizerChoice
-from hybridlm.extras import require_torch
+from hybridlm.extras import require_tensorboard, require_torch
 from hybridlm.settings import peek_option, resolve
 from hybridlm.train import launch
 from hybridlm.train.config import TrainConfig
@@ -59,6 +59,8 @@ class Train:
 
     def run(self) -> None:
         require_torch("training")
+        if self.config.tensorboard:
+            require_tensorboard("--tensorboard")
         if self.dry_run:
             self._print_estimate()
         elif self.processes > 1 and "RANK" not in os.environ:

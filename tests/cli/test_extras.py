@@ -1,4 +1,4 @@
-"""What an installation without PyTorch can do, and what it says where it can't."""
+"""What an installation without PyTorch, or without another extra, can do, and what it says where it can't."""
 
 import json
 import subprocess
@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 # Runs the commands that stdin lists, one after the other, and prints what each returned and wrote. An import
-# of torch fails as it does where it isn't installed.
+# of the package that the argument names fails as it does where it isn't installed.
 PROGRAM = """
 import contextlib, io, json, sys
 
 class Hidden:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "torch":
+        if name.partition(".")[0] == sys.argv[1]:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Hidden())
@@ -45,10 +45,10 @@ Run = Callable[..., list[Done]]
 
 @pytest.fixture
 def run() -> Run:
-    def commands(*commands: list[object]) -> list[Done]:
+    def commands(*commands: list[object], without: str = "torch") -> list[Done]:
         words = json.dumps([[str(word) for word in command] for command in commands])
         done = subprocess.run(
-            [sys.executable, "-c", PROGRAM], input=words, capture_output=True, text=True, check=False
+            [sys.executable, "-c", PROGRAM, without], input=words, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
         return [Done(*result) for result in json.loads(done.stdout)]
@@ -122,6 +122,33 @@ def test_what_needs_one_says_what_to_install_before_anything_else(
         assert result.err.startswith("hybridlm: error: ") and result.err.count("\n") == 1, command
         assert "PyTorch, which is not installed: pip install 'hybridlm[train]'" in result.err, command
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("package", "command"),
+    [
+        (
+            "tensorboard",
+            ["train", "--data", "missing", "--out", "out", "--tokenizer", "missing", "--tensorboard"],
+        ),
+        ("tensorboard", ["run", "--text", "missing", "--out", "out", "--training.tensorboard"]),
+        ("ray", ["oracle", "build", "SHARD", "-o", "out", "--vocab-size", "512", "--engine", "ray"]),
+    ],
+)
+def test_other_extras_are_asked_for_by_name(
+    run: Run,
+    package: str,
+    command: list[str],
+    shard_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shard = next(shard_dir.glob("*_train_*.bin"))
+    monkeypatch.chdir(tmp_path)
+    (result,) = run([str(shard) if word == "SHARD" else word for word in command], without=package)
+    assert result.code == 1 and result.err.count("\n") == 1
+    assert f"not installed: pip install 'hybridlm[{package}]'" in result.err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_neural_score_is_not_verified_without_the_network(
