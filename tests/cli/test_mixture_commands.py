@@ -147,7 +147,7 @@ def test_generated_bytes_that_are_no_text_are_replaced(
     assert "\N{REPLACEMENT CHARACTER}" in capfdbinary.readouterr().out.decode("utf-8", errors="strict")
 
 
-@pytest.mark.parametrize("method", ["ctw", "ppm"])
+@pytest.mark.parametrize("method", ["ctw", "kn"])
 def test_baseline(method: str, corpus: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = "\n".join(corpus).encode()
     train, test, model = tmp_path / "train", tmp_path / "test", tmp_path / "model"
@@ -171,8 +171,10 @@ def test_baseline(method: str, corpus: list[str], tmp_path: Path, capsys: pytest
         model.write_bytes(damaged)
         assert main([*command, "--model", str(model)]) == 1
         assert str(model) in capsys.readouterr().err
-    other = "ppm" if method == "ctw" else "ctw"
+    other = "kn" if method == "ctw" else "ctw"
     model.write_bytes(data)
+    # The old name of kn.
+    assert main(["baseline", "ppm", "--test", str(test), "--model", str(model)]) == (method == "ctw")
     assert main(["baseline", other, "--test", str(test), "--model", str(model)]) == 1
     for wrong in (
         ["--train", str(train), "--model", str(model)],

@@ -1,4 +1,4 @@
-"""`hybridlm baseline ctw` and `hybridlm baseline ppm`: what plain byte models reach, to compare with."""
+"""`hybridlm baseline ctw` and `hybridlm baseline kn`: what plain byte models reach, to compare with."""
 
 import json as json_format
 import sys
@@ -28,7 +28,7 @@ class Options:
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Where to store the trained model."""
     depth: int | None = None
-    """Bytes of context, 1 to 8; unset: 6 for ctw, 8 for ppm."""
+    """Bytes of context, 1 to 8; unset: 6 for ctw, 8 for kn."""
     max_train_bytes: int | None = None
     """Learn only the first so many bytes."""
     max_test_bytes: int | None = None
@@ -48,12 +48,17 @@ def ctw(options: Unprefixed) -> None:
     _measure("ctw", options)
 
 
-def ppm(options: Unprefixed) -> None:
-    """A PPM-like model over bytes: bits per byte of a text after learning another.
+def kn(options: Unprefixed) -> None:
+    """Interpolated Kneser-Ney over bytes: bits per byte of a text after learning another.
 
     The model goes on learning while it is measured: each byte is predicted, then learned.
     """
-    _measure("ppm", options)
+    _measure("kn", options)
+
+
+def ppm(options: Unprefixed) -> None:
+    """The old name of `baseline kn`."""
+    kn(options)
 
 
 def _measure(method: str, options: Options) -> None:

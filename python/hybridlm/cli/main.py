@@ -37,7 +37,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "decompress": ("hybridlm.cli.codec", "decompress", "and back"),
     "generate": ("hybridlm.cli.generate", "generate", "text from an artifact"),
     "baseline ctw": ("hybridlm.cli.baseline", "ctw", "what context-tree weighting over bytes reaches"),
-    "baseline ppm": ("hybridlm.cli.baseline", "ppm", "what a PPM-like model over bytes reaches"),
+    "baseline kn": ("hybridlm.cli.baseline", "kn", "what interpolated Kneser-Ney over bytes reaches"),
+    "baseline ppm": ("hybridlm.cli.baseline", "ppm", "the old name of `baseline kn`"),
     "report": ("hybridlm.cli.report", "report", "a run as one HTML page"),
     "doctor": ("hybridlm.cli.doctor", "doctor", "can this installation do its work?"),
 }
