@@ -34,14 +34,8 @@ fn mix(name: &str, log_probs: &[f32], gates: &[u8], targets: usize) -> Vec<f64> 
     let mut mixture = mixtures::create(name, sources).unwrap();
     let mut nll = vec![0.0; targets];
     let (rows, kinds) = (experts + mixture.lengths(), mixture.gates().len());
-    mixtures::score(
-        mixture.as_mut(),
-        &log_probs[..rows * targets],
-        &gates[..kinds * targets],
-        &mut nll,
-        None,
-    )
-    .unwrap();
+    mixtures::score(mixture.as_mut(), &log_probs[..rows * targets], &gates[..kinds * targets], &mut nll)
+        .unwrap();
     nll
 }
 

@@ -422,11 +422,6 @@ class LinearMixture:
         """The nll of the next n targets in nats, [n], from log_probs [K + L, n] and gates [G, n]. Each target
         is mixed with what was learned from targets before it; cuts between calls change no bit."""
 
-    def mix_with_weights(
-        self, log_probs: NDArray[np.float32], gates: NDArray[np.uint8] | None = None
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """``mix``, and the weights that each target met, [n, K + L]."""
-
     def fingerprint(self) -> bytes:
         """A hash of the whole state, 32 bytes: unchanged as long as nothing has been learned."""
 
@@ -478,7 +473,8 @@ CODEC_BLOCK: int
 @final
 class Predictor:
     """The next token's distribution, step by step: neural model, adaptive experts, oracle, and their
-    ``mixture``; ``first`` is the token that begins the stream.
+    ``mixture``; ``first`` is the token that begins the stream. There are K experts, and the mixture takes the
+    evidence of L lengths of context besides (``stacked`` does, others have L = 0).
 
     ``neural`` is given the token that came last and returns the probability of each possible next one,
     float32 [V]; it is called once per token, in order, and what it raises is raised.
@@ -490,21 +486,21 @@ class Predictor:
         *,
         neural: Callable[[int], NDArray[np.float32]] | None = None,
         oracle: FrozenOracle | None = None,
-        mixture: str = "eg",
+        mixture: str = "stacked",
         first: int = 1,
     ) -> Predictor: ...
     @property
     def names(self) -> list[str]:
-        """Of the K experts, in the order of ``hybridlm eval``."""
+        """Of the K experts, in the order of ``hybridlm eval``, then of the L lengths of context."""
 
     def predict(self) -> NDArray[np.float32]:
         """The probability of each possible next token, [V]; sums to one."""
 
     def weights(self) -> NDArray[np.float64]:
-        """Each expert's weight in ``predict``, [K]."""
+        """The weights of the experts and of the lengths of context in ``predict``, [K + L]."""
 
     def expert_probabilities(self, token: int) -> NDArray[np.float64]:
-        """What each expert gives a next token, [K]."""
+        """What each expert gives a next token, and its share in each context, [K + L]."""
 
     def update(self, token: int) -> None:
         """Learns the token that came."""

@@ -39,7 +39,7 @@ pub trait Fields {
     }
 }
 
-/// Bytes that memory is taken for at a time.
+/// Bytes that are allocated at a time.
 const PIECE: usize = 1 << 16;
 
 /// Reads fields from memory.

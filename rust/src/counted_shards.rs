@@ -9,7 +9,7 @@ use crate::{Error, Result};
 
 pub const HASH_BYTES: usize = 32;
 
-/// Bytes hashed between two looks at whether to stop.
+/// Bytes hashed between two checks whether to stop.
 const HASH_PIECE: usize = 1 << 22;
 
 /// A shard that has been counted, known by its content.
@@ -24,7 +24,7 @@ pub struct CountedShard {
     pub source: String,
 }
 
-/// The shards at `paths` as a file of counts knows them; what it takes to tell whether they are in one.
+/// Identifies the shards at `paths` as files of counts do, which tells whether such a file contains them.
 pub fn identify(paths: &[PathBuf], threads: usize, control: &Control) -> Result<Vec<CountedShard>> {
     let shards = paths.iter().map(Shard::open).collect::<Result<Vec<_>>>()?;
     identify_open(&shards, threads, || control.check())
@@ -65,7 +65,7 @@ fn file_name(path: &Path) -> Result<String> {
     Ok(name)
 }
 
-/// Both lists in the order of their hashes, or the refusal of what is in them twice.
+/// Merges two lists, in the order of hashes. [`Error::Input`] names a shard that is in them twice.
 pub(crate) fn united(known: &[CountedShard], new: Vec<CountedShard>) -> Result<Vec<CountedShard>> {
     let mut all = [known.to_vec(), new].concat();
     // Stable, so of two equal ones the one that was there comes first.

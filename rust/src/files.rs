@@ -1,4 +1,4 @@
-//! Files: bytes in whole, and results written so that a reader never meets half of one.
+//! Reading whole files, and writing files so that a reader never finds half of one.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -45,8 +45,7 @@ impl AtomicFile {
 
 impl Drop for AtomicFile {
     fn drop(&mut self) {
-        // After a commit there is nothing under this name any more, and nothing else to be done about
-        // a failure.
+        // After a commit nothing has this name any more; and nothing can be done about a failure.
         let _ = fs::remove_file(&self.hidden);
     }
 }
@@ -71,13 +70,13 @@ pub fn read(path: impl AsRef<Path>) -> Result<Vec<u8>> {
     fs::read(&path).map_err(|source| Error::io(&path, source))
 }
 
-/// Opens a file for reading, and its length.
+/// Opens a file for reading; also returns its length.
 pub fn open(path: &Path) -> Result<(File, u64)> {
     let inner = || {
         let file = File::open(path)?;
         let metadata = file.metadata()?;
         if metadata.is_dir() {
-            return Err(io::Error::from_raw_os_error(21)); // EISDIR, which opening alone doesn't give
+            return Err(io::Error::from_raw_os_error(21)); // EISDIR, which opening a folder doesn't raise by itself
         }
         Ok((file, metadata.len()))
     };

@@ -40,8 +40,8 @@ fn look_up(oracle: &dyn Oracle) {
     assert!(found.is_ok() && out.iter().all(|value| value.is_finite() && *value < 1e-3));
 }
 
-/// Reads a sparse oracle past what would refuse nearly every altered file: the beginning, the last stream's
-/// length and the checksum are made right first.
+/// Reads a sparse oracle after its beginning, the last stream's length and the checksum were made right, without
+/// which nearly every altered file would be refused at once.
 pub fn sparse(data: &[u8]) {
     for version in 1..=ngsp::VERSION {
         let mut sealed = data.to_vec();
@@ -96,8 +96,8 @@ pub fn sparse_counts(data: &[u8]) {
     }
 }
 
-/// Codes bytes and decodes them again; decodes what was never coded. A vocabulary has few pieces here, and
-/// some bytes that are no piece.
+/// Codes bytes and decodes them again, and decodes what was never coded, with a small vocabulary that lacks some
+/// bytes.
 pub fn codec(data: &[u8]) {
     const LONGEST: usize = 512;
     let data = &data[..data.len().min(LONGEST)];
@@ -120,6 +120,6 @@ pub fn codec(data: &[u8]) {
         assert!(decode(&coded.payload, data.len())? == data);
         Ok(())
     };
-    // Only bytes that the vocabulary hasn't may be refused.
+    // Only bytes that the vocabulary lacks may be refused.
     assert!(attempt().is_ok() || data.iter().any(|&byte| byte > 250));
 }

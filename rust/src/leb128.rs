@@ -1,4 +1,4 @@
-//! Numbers of seven bits a byte, the lowest first (LEB128).
+//! Unsigned LEB128: numbers in groups of seven bits per byte, the lowest first.
 
 /// Appends a number.
 pub(crate) fn put(out: &mut Vec<u8>, mut value: u64) {

@@ -1,4 +1,4 @@
-//! Code for the registers that the processor at hand has.
+//! Code compiled for the vector registers that the processor at hand has.
 
 /// Runs `work`, compiled for this processor's 256-bit registers if it has them.
 #[inline(always)]

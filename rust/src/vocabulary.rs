@@ -23,7 +23,7 @@ pub struct Vocabulary {
     pub size: usize,
     /// The token that every document begins with.
     pub bos: u16,
-    /// SHA-256 of the tokenizer's file; none where nobody has said.
+    /// SHA-256 of the tokenizer's file; none where it isn't known.
     pub fingerprint: Option<[u8; FINGERPRINT_BYTES]>,
 }
 
@@ -34,7 +34,8 @@ impl From<usize> for Vocabulary {
 }
 
 impl Vocabulary {
-    /// Refuses a document token that is outside the vocabulary. (Of a single token there is none inside.)
+    /// Refuses a document token that is outside the vocabulary. (A vocabulary of a single token has no room for
+    /// one, and may have the default.)
     pub fn check(&self) -> Result<()> {
         if usize::from(self.bos) < self.size.max(2) {
             return Ok(());
@@ -45,8 +46,8 @@ impl Vocabulary {
         )))
     }
 
-    /// The vocabulary of two things together. Where one doesn't know its tokenizer, nor do both together; none if
-    /// they can't be of the same.
+    /// The vocabulary of two things added up: of an unknown tokenizer if either of them is. None if the two are
+    /// of different vocabularies.
     pub fn united(&self, other: &Self) -> Option<Self> {
         let known = self.fingerprint.zip(other.fingerprint);
         if (self.size, self.bos) != (other.size, other.bos) || known.is_some_and(|(one, two)| one != two) {

@@ -1,4 +1,4 @@
-//! zstd frames (RFC 8878) with content checksum and content size.
+//! Writing and reading zstd frames (RFC 8878) that carry a content checksum and a content size.
 
 use std::io::{self, Read, Write};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -9,11 +9,11 @@ use zstd::zstd_safe::CParameter;
 use crate::parallel::Control;
 use crate::{Error, Result};
 
-/// zstd's levels as this crate accepts them.
+/// The zstd levels that this crate accepts.
 pub const LEVELS: std::ops::RangeInclusive<i32> = 1..=22;
 
-/// Bytes handed to zstd at a time: at level 22 some hundredths of a second, so a request to stop is soon
-/// honoured. The frame's bytes depend on this number.
+/// Bytes handed to zstd at a time. Level 22 takes some hundredths of a second for them, so a request to stop is
+/// soon honoured. The frame's bytes depend on this number.
 const COMPRESS_PIECE: usize = 1 << 17;
 
 fn check_level(level: i32) -> Result<()> {
@@ -43,17 +43,17 @@ pub fn compress(data: &[u8], level: i32, control: &Control) -> Result<Vec<u8>> {
     encoder.finish().map_err(failed)
 }
 
-/// How often a call looks whether it is to stop while zstd's own threads work.
+/// How often a call checks whether to stop while zstd's own threads work.
 const POLL: Duration = Duration::from_millis(20);
 
-/// One zstd frame like [`compress`]'s, made by several threads of zstd's own.
+/// Compresses as [`compress`] does, on several threads of zstd's own.
 ///
-/// What follows the first megabytes sees less of what came before: at the strongest level, 0.7% more
-/// bytes. They are the same for any number of threads.
+/// After the first megabytes a job sees less of what came before it, which costs 0.7% more bytes at the strongest
+/// level. The bytes are the same for any number of threads.
 pub fn compress_on_threads(data: Vec<u8>, level: i32, threads: usize, control: &Control) -> Result<Vec<u8>> {
-    // Six jobs of the default tables, as many for each of two threads or three.
+    // The default tables make six jobs, which two or three threads can share evenly.
     const JOB: u32 = 1_600_000;
-    // A thirty-second of the window: no more work than one stream makes, for 0.1% more bytes than an eighth.
+    // 1/32 of the window: no more work than a single stream makes, and 0.1% more bytes than 1/8 would give.
     const OVERLAP_LOG: u32 = 4;
     check_level(level)?;
     let (done, result) = mpsc::channel();
@@ -66,8 +66,8 @@ pub fn compress_on_threads(data: Vec<u8>, level: i32, threads: usize, control: &
         encoder.write_all(&data)?;
         encoder.finish()
     };
-    // Not a scoped thread: zstd can't be stopped in the middle, so an interrupted call leaves it to end by
-    // itself, with data of its own.
+    // Not a scoped thread: zstd can't be stopped in the middle, so an interrupted call lets the thread, which owns
+    // its data, run to its end.
     std::thread::spawn(move || {
         let _ = done.send(work());
     });
@@ -105,7 +105,7 @@ pub fn decompress(data: &[u8], max_bytes: usize, what: &str) -> Result<Vec<u8>> 
         let mut decoder = zstd::Decoder::with_buffer(&mut rest)
             .map_err(|error| invalid(format!("zstd: {error}")))?
             .single_frame();
-        // One byte more than allowed tells too much from exactly enough.
+        // Reading one byte more than allowed distinguishes too much from exactly enough.
         (&mut decoder)
             .take(max_bytes as u64 + 1)
             .read_to_end(&mut content)

@@ -5,14 +5,14 @@ use std::path::Path;
 
 use hybridlm_core::oracle::dense::contexts::fnv1a;
 use hybridlm_core::oracle::dense::counters::Counters;
-use hybridlm_core::oracle::dense::counts::{Counts, Layout, Stream};
+use hybridlm_core::oracle::dense::counts::{Counts, Stream, TableSpec};
 use hybridlm_core::oracle::dense::levels::quantise;
 use hybridlm_core::parallel::Control;
 use hybridlm_core::Error;
 use proptest::prelude::*;
 
 /// The definition, n-gram by n-gram.
-fn naive(layout: &Layout, streams: &[&[u16]]) -> Vec<HashMap<(u32, u16), u64>> {
+fn naive(spec: &TableSpec, streams: &[&[u16]]) -> Vec<HashMap<(u32, u16), u64>> {
     let table = |&(order, rows): &(usize, u32)| {
         let mut counts = HashMap::new();
         for gram in streams.iter().flat_map(|stream| stream.windows(order)) {
@@ -26,11 +26,11 @@ fn naive(layout: &Layout, streams: &[&[u16]]) -> Vec<HashMap<(u32, u16), u64>> {
         }
         counts
     };
-    layout.tables().iter().map(table).collect()
+    spec.tables().iter().map(table).collect()
 }
 
-fn count(layout: &Layout, streams: &[&[u16]], threads: usize) -> Counts {
-    let mut counts = Counts::new(layout.clone()).unwrap();
+fn count(spec: &TableSpec, streams: &[&[u16]], threads: usize) -> Counts {
+    let mut counts = Counts::new(spec.clone()).unwrap();
     let streams: Vec<Stream> = streams.iter().map(|&tokens| Stream { tokens, path: None }).collect();
     counts.count(&streams, threads, &Control::default()).unwrap();
     counts
@@ -41,7 +41,7 @@ fn cells(counts: &Counts) -> Vec<Vec<u64>> {
 }
 
 fn assert_equal(counts: &Counts, expected: &[HashMap<(u32, u16), u64>]) {
-    let vocab_size = counts.layout().vocab_size();
+    let vocab_size = counts.spec().vocab_size();
     for (table, expected) in cells(counts).iter().zip(expected) {
         assert_eq!(table.iter().sum::<u64>(), expected.values().sum::<u64>());
         for (&(row, token), &count) in expected {
@@ -63,40 +63,40 @@ fn skewed(length: usize, vocab_size: u64, mut state: u64) -> Vec<u16> {
 fn long_streams_with_wrapping_counters_on_any_number_of_threads() {
     // Tables that no power of two divides, and one that is added up in more than one piece.
     let rows = [(3, 4096), (4, 64), (5, 48), (6, 7), (7, 100), (8, 1)];
-    let layout = Layout::with_defaults(43, 8, &rows).unwrap();
+    let spec = TableSpec::with_defaults(43, 8, &rows).unwrap();
     // More than two blocks, so that work is shared and n-grams reach across the blocks' borders.
     let (long, short) = (skewed(1_200_000, 43, 1), skewed(70_000, 43, 2));
     // n-grams that occur more often than a thread's two bytes hold.
     let alternating = [5, 3].repeat(100_000);
     let streams: [&[u16]; 5] = [&long, &[], &short, &[3], &alternating];
-    let expected = naive(&layout, &streams);
-    let single = count(&layout, &streams, 1);
+    let expected = naive(&spec, &streams);
+    let single = count(&spec, &streams, 1);
     assert_equal(&single, &expected);
     for threads in [2, 3, 8] {
-        assert!(cells(&count(&layout, &streams, threads)) == cells(&single));
+        assert!(cells(&count(&spec, &streams, threads)) == cells(&single));
     }
 }
 
 #[test]
 fn shards_counted_apart_and_merged_in_any_order() {
-    let layout = Layout::with_defaults(100, 5, &[]).unwrap();
+    let spec = TableSpec::with_defaults(100, 5, &[]).unwrap();
     let (a, b) = (skewed(300_000, 100, 3), skewed(50, 100, 4));
-    let whole = count(&layout, &[&a, &b], 2);
+    let whole = count(&spec, &[&a, &b], 2);
     assert_eq!(whole.tokens(), 300_050);
-    let mut merged = count(&layout, &[&b], 1);
-    merged.merge(&count(&layout, &[&a], 1)).unwrap();
+    let mut merged = count(&spec, &[&b], 1);
+    merged.merge(&count(&spec, &[&a], 1)).unwrap();
     assert!(cells(&merged) == cells(&whole) && merged.tokens() == whole.tokens());
 }
 
 #[test]
 fn counts_of_other_layouts_are_not_merged() {
-    let small = Layout::with_defaults(10, 3, &[]).unwrap();
+    let small = TableSpec::with_defaults(10, 3, &[]).unwrap();
     let mut counts = count(&small, &[&[1, 2, 3]], 1);
     let before = cells(&counts);
     for other in [
-        Layout::with_defaults(11, 3, &[]).unwrap(),
-        Layout::with_defaults(10, 4, &[]).unwrap(),
-        Layout::with_defaults(10, 3, &[(3, 8)]).unwrap(),
+        TableSpec::with_defaults(11, 3, &[]).unwrap(),
+        TableSpec::with_defaults(10, 4, &[]).unwrap(),
+        TableSpec::with_defaults(10, 3, &[(3, 8)]).unwrap(),
     ] {
         assert!(matches!(counts.merge(&Counts::new(other).unwrap()), Err(Error::Input(_))));
     }
@@ -105,7 +105,7 @@ fn counts_of_other_layouts_are_not_merged() {
 
 #[test]
 fn tokens_outside_the_vocabulary_are_refused_wherever_they_are() {
-    let layout = Layout::with_defaults(16, 8, &[(3, 4), (4, 4), (5, 4), (6, 4), (7, 4), (8, 4)]).unwrap();
+    let spec = TableSpec::with_defaults(16, 8, &[(3, 4), (4, 4), (5, 4), (6, 4), (7, 4), (8, 4)]).unwrap();
     for (length, at) in
         [(20, 0), (20, 19), (1_100_000, 524_287), (1_100_000, 524_288), (1_100_000, 1_099_999)]
     {
@@ -116,7 +116,7 @@ fn tokens_outside_the_vocabulary_are_refused_wherever_they_are() {
             (Some(Path::new("x.bin")), format!("x.bin: token 16 at offset {} is", 1024 + 2 * at)),
         ] {
             let stream = Stream { tokens: &tokens, path };
-            let mut counts = Counts::new(layout.clone()).unwrap();
+            let mut counts = Counts::new(spec.clone()).unwrap();
             let error = counts.count(&[stream], 2, &Control::default()).unwrap_err();
             assert!(error.to_string().starts_with(&expected), "{error}");
         }
@@ -135,18 +135,18 @@ fn layouts_that_make_no_sense_are_refused() {
         (1024, 8, vec![(2, 5)]),
         (1024, 3, vec![(4, 5)]),
     ] {
-        assert!(matches!(Layout::with_defaults(vocab_size, orders, &rows), Err(Error::Input(_))));
+        assert!(matches!(TableSpec::with_defaults(vocab_size, orders, &rows), Err(Error::Input(_))));
     }
 }
 
 #[test]
 fn a_request_to_stop_stops() {
-    let layout = Layout::with_defaults(16, 2, &[]).unwrap();
+    let spec = TableSpec::with_defaults(16, 2, &[]).unwrap();
     let control = Control::default();
     control.cancel();
     for length in [10, 2_000_000] {
         let tokens = vec![1u16; length];
-        let mut counts = Counts::new(layout.clone()).unwrap();
+        let mut counts = Counts::new(spec.clone()).unwrap();
         let stopped = counts.count(&[Stream { tokens: &tokens, path: None }], 2, &control);
         assert!(matches!(stopped, Err(Error::Interrupted)));
     }
@@ -161,10 +161,10 @@ proptest! {
         threads in 1usize..4,
     ) {
         let rows: Vec<_> = (3..=orders).zip(rows).collect();
-        let layout = Layout::with_defaults(12, orders, &rows).unwrap();
+        let spec = TableSpec::with_defaults(12, orders, &rows).unwrap();
         let streams: Vec<&[u16]> = streams.iter().map(Vec::as_slice).collect();
-        let counts = count(&layout, &streams, threads);
-        assert_equal(&counts, &naive(&layout, &streams));
+        let counts = count(&spec, &streams, threads);
+        assert_equal(&counts, &naive(&spec, &streams));
         for index in 0..orders {
             let cells = counts.quantise(index, threads);
             for (row, cells) in counts.tables()[index].to_vec().chunks(12).zip(cells.chunks(12)) {

@@ -1,6 +1,6 @@
 //! The packed layout: the same oracle in fewer bytes, and every way a file can be wrong.
 
-use hybridlm_core::oracle::dense::counts::{Counts, Layout, Stream};
+use hybridlm_core::oracle::dense::counts::{Counts, Stream, TableSpec};
 use hybridlm_core::oracle::dense::ngor_packed::{decode, encode, MAGIC, MAGIC_WITHOUT_IDENTITY};
 use hybridlm_core::oracle::dense::table::Table;
 use hybridlm_core::oracle::load;
@@ -10,10 +10,10 @@ use proptest::prelude::*;
 
 fn tables(vocab_size: usize, orders: usize, rows: u32, tokens: &[u16]) -> Vec<Table> {
     let rows: Vec<_> = (3..=orders).map(|order| (order, rows)).collect();
-    let layout = Layout::with_defaults(vocab_size, orders, &rows).unwrap();
-    let mut counts = Counts::new(layout.clone()).unwrap();
+    let spec = TableSpec::with_defaults(vocab_size, orders, &rows).unwrap();
+    let mut counts = Counts::new(spec.clone()).unwrap();
     counts.count(&[Stream { tokens, path: None }], 1, &Control::default()).unwrap();
-    let tables = layout.tables().iter().enumerate();
+    let tables = spec.tables().iter().enumerate();
     tables.map(|(i, &(order, rows))| Table { order, rows, cells: counts.quantise(i, 1) }).collect()
 }
 

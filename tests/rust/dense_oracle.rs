@@ -1,7 +1,7 @@
 //! Look-ups against a slow loop over the tables' definition.
 
 use hybridlm_core::oracle::dense::contexts::fnv1a;
-use hybridlm_core::oracle::dense::counts::{Counts, Layout, Stream};
+use hybridlm_core::oracle::dense::counts::{Counts, Stream, TableSpec};
 use hybridlm_core::oracle::dense::oracle::DenseOracle;
 use hybridlm_core::oracle::dense::table::{DenseTables, Table};
 use hybridlm_core::oracle::{log_probs, mixture, target_log_probs, Info, Oracle};
@@ -13,10 +13,10 @@ use proptest::prelude::*;
 const V: usize = 20;
 
 fn oracle(training: &[u16], orders: usize, rows: &[(usize, u32)]) -> DenseOracle {
-    let layout = Layout::with_defaults(V, orders, rows).unwrap();
-    let mut counts = Counts::new(layout.clone()).unwrap();
+    let spec = TableSpec::with_defaults(V, orders, rows).unwrap();
+    let mut counts = Counts::new(spec.clone()).unwrap();
     counts.count(&[Stream { tokens: training, path: None }], 1, &Control::default()).unwrap();
-    let tables = layout.tables().iter().enumerate();
+    let tables = spec.tables().iter().enumerate();
     let tables = tables.map(|(i, &(order, rows))| Table { order, rows, cells: counts.quantise(i, 1) });
     DenseTables::new(V, tables.collect()).unwrap().into()
 }

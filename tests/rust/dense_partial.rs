@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use hybridlm_core::oracle::dense::contexts::fnv1a;
-use hybridlm_core::oracle::dense::counts::{Layout, MAX_CELLS};
+use hybridlm_core::oracle::dense::counts::{TableSpec, MAX_CELLS};
 use hybridlm_core::oracle::dense::partial::{PartialCounts, MAGIC};
 use hybridlm_core::parallel::Control;
 use hybridlm_core::tokens::write_shard;
@@ -15,8 +15,8 @@ use tempfile::TempDir;
 
 const V: usize = 7;
 
-fn layout() -> Layout {
-    Layout::with_defaults(V, 4, &[(3, 6), (4, 40)]).unwrap()
+fn spec() -> TableSpec {
+    TableSpec::with_defaults(V, 4, &[(3, 6), (4, 40)]).unwrap()
 }
 
 fn shard(folder: &TempDir, name: &str, tokens: &[u16]) -> PathBuf {
@@ -25,8 +25,8 @@ fn shard(folder: &TempDir, name: &str, tokens: &[u16]) -> PathBuf {
     path
 }
 
-fn counted(layout: &Layout, paths: &[PathBuf], threads: usize) -> PartialCounts {
-    let mut counts = PartialCounts::new(layout.clone()).unwrap();
+fn counted(spec: &TableSpec, paths: &[PathBuf], threads: usize) -> PartialCounts {
+    let mut counts = PartialCounts::new(spec.clone()).unwrap();
     counts.count(paths, threads, &Control::default()).unwrap();
     counts
 }
@@ -55,7 +55,7 @@ fn example() -> Vec<u8> {
     let folder = TempDir::new().unwrap();
     let one = shard(&folder, "one.bin", &[1, 2, 3, 1, 2, 3, 1, 2, 6]);
     let two = shard(&folder, "zwei.bin", &[1; 400]);
-    bytes(&counted(&layout(), &[one, two], 1))
+    bytes(&counted(&spec(), &[one, two], 1))
 }
 
 /// Makes checksum and length right again, so that what is behind them is reached.
@@ -111,7 +111,7 @@ fn the_layout_is_the_documented_one() {
     assert_eq!(counts.counts().tables()[0].to_vec(), [3, 0, 2]);
     assert_eq!((counts.shards()[0].name.as_str(), counts.shards()[0].hash), ("ab", [9; 32]));
     assert_eq!(
-        *counts.counts().layout().vocabulary(),
+        *counts.counts().spec().vocabulary(),
         Vocabulary { size: 3, bos: 2, fingerprint: Some([8; 32]) }
     );
     assert_eq!(bytes(&counts), data);
@@ -128,11 +128,11 @@ fn golden_files_mean_what_they_always_meant() {
 fn golden(name: &str, vocabulary: Vocabulary) {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/good/").to_owned();
     let counts = read(&std::fs::read(folder + name).unwrap()).unwrap();
-    assert_eq!(*counts.counts().layout().vocabulary(), vocabulary);
+    assert_eq!(*counts.counts().spec().vocabulary(), vocabulary);
     assert_eq!((counts.shards()[0].name.as_str(), counts.counts().tokens()), ("tokens.bin", 400));
     let tokens: Vec<u16> = (0..400u32).map(|i| (i * i % 13) as u16).collect();
-    assert_eq!(counts.counts().layout().tables(), [(1, 1), (2, 16), (3, 8), (4, 5)]);
-    for (table, &(order, rows)) in counts.counts().tables().iter().zip(counts.counts().layout().tables()) {
+    assert_eq!(counts.counts().spec().tables(), [(1, 1), (2, 16), (3, 8), (4, 5)]);
+    for (table, &(order, rows)) in counts.counts().tables().iter().zip(counts.counts().spec().tables()) {
         let mut naive = vec![0; rows as usize * 16];
         for gram in tokens.windows(order) {
             let row = match order {
@@ -150,7 +150,7 @@ fn golden(name: &str, vocabulary: Vocabulary) {
 fn a_shard_is_known_by_its_content() {
     let folder = TempDir::new().unwrap();
     let path = shard(&folder, "a.bin", &[1, 2, 3]);
-    let counts = counted(&layout(), std::slice::from_ref(&path), 1);
+    let counts = counted(&spec(), std::slice::from_ref(&path), 1);
     let known = &counts.shards()[0];
     assert_eq!(known.hash, *blake3::hash(&std::fs::read(path).unwrap()).as_bytes());
     assert_eq!((known.tokens, known.name.as_str()), (3, "a.bin"));
@@ -170,9 +170,9 @@ fn large_counts_survive() {
 fn chunks_are_cut_across_rows() {
     let folder = TempDir::new().unwrap();
     // 3 × 10^5 cells of order 3: two chunks, and the cut is in the middle of a row.
-    let layout = Layout::with_defaults(1000, 3, &[(3, 300)]).unwrap();
+    let spec = TableSpec::with_defaults(1000, 3, &[(3, 300)]).unwrap();
     let tokens: Vec<u16> = (0..50_000u32).map(|i| (i * i % 997) as u16).collect();
-    let counts = counted(&layout, &[shard(&folder, "a.bin", &tokens)], 2);
+    let counts = counted(&spec, &[shard(&folder, "a.bin", &tokens)], 2);
     let again = read(&bytes(&counts)).unwrap();
     for (one, two) in counts.counts().tables().iter().zip(again.counts().tables()) {
         assert!(one.to_vec() == two.to_vec());
@@ -289,13 +289,13 @@ fn different_things_are_not_added() {
     let folder = TempDir::new().unwrap();
     let one = shard(&folder, "one.bin", &[1, 2, 3]);
     let two = shard(&folder, "two.bin", &[3, 2, 1]);
-    let mut counts = counted(&layout(), &[one], 1);
+    let mut counts = counted(&spec(), &[one], 1);
     let before = bytes(&counts);
     let others = [
-        Layout::with_defaults(V + 1, 4, &[(3, 6), (4, 40)]).unwrap(),
-        Layout::with_defaults(V, 3, &[(3, 6)]).unwrap(),
-        Layout::with_defaults(V, 4, &[(3, 6), (4, 41)]).unwrap(),
-        Layout::with_defaults(Vocabulary { bos: 2, ..V.into() }, 4, &[(3, 6), (4, 40)]).unwrap(),
+        TableSpec::with_defaults(V + 1, 4, &[(3, 6), (4, 40)]).unwrap(),
+        TableSpec::with_defaults(V, 3, &[(3, 6)]).unwrap(),
+        TableSpec::with_defaults(V, 4, &[(3, 6), (4, 41)]).unwrap(),
+        TableSpec::with_defaults(Vocabulary { bos: 2, ..V.into() }, 4, &[(3, 6), (4, 40)]).unwrap(),
     ];
     for other in others {
         let other = counted(&other, std::slice::from_ref(&two), 1);
@@ -313,8 +313,8 @@ fn a_sum_is_of_the_tokenizer_of_its_parts() {
     let paths = [shard(&folder, "one.bin", &[1, 2, 3]), shard(&folder, "two.bin", &[3, 2, 1])];
     let part = |path: &PathBuf, fingerprint| {
         let vocabulary = Vocabulary { size: V, bos: 2, fingerprint };
-        let layout = Layout::with_defaults(vocabulary, 4, &[(3, 6), (4, 40)]).unwrap();
-        counted(&layout, std::slice::from_ref(path), 1)
+        let spec = TableSpec::with_defaults(vocabulary, 4, &[(3, 6), (4, 40)]).unwrap();
+        counted(&spec, std::slice::from_ref(path), 1)
     };
     for (first, second, expected) in [
         (Some([7; 32]), Some([7; 32]), Some([7; 32])),
@@ -326,7 +326,7 @@ fn a_sum_is_of_the_tokenizer_of_its_parts() {
         sum.merge(&other).unwrap();
         again.merge_bytes(&bytes(&other), "p", 1, &Control::default()).unwrap();
         assert_eq!(bytes(&sum), bytes(&again));
-        assert_eq!(sum.counts().layout().vocabulary().fingerprint, expected);
+        assert_eq!(sum.counts().spec().vocabulary().fingerprint, expected);
     }
     let (mut one, other) = (part(&paths[0], Some([7; 32])), part(&paths[1], Some([8; 32])));
     let error = one.merge_bytes(&bytes(&other), "p", 1, &Control::default()).unwrap_err().to_string();
@@ -343,9 +343,9 @@ fn a_shard_is_added_once() {
     let one = shard(&folder, "one.bin", &[1, 2, 3]);
     let copy = shard(&folder, "copy.bin", &[1, 2, 3]);
     let two = shard(&folder, "two.bin", &[3, 2, 1]);
-    let mut counts = counted(&layout(), &[one.clone(), two], 1);
+    let mut counts = counted(&spec(), &[one.clone(), two], 1);
     let before = bytes(&counts);
-    let part = bytes(&counted(&layout(), std::slice::from_ref(&copy), 1));
+    let part = bytes(&counted(&spec(), std::slice::from_ref(&copy), 1));
     let error = counts.merge_bytes(&part, "p1", 1, &Control::default()).unwrap_err();
     let expected = format!(
         "p1: shard copy.bin has been counted already, as one.bin from {}; give each shard once",
@@ -353,14 +353,14 @@ fn a_shard_is_added_once() {
     );
     assert_eq!(error.to_string(), expected);
     assert_eq!(bytes(&counts), before);
-    let mut fresh = PartialCounts::new(layout()).unwrap();
+    let mut fresh = PartialCounts::new(spec()).unwrap();
     assert!(fresh.count(&[one, copy], 1, &Control::default()).unwrap_err().to_string().contains("one.bin"));
 }
 
 #[test]
 fn tokens_from_nowhere_are_not_written() {
     use hybridlm_core::oracle::dense::counts::Stream;
-    let mut counts = PartialCounts::new(layout()).unwrap();
+    let mut counts = PartialCounts::new(spec()).unwrap();
     let stream = Stream { tokens: &[1, 2], path: None };
     counts.counts_mut().count(&[stream], 1, &Control::default()).unwrap();
     assert!(matches!(counts.to_bytes(1, &Control::default()), Err(Error::Input(_))));
@@ -372,9 +372,9 @@ fn stopping_is_possible() {
     let path = shard(&folder, "a.bin", &[1; 5000]);
     let control = Control::default();
     control.cancel();
-    let mut counts = PartialCounts::new(layout()).unwrap();
+    let mut counts = PartialCounts::new(spec()).unwrap();
     assert!(matches!(counts.count(&[path], 2, &control), Err(Error::Interrupted)));
-    assert!(matches!(PartialCounts::new(layout()).unwrap().to_bytes(2, &control), Err(Error::Interrupted)));
+    assert!(matches!(PartialCounts::new(spec()).unwrap().to_bytes(2, &control), Err(Error::Interrupted)));
 }
 
 proptest! {
@@ -398,7 +398,7 @@ proptest! {
                 shard(&folder, &format!("{index}.bin"), &tokens)
             })
             .collect();
-        let whole = bytes(&counted(&layout(), &paths, 1));
+        let whole = bytes(&counted(&spec(), &paths, 1));
 
         let mut order: Vec<usize> = (0..paths.len()).collect();
         order.sort_by_key(|&index| keys[index]);
@@ -406,7 +406,7 @@ proptest! {
             .map(|group| {
                 let chosen: Vec<_> =
                     order.iter().filter(|&&i| groups[i] == group).map(|&i| paths[i].clone()).collect();
-                counted(&layout(), &chosen, threads).to_bytes(threads, &Control::default()).unwrap()
+                counted(&spec(), &chosen, threads).to_bytes(threads, &Control::default()).unwrap()
             })
             .collect();
         let add = |left: &[u8], right: &[u8]| {

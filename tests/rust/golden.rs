@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use hybridlm_core::bytes::checksum;
 use hybridlm_core::oracle::dense::contexts::fnv1a;
-use hybridlm_core::oracle::dense::counts::Layout;
+use hybridlm_core::oracle::dense::counts::TableSpec;
 use hybridlm_core::oracle::dense::ngor_packed;
 use hybridlm_core::oracle::dense::partial::PartialCounts;
 use hybridlm_core::oracle::dense::table::Table;
@@ -105,8 +105,8 @@ fn bad_files_are_refused() {
 #[ignore = "rewrites the golden files; for a new version of the format"]
 fn golden_files_are_made_like_this() {
     let control = Control::default();
-    let layout = Layout::new(vocabulary(), &ROWS.map(|(order, rows)| (order, rows as u32))).unwrap();
-    let mut counts = PartialCounts::new(layout).unwrap();
+    let spec = TableSpec::new(vocabulary(), &ROWS.map(|(order, rows)| (order, rows as u32))).unwrap();
+    let mut counts = PartialCounts::new(spec).unwrap();
     counts.count(&[folder("good").join("tokens.bin")], 1, &control).unwrap();
     let part = counts.to_bytes(1, &control).unwrap();
     fs::write(folder("good").join("counts_v2.part"), &part).unwrap();

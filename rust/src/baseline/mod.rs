@@ -1,4 +1,4 @@
-//! What plain byte models reach, to compare with: context-tree weighting and a PPM-like model.
+//! What plain byte models reach, to compare with: context-tree weighting and interpolated Kneser–Ney.
 //!
 //! A trained model is stored as its settings and the text that it learned, compressed. Learning is
 //! deterministic and takes a second or two for a megabyte; the nodes themselves would take a hundred times
@@ -18,7 +18,7 @@ const HEADER: usize = 8;
 /// The longest text that a stored model may unpack to.
 const MAX_TEXT: usize = 1 << 30;
 const LEVEL: i32 = 19;
-/// Bytes between two looks at whether to stop.
+/// Bytes between two checks whether to stop.
 const PIECE: usize = 1 << 14;
 const PPM_CONTEXTS: usize = 1 << 23;
 const PPM_LENGTHS: [usize; backoff::MAX_LENGTH] = [1, 2, 3, 4, 5, 6, 7, 8];

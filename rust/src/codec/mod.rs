@@ -21,7 +21,7 @@ use frequencies::Frequencies;
 use predict::Predictor;
 use segment::Segmenter;
 
-/// Tokens between two looks at whether to stop.
+/// Tokens between two checks whether to stop.
 const PIECE: usize = 64;
 /// Tokens whose distributions are compared before anything else.
 const FIRST: usize = 64;

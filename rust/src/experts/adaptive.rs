@@ -1,4 +1,4 @@
-//! Experts that learn while they score, strong ones: an adaptive n-gram model, a match model, a cache.
+//! The strong experts that learn while they score: an adaptive n-gram model, a match model, a cache.
 //!
 //! Each predicts a token before it learns it. [`AdaptiveExperts`] holds them together and gives their
 //! probabilities of one token or of all, and *gates*: small numbers that say how much the experts know
@@ -46,7 +46,7 @@ pub struct AdaptiveExperts {
     cache: Cache,
 }
 
-/// What there is to say about n tokens that were scored.
+/// The results of scoring n tokens.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scored {
     /// ln p of each token given all before it, shape [3, n].
@@ -146,7 +146,7 @@ impl AdaptiveExperts {
         ([backoff, matched, cache], evidence)
     }
 
-    /// Learns tokens that nobody asks a prediction of, such as the one that begins a stream.
+    /// Learns tokens without scoring them, such as the one that begins a stream.
     pub fn observe(&mut self, tokens: &[u16]) -> Result<()> {
         check_tokens(tokens, self.vocab_size())?;
         for &token in tokens {

@@ -26,7 +26,7 @@ pub const LENGTHS: [usize; 5] = [1, 2, 3, 5, 8];
 
 /// D, the absolute discount.
 pub const DISCOUNT: f32 = 0.75;
-/// What the unigram takes for granted of each token.
+/// The count that the unigram adds to each token's.
 const PRIOR: f32 = 0.5;
 
 /// Places that the table of contexts begins with.
@@ -425,7 +425,7 @@ impl Backoff {
         context.types += u16::from(found.is_none());
     }
 
-    /// Sees to it that the contexts of one more token find room.
+    /// Makes room for the contexts of one more token.
     fn make_room(&mut self) {
         let crowded = self.taken + self.lengths.len() > self.contexts.len() / 4 * 3;
         if self.store.words.len() > 2 * self.room || crowded && self.contexts.len() == self.room {

@@ -1,4 +1,4 @@
-//! A hash of contexts.
+//! The hash of contexts.
 
 /// A bijective finaliser (Stafford's variant 13): every input bit reaches every output bit.
 pub(super) fn finalise(mut x: u64) -> u64 {

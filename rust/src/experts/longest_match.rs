@@ -1,8 +1,8 @@
 //! A match model: where did the latest tokens occur before, and what came next there?
 //!
-//! While a match lasts it predicts one token, with a confidence that is learned for each length of match.
-//! That alone is no distribution; what remains of the probability is another expert's to share out. Memory is bounded: a ring of the latest tokens, and a table with the latest
-//! place of every hash. A place that has left the ring is no match.
+//! While a match lasts it predicts one token, with a confidence that is learned for each length of match. That alone is no
+//! distribution; another expert distributes the rest of the probability. Memory is bounded: a ring of the latest tokens,
+//! and a table with the latest place of every hash. A place that has left the ring is no match.
 
 use super::hash::finalise;
 use crate::fingerprint::{Fingerprint, Stateful};

@@ -1,4 +1,5 @@
-//! Experts that learn while they score.
+//! Experts that learn while they score: the strong ones ([`adaptive`], of [`backoff`], [`longest_match`] and [`cache`]),
+//! and the reference's ([`reference`]).
 
 pub mod adaptive;
 pub mod backoff;

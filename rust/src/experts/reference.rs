@@ -122,7 +122,7 @@ impl OnlineExperts {
         self.previous = [self.previous[1], token];
     }
 
-    /// Learns tokens that nobody asks a prediction of, such as the one that begins a stream.
+    /// Learns tokens without scoring them, such as the one that begins a stream.
     pub fn observe(&mut self, tokens: &[u16]) -> Result<()> {
         check_tokens(tokens, self.vocab_size)?;
         tokens.iter().for_each(|&token| self.learn(usize::from(token)));

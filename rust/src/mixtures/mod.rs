@@ -59,15 +59,8 @@ pub fn create(name: &str, sources: Sources) -> Result<Box<dyn Mixture>> {
 }
 
 /// The nll of n targets in nats, from what each expert gave them: `log_probs` [K + L, n], of which the last
-/// L, the evidence, may be −∞, and `gates` [G, n]. Where `weights` [n, K + L] is wanted, it gets those that
-/// each target met.
-pub fn score(
-    mixture: &mut dyn Mixture,
-    log_probs: &[f32],
-    gates: &[u8],
-    nll: &mut [f64],
-    mut weights: Option<&mut [f64]>,
-) -> Result<()> {
+/// L, the evidence, may be −∞, and `gates` [G, n].
+pub fn score(mixture: &mut dyn Mixture, log_probs: &[f32], gates: &[u8], nll: &mut [f64]) -> Result<()> {
     let (n, experts, gate_values) = (nll.len(), mixture.experts(), mixture.gates().to_vec());
     let rows = experts + mixture.lengths();
     if log_probs.len() != rows * n || gates.len() != gate_values.len() * n {
@@ -104,9 +97,6 @@ pub fn score(
             let log_prob = log_prob(row);
             // Most shares are nothing, and that is worth no exponential.
             *probability = if log_prob == f64::NEG_INFINITY { 0.0 } else { (log_prob - largest).exp() };
-        }
-        if let Some(weights) = &mut weights {
-            mixture.weights(&gate, &mut weights[target * rows..][..rows]);
         }
         *nll = -(largest + mixture.update(&gate, &probabilities).ln());
     }

@@ -30,12 +30,13 @@ pub trait Oracle: Send + Sync {
     /// the tokens, and that `out` holds K slices of `range.len()`.
     fn target_kernel(&self, tokens: &[u16], range: Range<usize>, out: &mut [&mut [f32]]);
 
-    /// Writes ln p_k(v | tokens[..positions[m]]) to `out[k][m * V + v]`; checked by the caller likewise,
-    /// positions being at most `tokens.len()`.
+    /// Writes ln p_k(v | tokens[..positions[m]]) to `out[k][m * V + v]`.
+    ///
+    /// The caller has checked the tokens, that positions are at most `tokens.len()`, and the length of `out`.
     fn rows_kernel(&self, tokens: &[u16], positions: &[usize], out: &mut [&mut [f32]]);
 
     /// Writes Σ_k weights[k][m] · p_k(v | tokens[..positions[m]]) to `out[m * V + v]`: probabilities, not
-    /// logarithms. Checked by the caller likewise. An estimator that can avoid making the K rows should.
+    /// logarithms. The caller has checked the arguments. An estimator that can avoid making the K rows should.
     fn mixture_kernel(&self, tokens: &[u16], positions: &[usize], weights: &[&[f32]], out: &mut [f32]) {
         let vocab_size = self.vocab_size();
         let mut rows = vec![0f32; self.orders().len() * vocab_size];
@@ -50,7 +51,7 @@ pub trait Oracle: Send + Sync {
         }
     }
 
-    /// The tables, for an estimator that is one dense row per context.
+    /// The tables of the dense estimator; none for others.
     fn dense(&self) -> Option<&DenseTables> {
         None
     }

@@ -1,4 +1,4 @@
-//! Oracle files of any kind, which their first bytes tell.
+//! Reading an oracle file of any kind.
 
 use crate::oracle::dense::oracle::DenseOracle;
 use crate::oracle::dense::{ngor_packed, ngor_v1};
@@ -7,7 +7,7 @@ use crate::oracle::sparse::ngsp;
 use crate::parallel::Control;
 use crate::{Error, Result};
 
-/// Reads an oracle file of any kind, which its first bytes tell. `what` names the data in errors.
+/// Reads an oracle file of any kind, which is recognised by its first bytes. `what` names the data in errors.
 pub fn load(data: &[u8], what: &str, threads: usize, control: &Control) -> Result<Box<dyn Oracle>> {
     match data {
         _ if [ngor_packed::MAGIC, ngor_packed::MAGIC_WITHOUT_IDENTITY]

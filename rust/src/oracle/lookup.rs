@@ -1,7 +1,7 @@
 //! Looking up in any oracle, on any number of threads.
 //!
-//! These functions check the arguments, cut the work into pieces and run the oracle's kernels on them; callers use
-//! them rather than the kernels.
+//! These functions check the arguments, cut the work into pieces and run the oracle's kernels on them. Callers use
+//! these functions and not the kernels.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use crate::oracle::interface::Oracle;
 use crate::tokens::check_tokens;
 use crate::{parallel, Error, Result};
 
-/// Values a piece of work fills at least, so that threads are not started for next to nothing.
+/// The least values that a piece of work fills, so that no thread is started for next to nothing.
 const PIECE: usize = 1 << 15;
 
 /// ln p_k(tokens[start + j] | tokens[..start + j]) as `out[k * (N - start) + j]`: shape [K, N - start].
@@ -89,7 +89,7 @@ fn pieces(out: &mut [f32], columns: usize, width: usize, threads: usize) -> Vec<
     if columns == 0 || width == 0 || out.is_empty() {
         return Vec::new();
     }
-    // A few pieces per thread even out what other programs take from some of the cores.
+    // With a few pieces per thread, a core that other programs slow down delays the whole less.
     let wanted = if threads <= 1 { 1 } else { (threads * 4).min(out.len().div_ceil(PIECE)) };
     let step = columns.div_ceil(wanted.clamp(1, columns));
     let mut pieces: Vec<Piece> = (0..columns)

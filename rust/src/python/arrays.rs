@@ -32,7 +32,7 @@ pub fn tokens<'py>(value: &Bound<'py, PyAny>) -> PyResult<PyReadonlyArray1<'py, 
     array(value, "tokens", "uint16")
 }
 
-/// The slice of an array that [`array`] has found contiguous.
+/// The slice of an array that [`array`] made sure is contiguous.
 pub fn slice<'a, T: Element>(array: &'a PyReadonlyArray1<'_, T>) -> &'a [T] {
     array.as_slice().unwrap_or_default()
 }

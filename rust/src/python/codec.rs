@@ -76,7 +76,7 @@ impl Predictor {
 #[pymethods]
 impl Predictor {
     #[new]
-    #[pyo3(signature = (vocab_size, *, neural=None, oracle=None, mixture="eg", first=1))]
+    #[pyo3(signature = (vocab_size, *, neural=None, oracle=None, mixture="stacked", first=1))]
     fn new(
         vocab_size: usize,
         neural: Option<Py<PyAny>>,

@@ -14,7 +14,7 @@ use super::errors::InputError;
 use super::interruptible::interruptible;
 use super::vocabulary::{hex, identity, vocabulary, Identity};
 use crate::counted_shards::{identify, CountedShard};
-use crate::oracle::dense::counts::{Counts, Layout, Stream};
+use crate::oracle::dense::counts::{Counts, Stream, TableSpec};
 use crate::oracle::dense::partial::{self, PartialCounts};
 use crate::oracle::dense::table::Table;
 use crate::oracle::dense::{ngor_packed, ngor_v1};
@@ -22,7 +22,7 @@ use crate::vocabulary::Vocabulary;
 
 #[pyclass(module = "hybridlm._core", frozen)]
 struct NgramCounts {
-    layout: Layout,
+    spec: TableSpec,
     /// None after an error in the middle of counting.
     core: Mutex<Option<PartialCounts>>,
 }
@@ -47,7 +47,7 @@ impl NgramCounts {
     }
 
     fn index(&self, order: usize) -> PyResult<usize> {
-        let found = self.layout.tables().iter().position(|&(other, _)| other == order);
+        let found = self.spec.tables().iter().position(|&(other, _)| other == order);
         found.ok_or_else(|| InputError::new_err(format!("order {order} was not counted")))
     }
 
@@ -56,7 +56,7 @@ impl NgramCounts {
         py: Python<'py>,
         cells: Vec<T>,
     ) -> PyResult<Bound<'py, PyArray2<T>>> {
-        let vocab_size = self.layout.vocab_size();
+        let vocab_size = self.spec.vocab_size();
         let array = Array2::from_shape_vec((cells.len() / vocab_size, vocab_size), cells);
         Ok(array.map_err(|error| PyRuntimeError::new_err(error.to_string()))?.into_pyarray(py))
     }
@@ -82,20 +82,20 @@ impl NgramCounts {
                 .collect::<PyResult<_>>()?,
             None => Vec::new(),
         };
-        let layout = Layout::with_defaults(vocabulary, orders, &rows)?;
-        Ok(Self { core: Mutex::new(Some(PartialCounts::new(layout.clone())?)), layout })
+        let spec = TableSpec::with_defaults(vocabulary, orders, &rows)?;
+        Ok(Self { core: Mutex::new(Some(PartialCounts::new(spec.clone())?)), spec })
     }
 
     #[getter]
     fn vocab_size(&self) -> usize {
-        self.layout.vocab_size()
+        self.spec.vocab_size()
     }
 
     /// Size, document token, fingerprint of the tokenizer.
     #[getter]
     fn vocabulary(&self) -> PyResult<Identity> {
         // What is added may be of a tokenizer that isn't known.
-        Ok(self.with(|counts| Ok(identity(counts.layout().vocabulary())))?)
+        Ok(self.with(|counts| Ok(identity(counts.spec().vocabulary())))?)
     }
 
     #[getter]
@@ -105,13 +105,13 @@ impl NgramCounts {
 
     #[getter]
     fn orders<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, self.layout.tables().iter().map(|&(order, _)| order))
+        PyTuple::new(py, self.spec.tables().iter().map(|&(order, _)| order))
     }
 
     #[getter]
     fn buckets<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let dict = PyDict::new(py);
-        for &(order, rows) in self.layout.tables() {
+        for &(order, rows) in self.spec.tables() {
             dict.set_item(order, rows)?;
         }
         Ok(dict)
@@ -159,7 +159,7 @@ impl NgramCounts {
     fn from_bytes(py: Python<'_>, data: &[u8], name: &str, threads: usize) -> PyResult<Self> {
         let partial =
             interruptible(py, None, |control| PartialCounts::from_bytes(data, name, threads, control))?;
-        Ok(Self { layout: partial.counts().layout().clone(), core: Mutex::new(Some(partial)) })
+        Ok(Self { spec: partial.counts().spec().clone(), core: Mutex::new(Some(partial)) })
     }
 
     #[pyo3(signature = (data, name="partial counts", threads=1))]
@@ -222,10 +222,10 @@ impl NgramCounts {
                     rows,
                     cells: counts.quantise(index, threads),
                 };
-                let tables = self.layout.tables().iter().enumerate().map(table);
-                Ok((*counts.layout().vocabulary(), counts.tokens(), tables.collect::<Vec<_>>()))
+                let tables = self.spec.tables().iter().enumerate().map(table);
+                Ok((*counts.spec().vocabulary(), counts.tokens(), tables.collect::<Vec<_>>()))
             })?;
-            let vocab_size = self.layout.vocab_size();
+            let vocab_size = self.spec.vocab_size();
             if packed {
                 ngor_packed::encode(&vocabulary, tokens, &tables, level, threads, control)
             } else {

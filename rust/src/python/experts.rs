@@ -220,20 +220,7 @@ impl LinearMixture {
         log_probs: &Bound<'py, PyAny>,
         gates: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyArray1<f64>>> {
-        Ok(self.run(py, log_probs, gates, false)?.0)
-    }
-
-    #[pyo3(signature = (log_probs, gates=None))]
-    #[allow(clippy::type_complexity)] // two arrays
-    fn mix_with_weights<'py>(
-        &self,
-        py: Python<'py>,
-        log_probs: &Bound<'py, PyAny>,
-        gates: Option<&Bound<'py, PyAny>>,
-    ) -> PyResult<(Bound<'py, PyArray1<f64>>, Bound<'py, PyArray2<f64>>)> {
-        let (nll, weights) = self.run(py, log_probs, gates, true)?;
-        let targets = nll.len();
-        Ok((nll, matrix(py, weights, [targets, self.rows])?))
+        self.run(py, log_probs, gates)
     }
 
     fn fingerprint(&self, py: Python<'_>) -> PyResult<Cow<'static, [u8]>> {
@@ -263,8 +250,7 @@ impl LinearMixture {
         py: Python<'py>,
         log_probs: &Bound<'py, PyAny>,
         gates: Option<&Bound<'py, PyAny>>,
-        with_weights: bool,
-    ) -> PyResult<(Bound<'py, PyArray1<f64>>, Vec<f64>)> {
+    ) -> PyResult<Bound<'py, PyArray1<f64>>> {
         let log_probs = array::<f32>(log_probs, "log_probs", "float32", 2)?;
         let [rows, targets] = [log_probs.shape()[0], log_probs.shape()[1]];
         if rows != self.rows {
@@ -282,12 +268,8 @@ impl LinearMixture {
             None => &[],
         };
         let mut nll = vec![0f64; targets];
-        let mut weights = vec![0f64; if with_weights { targets * rows } else { 0 }];
-        with(py, &self.core, |core| {
-            let weights = with_weights.then_some(&mut weights[..]);
-            mixtures::score(core.as_mut(), log_probs, gates, &mut nll, weights)
-        })?;
-        Ok((nll.into_pyarray(py), weights))
+        with(py, &self.core, |core| mixtures::score(core.as_mut(), log_probs, gates, &mut nll))?;
+        Ok(nll.into_pyarray(py))
     }
 }
 

@@ -1,4 +1,4 @@
-//! `hybridlm.data.vocabulary.Vocabulary` and the core's.
+//! Converting between `hybridlm.data.vocabulary.Vocabulary` and the core's `Vocabulary`.
 
 use pyo3::prelude::*;
 

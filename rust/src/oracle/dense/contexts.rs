@@ -29,8 +29,8 @@ pub fn context_rows(tokens: &[u16], order: usize, rows: u32, out: &mut [u32]) {
     simd::wide_registers(|| write_rows(tokens, order, rows, out));
 }
 
-/// Likewise the number of a cell, row × `row_stride` + token × `token_stride`, for the token at each position.
-/// Returns the largest, so that one check does for all.
+/// Writes the number of a cell, row × `row_stride` + token × `token_stride`, for the token at each position, with
+/// arguments as in [`context_rows`]. Returns the largest number, so that one bounds check serves all.
 pub fn context_cells(
     tokens: &[u16],
     order: usize,

@@ -1,9 +1,9 @@
 //! Counting n-grams into dense tables: `counts[row of the context][token]`, for orders 1 to 8.
 //!
-//! What bounds this is the cache, so counters are one byte wide while counting and carry into another byte
-//! elsewhere when they wrap; each thread has its own. Additions commute: the totals depend neither on the
-//! number of threads nor on the order of the shards. N-grams don't reach from one shard into another, and
-//! a shard's first n − 1 tokens, whose context isn't whole, count only for the lower orders.
+//! Counting is bound by the cache, so each thread has counters of one byte, which carry into a second byte elsewhere
+//! when they wrap. Additions commute: the totals depend neither on the number of threads nor on the order of the
+//! shards. N-grams don't reach from one shard into another, and a shard's first n − 1 tokens, whose context is
+//! incomplete, count for the lower orders only.
 
 use std::fmt;
 use std::ops::Range;
@@ -21,12 +21,12 @@ use crate::{simd, tokens, Error, Result};
 
 /// What is counted: a vocabulary, and the rows of each order's table, orders ascending.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Layout {
+pub struct TableSpec {
     vocabulary: Vocabulary,
     tables: Vec<(usize, u32)>,
 }
 
-impl Layout {
+impl TableSpec {
     /// Rows of orders 3 to 8 where nothing else is asked for.
     pub const DEFAULT_ROWS: [(usize, u32); 6] =
         [(3, 4096), (4, 2048), (5, 1024), (6, 512), (7, 256), (8, 256)];
@@ -55,7 +55,7 @@ impl Layout {
         Ok(Self { vocabulary, tables })
     }
 
-    /// Orders 1 to `orders`, with the default rows but where `rows` names others.
+    /// Orders 1 to `orders`, with the default rows except where `rows` gives others.
     pub fn with_defaults(
         vocabulary: impl Into<Vocabulary>,
         orders: usize,
@@ -93,13 +93,13 @@ impl Layout {
         &self.tables
     }
 
-    /// The layout of counts of both added up; none if they don't add up.
+    /// What the sum of counts of both is of; none if they don't add up.
     pub fn united(&self, other: &Self) -> Option<Self> {
         let vocabulary = self.vocabulary.united(&other.vocabulary)?;
         (self.tables == other.tables).then(|| Self { vocabulary, tables: self.tables.clone() })
     }
 
-    /// Memory of `new`'s making for the cells of every table.
+    /// What `new` allocates for the cells of every table.
     fn allocate<T>(&self, new: impl Fn(usize) -> Option<T>) -> Result<Vec<T>> {
         let table = |&(order, rows): &(usize, u32)| {
             let cells = rows as usize * self.vocab_size();
@@ -110,8 +110,8 @@ impl Layout {
         self.tables.iter().map(table).collect()
     }
 
-    /// The table, the smallest of the others, whose columns sum to the counts of order 1: those come for
-    /// nothing where there is one.
+    /// The smallest table of the other orders. Its columns sum to the counts of order 1, which then need no counting
+    /// of their own.
     fn unigram_source(&self) -> Option<usize> {
         let others = self.tables.iter().enumerate().skip(1);
         let smallest = others.min_by_key(|(_, &(_, rows))| rows).map(|(index, _)| index);
@@ -119,14 +119,14 @@ impl Layout {
     }
 }
 
-impl fmt::Display for Layout {
+impl fmt::Display for TableSpec {
     fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
         write!(out, "{}, with rows", self.vocabulary)?;
         self.tables.iter().try_for_each(|(order, rows)| write!(out, " {order}={rows}"))
     }
 }
 
-/// Cells of all tables together: what a reader of oracles will take memory for.
+/// The most cells of all tables together: a reader of oracles accepts no more.
 pub const MAX_CELLS: u64 = 1 << 30;
 
 /// A stream of tokens to be counted, and the file it comes from if it comes from one.
@@ -139,16 +139,16 @@ pub struct Stream<'a> {
 /// The counts of everything counted so far.
 #[derive(Debug)]
 pub struct Counts {
-    layout: Layout,
+    spec: TableSpec,
     tables: Vec<Counters>,
     tokens: u64,
 }
 
-/// Tokens counted in one go: long enough that bringing an order's counters into the cache doesn't show,
-/// short enough that threads finish together and a request to stop is soon seen.
+/// Tokens counted in one go: so many that bringing an order's counters into the cache costs next to nothing, so few
+/// that threads finish together and a request to stop is soon seen.
 const BLOCK: usize = 1 << 21;
 
-/// Cells whose numbers are worked out ahead of being counted, well within the first-level cache.
+/// Cells whose numbers are computed before they are counted; these fit the first-level cache well.
 const BATCH: usize = 512;
 
 /// A block of a stream.
@@ -157,33 +157,32 @@ type Job<'a> = (Stream<'a>, Range<usize>);
 /// Cells added up or merged in one go.
 const PIECE: usize = 1 << 17;
 
-/// Rows whose counters are brought from the threads' order into that of the totals in one go: a line of the
-/// cache for each token.
+/// Rows of the threads' counters that are transposed in one go: a cache line for each token.
 const BAND: usize = 64;
 
-/// Tokens ahead of which their counters are asked for: no processor foresees such strides.
+/// How many tokens ahead counters are prefetched: the processor's own prefetcher doesn't follow such strides.
 const AHEAD: usize = 32;
 
-/// With more cells per token than this, counters of a thread's own cost more than they save.
+/// With more cells per token than this, separate counters for each thread cost more than they save.
 const DIRECT: usize = 16;
 
 impl Counts {
-    pub fn new(layout: Layout) -> Result<Self> {
-        Ok(Self { tables: layout.allocate(Counters::new)?, layout, tokens: 0 })
+    pub fn new(spec: TableSpec) -> Result<Self> {
+        Ok(Self { tables: spec.allocate(Counters::new)?, spec, tokens: 0 })
     }
 
-    pub fn layout(&self) -> &Layout {
-        &self.layout
+    pub fn spec(&self) -> &TableSpec {
+        &self.spec
     }
 
-    /// Counts per order, row-major, in the layout's order.
+    /// Counts per order, row-major, in the order of the spec.
     pub fn tables(&self) -> &[Counters] {
         &self.tables
     }
 
     /// Whether the document token is anywhere in what was counted, as far as the orders counted can tell.
     pub fn has_document_token(&self) -> bool {
-        let (vocab_size, bos) = (self.layout.vocab_size(), usize::from(self.layout.vocabulary.bos));
+        let (vocab_size, bos) = (self.spec.vocab_size(), usize::from(self.spec.vocabulary.bos));
         let mut count = [0];
         let table = &self.tables[0];
         (bos..table.len()).step_by(vocab_size).any(|cell| {
@@ -220,12 +219,12 @@ impl Counts {
     }
 
     fn count_directly(&mut self, jobs: &[Job], control: &Control) -> Result<()> {
-        let layout = &self.layout;
+        let spec = &self.spec;
         for (stream, block) in jobs {
-            check_block(stream, block, layout.vocabulary.size)?;
-            for (table, totals) in layout.tables.iter().zip(&mut self.tables) {
+            check_block(stream, block, spec.vocabulary.size)?;
+            for (table, totals) in spec.tables.iter().zip(&mut self.tables) {
                 let mut totals = totals.whole();
-                let by_row = (layout.vocabulary.size as u32, 1);
+                let by_row = (spec.vocabulary.size as u32, 1);
                 for_cells(table, by_row, stream.tokens, block.clone(), |cells, _| {
                     cells.iter().for_each(|&cell| totals.add(cell as usize, 1));
                 });
@@ -236,19 +235,19 @@ impl Counts {
     }
 
     fn count_narrowly(&mut self, jobs: &[Job], threads: usize, control: &Control) -> Result<()> {
-        let layout = &self.layout;
-        let source = layout.unigram_source();
+        let spec = &self.spec;
+        let source = spec.unigram_source();
         let sums_before = source.map(|index| self.column_sums(index));
         let totals = &self.tables;
         let finished = Mutex::new(Vec::new());
         parallel::run_with(
             threads,
             jobs.len(),
-            || Narrow::new(layout),
+            || Narrow::new(spec),
             |narrow, job| {
                 let (stream, block) = &jobs[job];
-                check_block(stream, block, layout.vocabulary.size)?;
-                narrow.count(layout, usize::from(source.is_some()), stream.tokens, block.clone(), totals);
+                check_block(stream, block, spec.vocabulary.size)?;
+                narrow.count(spec, usize::from(source.is_some()), stream.tokens, block.clone(), totals);
                 control.advance(block.len() as u64)
             },
             |narrow| finished.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(narrow),
@@ -257,12 +256,12 @@ impl Counts {
         self.add(&narrows, threads)?;
         if let (Some(index), Some(before)) = (source, sums_before) {
             let after = self.column_sums(index);
-            let heads = self.layout.tables[index].0 - 1;
+            let heads = self.spec.tables[index].0 - 1;
             let mut unigrams = self.tables[0].whole();
             for (token, (after, before)) in after.into_iter().zip(before).enumerate() {
                 unigrams.add(token, after - before);
             }
-            // What has no context long enough for that table.
+            // The tokens whose context is too short for that table.
             for (stream, block) in jobs.iter().filter(|(_, block)| block.start < heads) {
                 let head = &stream.tokens[block.start..block.end.min(heads)];
                 head.iter().for_each(|&token| unigrams.add(usize::from(token), 1));
@@ -272,7 +271,7 @@ impl Counts {
     }
 
     fn column_sums(&self, index: usize) -> Vec<u64> {
-        let vocab_size = self.layout.vocabulary.size;
+        let vocab_size = self.spec.vocabulary.size;
         let (mut row, mut sums) = (vec![0; vocab_size], vec![0; vocab_size]);
         for first in (0..self.tables[index].len()).step_by(vocab_size) {
             self.tables[index].read(first..first + vocab_size, &mut row);
@@ -283,10 +282,10 @@ impl Counts {
 
     /// Adds the threads' counters to the totals.
     fn add(&mut self, narrows: &[Narrow], threads: usize) -> Result<()> {
-        let vocab_size = self.layout.vocabulary.size;
+        let vocab_size = self.spec.vocabulary.size;
         let rows_at_once = (PIECE / vocab_size).max(1);
         let mut pieces = Vec::new();
-        for (index, (&(_, rows), totals)) in self.layout.tables.iter().zip(&mut self.tables).enumerate() {
+        for (index, (&(_, rows), totals)) in self.spec.tables.iter().zip(&mut self.tables).enumerate() {
             for (piece, part) in totals.parts(rows_at_once * vocab_size).enumerate() {
                 let first = piece * rows_at_once;
                 pieces.push((index, first..(first + rows_at_once).min(rows as usize), part));
@@ -295,7 +294,7 @@ impl Counts {
         parallel::for_each(threads, pieces, |(index, rows, mut totals): (usize, Range<usize>, Part)| {
             for narrow in narrows {
                 let (ones, carries) = &narrow.tables[index];
-                let all_rows = self.layout.tables[index].1 as usize;
+                let all_rows = self.spec.tables[index].1 as usize;
                 simd::wide_registers(
                     #[inline(always)]
                     || add_by_token(ones, carries, all_rows, rows.clone(), vocab_size, &mut totals),
@@ -307,8 +306,8 @@ impl Counts {
 
     /// Adds what `other` counted; unchanged on an error.
     pub fn merge(&mut self, other: &Counts) -> Result<()> {
-        let layout = self.layout.united(&other.layout).ok_or_else(|| {
-            Error::input(format!("counts of {} don't add up with counts of {}", other.layout, self.layout))
+        let spec = self.spec.united(&other.spec).ok_or_else(|| {
+            Error::input(format!("counts of {} don't add up with counts of {}", other.spec, self.spec))
         })?;
         let mut counts = Vec::new();
         for (totals, other) in self.add_tables(other.tokens)?.iter_mut().zip(&other.tables) {
@@ -318,13 +317,13 @@ impl Counts {
                 counts.iter().enumerate().for_each(|(index, &count)| totals.add(index, count));
             }
         }
-        self.layout = layout;
+        self.spec = spec;
         Ok(())
     }
 
-    /// For whoever adds counts that may be of an unknown tokenizer.
-    pub(crate) fn set_layout(&mut self, layout: Layout) {
-        self.layout = layout;
+    /// For whoever adds counts: their sum may be of an unknown tokenizer where these were not.
+    pub(crate) fn set_spec(&mut self, spec: TableSpec) {
+        self.spec = spec;
     }
 
     /// The tables, for whoever adds the counts of `tokens` more tokens; unchanged on an error.
@@ -337,9 +336,9 @@ impl Counts {
         Ok(&mut self.tables)
     }
 
-    /// The table at `index` of the layout as int8 log-probabilities.
+    /// The table at `index` of the spec as int8 log-probabilities.
     pub fn quantise(&self, index: usize, threads: usize) -> Vec<i8> {
-        let vocab_size = self.layout.vocabulary.size;
+        let vocab_size = self.spec.vocabulary.size;
         let counts = &self.tables[index];
         let mut cells = vec![0i8; counts.len()];
         let rows = (counts.len() / vocab_size).div_ceil(threads.max(1) * 4);
@@ -399,33 +398,33 @@ fn for_cells(
 
 /// One thread's counters: of each table a byte per cell, and as much again for what they carry.
 ///
-/// The cells of a token lie together, where the totals have those of a row. Text has some tokens all the time,
-/// and few lines of the cache hold all that such a token needs. And a processor that compares only the lower
-/// bits of addresses takes a token in one row less often for the same token in another, just written.
+/// They are token-major, where the totals are row-major: the frequent tokens' counters then share few cache lines, and
+/// 4K aliasing is rarer. (With row-major counters, a token's counters in different rows are a multiple of the
+/// vocabulary's size apart, so a load often matches the lower twelve address bits of a store that is still pending.)
 struct Narrow {
     tables: Vec<(Zeroed<u8>, Zeroed<u8>)>,
 }
 
 impl Narrow {
-    fn new(layout: &Layout) -> Result<Self> {
-        Ok(Self { tables: layout.allocate(|cells| Some((Zeroed::new(cells)?, Zeroed::new(cells)?)))? })
+    fn new(spec: &TableSpec) -> Result<Self> {
+        Ok(Self { tables: spec.allocate(|cells| Some((Zeroed::new(cells)?, Zeroed::new(cells)?)))? })
     }
 
     /// Counts a block for all tables but the first `skipped`.
     fn count(
         &mut self,
-        layout: &Layout,
+        spec: &TableSpec,
         skipped: usize,
         tokens: &[u16],
         block: Range<usize>,
         totals: &[Counters],
     ) {
-        let tables = layout.tables.iter().zip(&mut self.tables).zip(totals);
+        let tables = spec.tables.iter().zip(&mut self.tables).zip(totals);
         for ((table, (ones, carries)), totals) in tables.skip(skipped) {
             let rows = table.1 as usize;
             let (ones, carries) = (&mut ones[..], &mut carries[..]);
             for_cells(table, (1, rows as u32), tokens, block.clone(), |cells, largest| {
-                // One for each would cost a fifth of counting.
+                // A check of each cell would add a fifth to the time of counting.
                 assert!((largest as usize) < ones.len());
                 for &cell in cells {
                     let cell = cell as usize;
@@ -435,7 +434,7 @@ impl Narrow {
                     if *one == 0 {
                         carries[cell] = carries[cell].wrapping_add(1);
                         if carries[cell] == 0 {
-                            totals.add_high(cell % rows * layout.vocabulary.size + cell / rows);
+                            totals.add_high(cell % rows * spec.vocabulary.size + cell / rows);
                         }
                     }
                 }
@@ -454,7 +453,7 @@ fn add_by_token(
     vocab_size: usize,
     totals: &mut Part,
 ) {
-    // Of a band of rows, row by row, so that the totals are met in their order.
+    // Band by band, so that the totals are visited in their order.
     let (mut lower, mut upper) = (vec![0; BAND * vocab_size], vec![0; BAND * vocab_size]);
     for first in rows.clone().step_by(BAND) {
         let band = first..rows.end.min(first + BAND);
@@ -465,7 +464,8 @@ fn add_by_token(
     }
 }
 
-/// Writes the counters of `band`'s rows, which lie token by token, row by row to `out`.
+/// Transposes the token-major counters of `band`'s rows into `out`, row-major: a butterfly transpose of blocks of
+/// 8 × 8 bytes, and the rest byte by byte.
 #[inline(always)]
 fn transpose(counters: &[u8], all_rows: usize, band: Range<usize>, vocab_size: usize, out: &mut [u8]) {
     let (whole_tokens, whole_rows) = (vocab_size / 8 * 8, band.len() / 8 * 8);
@@ -497,8 +497,8 @@ fn transpose(counters: &[u8], all_rows: usize, band: Range<usize>, vocab_size: u
     }
 }
 
-/// Every second group of `DISTANCE` bytes, which the mask has the others of, changes places with one of a word
-/// as far away.
+/// One stage of the butterfly: swaps every second group of `DISTANCE` bytes with its neighbour in the word `DISTANCE`
+/// further on. The mask selects the other groups.
 #[inline(always)]
 fn swap<const DISTANCE: usize>(words: &mut [u64; 8], mask: u64) {
     for index in 0..8 {

@@ -1,5 +1,5 @@
 //! The file format NGOR, version 3: dense tables, each packed so that a cheap compressor does well.
-//! Version 2 is the same but for the identity of the tokenizer, which it lacks.
+//! Version 2 is the same without the identity of the tokenizer.
 //!
 //! A row of a table is its floor, the level of all tokens that the row never saw, and offsets above it.
 //! Per table: the floors; a bit per cell saying whether it lies above its floor; the offsets of those that
@@ -25,7 +25,7 @@ pub fn encode(
     vocabulary: &Vocabulary,
     tokens: u64,
     tables: &[Table],
-    level: i32,
+    zstd_level: i32,
     threads: usize,
     control: &Control,
 ) -> Result<Vec<u8>> {
@@ -38,7 +38,7 @@ pub fn encode(
     let columns = column_order(tables.first(), vocabulary.size);
     let mut frames: Vec<Vec<u8>> = vec![Vec::new(); tables.len()];
     parallel::for_each(threads, tables.iter().zip(&mut frames).collect(), |(table, frame)| {
-        *frame = zstd_frame::compress(&pack(table, &columns), level, control)?;
+        *frame = zstd_frame::compress(&pack(table, &columns), zstd_level, control)?;
         Ok(())
     })?;
     let mut data = Vec::with_capacity(frames.iter().map(Vec::len).sum::<usize>() + 256);
@@ -58,7 +58,7 @@ pub fn encode(
     Ok(data)
 }
 
-/// Bytes of one table in a packed file at level 1: what the table costs, whatever file it came from.
+/// Bytes of one table in a packed file of zstd level 1: what the table costs, whatever file it came from.
 pub(super) fn table_bytes(table: &Table, first: &Table, vocab_size: usize) -> u64 {
     let packed = pack(table, &column_order(Some(first), vocab_size));
     // Compression to memory at a valid level, which nobody interrupts, doesn't fail.
@@ -113,7 +113,7 @@ pub fn decode(data: &[u8], what: &str, threads: usize) -> Result<DenseTables> {
     for (order, rows, bytes) in headers {
         let frame = reader.take(usize::try_from(bytes).unwrap_or(usize::MAX), "a table's frame")?;
         if order == 1 {
-            // It says in which order the columns of the others are.
+            // It determines the order of the others' columns.
             tables.push(unpack(order, rows, &column_order(None, vocab_size), frame, what)?);
         } else {
             waiting.push((order, rows, frame, None));
@@ -192,7 +192,7 @@ fn unpack(order: usize, rows: u32, columns: &[usize], frame: &[u8], what: &str) 
     }
     let mut cells = vec![0i8; size];
     by_tiles(height, vocab_size, |row, place| {
-        // Whatever leaves the range of levels is refused with the table.
+        // A value outside the range of levels is refused later, with the whole table.
         let level = i16::from(floors[row] as i8) + i16::from(offsets[place * height + row]);
         cells[row * vocab_size + columns[place]] = i8::try_from(level).unwrap_or(i8::MAX);
     });

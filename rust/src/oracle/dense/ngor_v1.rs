@@ -21,7 +21,7 @@ const TABLE_HEADER_BYTES: usize = 12;
 pub fn encode(
     vocab_size: usize,
     tables: &[Table],
-    level: i32,
+    zstd_level: i32,
     threads: usize,
     control: &Control,
 ) -> Result<Vec<u8>> {
@@ -42,7 +42,7 @@ pub fn encode(
         word(&mut content, vocab_size);
         content.extend(table.cells.iter().map(|&cell| cell as u8));
     }
-    zstd_frame::compress_on_threads(content, level, threads, control)
+    zstd_frame::compress_on_threads(content, zstd_level, threads, control)
 }
 
 /// Reads what [`encode`] wrote. `what` names the data in errors.

@@ -11,7 +11,7 @@ use crate::oracle::interface::{Info, Oracle};
 use crate::simd;
 use crate::vocabulary::Vocabulary;
 
-/// Tables, looked up.
+/// The oracle that tables are.
 #[derive(Debug)]
 pub struct DenseOracle {
     orders: Vec<usize>,
@@ -35,8 +35,8 @@ impl DenseOracle {
         simd::wide_registers(
             #[inline(always)]
             || {
-                // One thing at a time: the look-ups overlap in memory, and the arithmetic vectorises. So do the
-                // maxima, and one check of each a block is cheaper than one a look-up.
+                // In separate passes the loads overlap, and the arithmetic and the maxima vectorise. One bounds
+                // check per block is cheaper than one per look-up.
                 let (mut largest_row, mut largest_place) = (0, 0);
                 for ((place, &row), &token) in places.iter_mut().zip(rows).zip(tokens) {
                     *place = row * vocab_size + u32::from(token);

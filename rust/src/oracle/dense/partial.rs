@@ -1,9 +1,9 @@
 //! Partial counts: what some shards contribute to an oracle, in a file that adds up with others.
 //!
-//! Such a file says what was counted, the layout of the tables and the shards by their content, so that
-//! counts of different things are never added and no shard is added twice. Adding is exact, and shards are
-//! listed in the order of their hashes, so the bytes depend on the set of shards alone: not on how it was
-//! divided, on the order of merging, on threads or on where the shards lay.
+//! Such a file says what was counted: the tables, and the shards by their content. So counts of different things are
+//! never added up, and no shard is added twice. Adding is exact, and shards are listed in the order of their hashes, so
+//! the bytes depend on the set of shards alone: not on how it was divided, nor on the order of merging, the number of
+//! threads or the shards' paths.
 //!
 //! Little-endian (docs/format.md has the rules):
 //!
@@ -30,7 +30,7 @@ use std::sync::Mutex;
 
 use super::contexts::MAX_ORDER;
 use super::counters::{Counters, Part};
-use super::counts::{Counts, Layout, Stream};
+use super::counts::{Counts, Stream, TableSpec};
 use crate::bytes::{Fields, Reader};
 use crate::counted_shards::{
     identify_open, read_records, total_tokens, united, write_record, CountedShard, HASH_BYTES,
@@ -51,10 +51,10 @@ const HEADER_BYTES: usize = 28;
 /// Cells per chunk: enough for zstd to learn from, few enough for threads to share a table.
 const CHUNK: usize = 1 << 18;
 
-/// Higher levels find nothing more in these numbers, level 3 even less.
+/// Higher levels make these numbers no smaller, and level 3 makes them larger.
 const LEVEL: i32 = 1;
 
-/// One thread in so many hashes while the others count.
+/// Of so many threads one hashes while the others count.
 const HASHING_SHARE: usize = 8;
 
 /// Counts, and the shards that they are the counts of.
@@ -66,8 +66,8 @@ pub struct PartialCounts {
 }
 
 impl PartialCounts {
-    pub fn new(layout: Layout) -> Result<Self> {
-        Ok(Self { counts: Counts::new(layout)?, shards: Vec::new() })
+    pub fn new(spec: TableSpec) -> Result<Self> {
+        Ok(Self { counts: Counts::new(spec)?, shards: Vec::new() })
     }
 
     pub fn counts(&self) -> &Counts {
@@ -91,8 +91,8 @@ impl PartialCounts {
             shards.iter().map(|shard| Stream { tokens: shard.tokens(), path: Some(shard.path()) }).collect();
         let abandoned = AtomicBool::new(false);
         let (hashed, counted) = std::thread::scope(|scope| {
-            // Hashing takes a small part of the time that counting does and so runs beside it, a little
-            // ahead: what it has read from the disk is in memory when it is counted.
+            // Hashing takes a small part of the time that counting does. It runs beside it and a little ahead, so
+            // that what it has read from the disk is in memory when it is counted.
             let hashing = scope.spawn(|| {
                 identify_open(&shards, threads.div_ceil(HASHING_SHARE), || {
                     if abandoned.load(Ordering::Relaxed) {
@@ -132,20 +132,20 @@ impl PartialCounts {
     /// The counts of a file, whose content is `data` and which errors call `what`.
     pub fn from_bytes(data: &[u8], what: &str, threads: usize, control: &Control) -> Result<Self> {
         let file = File::parse(data, what)?;
-        let mut counts = Self::new(file.layout.clone())?;
+        let mut counts = Self::new(file.spec.clone())?;
         counts.add(file, threads, control)?;
         Ok(counts)
     }
 
     fn add(&mut self, file: File, threads: usize, control: &Control) -> Result<()> {
-        let layout = self.counts.layout().united(&file.layout).ok_or_else(|| {
+        let spec = self.counts.spec().united(&file.spec).ok_or_else(|| {
             let from = self.shards.first().map_or(String::new(), |shard| format!(", from {}", shard.source));
             Error::input(format!(
                 "{}: counts of {} don't add up with counts of {}{from}; count the shards again with the same \
                  options",
                 file.what,
-                file.layout,
-                self.counts.layout()
+                file.spec,
+                self.counts.spec()
             ))
         })?;
         let shards = united(&self.shards, file.shards.clone())?;
@@ -166,7 +166,7 @@ impl PartialCounts {
                 control.advance(totals.len() as u64)
             },
         )?;
-        for ((sum, expected), (order, _)) in sums.into_iter().zip(expected).zip(file.layout.tables()) {
+        for ((sum, expected), (order, _)) in sums.into_iter().zip(expected).zip(file.spec.tables()) {
             let sum = sum.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
             if sum != expected {
                 return Err(Error::format(
@@ -176,13 +176,13 @@ impl PartialCounts {
             }
         }
         self.shards = shards;
-        self.counts.set_layout(layout);
+        self.counts.set_spec(spec);
         Ok(())
     }
 
     /// The file's bytes. `control` advances by cells.
     pub fn to_bytes(&self, threads: usize, control: &Control) -> Result<Vec<u8>> {
-        let layout = self.counts.layout();
+        let spec = self.counts.spec();
         if self.counts.tokens() != total_tokens(&self.shards) {
             return Err(Error::input(
                 "these counts include tokens that came from no shard, so no file can say what they are of",
@@ -200,7 +200,7 @@ impl PartialCounts {
             |((table, range), frame): ((&Counters, Range<usize>), &mut Vec<u8>)| {
                 let mut cells = vec![0; range.len()];
                 table.read(range, &mut cells);
-                // Nothing watches a chunk's own compression, which takes milliseconds.
+                // A chunk is compressed in milliseconds, too short to be interrupted.
                 *frame = zstd_frame::compress(&pack(&cells), LEVEL, &Control::default())?;
                 control.advance(cells.len() as u64)
             },
@@ -211,11 +211,11 @@ impl PartialCounts {
         word(&mut data, MAGIC as usize);
         word(&mut data, VERSION as usize);
         data.extend([0; 8]);
-        word(&mut data, layout.vocab_size());
-        word(&mut data, layout.tables().len());
+        word(&mut data, spec.vocab_size());
+        word(&mut data, spec.tables().len());
         word(&mut data, self.shards.len());
-        layout.vocabulary().write_identity(&mut data);
-        for &(order, rows) in layout.tables() {
+        spec.vocabulary().write_identity(&mut data);
+        for &(order, rows) in spec.tables() {
             word(&mut data, order);
             word(&mut data, rows as usize);
         }
@@ -231,7 +231,7 @@ impl PartialCounts {
     }
 }
 
-/// Completes a file, all but its checksum, with its length and that.
+/// Completes a file by its length and its checksum.
 pub(crate) fn seal(data: &mut Vec<u8>) {
     let length = (data.len() + HASH_BYTES) as u64;
     data[8..16].copy_from_slice(&length.to_le_bytes());
@@ -305,7 +305,7 @@ impl Frame<'_> {
 /// A file whose checksum and structure are right; its chunks are still packed.
 struct File<'a> {
     what: &'a str,
-    layout: Layout,
+    spec: TableSpec,
     shards: Vec<CountedShard>,
     tokens: u64,
     frames: Vec<Frame<'a>>,
@@ -360,7 +360,7 @@ impl<'a> File<'a> {
             }
             tables.push((order, reader.u32("a table's rows")?));
         }
-        let layout = Layout::new(vocabulary, &tables).map_err(|error| reader.error(error))?;
+        let spec = TableSpec::new(vocabulary, &tables).map_err(|error| reader.error(error))?;
 
         let (shards, tokens) = read_records(&mut reader, shard_count, what)?;
 
@@ -373,7 +373,7 @@ impl<'a> File<'a> {
             frames.push(Frame { data: reader.take(length, "a chunk")?, offset });
         }
         reader.end()?;
-        Ok(Self { what, layout, shards, tokens, frames })
+        Ok(Self { what, spec, shards, tokens, frames })
     }
 
     /// The n-grams of each table: all of a shard's tokens but the first n − 1.
@@ -382,6 +382,6 @@ impl<'a> File<'a> {
             let of_shard = |shard: &CountedShard| u128::from(shard.tokens.saturating_sub(order as u64 - 1));
             self.shards.iter().map(of_shard).sum()
         };
-        self.layout.tables().iter().map(of_order).collect()
+        self.spec.tables().iter().map(of_order).collect()
     }
 }

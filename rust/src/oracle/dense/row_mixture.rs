@@ -1,4 +1,4 @@
-//! Mixtures of dense rows, without making the rows.
+//! Mixes whole rows of tables without making the rows.
 //!
 //! A row's probabilities are exponentials of 128 levels. Instead of looking each up in memory, three tables
 //! of eight floats, which fit registers, give it as a product over the level's bits: e^(−l·step) is
@@ -12,7 +12,7 @@ const LANES: usize = 8;
 /// Registers of tokens that are mixed at a time, so that what a row costs once is shared by many tokens.
 const REGISTERS: usize = 4;
 
-/// One row and what its exponentials are to be multiplied by.
+/// One row, and the factor of its exponentials.
 pub struct Row<'a> {
     pub cells: &'a [i8],
     /// The expert's weight over the row's sum.

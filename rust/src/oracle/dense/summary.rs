@@ -1,4 +1,4 @@
-//! What a dense table looks like from outside: how full it is, and what it knows beyond the unigram.
+//! Figures of a dense table: how full it is, and what it knows beyond the unigram.
 
 use super::levels::STEP;
 use super::ngor_packed;

@@ -1,12 +1,12 @@
 //! Binary arithmetic coding, with probabilities from a mixture of adaptive contexts.
 //!
-//! Encoder and decoder must predict alike to the last bit on every machine, so all of this is integer
-//! arithmetic; the tables behind it are rounded from sums, products and quotients of IEEE 754 doubles,
-//! never from a mathematical library whose last digit may differ.
+//! Encoder and decoder must make exactly the same predictions on every machine, so all of this is integer arithmetic.
+//! Its tables are rounded from sums, products and quotients of IEEE 754 doubles, never from functions of a mathematical
+//! library, whose last digits may differ.
 //!
-//! The range coder is our own: as the decisions are binary and their probabilities at hand, it is one
-//! multiplication and one comparison per decision, where a general coder looks up a quantile by
-//! dividing; and its few lines are the whole of what another reader of the format must reproduce.
+//! The range coder is our own. Decisions are binary, so each takes one multiplication and one comparison, where a
+//! general coder divides to look up a quantile; and its few lines are all that another reader of the format must
+//! reproduce.
 
 use std::sync::OnceLock;
 
@@ -39,7 +39,7 @@ impl Encoder {
 
     /// The bytes of everything coded; the decoder takes zeros to follow them.
     pub fn finish(mut self) -> Vec<u8> {
-        // The shortest bytes that, with zeros behind them, lie within the interval.
+        // The shortest bytes that lie within the interval when zeros follow them.
         for kept in 0..=4 {
             let ignored = u32::MAX.checked_shr(8 * kept).unwrap_or(0);
             let Some(value) = self.low.checked_add(ignored).map(|ceiling| ceiling & !ignored) else {
@@ -86,7 +86,7 @@ pub struct Decoder<'a> {
     high: u32,
     value: u32,
     bytes: std::slice::Iter<'a, u8>,
-    /// Bytes taken beyond the end.
+    /// Bytes read past the end.
     beyond: u32,
 }
 
@@ -107,12 +107,13 @@ impl<'a> Decoder<'a> {
         self.value = self.value << 8 | u32::from(byte);
     }
 
-    /// Whether every byte was taken, and no more than an encoder leaves away.
+    /// Whether every byte was read.
     pub fn is_finished(&self) -> bool {
         self.bytes.as_slice().is_empty()
     }
 
-    /// Bytes that were asked for but not there. More than a few, and the decisions mean nothing.
+    /// Bytes that were read past the end, as zeros. If they are more than an encoder omits, the decisions mean
+    /// nothing.
     pub fn missing(&self) -> u32 {
         self.beyond
     }
@@ -137,7 +138,7 @@ impl BinaryCoder for Decoder<'_> {
     }
 }
 
-/// e^x from the four operations alone, for |x| up to some twenty.
+/// e^x from the four arithmetic operations alone, for |x| up to about twenty.
 pub fn exp(x: f64) -> f64 {
     const HALVINGS: i32 = 10;
     let x = x / 1024.0;
@@ -174,7 +175,7 @@ fn tables() -> &'static Tables {
         let round = |x: f64| (x + 0.5) as u32;
         let probabilities =
             (-MIXED_LIMIT..=MIXED_LIMIT).map(|logit| round(65536.0 * logistic(f64::from(logit) / 1024.0)));
-        // The logit's own table is the inverse of the logistic function, found by walking along it.
+        // The logits are the inverse of the logistic function, found by going along it.
         let mut logit = -LOGIT_LIMIT;
         let logits = (0..4096).map(|bin| {
             let probability = (f64::from(bin) + 0.5) / 4096.0;
@@ -197,10 +198,10 @@ const MET_BITS: u32 = 10;
 /// A context's probability is held in 22 bits and stays this far from certainty.
 const SLOT_ONE: i64 = 1 << 22;
 const SLOT_MARGIN: i64 = 839;
-/// Inverts the highest bit, so that zeroed memory means probability one half, never met.
+/// XORed with a slot, so that zeroed memory means a probability of one half that was never met.
 const SLOT_START: u32 = 1 << 31;
 
-/// How far a context's logit is to be believed after it was met 0, 1, 2, 3 times, in 256ths.
+/// How much a context's logit counts after it was met 0, 1, 2, 3 times, in 256ths.
 const TRUST: [i32; 4] = [0, 141, 179, 218];
 
 /// The most contexts that a decision may have.
@@ -219,9 +220,9 @@ const WEIGHT_LIMIT: i32 = 8 << 16;
 const FIRST_RATE: u32 = 83886;
 const LAST_RATE: u32 = 6291;
 
-/// Predicts decisions from hashed contexts. Each context has an adaptive probability; two sets of
-/// weights, each selected by the caller, mix their logits, and the mean of both mixtures is what the
-/// coder gets.
+/// Predicts decisions from hashed contexts by logistic mixing, as the PAQ compressors do (Mahoney, 2005). Each context
+/// has an adaptive probability; two sets of weights, each selected by the caller, mix their logits, and the coder gets
+/// the mean of both mixtures.
 pub struct ContextMixer {
     slots: Vec<u32>,
     shift: u32,
@@ -230,28 +231,28 @@ pub struct ContextMixer {
 }
 
 impl ContextMixer {
-    /// With 2^`bits` contexts, and mixers for sets `0..sets`.
+    /// With room for 2^`bits` contexts, and with `sets` sets of weights.
     pub fn new(bits: u32, sets: usize) -> Self {
         let mixer = Mixer { weights: [FIRST_WEIGHT; MAX_INPUTS], rate: FIRST_RATE };
         Self { slots: vec![0; 1 << bits], shift: 32 - bits, mixers: vec![mixer; sets], tables: tables() }
     }
 
-    /// Begins to fetch contexts that will be needed after the next decisions.
+    /// Prefetches contexts that are needed after the next decisions.
     #[inline]
     pub fn prefetch<const K: usize>(&self, contexts: [u32; K]) {
         #[cfg(target_arch = "x86_64")]
         for context in contexts {
             use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
             let slot = &self.slots[(context >> self.shift) as usize];
-            // SAFETY: prefetching a reference's target has no effect but on time.
+            // SAFETY: prefetching the target of a reference affects nothing but time.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(slot).cast()) };
         }
         #[cfg(not(target_arch = "x86_64"))]
         let _ = contexts;
     }
 
-    /// Codes one decision. `contexts` are hashes; `node` (below 64) tells apart the decisions that
-    /// share them, which then lie close together in memory.
+    /// Codes one decision. `contexts` are hashes; `node` (below 64) distinguishes the decisions that share them, which
+    /// then lie close together in memory. `sets` are the sets of weights.
     #[inline]
     pub fn code<const K: usize, C: BinaryCoder>(
         &mut self,
@@ -306,8 +307,8 @@ impl ContextMixer {
         decision
     }
 
-    /// Codes `symbol` of `bits` bits, highest first, each decision in the context of those before it.
-    /// Mixers are taken from `set` (2^3 + bits of them) and `other`.
+    /// Codes `symbol` of `bits` bits, highest first, each decision in the context of those before it. The sets of
+    /// weights are `other` and one of 2^3 + bits from `set` on.
     #[inline]
     pub fn code_symbol<const K: usize, C: BinaryCoder>(
         &mut self,
@@ -327,9 +328,9 @@ impl ContextMixer {
         node & ((1 << bits) - 1)
     }
 
-    /// Codes `value`, from `range`, by its distance from `expected`: whether there is one, to which side,
-    /// and whether it is further and further. Most values are near, so few decisions tell them. Mixers
-    /// are taken from `set` ([`DISTANCE_SETS`] of them) and `other`.
+    /// Codes `value`, which lies in `range`, by its distance from `expected`: whether there is one, on which side, and
+    /// then, step by step, whether it is greater. Most values are near, so they take few decisions. The sets of weights
+    /// are `other` and one of [`DISTANCE_SETS`] from `set` on.
     #[inline]
     pub fn code_near<const K: usize, C: BinaryCoder>(
         &mut self,
@@ -359,12 +360,12 @@ impl ContextMixer {
     }
 }
 
-/// Distances to one side that [`ContextMixer::code_near`] tells apart in its contexts.
+/// Distances to one side that [`ContextMixer::code_near`] distinguishes in its contexts.
 const DISTANCE_NODES: u32 = 14;
-/// Mixers that it needs.
+/// Sets of weights that it needs.
 pub const DISTANCE_SETS: usize = 2 + 2 * DISTANCE_NODES as usize;
 
-/// Mixes a context's kind and value to a hash.
+/// The hash of a context's kind and value.
 #[inline]
 pub fn hash(kind: u32, value: u32) -> u32 {
     let mut x = kind.wrapping_mul(0x9E37_79B1) ^ value.wrapping_add(0x7F4A_7C15).wrapping_mul(0x85EB_CA77);

@@ -15,30 +15,30 @@ use super::trie::Trie;
 use crate::parallel::{self, Control};
 use crate::{Error, Result};
 
-/// What a build is to keep to.
+/// The limits of a build.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// The file is no larger.
+    /// The most bytes of the file.
     pub max_bytes: usize,
-    /// Bytes to be used at most, about: a build that needs more is refused.
+    /// About how much memory may be used, in bytes: a build that needs more is refused.
     pub memory: usize,
     pub threads: usize,
 }
 
-/// Candidates for the model per byte of the file, at most: n-grams that occur too rarely for that are cut.
-/// A file keeps one or two n-grams per byte, so this leaves most of the choice (docs/sparse.md has what
-/// less or more would change).
+/// The most candidates for the model per byte of the file: the rarest n-grams are cut until no more are left. A file
+/// keeps one or two n-grams per byte, so this leaves most of the choice (docs/sparse.md says what fewer or more would
+/// change).
 const CANDIDATES_PER_BYTE: u64 = 16;
 
-/// What a build takes per candidate and besides, to tell beforehand.
+/// The memory that a build takes per candidate and besides these.
 const BYTES_PER_CANDIDATE: u64 = 48;
 const BYTES_BESIDES: u64 = 400_000_000;
 
 /// Units of progress that a build reports in all.
 pub const PROGRESS: u64 = 100;
 
-/// Builds an oracle's file of at most `settings.max_bytes`. The bytes depend on that and on what was
-/// counted.
+/// Builds an oracle's file of at most `settings.max_bytes`. Its bytes depend on that number and on what was counted
+/// alone.
 pub fn build(counts: &SparseCounts, settings: &Settings, control: &Control) -> Result<Vec<u8>> {
     let Settings { max_bytes, memory, threads } = *settings;
     let NgramSpec { vocabulary, order } = counts.spec();
@@ -67,7 +67,7 @@ pub fn build(counts: &SparseCounts, settings: &Settings, control: &Control) -> R
     cutoff::pass_on(counts, &mut trie, cutoff, threads, control)?;
     progress.reach(20)?;
     let mut full = FullModel::estimate(&trie, &discounts, threads, control)?;
-    // Pruning looks at probabilities only.
+    // Pruning needs the probabilities only.
     full.masses.clear();
     full.masses.shrink_to_fit();
     progress.reach(25)?;
@@ -82,7 +82,7 @@ pub fn build(counts: &SparseCounts, settings: &Settings, control: &Control) -> R
     })
 }
 
-/// The models that a corpus gives, by threshold.
+/// The models that pruning a corpus at different thresholds gives.
 struct Models<'a> {
     counts: &'a SparseCounts,
     trie: Trie,
@@ -91,7 +91,7 @@ struct Models<'a> {
     threads: usize,
     control: &'a Control,
     progress: Progress<'a>,
-    /// The one looked at last.
+    /// The last one, and its threshold.
     pruned: Option<(f64, PrunedModel)>,
 }
 
@@ -121,7 +121,7 @@ impl Candidates for Models<'_> {
         self.prune(threshold)?;
         let Some((_, model)) = &self.pruned else { return Ok(None) };
         let file = encode(self.counts, &self.trie, model, threshold as f32, self.threads, self.control)?;
-        // Nobody knows how many there will be.
+        // How many files there will be isn't known.
         self.progress.approach(PROGRESS)?;
         Ok(file)
     }
@@ -139,13 +139,13 @@ impl Progress<'_> {
         self.control.advance(step)
     }
 
-    /// A quarter of what is left until `end`.
+    /// Advances by a quarter of what is left until `end`.
     fn approach(&mut self, end: u64) -> Result<()> {
         self.reach(self.done + (end - self.done) / 4)
     }
 }
 
-/// One file; none if the format can't hold these n-grams.
+/// Makes a file of a pruned model; none if the format can't hold its n-grams.
 pub fn encode(
     counts: &SparseCounts,
     trie: &Trie,

@@ -1,17 +1,17 @@
-//! Chunks of files of counts: n-grams that begin with one token, in order.
+//! The chunks of a file of counts: sorted n-grams that begin with the same token.
 
 use super::ngram::{Entry, Ngram, NgramSpec};
 use crate::leb128::{put, Numbers};
 use crate::parallel::Control;
 use crate::{zstd_frame, Result};
 
-/// n-grams per chunk. So few that a merge of many files holds little of each, enough for zstd to learn from.
+/// n-grams per chunk: so few that a merge of many files holds little of each, enough for zstd to learn from.
 pub const CHUNK: usize = 1 << 14;
 
 /// The highest zstd levels save a tenth of the bytes at ten times the time.
 pub const ZSTD_LEVEL: i32 = 1;
 
-/// Where a chunk is.
+/// Where a chunk is in a file, and what its header says.
 #[derive(Debug, Clone, Copy)]
 pub struct Chunk {
     pub first: u16,
@@ -20,7 +20,7 @@ pub struct Chunk {
     pub bytes: u32,
 }
 
-/// Puts the n-grams that begin with one token, in order, into chunks.
+/// Packs sorted n-grams that begin with the same token into chunks.
 pub struct Packer {
     first: u16,
     spec: NgramSpec,
@@ -48,10 +48,10 @@ impl Packer {
         }
     }
 
-    /// Whether a chunk was completed.
+    /// Adds an n-gram; returns whether that completed a chunk.
     pub fn push(&mut self, entry: Entry) -> Result<bool> {
         let Entry { ngram, count, documents } = entry;
-        // The n-gram that has nothing after its first token is equal to what comes before the first chunk.
+        // At the beginning of a chunk the previous n-gram is the first token alone, which may be this one too.
         let shared = ngram.common(self.previous).min(ngram.length());
         self.shared.push(shared as u8);
         let mut known = self.previous.code(shared);
@@ -77,7 +77,7 @@ impl Packer {
     fn flush(&mut self) -> Result<()> {
         let parts = [&self.shared, &self.tokens, &self.counts, &self.repeats];
         let content: Vec<u8> = parts.into_iter().flatten().copied().collect();
-        // Nothing watches a chunk's own compression, which takes less than a millisecond.
+        // A chunk is compressed in less than a millisecond, too short to be interrupted.
         let frame = zstd_frame::compress(&content, ZSTD_LEVEL, &Control::default())?;
         self.out.extend(self.first.to_le_bytes());
         self.out.extend(self.entries.to_le_bytes());
@@ -91,7 +91,7 @@ impl Packer {
         Ok(())
     }
 
-    /// The chunks as they are in a file.
+    /// The bytes of the chunks as a file holds them.
     pub fn finish(mut self) -> Result<Vec<u8>> {
         if self.entries > 0 {
             self.flush()?;
@@ -100,7 +100,7 @@ impl Packer {
     }
 }
 
-/// The longest content that a chunk can have.
+/// The most bytes that a chunk's content can have.
 pub fn longest_content(entries: u32, order: usize) -> usize {
     entries as usize * (1 + 3 * (order - 1) + 10 + 10)
 }

@@ -1,9 +1,8 @@
 //! Counting: from tokens to [`SparseCounts`].
 //!
-//! The places where one token stands, each with what follows it, are sorted by what follows; equal ones
-//! are then neighbours. Tokens are done in turn, by as many threads as there are, and a chunk's n-grams
-//! begin with one token, so the chunks come out in order. To keep to less memory only the places of some
-//! tokens are collected at a time, and the text is gone through once for each such group.
+//! For each token, the places where it stands are sorted by what follows them; equal n-grams are then neighbours. Threads
+//! take one token after the other, and a chunk's n-grams begin with the same token, so the chunks come out in order. To
+//! limit memory, only the places of a group of tokens are collected at a time, and the text is read once per group.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -19,8 +18,7 @@ use crate::parallel::{self, Control};
 use crate::tokens::{self, Shard};
 use crate::{Error, Result};
 
-/// What counting needs per token of a group, about: its place, what is being sorted, and the chunks that
-/// come out.
+/// About how much memory counting takes per token of a group: its place, what is being sorted, and the chunks made.
 const BYTES_PER_TOKEN: usize = 20;
 
 /// Counts shards. The result is kept in memory (some 5 bytes per token), or in a file if `out` is given;
@@ -97,7 +95,7 @@ fn count<W: Write>(
     }
 }
 
-/// Streams, with places numbered through all of them.
+/// Streams; places are numbered through all of them.
 struct Text<'a> {
     streams: &'a [&'a [u16]],
     /// Where each stream starts, and the end.
@@ -156,7 +154,7 @@ impl Job<'_> {
         writer.finish()
     }
 
-    /// Of the tokens from `first` on, as many as there are `occurrences`.
+    /// Counts the n-grams that begin with the tokens from `first` on, which occur so many times each.
     fn count_group<K: Key, W: Write>(
         &self,
         first: usize,
@@ -198,7 +196,7 @@ impl Job<'_> {
         let rest = Rest { length: self.spec.order - 1, bits: self.bits, bos: self.spec.vocabulary.bos };
         let (mut stream, mut document) = (0, 0);
         let pack = |&place: &u32| {
-            // Mostly it is the same document, or the next one.
+            // Most often it is the same document or the next one.
             if documents.get(document + 1).is_some_and(|&start| start <= place) {
                 document += documents[document + 1..].partition_point(|&start| start <= place);
             }
@@ -252,7 +250,7 @@ macro_rules! impl_key {
                         break;
                     }
                 }
-                // A shift by all bits only ever moves zero.
+                // A shift by all bits, which Rust refuses, would only ever move zero.
                 key.checked_shl(left * bits).unwrap_or(0)
             }
 

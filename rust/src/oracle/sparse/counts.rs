@@ -19,11 +19,11 @@ const BUFFER: usize = 1 << 16;
 #[derive(Debug)]
 enum Source {
     Memory(Vec<u8>),
-    /// Opened anew by each that reads, so that any number of files may be known.
+    /// Opened by each reader for itself, so that any number of files may be in use.
     File(PathBuf),
 }
 
-/// See the module.
+/// The distinct n-grams of some shards, how often each occurs and in how many documents.
 #[derive(Debug)]
 pub struct SparseCounts {
     spec: NgramSpec,
@@ -33,7 +33,7 @@ pub struct SparseCounts {
     sample: Sample,
     chunks: Vec<Chunk>,
     source: Source,
-    /// In errors.
+    /// What errors call it.
     what: String,
 }
 
@@ -46,7 +46,7 @@ impl SparseCounts {
         Ok(Self::scanned(scanned, Source::File(path.to_owned()), what))
     }
 
-    /// [`SparseCounts::open`] of a file's content, which errors call `what`.
+    /// Reads a file's content, which errors call `what`, as [`SparseCounts::open`] does.
     pub fn from_bytes(data: Vec<u8>, what: &str, control: &Control) -> Result<Self> {
         let scanned = scan(&data[..], Path::new(what), control)?;
         Ok(Self::scanned(scanned, Source::Memory(data), what.to_owned()))
@@ -57,7 +57,7 @@ impl SparseCounts {
         Self { spec, shards, tokens, sample, chunks, source, what }
     }
 
-    /// Of what came from no shard but has `tokens` tokens.
+    /// Counts of `tokens` tokens that came from no shard.
     pub(super) fn unnamed(data: Vec<u8>, tokens: u64, control: &Control) -> Result<Self> {
         Ok(Self { tokens, ..Self::from_bytes(data, "counts", control)? })
     }
@@ -80,13 +80,13 @@ impl SparseCounts {
         &self.sample
     }
 
-    /// Bytes of the file.
+    /// The size of the file in bytes.
     pub fn byte_count(&self) -> u64 {
         let end = self.chunks.last().map_or(0, |chunk| chunk.offset + u64::from(chunk.bytes));
         end + (END.len() + HASH_BYTES) as u64
     }
 
-    /// Of them those that are in memory.
+    /// How many of these bytes are in memory.
     pub fn bytes_in_memory(&self) -> u64 {
         match &self.source {
             Source::Memory(data) => data.len() as u64,
@@ -101,7 +101,7 @@ impl SparseCounts {
         }
     }
 
-    /// Writes the file elsewhere.
+    /// Writes a copy of the file.
     pub fn save(&self, path: &Path) -> Result<()> {
         match &self.source {
             Source::Memory(data) => files::write_atomically(path, data),
@@ -147,7 +147,7 @@ impl SparseCounts {
         Ok(ChunkReader { counts: self, file })
     }
 
-    /// All n-grams in order, which several threads unpack.
+    /// Calls `work` with every n-gram, in order; several threads unpack them.
     pub fn for_each(
         &self,
         threads: usize,
@@ -164,7 +164,7 @@ impl SparseCounts {
                 control.check()
             })?;
             for entry in unpacked.iter().flatten() {
-                // Within a chunk they were found to ascend.
+                // Within a chunk they are known to ascend.
                 if last >= Some(entry.ngram) {
                     return Err(Error::format(&self.what, "the chunks' n-grams are out of order"));
                 }
@@ -176,7 +176,7 @@ impl SparseCounts {
         self.check_total(total)
     }
 
-    /// An n-gram starts at every token.
+    /// Checks the sum of all counts: an n-gram starts at every token.
     pub(super) fn check_total(&self, total: u64) -> Result<()> {
         if total != self.tokens {
             let tokens = self.tokens;

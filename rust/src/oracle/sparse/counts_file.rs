@@ -1,9 +1,9 @@
 //! Counted n-grams: what some shards contribute to a sparse oracle, in a file that adds up with others.
 //!
-//! Such a file holds each distinct n-gram of the highest order with how often and in how many documents
-//! it occurs, sorted, in chunks that are read one at a time: files of any size are merged, and turned into
-//! an oracle, in constant memory. Documents don't span shards, so both numbers add up. It also holds a
-//! sample of the documents ([`Sample`]) and says what was counted, the shards by their content. Its bytes
+//! Such a file holds the distinct n-grams of the highest order, sorted, each with how often and in how many documents it
+//! occurs. They are in chunks that are read one at a time, so files of any size are merged, and made into an oracle, in
+//! constant memory. Documents don't span shards, so both numbers add up. The file also holds a sample of the documents
+//! ([`Sample`]), and identifies the shards by their content. Its bytes
 //! depend on the set of shards, the vocabulary and the order alone. This writes such a file and reads all of it but
 //! its chunks, which [`super::chunk`] has.
 //!
@@ -87,7 +87,7 @@ impl<'a, W: Write> Writer<'a, W> {
     }
 }
 
-/// Makes the checksum at the end of what may be a file right.
+/// Corrects the checksum at the end of what may be a file.
 #[cfg(feature = "forge")]
 pub fn forge(data: &mut [u8]) {
     if let Some(covered) = data.len().checked_sub(HASH_BYTES) {

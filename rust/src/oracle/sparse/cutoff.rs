@@ -1,11 +1,10 @@
-//! Leaving out n-grams that are too rare to be worth their bytes, before a trie of them is made.
+//! Cutting n-grams that are too rare to be worth their bytes, before a trie is made of the rest.
 //!
-//! A large corpus has far more n-grams than a file of some megabytes will keep, most of which occur once or
-//! twice. Those that occur no more than a cutoff are never candidates for the model. What they would pass
-//! to shorter n-grams is passed all the same: an n-gram that isn't kept passes all its mass to its suffix,
-//! so it ends at the longest suffix that is a candidate; and the contexts before them know how often
-//! something else came. An n-gram occurs at most as often as the n-grams in it, so with every candidate its
-//! prefixes and suffixes are candidates too.
+//! A large corpus has far more n-grams than a file of some megabytes can keep, and most of them occur once or twice.
+//! Those that occur no more often than a cutoff are never candidates for the model. Their mass isn't lost: an n-gram that
+//! isn't kept passes all of its mass to its suffix, so the mass ends at the longest suffix that is a candidate, and each
+//! context on the way records how much mass was cut after it. An n-gram occurs at most as often as any n-gram in it, so
+//! the prefixes and suffixes of a candidate are candidates too.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,16 +15,16 @@ use super::trie::{for_each_ngram, Trie};
 use crate::parallel::{self, Control};
 use crate::Result;
 
-/// How many n-grams of order 2 and above occur how often.
+/// How many n-grams of order 2 and above occur once, twice, and so on.
 #[derive(Debug)]
 pub struct Histogram {
-    /// `at_most[k]`: those that occur `k` times.
+    /// `exactly[k]`: how many n-grams occur `k` times.
     exactly: Vec<u64>,
     more: u64,
 }
 
 impl Histogram {
-    /// No cutoff is higher.
+    /// The highest cutoff.
     const MOST: usize = 1 << 12;
 
     pub fn of(counts: &SparseCounts, threads: usize, control: &Control) -> Result<Self> {
@@ -58,7 +57,7 @@ impl Histogram {
     }
 }
 
-/// Completes a trie that was built with a cutoff by what was cut.
+/// Passes the mass of what was cut to a trie that was built with a cutoff.
 pub fn pass_on(
     counts: &SparseCounts,
     trie: &mut Trie,
@@ -91,7 +90,7 @@ pub fn pass_on(
     Ok(())
 }
 
-/// For each beginning of an n-gram, the longest suffix of it that is in the trie, as order and index.
+/// For each prefix of an n-gram, the longest suffix of it that is in the trie: its order and index.
 struct LongestSuffixes {
     longest: [(usize, usize); MAX_ORDER + 1],
     last: Option<Ngram>,
@@ -101,7 +100,7 @@ impl LongestSuffixes {
     fn extend_to(&mut self, trie: &Trie, ngram: Ngram) {
         let shared = self.last.map_or(0, |last| last.common(ngram));
         for (index, token) in ngram.tokens().enumerate().skip(shared) {
-            // As in Aho and Corasick (1975): the suffix of a suffix is where to go on when one ends.
+            // As in Aho and Corasick (1975): where a suffix has no such continuation, the next shorter one may.
             let (mut length, mut at) = self.longest[index];
             self.longest[index + 1] = loop {
                 if let Some(found) = (length < trie.order()).then(|| trie.find(length, at, token)).flatten() {

@@ -8,7 +8,7 @@ pub const KNOTS: [f32; 5] = [1.0, 2.0, 3.0, 5.0, 10.0];
 /// D at each knot.
 pub type Discount = [f32; KNOTS.len()];
 
-/// For each order; those below 2 are not used.
+/// D of each order; those below 2 are not used.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Discounts(pub [Discount; MAX_ORDER + 1]);
 

@@ -1,18 +1,17 @@
 //! Estimation as a flow of counts from long n-grams to short ones.
 //!
-//! Every n-gram of the top order starts with a mass, its count, and so does one of any order that begins
-//! a document, which no longer one ends with. From the top order down, an n-gram of
-//! mass m that is kept holds m − D(m) back and passes D(m) to its suffix; one that is not kept passes
-//! all of m. So each order sees just what the orders above leave to it: with nothing pruned the lower
-//! orders' masses are proportional to the continuation counts of Kneser and Ney (1995), whose model
-//! this is then, and with pruning they make up for what was pruned. Over a context's successors,
+//! Every n-gram of the top order starts with a mass, its weighted count. So does every shorter one that begins a
+//! document, as no longer n-gram ends with it. From the top order down, an n-gram of mass m that is kept holds m − D(m)
+//! and passes D(m) to its suffix; one that is not kept passes all of m. So each order sees what the orders above leave
+//! to it. With nothing pruned this is the model of Kneser and Ney (1995), as the masses of lower orders are then
+//! proportional to their continuation counts; with pruning the lower orders make up for what was pruned. Over a context's
+//! successors,
 //!
 //! p(w | h) = a(h, w) + b(h) · p(w | h'),   a = (m − D) / Σ m,   b = 1 − Σ a,
 //!
-//! h' being h without its oldest token, and a = 0 for what was not kept.
+//! where h' is h without its oldest token, and a = 0 for what was not kept.
 //!
-//! Masses are held in fixed point while they are summed: the order in which threads add then leaves no
-//! trace, and a build gives the same bytes whatever their number.
+//! This file estimates the model that keeps everything; [`super::prune`] has the one that doesn't.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -25,8 +24,8 @@ use crate::Result;
 /// Added to each token of the vocabulary, so that the unseen ones are possible.
 const UNIGRAM_PRIOR: f64 = 0.5;
 
-/// What the n-grams of order `n` start with. Below the top, no longer n-gram ends as one does that begins a
-/// document, so those have their counts, as in Chen and Goodman (1998).
+/// The masses that n-grams of order `n` start with. Below the top order only those that begin a document start with any,
+/// their counts, since no longer n-gram ends with one; as in Chen and Goodman (1998).
 pub(super) fn starting(trie: &Trie, n: usize) -> Vec<AtomicU64> {
     let ngrams = &trie.orders[n];
     let mut masses = if ngrams.masses.is_empty() {
@@ -40,7 +39,7 @@ pub(super) fn starting(trie: &Trie, n: usize) -> Vec<AtomicU64> {
     masses
 }
 
-/// From the masses of the vocabulary's tokens.
+/// p(w) from the masses of the vocabulary's tokens.
 pub(super) fn unigrams(masses: &[f32]) -> Vec<f32> {
     let total: f64 = masses.iter().map(|&mass| f64::from(mass) + UNIGRAM_PRIOR).sum();
     masses.iter().map(|&mass| ((f64::from(mass) + UNIGRAM_PRIOR) / total) as f32).collect()
@@ -103,7 +102,7 @@ impl FullModel {
                     }
                     for index in range {
                         let below = lower[ngrams.suffixes[index] as usize];
-                        // Nothing reaches a context that only ends streams.
+                        // No mass reaches a context that only occurs at the ends of streams.
                         piece.data[index - base] = if total > 0.0 {
                             let mass = masses[index];
                             (mass - discount(&discounts.0[n], mass) + passed * below) / total
@@ -120,5 +119,5 @@ impl FullModel {
     }
 }
 
-/// n-grams in one piece of a job that runs over a level.
+/// n-grams that a thread takes at a time.
 const STRIDE: usize = 1 << 16;

@@ -14,8 +14,8 @@ use crate::memory;
 use crate::parallel::{self, Control};
 use crate::Result;
 
-/// What an n-gram of each order has to gain relative to the threshold: it costs bytes itself, and it
-/// forces its prefix and suffix to be kept.
+/// By order, how much an n-gram has to gain, relative to the threshold: it costs bytes itself, and its prefix and suffix
+/// must be kept with it.
 const COST: [f32; MAX_ORDER + 1] = [1.0, 1.0, 0.5, 0.7, 1.0, 1.1, 1.3, 1.5, 1.7];
 
 /// A pruned model, on the trie's own indices.
@@ -118,7 +118,7 @@ fn flags(count: usize) -> Vec<AtomicBool> {
     flags
 }
 
-/// n-grams ahead of which what belongs to their suffixes is asked for.
+/// How many n-grams ahead what belongs to their suffixes is prefetched.
 const AHEAD: usize = 48;
 
 /// b(h) stays above this, so that every token remains possible.
@@ -137,15 +137,15 @@ struct PruneJob<'a> {
 }
 
 impl PruneJob<'_> {
-    /// Decides over the successors of one context, whose `kept` says on entry which must stay, and
-    /// passes on their masses. Returns the context's back-off weight and total.
+    /// Decides which successors of one context are kept, besides those that `kept` says must be, and passes on their
+    /// masses. Returns the context's back-off weight and total.
     fn context(&self, context: usize, kept: &mut [bool], discounted: &mut [f32]) -> (f32, f32) {
         let range = self.contexts.successors(context);
         let mass = |index: usize| float(self.flowing[index].load(Ordering::Relaxed));
         let cut = self.contexts.cut.get(context).copied().unwrap_or(0.0);
         let (mut total, mut passed) = (cut, cut);
         for index in range.clone() {
-            // An atomic addition waits for its memory, and no other runs meanwhile.
+            // Atomic additions wait for their memory one after the other, so it had better be in the cache.
             if let Some(&suffix) = self.ngrams.suffixes.get(index + AHEAD) {
                 memory::prefetch(&self.received[suffix as usize]);
                 memory::prefetch(&self.lower[suffix as usize]);

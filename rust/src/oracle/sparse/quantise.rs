@@ -13,8 +13,8 @@ use super::trie::Trie;
 use crate::parallel::{self, Control};
 use crate::Result;
 
-/// An n-gram is kept for gaining as many bits of training likelihood as the pruning threshold says, and
-/// takes about this many bits of the file. That is what a bit of the file is worth, here too.
+/// About how many bits of the file an n-gram takes. It is kept for as many bits of training likelihood as the threshold
+/// says, so a bit of the file is worth the threshold over this, here too.
 const NGRAM_BITS: f32 = 9.0;
 
 const ROUNDS: usize = 3;

@@ -1,27 +1,27 @@
-//! The model as small integers, and back.
+//! The small integers that a file holds, and the model that they stand for.
 //!
-//! A context's back-off weight is stored as its logit, and its successors' gains as their ratios to
-//! that of one of them, both in coarse steps. What is read back is normalised by construction: the
-//! gains share 1 − b(h) among them.
+//! A context's back-off weight b(h) is stored as its logit, and its successors' discounted probabilities as their ratios
+//! to that of one of them, both in coarse steps. What is restored is normalised by construction: the successors share
+//! 1 − b(h) in these ratios.
 
 use super::binary_coder::{exp, logistic};
 
-/// Steps of b(h): logit / 0.5, from −15 to 15.
+/// b(h) is stored as its logit, in steps of 0.5 from −15 to 15.
 pub const BACKOFF_LIMIT: i8 = 15;
 pub const BACKOFF_STEP: f64 = 0.5;
-/// Steps of a ratio: log2 / 0.5, from −31 to 31.
+/// A ratio is stored as its log2, in steps of 0.5 from −31 to 31.
 pub const RATIO_LIMIT: i8 = 31;
 pub const RATIO_STEP: f64 = 0.5;
-/// Steps of a unigram's probability: −log2 · 8, from 0 to 255, before the whole is scaled to sum to one.
+/// A unigram's probability is stored as −log2 in steps of 1/8, from 0 to 255; all are then scaled to sum to one.
 pub const UNIGRAM_STEPS: f64 = 8.0;
 
-/// Of one order, what the file tells: which n-grams there are, and their weights.
+/// What a file tells of one order: which n-grams there are, and the steps of their weights.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub struct Symbols {
     /// n-gram `i` of the order below is continued by `first[i]..first[i + 1]`.
     pub first: Vec<u32>,
     pub tokens: Vec<u16>,
-    /// Per context, i.e. n-gram of the order below; of no meaning where that has no successors.
+    /// Per context, i.e. n-gram of the order below; meaningless where it has no successors.
     pub backoffs: Vec<i8>,
     pub ratios: Vec<i8>,
 }
@@ -33,7 +33,7 @@ impl Symbols {
     }
 }
 
-/// Of one order, all that is known once it is read and the next one is to be.
+/// What is known of one order's n-grams when the next order is read.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub struct RestoredOrder {
     pub tokens: Vec<u16>,
@@ -50,12 +50,11 @@ pub struct RestoredOrder {
     pub lifts: Vec<i8>,
     /// log2 of how often the n-gram may be expected in training, in 16ths.
     pub log_counts: Vec<i16>,
-    /// n-gram `i` is continued by `first[i]..first[i + 1]` of the level above, once that is read.
+    /// n-gram `i` is continued by `first[i]..first[i + 1]` of the order above, once that is read.
     pub first: Vec<u32>,
     pub backoff_steps: Vec<i8>,
     pub backoffs: Vec<f32>,
-    /// Each context's successors, likeliest first: `ranked[i]` for `i` in the range that `first` of the
-    /// level below gives.
+    /// Each context's successors, likeliest first: `ranked[i]` for the `i` that `first` of the order below gives.
     pub ranked: Vec<u32>,
 }
 
@@ -69,7 +68,8 @@ impl RestoredOrder {
     }
 }
 
-/// floor(16 · log2(x)) for positive normal x, off by one near the steps: only to be the same everywhere.
+/// floor(16 · log2(x)) for positive normal x, or one off near an integer; what matters is that it is the same on every
+/// machine.
 #[inline]
 pub fn log2_16ths(x: f32) -> i32 {
     let bits = x.to_bits();
@@ -105,17 +105,17 @@ fn power_of_two(steps: i32, per_octave: i32) -> f64 {
     octave * exp(std::f64::consts::LN_2 * f64::from(steps.rem_euclid(per_octave)) / f64::from(per_octave))
 }
 
-/// 2^(level / 2) of each ratio level, from the lowest.
+/// 2^(step / 2) of each step of a ratio, from the lowest.
 pub fn ratio_table() -> [f32; 2 * RATIO_LIMIT as usize + 1] {
     std::array::from_fn(|index| power_of_two(index as i32 - i32::from(RATIO_LIMIT), 2) as f32)
 }
 
-/// b of each level, from the lowest.
+/// b of each step, from the lowest.
 pub fn backoff_table() -> [f32; 2 * BACKOFF_LIMIT as usize + 1] {
     std::array::from_fn(|index| logistic((index as f64 - f64::from(BACKOFF_LIMIT)) * BACKOFF_STEP) as f32)
 }
 
-/// The level of the empty context.
+/// Order 0: the empty context.
 pub fn root(vocab_size: usize, token_count: u64) -> RestoredOrder {
     RestoredOrder {
         tokens: vec![0],
@@ -138,7 +138,7 @@ pub fn unigram_step(probability: f32) -> u8 {
     (-UNIGRAM_STEPS * f64::from(probability).log2()).round().clamp(0.0, 255.0) as u8
 }
 
-/// The vocabulary's level.
+/// Order 1: the vocabulary.
 pub fn unigrams(root: &RestoredOrder, steps: &[u8]) -> RestoredOrder {
     let scaled: Vec<f64> =
         steps.iter().map(|&step| power_of_two(-i32::from(step), UNIGRAM_STEPS as i32)).collect();
@@ -149,7 +149,7 @@ pub fn unigrams(root: &RestoredOrder, steps: &[u8]) -> RestoredOrder {
         suffixes: vec![0; tokens.len()],
         oldest: tokens.clone(),
         discounted: probabilities.clone(),
-        // Not above anything but the uniform distribution, which tells nothing that p doesn't.
+        // They are above nothing but the uniform distribution, and that tells nothing that p doesn't.
         lifts: vec![0; tokens.len()],
         tokens,
         probabilities,
@@ -159,8 +159,8 @@ pub fn unigrams(root: &RestoredOrder, steps: &[u8]) -> RestoredOrder {
     ngrams
 }
 
-/// Puts `contexts` and what the file tells of the order above together: completes `contexts` by its
-/// back-off weights, and returns the level above.
+/// Restores the order above `contexts` from what the file tells of it; completes `contexts` by its back-off weights and
+/// successors.
 pub fn restore(shorter: &RestoredOrder, contexts: &mut RestoredOrder, symbols: Symbols) -> RestoredOrder {
     let (backoffs, ratios) = (backoff_table(), ratio_table());
     let count = symbols.tokens.len();
@@ -184,7 +184,7 @@ pub fn restore(shorter: &RestoredOrder, contexts: &mut RestoredOrder, symbols: S
         let backoff = backoffs[(contexts.backoff_steps[context] + BACKOFF_LIMIT) as usize];
         contexts.backoffs[context] = backoff;
         let ratio = |step: i8| ratios[(step + RATIO_LIMIT) as usize];
-        // A thousand successors' roundings would show in single precision.
+        // In single precision the rounding errors of a thousand successors would show.
         let total: f64 = symbols.ratios[range.clone()].iter().map(|&step| f64::from(ratio(step))).sum();
         let scale = ((1.0 - f64::from(backoff)) / total) as f32;
         let found = shorter.successors(contexts.suffixes[context] as usize);
@@ -209,7 +209,7 @@ fn lift(log_probability: i32, log_lower: i16) -> i8 {
     ((log_probability - i32::from(log_lower)) >> 3).clamp(-12, 24) as i8
 }
 
-/// What follows from the probabilities.
+/// Fills in what follows from the probabilities.
 fn finish(ngrams: &mut RestoredOrder, contexts: &RestoredOrder) {
     ngrams.log_probabilities = ngrams.probabilities.iter().map(|&p| log2_16ths(p) as i16).collect();
     ngrams.ranked = (0..ngrams.tokens.len() as u32).collect();
@@ -224,7 +224,7 @@ fn finish(ngrams: &mut RestoredOrder, contexts: &RestoredOrder) {
     }
 }
 
-/// 2^(level / 2), as in [`ratio_table`].
+/// 2^(step / 2), as in [`ratio_table`].
 #[inline]
 pub fn power_of_two_halves(step: i8) -> f32 {
     let octave = f32::from_bits(((127 + (i32::from(step) >> 1)) as u32) << 23);

@@ -1,8 +1,8 @@
 //! The documents that discounts are fitted on.
 //!
-//! Of all documents those with the least hashes, until they have enough tokens. So the sample of some
-//! shards is found in the samples of any groups of them, and what a corpus's sample is doesn't depend on
-//! how it was divided. A document that occurs twice is in it once.
+//! The sample of a corpus is the documents with the least hashes, as many as it takes for enough tokens. So it can be
+//! found from the samples of any parts of the corpus, and doesn't depend on how the corpus is divided. A document that
+//! occurs twice is in it once.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::leb128::{put, Numbers};
 /// repetition to be told from chance.
 pub const DOCUMENT_TOKENS: usize = 1 << 13;
 
-/// A sample stops growing once it has so many tokens; more would change nothing that shows.
+/// A sample stops growing once it has so many tokens; more would make no visible difference.
 const TOKENS: usize = 2_000_000;
 
 /// Where each document of a stream starts.
@@ -25,7 +25,7 @@ pub fn document_starts(stream: &[u16], bos: u16) -> impl Iterator<Item = usize> 
     })
 }
 
-/// See the module.
+/// Documents by their hashes.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub struct Sample {
     documents: BTreeMap<[u8; 32], Vec<u16>>,
@@ -56,7 +56,7 @@ impl Sample {
         sample
     }
 
-    /// In the order of their hashes, which has nothing to do with what is in them.
+    /// In the order of their hashes, which is as good as random.
     pub fn documents(&self) -> impl Iterator<Item = &[u16]> {
         self.documents.values().map(Vec::as_slice)
     }

@@ -1,20 +1,19 @@
 //! The lowest threshold of pruning at which a file fits a number of bytes.
 //!
-//! Thresholds are those of a fixed grid, and they are bisected. So two budgets try the same thresholds up to the
-//! first one whose file fits the larger of them only, and from there the larger one goes on among lower thresholds
-//! and the smaller one among higher ones: a larger budget never has the higher threshold, whatever jumps the sizes
-//! of files have.
+//! The thresholds of a fixed grid are bisected. So two budgets try the same thresholds up to the first one whose file
+//! fits the larger budget only; from there on the larger one tries lower thresholds and the smaller one higher ones. A
+//! larger budget therefore never ends with the higher threshold, however irregular the sizes of files are.
 //!
-//! Making a file takes long, and counting the n-grams that a threshold leaves doesn't. The more of a corpus is
-//! kept, the more the next n-grams can be expected, and the fewer bytes they take: a file's size is a concave
-//! function of its number of n-grams, as nearly as makes no difference. So the files made so far bound the size of
-//! any other, and only one that these bounds leave in doubt is made.
+//! Making a file takes long; counting the n-grams that a threshold leaves doesn't. The more of a corpus is kept, the
+//! more predictable the next n-grams are and the fewer bytes they take: to a good approximation, a file's size is a
+//! concave function of its number of n-grams. So the files made so far bound the size of every other, and a file is made
+//! only where these bounds leave a doubt.
 
 use std::collections::BTreeMap;
 
 use crate::Result;
 
-/// What there is to search among.
+/// What is searched.
 pub trait Candidates {
     /// How many n-grams a threshold leaves.
     fn ngrams(&mut self, threshold: f64) -> Result<usize>;
@@ -23,27 +22,27 @@ pub trait Candidates {
     fn file(&mut self, threshold: f64) -> Result<Option<Vec<u8>>>;
 }
 
-/// Below this everything that is worth anything is kept.
+/// The lowest threshold, where everything that is worth anything is kept.
 const LEAST_THRESHOLD: f64 = 1e-3;
 
-/// Thresholds per factor of e: files of neighbours differ by less than half a percent.
+/// Thresholds per factor of e. The files of neighbours differ by less than half a percent.
 const STEPS_PER_NEPER: f64 = 128.0;
 
-/// Steps up to where no n-gram is kept: a threshold of 10^18.
+/// The step of the highest threshold, 10^18, where no n-gram is kept.
 const LAST_STEP: usize = 6190;
 
-/// Where everything takes no more than the budget at so many bits per n-gram, this is tried at once: a file of
-/// everything may be smaller than one of nearly everything.
+/// If everything would fit the budget at so many bits per n-gram, that is tried first: a file of everything may be
+/// smaller than one of nearly everything.
 const BITS_OF_EVERYTHING: f64 = 2.5;
 
-/// Where the search begins: bits per n-gram of a million, and how many fewer twice as many take.
+/// Where the search begins: bits per n-gram in a file of a million, and how many fewer there are in one of twice as many.
 const BITS_OF_A_MILLION: f64 = 6.93;
 const BITS_SAVED_BY_DOUBLING: f64 = 0.15;
 
-/// How sizes grow with the number of n-grams as long as one file was seen: about as this power.
+/// The power of the number of n-grams that sizes are taken to grow with while only one file is known.
 const GROWTH: f64 = 0.85;
 
-/// Sizes are bounded no more sharply than this, relatively and in bytes.
+/// How far a size may lie outside its bounds, relatively and in bytes.
 const DOUBT: f64 = 0.001;
 const DOUBT_BYTES: f64 = 24.0;
 
@@ -51,13 +50,12 @@ const DOUBT_BYTES: f64 = 24.0;
 pub fn search(candidates: &mut impl Candidates, max_bytes: usize) -> Result<Option<Vec<u8>>> {
     let (numbers, made) = (BTreeMap::new(), BTreeMap::new());
     let sizes = Sizes::default();
-    let mut search = Search { candidates, max_bytes, sizes, numbers, made, best: None, irregular: true };
+    let mut search = Search { candidates, max_bytes, sizes, numbers, made, best: None, all_held: true };
     if !search.make(LAST_STEP)? {
         return Ok(None);
     }
     let everything = search.ngrams(0)? as f64;
     if everything * BITS_OF_EVERYTHING > 8.0 * max_bytes as f64 || !search.make(0)? {
-        // Each turn makes one file; the last one makes none.
         while let Some(step) = search.in_doubt()? {
             search.make(step)?;
         }
@@ -69,18 +67,19 @@ struct Search<'a, C> {
     candidates: &'a mut C,
     max_bytes: usize,
     sizes: Sizes,
-    /// Of the steps looked at, how many n-grams they leave.
+    /// How many n-grams a step leaves, where that was counted.
     numbers: BTreeMap<usize, usize>,
-    /// Of the steps whose files were made, whether they fit.
+    /// Whether a step's file fits, where it was made.
     made: BTreeMap<usize, bool>,
-    /// Of these files, the one of the lowest step that fits.
+    /// The lowest step whose file was made and fits, and that file.
     best: Option<(usize, Vec<u8>)>,
-    /// Whether the format held all files so far: then it is sizes alone that decide.
-    irregular: bool,
+    /// Whether the format could hold all files so far, so that sizes alone decide.
+    all_held: bool,
 }
 
 impl<C: Candidates> Search<'_, C> {
-    /// Bisects by what is known and expected; returns the step whose file would tell more, if one would.
+    /// Bisects by what is known and, where there is doubt, by what is likely. Returns a step whose file must be made to
+    /// be sure; none if the result is certain.
     fn in_doubt(&mut self) -> Result<Option<usize>> {
         let max_bytes = self.max_bytes as f64;
         let wanted = self.sizes.wanted(max_bytes);
@@ -95,7 +94,7 @@ impl<C: Candidates> Search<'_, C> {
                     let (least, most) = self.sizes.bounds(ngrams);
                     if max_bytes < least {
                         false
-                    } else if most <= max_bytes && self.irregular {
+                    } else if most <= max_bytes && self.all_held {
                         true
                     } else {
                         doubtful = Some(middle);
@@ -121,7 +120,7 @@ impl<C: Candidates> Search<'_, C> {
         Ok(number)
     }
 
-    /// Whether the file fits that this makes.
+    /// Makes a step's file; returns whether it fits.
     fn make(&mut self, step: usize) -> Result<bool> {
         let number = self.ngrams(step)?;
         let mut fits = false;
@@ -133,7 +132,7 @@ impl<C: Candidates> Search<'_, C> {
                     self.best = Some((step, file));
                 }
             }
-            None => self.irregular = false,
+            None => self.all_held = false,
         }
         self.made.insert(step, fits);
         Ok(fits)
@@ -144,12 +143,12 @@ fn threshold(step: usize) -> f64 {
     LEAST_THRESHOLD * (step as f64 / STEPS_PER_NEPER).exp()
 }
 
-/// What is known of how file sizes depend on the number of n-grams.
+/// What is known of file sizes as a function of the number of n-grams.
 #[derive(Default)]
 struct Sizes {
-    /// Numbers of n-grams, strictly ascending, and bytes.
+    /// (n-grams, bytes) of the files made; n-grams strictly ascending.
     known: Vec<(f64, f64)>,
-    /// How many of the files last made were all too large (positive) or all fitted (negative).
+    /// How many of the latest files in a row were too large (positive) or fitted (negative).
     same_side: i32,
 }
 
@@ -164,12 +163,12 @@ impl Sizes {
         }
     }
 
-    /// The number of n-grams whose file is likely to have `max_bytes`.
+    /// The number of n-grams whose file probably has `max_bytes`.
     fn wanted(&self, max_bytes: f64) -> f64 {
         let (fit, too_large) = self.known.split_at(self.known.partition_point(|known| known.1 <= max_bytes));
         let empty = self.known.first().map_or(0.0, |known| known.1);
         let last = fit.last().filter(|last| last.0 > 0.0);
-        // Of each, how far it is off, in nepers.
+        // ln(bytes / wanted), both without those of a file of no n-grams.
         let off = |known: &(f64, f64)| ((known.1 - empty) / (max_bytes - empty).max(1.0)).ln();
         match (last, too_large) {
             (Some(last), []) => last.0 * (-off(last) / GROWTH).exp(),
@@ -180,8 +179,8 @@ impl Sizes {
                 8.0 * (max_bytes - empty) / bits
             }
             (Some(last), [next, ..]) => {
-                // The method of false position, as in Illinois (Dowell and Jarratt, 1971): the end that stays is
-                // taken to be less and less off, or else it would stay for long.
+                // The Illinois variant of the method of false position (Dowell and Jarratt, 1971): the offset of the
+                // end that stays is halved each time, or else it would stay for long.
                 let stays = 0.5f64.powi(self.same_side.abs() - 1);
                 let (below, above) = (-off(last), off(next));
                 let (below, above) =
@@ -191,10 +190,10 @@ impl Sizes {
         }
     }
 
-    /// The least and the most bytes that a file of so many n-grams may have.
+    /// The least and the most bytes that a file of so many n-grams can have.
     fn bounds(&self, ngrams: f64) -> (f64, f64) {
         let (below, above) = self.known.split_at(self.known.partition_point(|known| known.0 <= ngrams));
-        // A chord lies under a concave function, and beyond its ends above it.
+        // A concave function lies above its chord, and below the chord's extensions.
         let (mut least, mut most) = match (below.last(), above.first()) {
             (Some(&last), Some(&next)) => (through(last, next, ngrams), next.1),
             (Some(&last), None) => (last.1, f64::INFINITY),

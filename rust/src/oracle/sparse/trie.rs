@@ -1,9 +1,8 @@
 //! The n-grams of a corpus, up to an order, as a sorted trie.
 //!
-//! Level n holds the n-grams of order n, in lexicographic order of their tokens, oldest first; the
-//! n-grams that extend one n-gram by a token are contiguous on the next level. Level 0 is the empty
-//! context and level 1 the whole vocabulary, seen or not. With every n-gram its prefixes and suffixes are
-//! there.
+//! The n-grams of each order are in lexicographic order of their tokens, oldest first, so those that extend the same
+//! n-gram by a token are neighbours in the next order. Order 0 is the empty context, order 1 the whole vocabulary, seen or
+//! not. The trie has the prefixes and suffixes of every n-gram that it has.
 
 use std::ops::Range;
 
@@ -17,17 +16,17 @@ use crate::{Error, Result};
 pub struct TrieOrder {
     /// Each n-gram's last token.
     pub tokens: Vec<u16>,
-    /// Each n-gram without its oldest token: an index into the level below.
+    /// Each n-gram without its oldest token: an index into the order below.
     pub suffixes: Vec<u32>,
-    /// n-gram `i` is continued by `first[i]..first[i + 1]` of the level above. Empty at the top.
+    /// n-gram `i` is continued by `first[i]..first[i + 1]` of the order above. Empty at the top.
     pub first: Vec<u32>,
-    /// What each n-gram starts with before others pass anything to it: its own weight at the top order, and
-    /// below what cut longer n-grams would pass. Empty for zeros.
+    /// The mass that each n-gram starts with: at the top order its weighted count, below that what longer n-grams which
+    /// were cut would have passed to it. Empty if all are zero.
     pub masses: Vec<f32>,
-    /// Per n-gram, as a context: the mass of its continuations that were cut. Empty for zeros.
+    /// Per n-gram, as a context: the mass of its continuations that were cut. Empty if all are zero.
     pub cut: Vec<f32>,
-    /// How often each n-gram occurs that begins with the document token, in their order; empty at order 1 and the top.
-    /// (Such n-grams that were cut are forgotten: only a document's first tokens would know them.)
+    /// How often each n-gram that begins with the document token occurs; empty at order 1 and at the top. (Those that
+    /// were cut are forgotten: they matter to a document's first tokens only.)
     pub beginnings: Vec<f32>,
 }
 
@@ -40,13 +39,13 @@ impl TrieOrder {
         self.tokens.is_empty()
     }
 
-    /// Where the level above holds the continuations of `context`.
+    /// Where the order above has the continuations of `context`.
     pub fn successors(&self, context: usize) -> Range<usize> {
         self.first[context] as usize..self.first[context + 1] as usize
     }
 }
 
-/// See the module.
+/// The n-grams of a corpus, order by order.
 pub struct Trie {
     pub orders: Vec<TrieOrder>,
     /// Documents begin with this token, so an n-gram that reaches it ends there: what stood before a document
@@ -71,7 +70,7 @@ impl Trie {
         Ok(trie)
     }
 
-    /// An n-gram's suffix continues its context's suffix, so it is found among few.
+    /// Finds each n-gram's suffix, which is among the few continuations of its context's suffix.
     fn link_suffixes(&mut self, threads: usize, control: &Control) -> Result<()> {
         for n in 2..self.orders.len() {
             let (below, ngrams) = self.orders.split_at_mut(n);
@@ -106,7 +105,7 @@ impl Trie {
         self.orders.len() - 1
     }
 
-    /// The n-grams of order `n` that begin with `token`, on their level.
+    /// The n-grams of order `n` that begin with `token`.
     pub fn beginning_with(&self, token: u16, n: usize) -> Range<usize> {
         let token = usize::from(token);
         if token >= self.orders[1].len() {
@@ -118,7 +117,7 @@ impl Trie {
         self.orders[1..n].iter().fold(token..token + 1, extended)
     }
 
-    /// The continuation of `context` (of order `order`) by `token`, on the next level.
+    /// The n-gram that continues `context`, which is of order `order`, by `token`.
     pub fn find(&self, order: usize, context: usize, token: u16) -> Option<usize> {
         let range = self.orders[order].successors(context);
         let found = self.orders[order + 1].tokens[range.clone()].binary_search(&token).ok()?;
@@ -126,8 +125,8 @@ impl Trie {
     }
 }
 
-/// Calls `open` when the first n-gram that begins with another one (of 1 to all tokens) comes, and `close`
-/// after the last, with the sum of their counts; `close` of the highest order also gets the entry.
+/// Visits the n-grams of every order in lexicographic order: `open` before the longer n-grams that an n-gram begins, and
+/// `close` after them, with the sum of their counts and the last of them.
 pub(super) fn for_each_ngram<S>(
     counts: &SparseCounts,
     threads: usize,
@@ -165,13 +164,12 @@ pub(super) fn for_each_ngram<S>(
     Ok(())
 }
 
-/// A trie while n-grams come in. An n-gram is added once its last continuation was, as only then its count
-/// is known.
+/// A trie while it is built. An n-gram is added after its last continuation, as only then its count is known.
 struct Growing {
     orders: Vec<TrieOrder>,
     cutoff: u64,
     bos: u16,
-    /// For each order, where the next level's part begins that continues the n-gram at hand.
+    /// By order, where the next order's n-grams begin that continue the present one.
     starts: [u32; MAX_ORDER + 1],
     tokens: [u16; MAX_ORDER + 1],
 }
@@ -199,7 +197,7 @@ impl Growing {
             self.starts[order] = next.len() as u32;
         }
         if order == 1 {
-            // Tokens that begin nothing come before it.
+            // Tokens before this one that begin nothing.
             self.orders[1].first.resize(usize::from(self.tokens[1]) + 1, self.starts[1]);
         }
     }
@@ -244,16 +242,16 @@ impl Growing {
     }
 }
 
-/// A stretch of contexts with what belongs to their successors, one thread's work.
+/// Consecutive contexts and the data of their successors: one thread's work.
 pub struct Piece<'a, T> {
     pub contexts: Range<usize>,
     pub data: &'a mut [T],
 }
 
-/// Successors in one piece, about.
+/// About how many successors a piece has.
 const PIECE: usize = 1 << 14;
 
-/// Cuts `data`, one element per successor, between contexts; `first` is that of their level.
+/// Cuts `data`, which has one element per successor, between contexts; `first` is that of their order.
 pub fn by_context<'a, T>(first: &[u32], mut data: &'a mut [T]) -> Vec<Piece<'a, T>> {
     let mut pieces = Vec::new();
     let mut start = 0;
