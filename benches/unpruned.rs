@@ -17,7 +17,7 @@ use hybridlm_core::oracle::sparse::trie::Trie;
 use hybridlm_core::parallel::Control;
 use hybridlm_core::tokens::Shard;
 
-/// −log2 p of each token but the first, straight from the definition in `flow.rs`.
+/// −log2 p of each token but the first, straight from the definition in `estimate.rs`.
 fn bits(trie: &Trie, full: &FullModel, discounts: &Discounts, tokens: &[u16]) -> Vec<f64> {
     let mut bits = Vec::with_capacity(tokens.len());
     // The n-gram of each order that ends at the previous token, from the empty one on.

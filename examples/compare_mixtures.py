@@ -34,7 +34,7 @@ def main() -> None:
 
     # Both mix the same log-probabilities of the same experts, in one pass over the text.
     stream = np.concatenate([tokens(document) for document in held_out])
-    settings = hybridlm.ScoringSettings(mixer="stacked")
+    settings = hybridlm.ScoringConfig(mixer="stacked")
     result = hybridlm.evaluate(
         artifact, stream, tokenizer, settings, mixtures={"hedge": MixtureSpec("hedge")}
     )

@@ -34,11 +34,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hybridlm.config import resolve
 from hybridlm.data import shards
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.distributed import initialise
 from hybridlm.model import GPT, ModelConfig
-from hybridlm.settings import resolve
 from hybridlm.threads import thread_count
 from hybridlm.train.config import TrainConfig
 from hybridlm.train.loader import TokenLoader

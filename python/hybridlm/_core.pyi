@@ -448,7 +448,10 @@ class GeometricMixture:
 
 @final
 class ByteModel:
-    """A byte model to compare with: ``ctw`` or ``ppm``, of up to ``depth`` (1 to 8) bytes of context."""
+    """A byte model to compare with: ``ctw`` or ``kn``, of up to ``depth`` (1 to 8) bytes of context.
+
+    ``ppm`` is an old name of ``kn``; ``method`` is then ``kn`` all the same.
+    """
 
     def __new__(cls, method: str, depth: int | None = None) -> ByteModel: ...
     @staticmethod

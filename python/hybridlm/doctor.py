@@ -96,7 +96,7 @@ def _native_code() -> tuple[Outcome, str]:
 
 
 def _hashes() -> tuple[Outcome, str]:
-    from hybridlm.oracle.hashing import verify_hash_twins
+    from hybridlm.oracle.context_hash import verify_hash_twins
 
     with_torch = "torch" in sys.modules  # imported above, where it is installed and can be
     verify_hash_twins(with_torch=with_torch)

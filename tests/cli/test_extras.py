@@ -155,10 +155,10 @@ def test_a_neural_score_is_not_verified_without_the_network(
     run: Run, tokenizer_path: Path, shard_dir: Path, neural_artifact: Path, tmp_path: Path
 ) -> None:
     from hybridlm.score import score_artifact
-    from hybridlm.scoring.settings import ScoringSettings
+    from hybridlm.scoring.config import ScoringConfig
 
     (shard,) = shard_dir.glob("*_val_*.bin")
-    settings = ScoringSettings(ttt="off")
+    settings = ScoringConfig(ttt="off")
     score = score_artifact(neural_artifact, [shard], tokenizer_path, settings, max_tokens=100)
     path = tmp_path / "score.json"
     path.write_text(json.dumps(score.as_dict()))

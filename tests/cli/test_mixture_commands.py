@@ -160,6 +160,8 @@ def test_baseline(method: str, corpus: list[str], tmp_path: Path, capsys: pytest
         assert str(model) in capsys.readouterr().err
     other = "kn" if method == "ctw" else "ctw"
     model.write_bytes(data)
+    # The old name of kn.
+    assert main(["baseline", "ppm", "--test", str(test), "--model", str(model)]) == (method == "ctw")
     assert main(["baseline", other, "--test", str(test), "--model", str(model)]) == 1
     for wrong in (
         ["--train", str(train), "--model", str(model)],

@@ -13,10 +13,10 @@ import pytest
 
 from hybridlm import _core
 from hybridlm.cli.main import main
+from hybridlm.config import resolve
 from hybridlm.data import shards
 from hybridlm.files import atomic_write_bytes
 from hybridlm.oracle.build import build_dense
-from hybridlm.settings import resolve
 from hybridlm.train.checkpoint import complete_checkpoints, load_model
 from hybridlm.train.config import TrainConfig
 

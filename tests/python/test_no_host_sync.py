@@ -16,8 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hybridlm.distributed import Distributed
 from hybridlm.model import GPT, ModelConfig
+from hybridlm.scoring.config import TTTConfig
 from hybridlm.scoring.neural import NeuralExpert, target_log_probs
-from hybridlm.scoring.settings import TTTSettings
 from hybridlm.scoring.ttt import TestTimeTrainer
 from hybridlm.scoring.windows import WindowGrid
 from hybridlm.train.config import OptimizerConfig, TrainConfig
@@ -130,7 +130,7 @@ def test_a_step_of_test_time_training(config: TrainConfig) -> None:
     trainer = TestTimeTrainer(
         model_on(META, config),
         "sgd" if config.model.document_attention else "adamw",
-        TTTSettings(),
+        TTTConfig(),
         Distributed(0, 1, 0, META),
         sequence_length=16,
     )

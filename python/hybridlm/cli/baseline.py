@@ -15,9 +15,6 @@ from hybridlm.progress import Progress
 
 Method = Literal["ctw", "kn"]
 
-_NATIVE: dict[Method, str] = {"ctw": "ctw", "kn": "ppm"}
-"""What native code calls each method."""
-
 
 @dataclass(frozen=True)
 class Options:
@@ -93,13 +90,13 @@ def _trained(method: Method, options: Options) -> ByteModel:
         if options.depth is not None:
             raise InputError("the depth of a stored model is in its file: leave --depth out")
         baseline = ByteModel.from_bytes(options.model.read_bytes(), str(options.model))
-        if baseline.method != _NATIVE[method]:
+        if baseline.method != method:
             raise InputError(f"{options.model}: a stored model of another method than {method}")
         return baseline
     if options.train is None or options.model is not None:
         raise InputError("what is learned first comes from --train or from --model: give one of them")
     text = _read(options.train, options.max_train_bytes, "--max-train-bytes")
-    baseline = ByteModel(_NATIVE[method], options.depth)
+    baseline = ByteModel(method, options.depth)
     with Progress("train", len(text), "bytes") as progress:
         baseline.code(text, progress.update)
     return baseline

@@ -10,8 +10,8 @@ from typing import Annotated
 import tyro
 
 from hybridlm.cli.arguments import ChosenTokenizer, TokenizerChoice
+from hybridlm.config import peek_option, resolve
 from hybridlm.extras import require_tensorboard, require_torch
-from hybridlm.settings import peek_option, resolve
 from hybridlm.train import launch
 from hybridlm.train.config import TrainConfig
 

@@ -13,8 +13,9 @@ from hybridlm import _core
 from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import InputError
 from hybridlm.files import atomic_write_bytes
-from hybridlm.oracle.hashing import verify_hash_twins
-from hybridlm.oracle.sources import Paths, Sources, not_yet_counted
+from hybridlm.oracle.context_hash import verify_hash_twins
+from hybridlm.oracle.resume import not_yet_counted
+from hybridlm.oracle.sources import Paths, Sources
 from hybridlm.oracle.vocabularies import (
     DEFAULT_VOCABULARY,
     VocabularyLike,

@@ -1,8 +1,7 @@
 """What an oracle is built from: shards and files of partial counts, told apart by how they begin."""
 
-import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,8 +11,6 @@ from hybridlm.data.shards import ShardHead, known_vocabulary
 from hybridlm.data.vocabulary import DEFAULT_BOS, Vocabulary
 from hybridlm.errors import InputError
 from hybridlm.oracle.vocabularies import VocabularyLike
-
-log = logging.getLogger("hybridlm.oracle")
 
 Estimator = Literal["dense", "sparse"]
 
@@ -71,24 +68,3 @@ def _kind(source: str | os.PathLike[str]) -> str:
     with Path(source).open("rb") as file:
         head = file.read(max(map(len, magics)))
     return next((kind for magic, kind in magics.items() if head.startswith(magic)), "shards")
-
-
-def not_yet_counted(shards: Sequence[str], counted: Mapping[str, str], left: Path, threads: int) -> list[str]:
-    """Of ``shards``, those whose content an interrupted run had not counted when it left the file ``left``.
-
-    ``counted`` maps the content of each shard that it had counted to the shard's name. A shard has been
-    counted if its content is what was counted: name, size and date could tell faster but not for certain, and
-    hashing a shard takes less than a tenth of the time of counting it. Raises InputError where a shard was
-    counted that is not given.
-    """
-    given = [content for _, _, content in _core.identify_shards(shards, threads)]
-    for content, name in counted.items():
-        if content not in given:
-            raise InputError(
-                f"{left}: an interrupted run has counted {name}, which is not given now; remove {left} to "
-                "start afresh"
-            )
-    rest = [shard for shard, content in zip(shards, given, strict=True) if content not in counted]
-    if counted:
-        log.info("%s: resuming, %d of %d shards are counted", left, len(counted), len(shards))
-    return rest

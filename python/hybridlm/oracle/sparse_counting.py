@@ -19,7 +19,8 @@ from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import InputError
 from hybridlm.files import atomic_write_bytes
 from hybridlm.oracle.dense_counting import Engine, groups
-from hybridlm.oracle.sources import Paths, Sources, not_yet_counted
+from hybridlm.oracle.resume import not_yet_counted
+from hybridlm.oracle.sources import Paths, Sources
 from hybridlm.oracle.vocabularies import (
     VocabularyLike,
     as_vocabulary,

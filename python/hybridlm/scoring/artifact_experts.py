@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 from hybridlm.artifact import Artifact
 from hybridlm.errors import InputError
+from hybridlm.scoring.config import ScoringConfig
 from hybridlm.scoring.experts import Expert, online_experts
 from hybridlm.scoring.experts.oracle import OracleExperts
-from hybridlm.scoring.settings import ScoringSettings
 
 if TYPE_CHECKING:
     from hybridlm.distributed import Distributed
@@ -27,28 +27,28 @@ class ArtifactExperts:
 def experts_of(
     artifact: Artifact,
     vocab_size: int,
-    settings: ScoringSettings,
+    config: ScoringConfig,
     dist: "Distributed | None" = None,
     *,
     threads: int | None = None,
 ) -> ArtifactExperts:
     """New experts for one score. The artifact stays as it is: the model that learns is a copy.
 
-    ``settings.ttt`` None: sgd where a neural model is scored. ``threads`` are those of oracle look-ups.
+    ``config.ttt`` None: sgd where a neural model is scored. ``threads`` are those of oracle look-ups.
 
     Raises InputError for another vocabulary than the artifact's, for settings that can't be, and for a neural
     model where there is no PyTorch; FormatError for a damaged artifact.
     """
     experts: list[Expert] = []
     trainer: TestTimeTrainer | None = None
-    if artifact.neural_blob is not None and not settings.no_neural:
-        neural, trainer = load_neural(artifact, settings, dist)
+    if artifact.neural_blob is not None and not config.no_neural:
+        neural, trainer = load_neural(artifact, config, dist)
         _check_vocabulary("model", neural.vocab_size, vocab_size)
         experts.append(neural)
-    elif settings.ttt not in (None, "off"):
-        raise InputError(f"test-time training ({settings.ttt}) needs a neural model, and none is scored")
+    elif config.ttt not in (None, "off"):
+        raise InputError(f"test-time training ({config.ttt}) needs a neural model, and none is scored")
     experts += online_experts(vocab_size)
-    oracle = None if settings.no_oracle else artifact.load_oracle()
+    oracle = None if config.no_oracle else artifact.load_oracle()
     if oracle is not None:
         _check_vocabulary("oracle", oracle.vocab_size, vocab_size)
         experts.append(OracleExperts(oracle, threads))
@@ -56,7 +56,7 @@ def experts_of(
 
 
 def load_neural(
-    artifact: Artifact, settings: ScoringSettings, dist: "Distributed | None"
+    artifact: Artifact, config: ScoringConfig, dist: "Distributed | None"
 ) -> "tuple[NeuralExpert, TestTimeTrainer | None]":
     """The artifact's neural expert, and what makes it learn; raises as `experts_of` does."""
     artifact.require_torch()
@@ -72,18 +72,18 @@ def load_neural(
     if model is None:
         raise ValueError("the artifact has no neural part")
     model.to(dist.device)
-    window = settings.window or model.config.sequence_length
+    window = config.window or model.config.sequence_length
     if not window:
         raise InputError(f"{artifact.name}: the model names no sequence length; give --window")
-    grid = WindowGrid(window, settings.stride or max(1, window // 2))
-    precision = settings.precision or ("bfloat16" if dist.device.type == "cuda" else "float32")
+    grid = WindowGrid(window, config.stride or max(1, window // 2))
+    precision = config.precision or ("bfloat16" if dist.device.type == "cuda" else "float32")
     autocast = torch.bfloat16 if precision == "bfloat16" else None
-    expert = NeuralExpert(model, grid, dist, group=settings.batch, autocast=autocast)
-    optimizer = settings.ttt or "sgd"
+    expert = NeuralExpert(model, grid, dist, group=config.batch, autocast=autocast)
+    optimizer = config.ttt or "sgd"
     if optimizer == "off":
         return expert, None
     trainer = TestTimeTrainer(
-        model, optimizer, settings.ttt_options, dist, sequence_length=window, autocast=autocast
+        model, optimizer, config.ttt_options, dist, sequence_length=window, autocast=autocast
     )
     return expert, trainer
 

@@ -15,9 +15,9 @@ from hybridlm.data.byte_table import ByteTable
 from hybridlm.errors import InputError
 from hybridlm.progress import Progress
 from hybridlm.scoring.artifact_experts import experts_of
+from hybridlm.scoring.config import ScoringConfig, TTTOptimizer
 from hybridlm.scoring.experts import Expert
 from hybridlm.scoring.mixing import Mixers, MixtureSpec, expert_names
-from hybridlm.scoring.settings import ScoringSettings, TTTOptimizer
 from hybridlm.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def evaluate(
     artifact: Artifact,
     stream: NDArray[np.uint16],
     byte_table: ByteTable,
-    settings: ScoringSettings | None = None,
+    config: ScoringConfig | None = None,
     dist: "Distributed | None" = None,
     *,
     mixtures: Mapping[str, MixtureSpec] | None = None,
@@ -123,13 +123,13 @@ def evaluate(
     """Scores every token of ``stream`` but the first.
 
     Under a process group it is a collective: the neural expert's windows and test-time training are shared
-    out, and every rank gets the same result. ``mixtures`` are scored besides ``settings.mixer``, over the
+    out, and every rank gets the same result. ``mixtures`` are scored besides ``config.mixer``, over the
     same expert scores. The artifact is left as it is: the model that learns is a copy of what it holds.
 
     Raises InputError for a stream without targets or bytes, a vocabulary that isn't the artifact's, settings
     that can't be; FormatError for a damaged artifact.
     """
-    settings = settings or ScoringSettings()
+    config = config or ScoringConfig()
     began = time.perf_counter()
     watch = Stopwatch()
     if len(stream) < 2:
@@ -140,10 +140,10 @@ def evaluate(
         raise InputError("the targets decode to no text, so there are no bytes to divide by")
 
     with watch.stage("load"):
-        parts = experts_of(artifact, byte_table.vocab_size, settings, dist, threads=threads)
+        parts = experts_of(artifact, byte_table.vocab_size, config, dist, threads=threads)
     experts, trainer = parts.experts, parts.trainer
 
-    specs = {"": MixtureSpec(settings.mixer), **(mixtures or {})}
+    specs = {"": MixtureSpec(config.mixer), **(mixtures or {})}
     names = expert_names(experts)
     expert_totals = [0] * len(names)
     mixture_totals = dict.fromkeys(specs, 0)
@@ -153,7 +153,7 @@ def evaluate(
         progress = None
         if dist is None or dist.is_main:
             progress = stack.enter_context(Progress("score", tokens, "tokens"))
-        for scored in score_chunks(stream, experts, specs, chunk=settings.chunk, learn=learn, watch=watch):
+        for scored in score_chunks(stream, experts, specs, chunk=config.chunk, learn=learn, watch=watch):
             for row, log_probs in enumerate(scored.log_probs):
                 expert_totals[row] += _total(-log_probs.astype(np.float64))
             for label, nll in scored.nll.items():
@@ -171,7 +171,7 @@ def evaluate(
             "test-time training made no update: the %s targets are a single chunk of up to %s; --chunk makes "
             "smaller ones",
             f"{tokens:,}",
-            f"{settings.chunk:,}",
+            f"{config.chunk:,}",
         )
     result = rate(mixture_totals.pop(""))
     return EvaluationResult(
@@ -180,9 +180,9 @@ def evaluate(
         bits_per_token=result.bits_per_token,
         bpb=result.bpb,
         experts=dict(zip(names, map(rate, expert_totals), strict=True)),
-        mixer=settings.mixer,
+        mixer=config.mixer,
         mixtures={label: rate(total) for label, total in mixture_totals.items()},
-        ttt=(settings.ttt or "sgd") if updates else "off",
+        ttt=(config.ttt or "sgd") if updates else "off",
         ttt_updates=updates,
         seconds=time.perf_counter() - began,
         stages=watch.seconds,

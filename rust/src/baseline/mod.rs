@@ -20,25 +20,28 @@ const MAX_TEXT: usize = 1 << 30;
 const LEVEL: i32 = 19;
 /// Bytes between two checks whether to stop.
 const PIECE: usize = 1 << 14;
-const PPM_CONTEXTS: usize = 1 << 23;
-const PPM_LENGTHS: [usize; backoff::MAX_LENGTH] = [1, 2, 3, 4, 5, 6, 7, 8];
+const KN_CONTEXTS: usize = 1 << 23;
+const KN_LENGTHS: [usize; backoff::MAX_LENGTH] = [1, 2, 3, 4, 5, 6, 7, 8];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
     /// Context-tree weighting.
     Ctw,
-    /// Prediction by partial matching: [`Backoff`] over bytes.
-    Ppm,
+    /// Interpolated Kneser–Ney with learned back-off: [`Backoff`] over bytes.
+    KneserNey,
 }
 
 impl Method {
-    const ALL: [(Method, &'static str); 2] = [(Method::Ctw, "ctw"), (Method::Ppm, "ppm")];
+    const ALL: [(Method, &'static str); 2] = [(Method::Ctw, "ctw"), (Method::KneserNey, "kn")];
 
+    /// `ppm` is an old name of `kn`.
     pub fn parse(name: &str) -> Result<Self> {
+        // What kn was called at first, though it is no prediction by partial matching.
+        let name = if name == "ppm" { "kn" } else { name };
         let found = Self::ALL.iter().find(|(_, known)| *known == name);
         found
             .map(|(method, _)| *method)
-            .ok_or_else(|| Error::input(format!("there is no baseline {name:?}; there are ctw and ppm")))
+            .ok_or_else(|| Error::input(format!("there is no baseline {name:?}; there are ctw and kn")))
     }
 
     pub fn name(self) -> &'static str {
@@ -49,14 +52,14 @@ impl Method {
     pub fn default_depth(self) -> usize {
         match self {
             Method::Ctw => 6,
-            Method::Ppm => 8,
+            Method::KneserNey => 8,
         }
     }
 }
 
 enum Model {
     Ctw(ContextTree),
-    Ppm(Box<Backoff>),
+    KneserNey(Box<Backoff>),
 }
 
 /// A byte model and what it has learned.
@@ -75,9 +78,9 @@ impl Baseline {
         }
         let model = match method {
             Method::Ctw => Model::Ctw(ContextTree::new(ctw::Settings { depth, ..Default::default() })?),
-            Method::Ppm => {
-                let settings = backoff::Settings { lengths: &PPM_LENGTHS[..depth], contexts: PPM_CONTEXTS };
-                Model::Ppm(Box::new(Backoff::new(256, settings)?))
+            Method::KneserNey => {
+                let settings = backoff::Settings { lengths: &KN_LENGTHS[..depth], contexts: KN_CONTEXTS };
+                Model::KneserNey(Box::new(Backoff::new(256, settings)?))
             }
         };
         Ok(Self { method, depth, model, text: Vec::new() })
@@ -98,7 +101,7 @@ impl Baseline {
         for piece in text.chunks(PIECE) {
             bits += match &mut self.model {
                 Model::Ctw(tree) => piece.iter().map(|&byte| tree.code(byte)).sum::<f64>(),
-                Model::Ppm(model) => {
+                Model::KneserNey(model) => {
                     piece.iter().map(|&byte| -f64::from(model.update(byte.into()).0).log2()).sum()
                 }
             };

@@ -97,16 +97,14 @@ struct Models<'a> {
 
 impl Models<'_> {
     fn prune(&mut self, threshold: f64) -> Result<&PrunedModel> {
-        let model = match self.pruned.take() {
-            Some((of, model)) if of == threshold => model,
-            _ => PrunedModel::prune(
-                &self.trie,
-                &self.full,
-                &self.discounts,
-                threshold as f32,
-                self.threads,
-                self.control,
-            )?,
+        // The last one is freed before the next is made.
+        let model = match self.pruned.take_if(|(of, _)| *of == threshold) {
+            Some((_, model)) => model,
+            None => {
+                self.pruned = None;
+                let Self { trie, full, discounts, threads, control, .. } = self;
+                PrunedModel::prune(trie, full, discounts, threshold as f32, *threads, control)?
+            }
         };
         Ok(&self.pruned.insert((threshold, model)).1)
     }
