@@ -156,7 +156,7 @@ impl Seen<'_> {
     }
 }
 
-/// The mean count of the contexts of a class, about.
+/// About the mean count of the contexts of a class.
 pub fn mean_count(class: u8) -> f64 {
     match class % 16 {
         // Most of these were seen once per type.
@@ -362,7 +362,7 @@ impl Backoff {
             let gradient = step.backoff * chain * (step.shorter - step.share);
             let trust = &mut self.trusts[step.n * CLASSES + usize::from(step.class)];
             let rate = RATE.max(EARLY / (trust.seen + 20.0));
-            // A sure context makes the gradient steep; one token should not turn it over.
+            // Where a context is very sure the gradient is steep; one token should not overturn it.
             let change = 1.0 + rate * gradient.max(-20.0);
             trust.factor = (trust.factor * change.clamp(0.5, 2.0)).clamp(0.1, 20.0);
             trust.seen += 1.0;
