@@ -1,16 +1,26 @@
 """Real text, a real tokenizer trained on it and real shards, made once for all tests."""
 
+import ast
+import functools
+import io
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from pydoc_data.topics import topics
 
 import hypothesis
 import pytest
+import sentencepiece
 
-from hybridlm.data import documents, shards
+import hybridlm
+from hybridlm import _core
+from hybridlm.artifact import pack
+from hybridlm.data import documents, shard_writer
 from hybridlm.data.documents import Document
-from hybridlm.data.tokenizer import Tokenizer
+from hybridlm.data.shards import data_folder
+from hybridlm.data.tokenizer import BOS, EOS, PAD, UNK, Tokenizer
+from hybridlm.model import ModelConfig, neural_blob
 
 # As `hybridlm` itself does: on a busy machine, threads that spin while they wait cost more than they save.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -46,9 +56,131 @@ def tokenizer(tokenizer_path: Path) -> Tokenizer:
 
 
 @pytest.fixture(scope="session")
+def model_without_fallback(tmp_path_factory: pytest.TempPathFactory, corpus: list[str]) -> Path:
+    """A model file of 400 pieces, in which every character of ``corpus`` is known and no other."""
+    path = tmp_path_factory.mktemp("without fallback") / "tok.model"
+    with path.open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(corpus),
+            model_writer=file,
+            model_type="bpe",
+            vocab_size=400,
+            byte_fallback=False,
+            character_coverage=1.0,
+            normalization_rule_name="identity",
+            pad_id=PAD,
+            bos_id=BOS,
+            eos_id=EOS,
+            unk_id=UNK,
+            max_sentence_length=1 << 20,
+            minloglevel=2,
+        )
+    return path
+
+
+@pytest.fixture(scope="session")
 def shard_dir(tmp_path_factory: pytest.TempPathFactory, corpus: list[str], tokenizer: Tokenizer) -> Path:
     """A data folder: a few training shards of at most 60,000 tokens and a validation shard."""
     folder = tmp_path_factory.mktemp("shards")
     train, val = documents.split([Document("pydoc", text) for text in corpus], 0.05)
-    shards.write_shards(train, val, tokenizer, folder, name="topics", shard_tokens=60_000)
+    shard_writer.write_shards(train, val, tokenizer, folder, name="topics", shard_tokens=60_000)
     return folder
+
+
+@pytest.fixture(scope="session")
+def oracle_artifact(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer, shard_dir: Path) -> Path:
+    """An artifact of version 1 with a small dense oracle alone."""
+    counts = _core.NgramCounts(tokenizer.vocab_size, 3, {3: 256})
+    counts.count_shards(data_folder(shard_dir)[0])
+    path = tmp_path_factory.mktemp("artifact") / "oracle.pgar"
+    path.write_bytes(pack(None, counts.dense_oracle(level=1)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def neural_artifact(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
+    """An artifact of version 1 with a tiny, untrained model alone."""
+    import torch
+
+    from hybridlm.model import GPT
+
+    torch.manual_seed(4)
+    config = ModelConfig(
+        vocab_size=tokenizer.vocab_size, sequence_length=16, layers=2, width=32, heads=2, kv_heads=1,
+        mlp_hidden=32, rope_dims=8, bigram_rows=32, bigram_width=32, zero_init_projections=False,
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("artifact") / "neural.pgar"
+    path.write_bytes(pack(neural_blob.encode(GPT(config), tokenizer=tokenizer.fingerprint), None))
+    return path
+
+
+@pytest.fixture(scope="session")
+def sentencepiece_model(corpus: list[str]) -> Callable[..., bytes]:
+    """Makes small SentencePiece models unlike ours: 380 BPE pieces but for the settings that are given.
+
+    Each is trained once. The text has runs of spaces inside and at the beginning of its lines.
+    """
+    lines = "".join(corpus[:3])[:15_000].split("\n")
+    text = [*lines, *("    indented" + "  " * (at % 5) + line[:40] for at, line in enumerate(lines))]
+
+    @functools.cache
+    def train(settings: str) -> bytes:
+        model = io.BytesIO()
+        ids = {"pad_id": 0, "bos_id": 1, "eos_id": 2, "unk_id": 3}
+        options = {"model_type": "bpe", "vocab_size": 380, "byte_fallback": True, **ids}
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(text),
+            model_writer=model,
+            hard_vocab_limit=False,
+            character_coverage=0.98,
+            num_threads=1,
+            minloglevel=2,
+            **options | ast.literal_eval(settings),
+        )
+        return model.getvalue()
+
+    return lambda **settings: train(repr(settings))
+
+
+@pytest.fixture(scope="session")
+def example_folder(
+    tmp_path_factory: pytest.TempPathFactory, corpus: list[str], tokenizer: Tokenizer, tokenizer_path: Path
+) -> Path:
+    """Where the examples of docstrings and documents run: tok.model, data/, oracle.ngsp and artifact.pgar."""
+    folder = tmp_path_factory.mktemp("examples")
+    (folder / "tok.model").write_bytes(tokenizer_path.read_bytes())
+    train, val = documents.split([Document("pydoc", text) for text in corpus[:40]], 0.05)
+    shard_writer.write_shards(train, val, tokenizer, folder / "data")
+    builder = hybridlm.OracleBuilder(tokenizer.vocabulary, order=3)
+    builder.add_shard(folder / "data" / "text_train_000000.bin")
+    oracle = builder.build(max_bytes=40_000).to_bytes()
+    (folder / "oracle.ngsp").write_bytes(oracle)
+    (folder / "artifact.pgar").write_bytes(hybridlm.bundle(None, oracle, tokenizer).to_bytes())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def recipe() -> ModelConfig:
+    """Every piece of the best trained stack at once, small. Its unrolled layers: 0 1 2 1 2 3 4."""
+    return ModelConfig(
+        vocab_size=64,
+        layers=5,
+        width=32,
+        heads=4,
+        kv_heads=2,
+        mlp_hidden=48,
+        rope_dims=4,
+        recurrences=2,
+        recurrence_first=1,
+        recurrence_last=2,
+        lane_layers=2,
+        xsa_layers=5,
+        query_gain_start=5.0,
+        gated_attention=False,
+        sparse_gate_channels=12,
+        bigram_rows=0,
+        smear_gate=False,
+        smear_channels=12,
+        asymmetric_softcap=True,
+        document_attention=True,
+    )

@@ -34,9 +34,9 @@ from dataclasses import dataclass
 
 from hybridlm._core import CODEC_BLOCK, Segmenter
 from hybridlm.artifact import Artifact
-from hybridlm.data.byte_table import SPACE
+from hybridlm.data.pieces import Kind
 from hybridlm.data.tokenizer import Tokenizer
-from hybridlm.errors import FormatError
+from hybridlm.errors import FormatError, InputError
 from hybridlm.prediction import Prediction
 
 MAGIC = b"HLMZ"
@@ -65,7 +65,13 @@ class Codec:
     of PyTorch on the same kind of processor. Elsewhere it is refused, or found out by checksums within the
     first 64 tokens or within 65,536 bytes; it never gives wrong output.
 
-    Raises InputError for an artifact of another tokenizer.
+    Raises InputError for an artifact of another tokenizer, and for a tokenizer without byte pieces.
+
+    >>> artifact = hybridlm.Artifact.from_file("artifact.pgar")
+    >>> codec = hybridlm.Codec(artifact, hybridlm.Tokenizer.load("tok.model"))
+    >>> compressed = codec.compress(b"The value of the expression is the object itself.")
+    >>> codec.decompress(compressed.data)
+    b'The value of the expression is the object itself.'
     """
 
     def __init__(self, artifact: Artifact, tokenizer: Tokenizer) -> None:
@@ -152,15 +158,18 @@ def content_length(data: bytes) -> int:
 
 
 def segmenter(tokenizer: Tokenizer) -> Segmenter:
-    """The tokenizer's pieces as plain bytes, a space for each "▁"."""
-    model = tokenizer.model
-    pieces: list[tuple[bytes, float, bool]] = []
-    for token in range(tokenizer.vocab_size):
-        piece = model.id_to_piece(token)
-        if model.is_control(token) or model.is_unknown(token) or model.is_unused(token):
-            pieces.append((b"", 0.0, False))
-        elif model.is_byte(token):
-            pieces.append((bytes([int(piece[1:-1], 16)]), 0.0, True))
-        else:
-            pieces.append((piece.replace(SPACE, " ").encode(), model.get_score(token), False))
-    return Segmenter(pieces)
+    """The tokenizer's pieces as plain bytes, a space for each "▁".
+
+    Raises InputError for a tokenizer without byte pieces: it can't stand for any file.
+    """
+    if not any(piece.kind is Kind.BYTE for piece in tokenizer.pieces):
+        raise InputError(
+            f"{tokenizer.name}: this tokenizer has no byte pieces, so there are files it can't stand for; "
+            "compress with one that was trained with byte fallback"
+        )
+    return Segmenter(
+        [
+            (piece.whole if piece.is_text else b"", piece.score, piece.kind is Kind.BYTE)
+            for piece in tokenizer.pieces
+        ]
+    )

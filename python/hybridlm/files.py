@@ -1,11 +1,14 @@
-"""Writing files so that a reader never meets half of one."""
+"""Writing files so that a reader never meets half of one, and reading small ones that may hold anything."""
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
+
+from hybridlm.errors import FormatError
 
 
 @contextmanager
@@ -43,3 +46,19 @@ def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
     atomic_write_bytes(path, text.encode())
+
+
+def read_json(path: str | os.PathLike[str], largest: int) -> Any:
+    """The JSON value of a file of at most ``largest`` bytes. Raises FormatError naming it, or OSError."""
+    with Path(path).open("rb") as file:
+        data = file.read(largest + 1)
+    if len(data) > largest:
+        raise FormatError(f"{os.fspath(path)}: more than {largest:,} bytes, too large for what it should be")
+    try:
+        return json.loads(data)
+    except UnicodeDecodeError as error:
+        raise FormatError(
+            f"{os.fspath(path)}: not UTF-8 text: {error.reason} at byte {error.start}"
+        ) from None
+    except (ValueError, RecursionError) as error:  # also integers too long, and nesting too deep
+        raise FormatError(f"{os.fspath(path)}: not JSON: {error}") from None

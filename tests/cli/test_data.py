@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hybridlm.cli.main import main
@@ -89,7 +91,7 @@ def test_a_single_document_is_all_for_training(
     command = ["data", "shard", str(text), "--tokenizer", str(tokenizer_path), "--out", str(tmp_path / "out")]
     assert main(command) == 0
     assert "no validation shard" in capsys.readouterr().err
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["text_train_000000.bin"]
+    assert [path.name for path in (tmp_path / "out").glob("*.bin")] == ["text_train_000000.bin"]
 
 
 def test_one_document_a_file(tmp_path: Path, text: Path, tokenizer_path: Path) -> None:
@@ -98,7 +100,111 @@ def test_one_document_a_file(tmp_path: Path, text: Path, tokenizer_path: Path) -
     out = tmp_path / "out"
     command = ["data", "shard", text, second, "--tokenizer", tokenizer_path, "--out", out, "--one-per-file"]
     assert main([*map(str, command), "--val-fraction", "0"]) == 0
-    assert (read_stream(out.iterdir()) == 1).sum() == 2
+    assert (read_stream(out.glob("*.bin")) == 1).sum() == 2
+
+
+@pytest.mark.parametrize("end", [*"\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029", "\r\n", "\n"])
+def test_no_line_end_glues_words_or_merges_documents(
+    tmp_path: Path, tokenizer: Tokenizer, tokenizer_path: Path, end: str
+) -> None:
+    lines, many = tmp_path / "lines.txt", tmp_path / "many.txt"
+    lines.write_bytes(f"alpha beta{end}gamma\x01delta\x1fepsilon\x08zeta{end}".encode())
+    many.write_bytes((end * 2).join(f"document {number}" for number in range(60)).encode())
+    for text, expected in (
+        (lines, "alpha beta gamma delta epsilon zeta"),
+        (many, "".join(f"document {number}" for number in range(60))),
+    ):
+        out = tmp_path / text.stem
+        command = ["data", "shard", text, "--tokenizer", tokenizer_path, "--out", out, "--val-fraction", "0"]
+        assert main([str(word) for word in command]) == 0
+        assert tokenizer.decode(read_stream(out.glob("*.bin"))) == expected
+    assert (read_stream((tmp_path / "many").glob("*.bin")) == 1).sum() == 60
+
+
+def test_json_is_read_by_what_it_is_and_plain_text_on_request(
+    tmp_path: Path, tokenizer: Tokenizer, tokenizer_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = [{"text": f"record number {number}"} for number in range(9)]
+    pretty = json.dumps(records[0], indent=1)
+    for name, content in (
+        ("a.ndjson", "\n".join(map(json.dumps, records))),
+        ("a.JSONL", "\n".join(map(json.dumps, records))),
+        ("a.txt", "\n".join(map(json.dumps, records))),
+        ("a.json", json.dumps(records)),
+        ("pretty.txt", pretty),
+    ):
+        text, out = tmp_path / name, tmp_path / f"{name} shards"
+        text.write_text(content)
+        command = ["data", "shard", text, "--tokenizer", tokenizer_path, "--out", out, "--val-fraction", "0"]
+        expected = "".join(record["text"] for record in records)
+        if name == "pretty.txt":
+            assert "--plain" in failure(capsys, *command)
+            command.append("--plain")
+            expected = " ".join(pretty.split())
+        assert main([str(word) for word in command]) == 0
+        assert tokenizer.decode(read_stream(out.glob("*.bin"))) == expected
+    assert "--plain" in failure(capsys, "data", "tokenizer", tmp_path / "pretty.txt", "-o", tmp_path / "m")
+
+
+def test_unknown_characters_are_reported_and_refused_above_a_share(
+    tmp_path: Path, text: Path, model_without_fallback: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few, many, out = tmp_path / "few.txt", tmp_path / "many.txt", tmp_path / "out"
+    few.write_text(text.read_text() + "\n\n世界, 世 and ж")
+    many.write_text("Hello 世界\n\nand more")
+    options = ["--tokenizer", model_without_fallback, "--out", out]
+    assert main([str(word) for word in ["data", "shard", few, *options]]) == 0
+    printed = capsys.readouterr().out.splitlines()[-1]
+    assert printed.startswith("4 unknown characters (0.0") and "3 <unk> tokens: '世' U+4E16 2, " in printed
+    before = {path: path.read_bytes() for path in out.glob("*.bin")}
+    assert "0.1%" in failure(capsys, "data", "shard", many, *options, "--force")
+    assert {path: path.read_bytes() for path in out.glob("*.bin")} == before, (
+        "the refusal comes before any change"
+    )
+    options += ["--force", "--allow-unknown"]
+    assert main([str(word) for word in ["data", "shard", many, *options]]) == 0
+    assert "2 unknown characters (12" in capsys.readouterr().out
+
+
+def test_what_may_surprise_draws_a_warning(
+    tmp_path: Path, tokenizer_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, copy = tmp_path / "text.txt", tmp_path / "copy.txt"
+    text.write_text("some\x08 text with ▁ in it\n\nand more")
+    copy.write_bytes(text.read_bytes())
+    options = ["--tokenizer", tokenizer_path, "--out", tmp_path / "out"]
+    assert "named twice" in failure(capsys, "data", "shard", text, text, *options)
+    assert main([str(word) for word in ["data", "shard", text, copy, *options]]) == 0
+    controls, copies, marks = capsys.readouterr().err.splitlines()
+    assert controls == "2 control characters, mostly U+0008, were read as blanks"
+    assert "copy.txt has the same bytes as" in copies
+    assert marks.startswith("2 characters ▁ (U+2581)")
+
+
+def test_a_tokenizers_sample_has_nothing_that_is_held_out(
+    tmp_path: Path, corpus: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, model, out = tmp_path / "text.txt", tmp_path / "tok.model", tmp_path / "out"
+    paragraphs = [" ".join(part.split()) for document in corpus for part in document.split("\n\n")]
+    text.write_text("\n\n".join(paragraphs))
+    trained_on: list[str] = []
+    train = Tokenizer.train
+
+    def overheard(texts: Iterable[str], path: Path, vocab_size: int) -> Tokenizer:
+        trained_on.extend(texts)
+        return train(trained_on, path, vocab_size)
+
+    monkeypatch.setattr(Tokenizer, "train", overheard)
+    monkeypatch.setattr("hybridlm.cli.data._TOKENIZER_BYTES", text.stat().st_size // 5)
+    assert main(["data", "tokenizer", str(text), "-o", str(model), "--vocab-size", "400"]) == 0
+    assert len(trained_on) == pytest.approx(len(paragraphs) / 5, rel=0.2)
+    assert main(["data", "shard", str(text), "--tokenizer", str(model), "--out", str(out)]) == 0
+    tokenizer = Tokenizer.load(model)
+    stream = read_stream(data_folder(out)[1])
+    parts = np.split(stream, np.flatnonzero(stream == 1))[1:]
+    held_out = {tuple(part[1:].tolist()) for part in parts}
+    assert len(held_out) > 10
+    assert not held_out & {tuple(tokenizer.encode(document).tolist()) for document in trained_on}
 
 
 def test_the_users_mistakes(

@@ -108,10 +108,10 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 
 def test_inspect_tells_what_was_packed(files: Files, output: Callable[..., Any]) -> None:
     told = output("artifact", "inspect", str(files.both), "--json")
-    assert told["version"] == 1 and told["budget_bytes"] == 16_000_000
+    assert told["version"] == 2 and told["budget_bytes"] == 16_000_000
     assert told["oracle_bytes"] == files.oracle.stat().st_size
     assert told["total_bytes"] == files.both.stat().st_size
-    assert told["total_bytes"] == 16 + told["neural_bytes"] + told["oracle_bytes"]
+    assert told["total_bytes"] == 60 + told["neural_bytes"] + told["oracle_bytes"]
     assert told["orders"] == [1, 2, 3]
     model = Artifact.from_file(files.both).load_model()
     assert model is not None
@@ -161,7 +161,7 @@ def test_the_table_says_whose_bytes_are_counted(files: Files, output: Callable[.
 def test_the_order_of_choices_is_flag_then_environment_then_default(
     files: Files, output: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    both = [*files.scored_with(files.both), "--max-tokens", "100", "--json"]
+    both = [*files.scored_with(files.both), "--max-tokens", "100", "--chunk", "50", "--json"]
     assert output(*both)["ttt"] == "sgd"
     monkeypatch.setenv("TTT_OPTIMIZER", "adamw")
     assert output(*both)["ttt"] == "adamw"
@@ -190,6 +190,7 @@ def process(*arguments: str) -> dict[str, Any]:
     return {key: value for key, value in result.items() if key not in ("seconds", "stages")}
 
 
+@pytest.mark.slow
 def test_two_ranks_print_the_same_score_as_one_and_print_it_once(files: Files) -> None:
     command = [*files.scored_with(files.both), "--max-tokens", "1000", "--chunk", "300", "--json"]
     alone = process("hybridlm", *command)
@@ -287,6 +288,7 @@ def test_bad_input_is_one_line_that_names_it(
 
 
 def test_an_artifact_over_the_budget_is_refused_unless_told(
+    tokenizer: Tokenizer,
     files: Files,
     tmp_path: Path,
     refusal: Callable[..., str],
@@ -303,7 +305,7 @@ def test_an_artifact_over_the_budget_is_refused_unless_told(
     assert re.search(r"would have [\d,]+ bytes \(neural 0, oracle [\d,]+\), and the budget is 1,000", line)
     assert not out.exists()
     assert output(*command, "--allow-over-budget", "--json")["total_bytes"] > 1000
-    assert out.read_bytes() == pack(None, files.oracle.read_bytes())
+    assert out.read_bytes() == pack(None, files.oracle.read_bytes(), tokenizer.vocabulary)
 
 
 def test_wrong_usage_exits_with_2(files: Files) -> None:

@@ -1,6 +1,7 @@
 """`hybridlm oracle` as a user types it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,7 @@ def test_mistakes_are_one_line_and_leave_nothing_behind(
     cut.write_bytes(Path(shards[0]).read_bytes()[:-3])
     cases = [
         ([str(cut)], "cut.bin: "),
-        ([*shards, "--vocab-size", "300"], "outside the vocabulary of 300"),
+        ([*shards, "--vocab-size", "300"], "vocabulary's size is 512, but by what is given it is 300"),
         ([str(tmp_path / "none_*.bin")], "none_*.bin: no file matches"),
         ([*shards, "--orders", "9"], "orders run from 1 to 8"),
         ([*shards, "--level", "23"], "levels run from 1 to 22"),
@@ -123,19 +124,21 @@ def test_an_oracle_is_held_to_its_tokenizer(
     assert main(["oracle", "eval", out, *val, *tokenizer, "--json"]) == 0
     assert "doesn't say" not in capsys.readouterr().err
     assert main(["oracle", "eval", out, *val, "--tokenizer", str(other)]) == 1
-    assert "its token ids mean something else" in capsys.readouterr().err
+    assert "but the one given is" in capsys.readouterr().err
     # Of a vocabulary by its size nobody knows, which is said.
+    bare = str(tmp_path / "without_a_sidecar.bin")
+    shutil.copyfile(shards[0], bare)
     numbers = ["--vocab-size", "512", "--bos-id", "5"]
-    assert main(["oracle", "build", shards[0], "-o", out, "--max-bytes", "9000", *numbers]) == 0
+    assert main(["oracle", "build", bare, "-o", out, "--max-bytes", "9000", *numbers]) == 0
     assert "token 5 begins no document" in capsys.readouterr().err
     assert main(["oracle", "inspect", out, "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert (shown["tokenizer"], shown["bos_id"]) == (None, 5)
-    assert main(["oracle", "eval", out, *val, "--tokenizer", str(other), "--json"]) == 0
+    assert main(["oracle", "eval", out, *val, *tokenizer, "--json"]) == 0
     assert capsys.readouterr().err.count("doesn't say which tokenizer") == 1
     for options, message in (
-        ([*tokenizer, "--bos-id", "5"], "--bos-id is 5, but documents of"),
-        (["--bos-id", "5"], "--bos-id needs --vocab-size or --tokenizer"),
+        ([*tokenizer, "--bos-id", "5"], "--bos-id is 5, but in "),
+        (["--bos-id", "5"], "with partial counts --bos-id needs --vocab-size or --tokenizer"),
         (["--vocab-size", "512", "--bos-id", "2"], "counts with document token 1, but 2 is asked for"),
     ):
         assert main(["oracle", "build", part, "-o", out, *options]) == 1

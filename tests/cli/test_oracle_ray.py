@@ -15,14 +15,17 @@ from hybridlm import _core
 from hybridlm.cli.main import main
 from hybridlm.errors import InputError
 from hybridlm.files import atomic_write_bytes
-from hybridlm.oracle.counting import Tables, count
+from hybridlm.oracle.dense_counting import Tables, count
 from hybridlm.oracle.ray_counting import count_on_ray
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 pytest.importorskip("ray", reason="Ray is not installed")
 from ray.cluster_utils import Cluster
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="workers are found in /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="workers are found in /proc"),
+]
 
 # Enough of them that a worker is at it for some tenths of a second, and so can be caught.
 TOKENS = 12_000_000

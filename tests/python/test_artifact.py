@@ -10,11 +10,12 @@ import pytest
 import safetensors.numpy
 import torch
 
-from hybridlm import _core, neural_blob
+from hybridlm import _core
 from hybridlm.artifact import BUDGET_BYTES, Artifact, pack
+from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import FormatError, InputError
-from hybridlm.model import GPT, ModelConfig
-from hybridlm.quantize import ClipRule, dequantize, quantize
+from hybridlm.model import GPT, ModelConfig, neural_blob
+from hybridlm.model.quantise import ClipRule, dequantise, quantise
 
 FINGERPRINT = "ab" * 32
 CONFIG = ModelConfig(
@@ -48,7 +49,7 @@ def test_a_model_comes_back_as_its_quantised_self(model: GPT, clip: ClipRule) ->
     )
     loaded = artifact.load_model()
     assert loaded is not None and loaded.config == CONFIG and not loaded.training
-    wanted = dequantize(quantize(model.state_dict(), clip))
+    wanted = dequantise(quantise(model.state_dict(), clip))
     assert {name: value.shape for name, value in loaded.state_dict().items()} == {
         name: value.shape for name, value in wanted.items()
     }
@@ -129,8 +130,9 @@ def test_every_truncation_and_any_trailing_byte_is_found(oracle: bytes) -> None:
 @pytest.mark.parametrize(
     ("offset", "value", "message"),
     [
-        (0, b"NGOR", r"magic .* at offset 0"),
-        (4, b"\2", "version 2 at offset 4"),
+        (0, b"PGAS", r"magic .* at offset 0"),
+        (0, b"NGSP", r"looks like an oracle; `hybridlm artifact pack --oracle`"),
+        (4, b"\3", "version 3 at offset 4"),
         (5, b"\0\0\1", "offset 5"),
         (8, b"\xff\xff\xff\xff", "truncated"),
         (12, b"\0\0\0\0", "followed by other bytes"),
@@ -164,7 +166,7 @@ def forge(neural: bytes, change: str) -> bytes:
         case "many layers":
             metadata["model"] = {**content.header.model, "layers": 10**9}
         case "huge":
-            metadata["model"] = {**content.header.model, "vocab_size": 2**50}
+            metadata["model"] = {**content.header.model, "vocab_size": 2**24}
         case "type":
             metadata["model"] = {**content.header.model, "layers": "two"}
         case "dtype":
@@ -208,11 +210,11 @@ def test_forged_neural_blobs_are_refused(neural: bytes, change: str, message: st
 
 def test_another_tokenizer_is_refused_by_both_names(neural: bytes, oracle: bytes) -> None:
     artifact = Artifact.from_bytes(pack(neural, oracle))
-    artifact.check_tokenizer(FINGERPRINT, 40)
+    artifact.check_tokenizer(Vocabulary(40, 1, FINGERPRINT))
     with pytest.raises(InputError, match=f"{FINGERPRINT}.*{'cd' * 32}"):
-        artifact.check_tokenizer("cd" * 32, 40)
-    with pytest.raises(InputError, match=r"40 tokens.* has 41"):
-        Artifact.from_bytes(pack(None, oracle)).check_tokenizer("cd" * 32, 41)
+        artifact.check_tokenizer(Vocabulary(40, 1, "cd" * 32))
+    with pytest.raises(InputError, match=r"of 40 pieces.* has 41"):
+        Artifact.from_bytes(pack(None, oracle)).check_tokenizer(Vocabulary(41, 1, "cd" * 32))
 
 
 def test_the_budget_is_in_decimal_bytes(oracle: bytes) -> None:

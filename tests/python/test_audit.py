@@ -1,7 +1,7 @@
 """The audit passes what is honest, and catches one broken predictor for every rule."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,19 +10,21 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hybridlm import _core, neural_blob
+from hybridlm import _core
 from hybridlm.artifact import Artifact, pack
 from hybridlm.data.shards import data_folder, read_stream
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
-from hybridlm.model import ModelConfig
+from hybridlm.model import ModelConfig, neural_blob
 from hybridlm.scoring import world_sizes
+from hybridlm.scoring.artifact_experts import load_neural
 from hybridlm.scoring.audit import AuditReport, Scorer, Subject, audit
 from hybridlm.scoring.audit_subject import MixtureSubject, Parts, artifact_subject
-from hybridlm.scoring.evaluate import load_neural
+from hybridlm.scoring.config import ScoringConfig, TTTConfig, TTTOptimizer
+from hybridlm.scoring.evaluate import evaluate
+from hybridlm.scoring.experts import Scored
 from hybridlm.scoring.experts.counts import AdaptiveCounts, OnlineCounts
 from hybridlm.scoring.mixtures import mixture_names
-from hybridlm.scoring.settings import ScoringSettings, TTTOptimizer, TTTSettings
 
 if TYPE_CHECKING:
     from hybridlm.model import GPT
@@ -291,7 +293,7 @@ def make_model(tokenizer: Tokenizer) -> "GPT":
 
 def test_an_artifact_is_audited_with_its_bytes(tokenizer: Tokenizer, shard_dir: Path) -> None:
     artifact, stream = make_artifact(tokenizer, shard_dir)
-    subject = artifact_subject(artifact, tokenizer.vocab_size, ScoringSettings())
+    subject = artifact_subject(artifact, tokenizer.vocab_size, ScoringConfig())
     report = audit(subject, stream, tokenizer.vocab_size, artifact=artifact, tokenizer=tokenizer, rows=20)
     assert report.passed, report
     assert report.bytes_exact is not None
@@ -299,8 +301,8 @@ def test_an_artifact_is_audited_with_its_bytes(tokenizer: Tokenizer, shard_dir: 
     assert report.bytes_exact.artifact_bytes == len(artifact.to_bytes())
 
 
-SMALL = ScoringSettings(
-    batch=4, chunk=100, ttt_options=TTTSettings(epochs=1, learning_rate=0.05, frozen_blocks=1)
+SMALL = ScoringConfig(
+    batch=4, chunk=100, ttt_options=TTTConfig(epochs=1, learning_rate=0.05, frozen_blocks=1)
 )
 
 
@@ -358,14 +360,14 @@ def test_training_for_a_prediction_is_caught_by_the_hashes(tokenizer: Tokenizer,
     def parts() -> Parts:
         neural, trainer = load_neural(artifact, replace(SMALL, ttt="sgd"), None)
         assert trainer is not None
-        show = neural.next_log_probs
+        show = neural.predict
 
-        def trained_row(stream: Tokens) -> NDArray[np.float32]:
+        def trained_row(stream: Tokens) -> Scored:
             row = show(stream)
             trainer.learn(stream, max(1, len(stream) - 16))
             return row
 
-        neural.next_log_probs = trained_row  # type: ignore[method-assign]
+        neural.predict = trained_row  # type: ignore[method-assign]
         return Parts([neural], trainer)
 
     report = audit(
@@ -374,6 +376,7 @@ def test_training_for_a_prediction_is_caught_by_the_hashes(tokenizer: Tokenizer,
     assert not report.passed and report.score_first.changed == ("neural", "optimizer")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ttt", ["off", "sgd"])
 def test_the_number_of_processes_changes_nothing(
     ttt: TTTOptimizer, tokenizer: Tokenizer, shard_dir: Path
@@ -388,20 +391,24 @@ RANK_DEPENDENT = """
 import sys
 from pathlib import Path
 from hybridlm.scoring import world_sizes
+from hybridlm.scoring.experts import Scored
 from hybridlm.scoring.experts.counts import AdaptiveCounts
-import hybridlm.scoring.audit_subject as subject
+import hybridlm.scoring.artifact_experts as subject
 import os
 
 class PerRank(AdaptiveCounts):
     # As if each rank counted only what it has scored itself.
     def score(self, stream, start):
-        return super().score(stream, start) - 1e-6 * int(os.environ["RANK"]) * (start > 40)
+        scored = super().score(stream, start)
+        scored.log_probs[:] -= 1e-6 * int(os.environ["RANK"]) * (start > 40)
+        return scored
 
 subject.online_experts = lambda vocab_size: [PerRank(vocab_size)]
 world_sizes.run_worker(Path(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 def test_ranks_that_score_otherwise_are_caught(
     tokenizer: Tokenizer, shard_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -425,9 +432,31 @@ def test_wrong_byte_counts_are_caught(
     lengths = tokenizer.byte_table.text_bytes.copy()
     lengths[lengths > 2] += 1  # the space counted twice
     monkeypatch.setattr(tokenizer.byte_table, "text_bytes", lengths)
-    subject = artifact_subject(artifact, tokenizer.vocab_size, ScoringSettings())
+    subject = artifact_subject(artifact, tokenizer.vocab_size, ScoringConfig())
     report = audit(subject, stream, tokenizer.vocab_size, artifact=artifact, tokenizer=tokenizer, rows=5)
     assert not report.passed and report.bytes_exact is not None and not report.bytes_exact.passed
+
+
+@pytest.mark.parametrize("chosen", [{}, {"byte_fallback": False}, {"remove_extra_whitespaces": False}])
+def test_the_audit_counts_the_bytes_of_any_tokens_as_a_score_does(
+    sentencepiece_model: Callable[..., bytes], chosen: dict[str, bool]
+) -> None:
+    """Lost text counts nothing and a byte piece counts one, whatever the bytes around it are."""
+    tokenizer = Tokenizer(sentencepiece_model(**chosen))
+    model, size = tokenizer.model, tokenizer.vocab_size
+    stream = np.random.default_rng(5).integers(0, size, 600).astype(np.uint16)
+    stream[::9] = tokenizer.bos_id
+    # A text that begins with what is dropped, and a stream that ends within a character.
+    stream[-6:] = [tokenizer.bos_id, model.unk_id(), *[model.piece_to_id("▁")] * 3, stream[5]]
+    counts = _core.NgramCounts(size, 2)
+    counts.count_tokens(stream)
+    artifact = Artifact.from_bytes(pack(None, counts.dense_oracle(level=1)))
+    settings = ScoringConfig()
+    subject = artifact_subject(artifact, size, settings)
+    for part in (stream, stream[4:], stream[9:]):
+        found = audit(subject, part, size, artifact=artifact, tokenizer=tokenizer, rows=2).bytes_exact
+        assert found is not None and found.passed, found
+        assert found.text_bytes == evaluate(artifact, part, tokenizer.byte_table, settings).bytes
 
 
 def test_too_short_a_stream_is_refused() -> None:

@@ -1,14 +1,16 @@
+import itertools
 import json
+import logging
 import random
 import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hybridlm.data import documents
-from hybridlm.data.documents import Document, clean, deduplicate, read, split, split_stream
+from hybridlm.data.documents import Document, clean, deduplicate, read, sample, split, split_stream, text_hash
 from hybridlm.errors import FormatError, InputError
 
 words = st.sampled_from(["the", "of", "a", "cat", "sat", "on", "mat", "and", "dog", "ran", "far", "away"])
@@ -23,14 +25,168 @@ def write(folder: Path, name: str, content: str | bytes) -> Path:
     return path
 
 
+# Every character that Python or Unicode takes for white space, every control, and what might pass for either.
+LINE_ENDS = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+BLANKS = " \t\x1f\xa0\u1680\u2000\u2003\u200a\u202f\u205f\u3000"
+CONTROLS = "".join(map(chr, [*range(1, 9), *range(0x0E, 0x1C), 0x7F])) + "\ufeff"
+HOSTILE = "ab\u0301\u200b\u200d\u2060\u00ad\u180e\x80\x92\x9f\u2581\u2585\ufffd\ufffe中🎉🏽\U0010ffff"
+hostile_text = st.text(
+    st.sampled_from(HOSTILE + 3 * LINE_ENDS + BLANKS + CONTROLS)
+    | st.characters(exclude_characters="\0", exclude_categories=["Cs"])
+)
+
+
+def with_blanks(text: str) -> str:
+    """``text`` with a blank for each control that ends no line; Python takes only one of them for a blank."""
+    return text.translate(dict.fromkeys(map(ord, CONTROLS + "\0\x1f"), " "))
+
+
+def slow_documents(text: str) -> list[str]:
+    """What is between blank lines, by ``str.splitlines``, which knows Unicode's line ends."""
+    lines = [line.rstrip() for line in with_blanks(text).splitlines()]
+    groups = itertools.groupby(lines, key=bool)
+    return ["\n".join(group).strip() for filled, group in groups if filled]
+
+
 def texts(paths: list[Path], **options: bool) -> list[str]:
     return [document.text for document in read(paths, **options)]
 
 
 def test_blank_lines_separate_documents(tmp_path: Path) -> None:
-    path = write(tmp_path, "a.txt", "\ufeffone\ntwo  \n\n\n three\r\n \t\r\nfour\x00\x07\n\n   \n")
+    path = write(tmp_path, "a.txt", "\ufeffone\ntwo  \n\n\n three\r\n \t\r\nfour\x07\n\n   \n")
     assert texts([path]) == ["one\ntwo", "three", "four"]
     assert [document.source for document in read([path])] == [f"{path}#{number}" for number in (1, 2, 3)]
+
+
+@given(text=hostile_text)
+def test_cleaning_keeps_every_word(text: str) -> None:
+    cleaned = clean(text)
+    assert cleaned.split() == with_blanks(text).split()
+    assert clean(cleaned) == cleaned
+    assert not set(cleaned) & set(LINE_ENDS[1:] + CONTROLS + "\x1f")
+    assert "\n\n\n" not in cleaned
+    assert all(line == line.rstrip() for line in cleaned.split("\n"))
+
+
+@given(text=hostile_text, chunk=st.integers(1, 9))
+def test_documents_are_what_is_between_blank_lines(
+    tmp_path_factory: pytest.TempPathFactory, text: str, chunk: int
+) -> None:
+    path = write(tmp_path_factory.getbasetemp(), "hostile.txt", text + "\n\nend")
+    with pytest.MonkeyPatch.context() as patch:
+        for size in (1 << 20, chunk):
+            patch.setattr(documents, "_CHUNK_BYTES", size)
+            patch.setattr(documents, "_HEAD_BYTES", size)
+            assert texts([path], plain=True) == slow_documents(text + "\n\nend")
+            one = [clean(text + "\n\nend")]
+            assert texts([path], plain=True, one_per_file=True) == one
+
+
+@pytest.mark.parametrize("end", [*LINE_ENDS, "\r\n"])
+def test_every_line_end_ends_a_line(tmp_path: Path, end: str) -> None:
+    content = f"alpha beta{end}gamma{end}{end}delta{end} {end}epsilon{end}"
+    assert texts([write(tmp_path, "a.txt", content)]) == ["alpha beta\ngamma", "delta", "epsilon"]
+    record = json.dumps({"text": content})
+    assert texts([write(tmp_path, "a.jsonl", record)]) == ["alpha beta\ngamma\n\ndelta\n\nepsilon"]
+
+
+@pytest.mark.parametrize("end", ["\r", "\r\n"])
+def test_line_ends_across_parts_of_a_file(tmp_path: Path, end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = [f"document {number}\nof two lines" for number in range(60)]
+    path = write(tmp_path, "a.txt", "\n\n".join(expected).replace("\n", end))
+    for size in range(1, 40):
+        monkeypatch.setattr(documents, "_HEAD_BYTES", size)
+        monkeypatch.setattr(documents, "_CHUNK_BYTES", size)
+        assert texts([path]) == expected
+
+
+@given(
+    text=st.text(st.sampled_from("abcd\u0301\u200d🎉 \t\u3000\n\r"), max_size=150),
+    chunk=st.integers(1, 40),
+    longest=st.integers(3, 12),
+)
+@example(text="aa\u200d a", chunk=1, longest=3)
+@example(text="ab  cde", chunk=1, longest=3)
+@example(text="ab\tcd\u3000e", chunk=1, longest=4)
+def test_only_a_word_longer_than_a_document_is_cut(
+    tmp_path_factory: pytest.TempPathFactory, text: str, chunk: int, longest: int
+) -> None:
+    path = write(tmp_path_factory.getbasetemp(), "cut.txt", text + "\n\nend")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(documents, "LONGEST_DOCUMENT", longest)
+        parts = texts([path])
+        patch.setattr(documents, "_CHUNK_BYTES", chunk)
+        patch.setattr(documents, "_HEAD_BYTES", chunk)
+        assert texts([path]) == parts
+    assert all(len(part) <= longest for part in parts)
+    pieces = " ".join(parts).split()
+    for word in [*text.split(), "end"]:
+        if len(word) <= longest:
+            assert pieces.pop(0) == word
+        else:
+            while word:
+                piece = pieces.pop(0)
+                assert word.startswith(piece)
+                word = word.removeprefix(piece)
+    assert not pieces
+
+
+@pytest.mark.parametrize(
+    "cluster", ["e\u0301\u0323", "षि", "\u1112\u1161\u11ab", "👩🏽\u200d🚀", "葛\U000e0100", "❤\ufe0f"]
+)
+def test_no_document_ends_inside_a_character(tmp_path: Path, cluster: str) -> None:
+    for offset in range(len(cluster)):
+        text = "x" * offset + cluster * 10_000
+        parts = texts([write(tmp_path, "a.txt", text)])
+        assert len(parts) > 1 and "".join(parts) == text
+        assert all(len(part) <= documents.LONGEST_DOCUMENT for part in parts)
+        assert all(part.endswith(cluster) for part in parts)
+
+
+def test_a_word_of_marks_alone_is_cut_all_the_same(tmp_path: Path) -> None:
+    text = "e" + "\u0301" * 40_000
+    assert "".join(texts([write(tmp_path, "a.txt", text)])) == text
+
+
+def test_endless_white_space_takes_no_time(tmp_path: Path) -> None:
+    """Quadratic time would be minutes; one part and nothing more is held in memory."""
+    blank = " " * 1_000_000
+    content = f"{blank}one{blank}two{blank}\n{blank}\nthree" + "\n" * 1_000_000 + "\t\r\n" * 300_000 + "four"
+    expected = ["one" + " " * documents.MOST_BLANKS + "two", "three", "four"]
+    assert texts([write(tmp_path, "a.txt", content)]) == expected
+    assert clean(content) == "\n\n".join(expected)
+
+
+def test_control_characters_are_told_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    paths = [write(tmp_path, "a.txt", "\ufeffman\x08\x08 a\x1bb"), write(tmp_path, "b.txt", "c\x1f\x0c d")]
+    with caplog.at_level(logging.WARNING, "hybridlm"):
+        assert texts(paths) == ["man   a b", "c\n d"]
+    assert caplog.messages == ["3 control characters, mostly U+0008, were read as blanks"]
+
+
+def test_a_file_given_twice_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.txt", "text")
+    other = write(tmp_path, "b.txt", "other")
+    (tmp_path / "link.txt").symlink_to(path)
+    (tmp_path / "hard.txt").hardlink_to(path)
+    with pytest.raises(InputError, match=r"a\.txt is named twice"):
+        read([path, other, path])
+    for name in ("link.txt", "hard.txt"):
+        with pytest.raises(InputError, match=rf"{name} is the same file as .*a\.txt"):
+            read([path, other, tmp_path / name])
+    with pytest.raises(InputError, match="is the same file as"):
+        read([path, tmp_path / "." / ".." / tmp_path.name / "a.txt"])
+
+
+def test_files_with_the_same_bytes_draw_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    paths = [write(tmp_path, name, "same\n\ntext") for name in ("a.txt", "b.txt", "c.md")]
+    paths += [write(tmp_path, name, "") for name in ("empty.txt", "empty too.txt")]
+    with caplog.at_level(logging.WARNING, "hybridlm"):
+        assert texts(paths) == ["same", "text"] * 3
+    (message,) = caplog.messages
+    assert re.fullmatch(
+        r".*b\.txt has the same bytes as .*a\.txt and 1 more such: their text .* twice", message
+    )
 
 
 def test_one_document_a_file(tmp_path: Path) -> None:
@@ -56,27 +212,9 @@ def test_a_text_without_blank_lines_is_cut(tmp_path: Path, ends: str) -> None:
 
 
 @given(
-    text=st.text(st.sampled_from("ab é中🎉\n\r \t"), max_size=200),
-    chunk=st.integers(1, 40),
-    longest=st.integers(3, 300),
-)
-def test_how_a_file_is_read_does_not_show(
-    tmp_path_factory: pytest.TempPathFactory, text: str, chunk: int, longest: int
-) -> None:
-    """Any size of the parts that a file is read in gives the same words; and the same documents, too."""
-    path = write(tmp_path_factory.getbasetemp(), "chunks.txt", text + "\n\nend")
-    with pytest.MonkeyPatch.context() as patch:
-        whole = texts([path])
-        patch.setattr(documents, "_CHUNK_BYTES", chunk)
-        assert texts([path]) == whole
-        patch.setattr(documents, "LONGEST_DOCUMENT", longest)
-        parts = texts([path])
-    assert all(len(part) <= longest for part in parts)
-    assert re.sub(r"\s", "", "".join(parts)) == re.sub(r"\s", "", text + "end")
-
-
-@given(
-    before=st.text(max_size=60), chunk=st.integers(1, 30), bad=st.sampled_from([b"\xff", b"\xc3(", b"\x80"])
+    before=st.text(st.characters(exclude_characters="\0\x1b", exclude_categories=["Cs"]), max_size=60),
+    chunk=st.integers(1, 30),
+    bad=st.sampled_from([b"\xff", b"\xc3(", b"\x80"]),
 )
 def test_a_byte_that_is_not_utf8_is_named(
     tmp_path_factory: pytest.TempPathFactory, before: str, chunk: int, bad: bytes
@@ -85,12 +223,13 @@ def test_a_byte_that_is_not_utf8_is_named(
     path = write(tmp_path_factory.getbasetemp(), "bad.txt", start + bad + b" more\n\ntext")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(documents, "_CHUNK_BYTES", chunk)
-        with pytest.raises(FormatError, match=rf"bad\.txt: not UTF-8 text: .* at byte {len(start)}$"):
-            texts([path])
+        patch.setattr(documents, "_HEAD_BYTES", chunk)
+        with pytest.raises(FormatError, match=rf"bad\.txt: not UTF-8 text: .* at byte {len(start)};"):
+            texts([path], plain=True)
 
 
 def test_a_character_cut_off_at_the_end_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match=r"at byte 3$"):
+    with pytest.raises(FormatError, match=r"at byte 3; is the file cut off"):
         texts([write(tmp_path, "cut.txt", b"abc\xe4\xb8")])
 
 
@@ -139,7 +278,7 @@ def slow_deduplicate(given_documents: list[Document]) -> list[Document]:
     for document in given_documents:
         fresh = []
         for paragraph in document.text.split("\n\n"):
-            found = re.findall(r"\w+", paragraph.lower())
+            found = re.findall(r"\w+", paragraph.lower()) or paragraph.split()
             shingles = [tuple(found[at : at + 8]) for at in range(max(1, len(found) - 7))]
             if sum(shingle in seen for shingle in shingles) < 0.5 * len(shingles):
                 fresh.append(paragraph)
@@ -154,6 +293,35 @@ def test_deduplication_equals_the_obvious_one(corpus: list[str]) -> None:
     """Few words make many repetitions; the reference compares tuples of words, not hashes."""
     given_documents = [Document(str(number), text) for number, text in enumerate(corpus)]
     assert deduplicate(given_documents) == slow_deduplicate(given_documents)
+
+
+def test_paragraphs_without_words_are_told_apart() -> None:
+    given_documents = [Document(str(number), text) for number, text in enumerate(["🎉 🎊", "+ −", "🎉 🎊"])]
+    assert deduplicate(given_documents) == given_documents[:2] == slow_deduplicate(given_documents)
+
+
+@given(corpus=corpora, share=st.floats(0.001, 1))
+def test_a_sample_is_of_the_largest_hashes(corpus: list[str], share: float) -> None:
+    given_documents = [Document(str(number), text) for number, text in enumerate(corpus)]
+    sampled = list(sample(given_documents, share))
+    large = [document for document in given_documents if text_hash(document.text) >= (1 - share) * 2**64]
+    if large or not given_documents:
+        assert sampled == large
+    else:
+        assert sampled == [max(given_documents, key=lambda document: text_hash(document.text))]
+
+
+def test_a_sample_has_nothing_that_is_held_out(corpus: list[str]) -> None:
+    pieces = [Document("", paragraph) for text in corpus for paragraph in text.split("\n\n")]
+    held_out = {document.text for side, document in split_stream(pieces, 0.3) if side == "val"}
+    assert len(held_out) > 100
+    assert not held_out & {document.text for document in sample(pieces, 0.6)}
+
+
+def test_the_size_of_a_sample(corpus: list[str]) -> None:
+    pieces = [Document("", line) for text in corpus for line in text.split("\n\n")]
+    for share in (0.1, 0.5, 1.0):
+        assert len(list(sample(pieces, share))) == pytest.approx(share * len(pieces), rel=0.1)
 
 
 def test_deduplication_of_real_text(corpus: list[str]) -> None:
@@ -186,6 +354,8 @@ def test_split_as_documents_come(corpus: list[str], fraction: float) -> None:
     given_documents = [Document(str(number), text) for number, text in enumerate(corpus)]
     sides = list(split_stream(given_documents, fraction))
     assert {document for _, document in sides} == set(given_documents)
+    if fraction == 0:
+        assert [document for _, document in sides] == given_documents
     assert len(sides) == len(given_documents)
     train = [document for side, document in sides if side == "train"]
     sides_are_sound(train, [document for side, document in sides if side == "val"], fraction)

@@ -9,34 +9,33 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from hybridlm import _core, neural_blob
+from hybridlm import _core
 from hybridlm.artifact import Artifact, pack
 from hybridlm.data.byte_table import ByteTable
 from hybridlm.distributed import Distributed
 from hybridlm.errors import InputError
-from hybridlm.model import GPT, ModelConfig
+from hybridlm.model import GPT, ModelConfig, neural_blob
+from hybridlm.scoring.config import ScoringConfig, TTTConfig
 from hybridlm.scoring.evaluate import (
     EvaluationResult,
-    Mixers,
-    MixtureSpec,
     Rate,
     ScoredChunk,
     evaluate,
     score_chunks,
 )
-from hybridlm.scoring.experts import Expert, RowExpert, expert_names, gather, rows_of
+from hybridlm.scoring.experts import Expert, Scored
 from hybridlm.scoring.experts.counts import AdaptiveCounts, OnlineCounts
 from hybridlm.scoring.experts.oracle import OracleExperts
+from hybridlm.scoring.mixing import Mixers, MixtureSpec, expert_names, gather, rows_of
 from hybridlm.scoring.mixtures import mixture_names, row_mixture_names
 from hybridlm.scoring.neural import NeuralExpert
-from hybridlm.scoring.settings import ScoringSettings, TTTSettings
 from hybridlm.scoring.ttt import TestTimeTrainer
 from hybridlm.scoring.windows import WindowGrid
 
 ALONE = Distributed(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
 V = 24
 WINDOW, STRIDE = 16, 4
-LEARNING = TTTSettings(epochs=2, learning_rate=0.05, frozen_blocks=1)
+LEARNING = TTTConfig(epochs=2, learning_rate=0.05, frozen_blocks=1)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -88,8 +87,8 @@ def byte_table(vocab_size: int = V) -> ByteTable:
     return ByteTable(lengths, np.zeros(vocab_size, np.bool_), boundary)
 
 
-def settings(**changes: object) -> ScoringSettings:
-    return ScoringSettings(
+def settings(**changes: object) -> ScoringConfig:
+    return ScoringConfig(
         **{
             "stride": STRIDE,
             "chunk": 64,
@@ -169,7 +168,7 @@ def test_every_expert_equals_a_slow_loop() -> None:
 @pytest.mark.parametrize("mixer", [*mixture_names(), *row_mixture_names()])
 def test_without_learning_chunks_change_no_bit(mixer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Whole rows come in pieces of their own, which must change nothing either.
-    monkeypatch.setattr("hybridlm.scoring.evaluate.ROW_PIECE", 50)
+    monkeypatch.setattr("hybridlm.scoring.mixing.ROW_PIECE", 50)
     whole = joined(score(STREAM, chunk=1000, mixer=mixer))
     for chunk in (1, 7, 64, 150):
         pieces = score(STREAM, chunk=chunk, mixer=mixer)
@@ -251,11 +250,13 @@ def test_a_row_is_what_every_next_token_would_score(mixer: str) -> None:
 def test_whole_rows_are_those_of_the_next_token() -> None:
     _, experts = all_experts()
     _, looking = all_experts()
-    plain = gather(experts, STREAM[:100], 1)
+    plain = np.concatenate([scored.log_probs for scored in gather(experts, STREAM[:100], 1)])
     for start, end in [(1, 30), (30, 31), (31, 100)]:
         rows = rows_of(looking, end - start)
-        shown = [e.next_log_probs(STREAM[:start]) for e in looking if isinstance(e, RowExpert) and start > 1]
-        found = gather(looking, STREAM[:end], start, rows=rows)
+        shown = [expert.predict(STREAM[:start]).log_probs for expert in looking if start > 1]
+        found = np.concatenate(
+            [scored.log_probs for scored in gather(looking, STREAM[:end], start, rows=rows)]
+        )
         np.testing.assert_allclose(found, plain[:, start - 1 : end - 1], atol=1e-6)
         np.testing.assert_allclose(np.exp(rows.astype(np.float64)).sum(axis=2), 1, atol=1e-5)
         np.testing.assert_array_equal(
@@ -279,18 +280,19 @@ def test_the_default_beats_what_it_is_made_of() -> None:
 
 
 def test_an_expert_without_whole_rows_is_refused() -> None:
-    class Hidden:
+    class Hidden(Expert):
         family = "adaptive"
         names = ("hidden",)
+        vocab_size = V
 
-        def score(self, stream: NDArray[np.uint16], start: int) -> NDArray[np.float32]:
-            return np.full((1, len(stream) - start), -np.log(V), np.float32)
+        def score(self, stream: NDArray[np.uint16], start: int) -> Scored:
+            return Scored(np.full((1, len(stream) - start), -np.log(V), np.float32))
 
         def fingerprint(self) -> bytes:
             return b""
 
     with pytest.raises(InputError, match="adaptive expert has no whole rows"):
-        Mixers({"": MixtureSpec("geometric")}, [Hidden()])
+        Mixers({"": MixtureSpec("geometric")}, [Hidden()]).score(STREAM[:9], 1)
     mixers = Mixers({"": MixtureSpec("stacked")}, [Hidden()])
     np.testing.assert_allclose(mixers.score(STREAM[:9], 1)[1][""], np.log(V), rtol=1e-6)
     with pytest.raises(InputError, match="no whole rows"):
@@ -374,7 +376,7 @@ def test_input_that_cannot_be_scored_is_refused() -> None:
         (lambda: evaluate(ARTIFACT, STREAM, table, settings(no_neural=True, ttt="sgd")), "needs a neural"),
         (lambda: settings(chunk=0), "chunk"),
         (lambda: evaluate(ARTIFACT, STREAM, table,
-                          settings(ttt="sgd", ttt_options=TTTSettings(learning_rate=1e30))), "diverged"),
+                          settings(ttt="sgd", ttt_options=TTTConfig(learning_rate=1e30))), "diverged"),
     ]  # fmt: skip
     for attempt, message in cases:
         with pytest.raises(InputError, match=message):

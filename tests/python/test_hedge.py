@@ -51,7 +51,7 @@ def test_equal_to_a_slow_loop(mixer: str, span: int, n: int) -> None:
     np.testing.assert_allclose(fast, slow_hedge(log_probs, NAMES, span), rtol=1e-12)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_form_for_devices_equals_the_array_form_over_several_calls(compiled: bool) -> None:
     torch = pytest.importorskip("torch")
     on_device = torch.compile(hedge_token_on_device) if compiled else hedge_token_on_device

@@ -1,14 +1,13 @@
 import hashlib
-import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import sentencepiece
 
 from hybridlm.data.tokenizer import BOS, EOS, PAD, UNK, Tokenizer
+from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import FormatError, InputError
 
 
@@ -135,28 +134,43 @@ def test_foreign_and_damaged_models_are_refused_by_name(tmp_path: Path, tokenize
         Tokenizer.load(path)
 
 
-@pytest.mark.parametrize(
-    ("ids", "message"),
-    [
-        ({"unk_id": 0, "bos_id": -1, "eos_id": 1}, "no BOS piece"),
-        ({"unk_id": 0, "bos_id": 2, "eos_id": 1}, "BOS is piece 2"),
-    ],
-)
-def test_models_whose_documents_could_not_start_with_bos_are_refused(
-    corpus: list[str], ids: dict[str, int], message: str
+def test_documents_begin_with_the_model_s_own_bos(sentencepiece_model: Callable[..., bytes]) -> None:
+    for bos_id in (0, 2, 7):
+        model = sentencepiece_model(bos_id=bos_id, pad_id=-1, unk_id=3, eos_id=1)
+        found = Tokenizer(model)
+        assert found.bos_id == bos_id
+        assert found.vocabulary == Vocabulary(found.vocab_size, bos_id, hashlib.sha256(model).hexdigest())
+
+
+@pytest.mark.parametrize("settings", [{"bos_id": -1}, {"user_defined_symbols": ["<s>"]}])
+def test_a_model_without_bos_needs_a_document_token(
+    sentencepiece_model: Callable[..., bytes], tmp_path: Path, settings: dict[str, object]
 ) -> None:
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(corpus[:10]),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=300,
-        minloglevel=2,
-        max_sentence_length=1 << 20,
-        **ids,
-    )
-    with pytest.raises(FormatError, match=message):
-        Tokenizer(model.getvalue())
+    path = tmp_path / "other.model"
+    path.write_bytes(sentencepiece_model(**settings))
+    with pytest.raises(InputError, match=r"other\.model: .*no BOS piece: give --bos-id.* 2 '</s>'"):
+        Tokenizer.load(path)
+    assert Tokenizer.load(path, bos_id=2).bos_id == 2
+
+
+def test_only_a_control_piece_begins_documents(tokenizer: Tokenizer, tokenizer_path: Path) -> None:
+    """Any other piece stands for text, or could occur in one."""
+    chosen = Tokenizer.load(tokenizer_path, bos_id=EOS)
+    assert chosen.bos_id == chosen.vocabulary.bos_id == EOS
+    assert chosen.fingerprint == tokenizer.fingerprint
+    tokens = np.array([EOS, *tokenizer.encode("a b"), EOS, *tokenizer.encode("c")], np.uint16)
+    assert chosen.byte_table.lengths(tokens).sum() == len("a b") + len("c")
+    the = tokenizer.model.piece_to_id("▁the")
+    for wrong, what in {UNK: "<unk>", 4: "<0x00>", the: "▁the"}.items():
+        with pytest.raises(
+            InputError, match=rf"--bos-id is {wrong}, .*tok\.model that is '{what}', not a control"
+        ):
+            Tokenizer.load(tokenizer_path, bos_id=wrong)
+    for outside in (-1, 512, 2**40):
+        with pytest.raises(
+            InputError, match=rf"--bos-id is {outside}, but .*tok\.model has the pieces 0 to 511"
+        ):
+            Tokenizer.load(tokenizer_path, bos_id=outside)
 
 
 def test_a_missing_model_is_the_systems_error(tmp_path: Path) -> None:

@@ -1,9 +1,13 @@
 """Kinds of arguments that several commands share."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
+
+if TYPE_CHECKING:
+    from hybridlm.data.tokenizer import Tokenizer
 
 
 def _at_least_one(words: list[str]) -> tuple[Path, ...]:
@@ -25,3 +29,22 @@ Files = tyro.conf.Positional[
     ]
 ]
 """One or more files, named without an option; none is wrong usage."""
+
+
+@dataclass(frozen=True)
+class TokenizerChoice:
+    """The tokenizer that everything a command reads must have been made with."""
+
+    tokenizer: Path
+    """The SentencePiece model that the other files were made with."""
+    bos_id: int | None = None
+    """The token that documents begin with, where the tokenizer has no BOS piece or documents have another."""
+
+    def load(self) -> "Tokenizer":
+        from hybridlm.data.tokenizer import Tokenizer
+
+        return Tokenizer.load(self.tokenizer, self.bos_id)
+
+
+ChosenTokenizer = Annotated[TokenizerChoice, tyro.conf.arg(name="")]
+"""``--tokenizer`` and ``--bos-id``."""

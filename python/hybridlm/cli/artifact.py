@@ -1,20 +1,21 @@
 """`hybridlm artifact pack` and `hybridlm artifact inspect`."""
 
-import json as json_format
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from hybridlm.artifact import Artifact, bundle
+from hybridlm.cli.arguments import ChosenTokenizer
+from hybridlm.cli.output import print_json
 from hybridlm.errors import InputError
+from hybridlm.extras import require_torch
 from hybridlm.files import atomic_write_bytes
 
 
 def pack(
     *,
-    tokenizer: Path,
+    tokenizer: ChosenTokenizer,
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
     model: Path | None = None,
     oracle: Path | None = None,
@@ -25,7 +26,6 @@ def pack(
     """Bundle a trained model, an oracle, or both into one artifact.
 
     Args:
-        tokenizer: The tokenizer that both were made with.
         out: Where the artifact goes.
         model: A training run's folder; its final weights are quantised to six bits.
         oracle: An oracle file.
@@ -34,21 +34,21 @@ def pack(
         allow_over_budget: Write the artifact even if it is larger than 16,000,000 bytes.
         json: Print one JSON object, as `hybridlm artifact inspect --json` does.
     """
-    from hybridlm.data.tokenizer import Tokenizer
-
     if model is None and oracle is None:
         raise InputError("an artifact needs a model, an oracle or both: give --model or --oracle")
     if clip is not None and model is None:
         raise InputError("--clip is about a model's weights: give --model, too")
+    if model is not None:
+        require_torch("packing a model")
     rule = None
     if clip is not None:
-        from hybridlm.quantize import ClipRule  # brings torch
+        from hybridlm.model.quantise import ClipRule  # brings torch
 
         rule = ClipRule.parse(clip)
     artifact = bundle(
         model,
         None if oracle is None else oracle.read_bytes(),
-        Tokenizer.load(tokenizer),
+        tokenizer.load(),
         name=str(out),
         clip=rule,
         over_budget=allow_over_budget,
@@ -69,8 +69,7 @@ def inspect(artifact: tyro.conf.Positional[Path], *, json: bool = False) -> None
 
 def _show(summary: dict[str, Any], json: bool) -> None:
     if json:
-        json_format.dump(summary, sys.stdout)
-        print()
+        print_json(summary)
         return
     total, budget = summary["total_bytes"], summary["budget_bytes"]
     print(f"artifact   version {summary['version']}, {total:,} of {budget:,} bytes ({total / budget:.1%})")

@@ -1,18 +1,19 @@
 """`hybridlm baseline ctw` and `hybridlm baseline kn`: what plain byte models reach, to compare with."""
 
-import json as json_format
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from hybridlm._core import ByteModel
+from hybridlm.cli.output import print_json
 from hybridlm.errors import InputError
 from hybridlm.files import atomic_write_bytes
 from hybridlm.progress import Progress
+
+Method = Literal["ctw", "kn"]
 
 
 @dataclass(frozen=True)
@@ -49,19 +50,14 @@ def ctw(options: Unprefixed) -> None:
 
 
 def kn(options: Unprefixed) -> None:
-    """Interpolated Kneser-Ney over bytes: bits per byte of a text after learning another.
+    """Interpolated Kneser–Ney over bytes: bits per byte of a text after learning another.
 
     The model goes on learning while it is measured: each byte is predicted, then learned.
     """
     _measure("kn", options)
 
 
-def ppm(options: Unprefixed) -> None:
-    """The old name of `baseline kn`."""
-    kn(options)
-
-
-def _measure(method: str, options: Options) -> None:
+def _measure(method: Method, options: Options) -> None:
     test = _read(options.test, options.max_test_bytes, "--max-test-bytes")
     if not test:
         raise InputError(f"{options.test}: empty, so there is nothing to measure")
@@ -89,13 +85,13 @@ def _measure(method: str, options: Options) -> None:
     _show(result, options.json)
 
 
-def _trained(method: str, options: Options) -> ByteModel:
+def _trained(method: Method, options: Options) -> ByteModel:
     if options.model is not None and options.train is None:
         if options.depth is not None:
             raise InputError("the depth of a stored model is in its file: leave --depth out")
         baseline = ByteModel.from_bytes(options.model.read_bytes(), str(options.model))
         if baseline.method != method:
-            raise InputError(f"{options.model}: a stored {baseline.method} model, not one of {method}")
+            raise InputError(f"{options.model}: a stored model of another method than {method}")
         return baseline
     if options.train is None or options.model is not None:
         raise InputError("what is learned first comes from --train or from --model: give one of them")
@@ -115,8 +111,7 @@ def _read(path: Path, limit: int | None, flag: str) -> bytes:
 
 def _show(result: dict[str, Any], json: bool) -> None:
     if json:
-        json_format.dump(result, sys.stdout)
-        print()
+        print_json(result)
         return
     print(f"{result['method']}, {result['depth']} bytes of context")
     print(f"{result['bpb']:.4f} bits per byte over {result['bytes']:,} bytes")

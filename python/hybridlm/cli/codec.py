@@ -1,13 +1,13 @@
 """`hybridlm compress` and `hybridlm decompress`."""
 
-import json as json_format
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from hybridlm.cli.arguments import ChosenTokenizer
+from hybridlm.cli.output import print_json
 from hybridlm.files import atomic_write_bytes
 from hybridlm.progress import Progress
 
@@ -15,7 +15,12 @@ Out = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 
 
 def compress(
-    file: tyro.conf.Positional[Path], *, artifact: Path, tokenizer: Path, out: Out, json: bool = False
+    file: tyro.conf.Positional[Path],
+    *,
+    artifact: Path,
+    tokenizer: ChosenTokenizer,
+    out: Out,
+    json: bool = False,
 ) -> None:
     """Compress a file, text or any bytes, with an artifact.
 
@@ -26,15 +31,13 @@ def compress(
     Args:
         file: What to compress.
         artifact: The artifact's file.
-        tokenizer: The tokenizer that the artifact was made with.
         out: Where the compressed file goes.
         json: Print one JSON object.
     """
     from hybridlm.artifact import Artifact
     from hybridlm.codec import Codec
-    from hybridlm.data.tokenizer import Tokenizer
 
-    codec = Codec(Artifact.from_file(artifact), Tokenizer.load(tokenizer))
+    codec = Codec(Artifact.from_file(artifact), tokenizer.load())
     content = file.read_bytes()
     started = time.perf_counter()
     with Progress("compress", len(content), "bytes") as progress:
@@ -51,27 +54,26 @@ def compress(
             "bits_per_byte": 8 * size / max(1, len(content)),
             "seconds": seconds,
         }
-        json_format.dump(result, sys.stdout)
-        print()
+        print_json(result)
         return
     print(f"{len(content):,} bytes to {size:,}: {8 * size / max(1, len(content)):.3f} bits per byte")
     print(f"the model claims {compressed.claimed_bits / 8:,.0f} bytes for its {compressed.tokens:,} tokens")
 
 
-def decompress(file: tyro.conf.Positional[Path], *, artifact: Path, tokenizer: Path, out: Out) -> None:
+def decompress(
+    file: tyro.conf.Positional[Path], *, artifact: Path, tokenizer: ChosenTokenizer, out: Out
+) -> None:
     """Decompress what `hybridlm compress` made. A damaged file, or another artifact's, is refused.
 
     Args:
         file: The compressed file.
         artifact: The artifact that it was compressed with.
-        tokenizer: The tokenizer that it was compressed with.
         out: Where the content goes.
     """
     from hybridlm.artifact import Artifact
     from hybridlm.codec import Codec, content_length
-    from hybridlm.data.tokenizer import Tokenizer
 
-    codec = Codec(Artifact.from_file(artifact), Tokenizer.load(tokenizer))
+    codec = Codec(Artifact.from_file(artifact), tokenizer.load())
     data = file.read_bytes()
     with Progress("decompress", content_length(data), "bytes") as progress:
         content = codec.decompress(data, str(file), progress.update)

@@ -1,6 +1,5 @@
 """`hybridlm data …`: train a tokenizer, turn text into shards, look into a shard."""
 
-import json as json_format
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from hybridlm.cli.arguments import Files
+from hybridlm.cli.arguments import ChosenTokenizer, Files
+from hybridlm.cli.output import print_json
 from hybridlm.errors import InputError
 from hybridlm.progress import Progress
 
@@ -26,40 +26,46 @@ def tokenizer(
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
     vocab_size: int = 1024,
     one_per_file: bool = False,
+    plain: bool = False,
 ) -> None:
     """Train a SentencePiece BPE tokenizer with byte fallback.
 
-    The same text gives the same bytes. Of more than 100 MB of text, a sample of the documents is used.
+    The same text gives the same bytes. Of more than 100 MB of text, a sample of the documents is used, taken
+    from those that `data shard` would hold out for validation last.
 
     Args:
-        text: UTF-8 text files with blank lines between documents, or .jsonl files with a "text" in each line.
+        text: UTF-8 text files: prose with blank lines between documents, JSON Lines with a "text" in each, or
+            a JSON array of such. What is in a file decides, not its name.
         output: The model file to write.
         vocab_size: Pieces, the 256 bytes and 4 special ones among them.
-        one_per_file: A text file is one document, whatever blank lines it has.
+        one_per_file: A file of prose is one document, whatever blank lines it has.
+        plain: Take every file for prose, even one that looks like JSON.
     """
-    from hybridlm.data.documents import text_hash
+    from hybridlm.data.documents import sample
     from hybridlm.data.tokenizer import Tokenizer
 
     if not output.parent.is_dir():
         raise InputError(f"{output.parent}: no such folder to write {output.name} to")
-    documents = _documents(text, one_per_file, "reading")
+    documents = _documents(text, one_per_file, plain, "reading")
     size = sum(path.stat().st_size for path in text)
     if size > _TOKENIZER_BYTES:
         share = _TOKENIZER_BYTES / size
         log.info("training on a sample of %.1f%% of the documents", 100 * share)
-        documents = (document for document in documents if text_hash(document.text) < share * 2**64)
+        documents = sample(documents, share)
     trained = Tokenizer.train((document.text for document in documents), output, vocab_size)
     print(f"{output}: {trained.vocab_size} pieces, fingerprint {trained.fingerprint}")
 
 
 def shard(
     text: Files,
-    tokenizer: Path,
-    out: Path,
+    tokenizer: ChosenTokenizer,
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
     val_fraction: float = 0.05,
     shard_tokens: int = 10_000_000,
     name: str = "text",
     one_per_file: bool = False,
+    plain: bool = False,
+    allow_unknown: bool = False,
     force: bool = False,
     threads: int | None = None,
 ) -> None:
@@ -69,31 +75,54 @@ def shard(
     alone, so copies of it stay on one side. Shards are cut between documents and appear together at the end.
 
     Args:
-        text: UTF-8 text files with blank lines between documents, or .jsonl files with a "text" in each line.
+        text: UTF-8 text files: prose with blank lines between documents, JSON Lines with a "text" in each, or
+            a JSON array of such. What is in a file decides, not its name.
             A text without blank lines is cut into documents of about 16,000 characters.
-        tokenizer: The SentencePiece model.
         out: The data folder.
         val_fraction: The part of the documents that is held out for validation, 0 to below 1.
         shard_tokens: The most tokens in a shard (a longer document gets a shard of its own).
         name: What the shards' names begin with.
-        one_per_file: A text file is one document, whatever blank lines it has.
+        one_per_file: A file of prose is one document, whatever blank lines it has.
+        plain: Take every file for prose, even one that looks like JSON.
+        allow_unknown: Write shards even if more than 0.1% of the characters become <unk>, which a tokenizer
+            without byte fallback has for what it doesn't know.
         force: Replace shards of that name.
         threads: Threads to use; all cores by default. The bytes don't depend on it.
     """
     from hybridlm.data.documents import check_fraction, split_stream
-    from hybridlm.data.shards import DataFolderWriter
-    from hybridlm.data.tokenizer import Tokenizer
+    from hybridlm.data.pieces import SPACE
+    from hybridlm.data.shard_writer import DataFolderWriter
 
     check_fraction(val_fraction)
-    loaded = Tokenizer.load(tokenizer)
-    documents = _documents(text, one_per_file, "tokenizing")
+    loaded = tokenizer.load()
+    documents = _documents(text, one_per_file, plain, "tokenizing")
+    marks = 0
     with DataFolderWriter(
-        out, loaded, name=name, shard_tokens=shard_tokens, replace=force, threads=threads
+        out,
+        loaded,
+        name=name,
+        shard_tokens=shard_tokens,
+        replace=force,
+        allow_unknown=allow_unknown,
+        threads=threads,
+        source={
+            "text": [path.name for path in text],
+            "val_fraction": val_fraction,
+            "one_per_file": one_per_file,
+            "plain": plain,
+        },
     ) as writer:
         for side, document in split_stream(documents, val_fraction):
             writer.add(side, document.text)
+            marks += document.text.count(SPACE)
     for summary in writer.summaries:
         print(f"{summary.path}: {summary.tokens:,} tokens, {summary.documents:,} documents")
+    if writer.unknown.tokens:
+        print(writer.unknown)
+    if marks:
+        log.warning(
+            "%d characters %s (U+2581) are spaces now, as SentencePiece writes spaces so", marks, SPACE
+        )
     if val_fraction and all(summary.split == "train" for summary in writer.summaries):
         log.warning("no validation shard: the text is a single document")
 
@@ -101,6 +130,7 @@ def shard(
 def inspect(
     shard: tyro.conf.Positional[Path],
     tokenizer: Path | None = None,
+    bos_id: int | None = None,
     json: bool = False,
 ) -> None:
     """Show what a shard holds.
@@ -109,41 +139,50 @@ def inspect(
         shard: The shard's file.
         tokenizer: The shard's SentencePiece model, to show its bytes (those of the decoded text, which the
             tokenizer has normalised) and how its first documents begin.
+        bos_id: The token that documents begin with, where neither the tokenizer nor a sidecar says it.
         json: One JSON object instead of a table.
     """
-    import hashlib
-
-    from hybridlm.data.shards import beginnings, examine
+    from hybridlm.data.shards import beginnings, examine, inspect_shards, known_vocabulary
     from hybridlm.data.tokenizer import Tokenizer
 
-    loaded = None if tokenizer is None else Tokenizer.load(tokenizer)
-    contents = examine(shard, loaded)
-    with shard.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    loaded = None if tokenizer is None else Tokenizer.load(tokenizer, bos_id)
+    records = inspect_shards([str(shard)])
+    if loaded is None:
+        vocabulary = known_vocabulary(records, size=None, bos_id=bos_id)
+    else:
+        made_with = loaded.vocabulary
+        vocabulary = known_vocabulary(
+            records, size=made_with.size, bos_id=made_with.bos_id, fingerprint=made_with.fingerprint
+        )
+    contents = examine(shard, loaded, vocabulary.bos_id)
     numbers = {
         "tokens": contents.tokens,
         "documents": contents.documents,
         "distinct_ids": contents.distinct_ids,
         "max_id": contents.max_id,
         "file_bytes": shard.stat().st_size,
+        "bos_id": vocabulary.bos_id,
     }
     if contents.text_bytes is not None:
         numbers["bytes"] = contents.text_bytes
+    per_token = contents.text_bytes / contents.tokens if contents.text_bytes and contents.tokens else None
     starts = [] if loaded is None else beginnings(shard, loaded)
+    digests = {"sha256": records[0].sha256, "tokenizer": vocabulary.fingerprint}
     if json:
-        print(json_format.dumps({**numbers, "sha256": digest, "beginnings": starts}))
+        print_json({**numbers, "bytes_per_token": per_token, **digests, "beginnings": starts})
         return
     for label, value in numbers.items():
         print(f"{label.replace('_', ' '):14}{value:,}")
-    if contents.text_bytes is not None and contents.tokens:
-        print(f"{'bytes/token':14}{contents.text_bytes / contents.tokens:.3f}")
-    print(f"{'sha256':14}{digest}")
+    if per_token is not None:
+        print(f"{'bytes/token':14}{per_token:.3f}")
+    for label, digest in digests.items():
+        print(f"{label:14}{digest or 'unknown: no sidecar says it'}")
     for text in starts:
         print(f"| {text}")
 
 
-def _documents(paths: tuple[Path, ...], one_per_file: bool, label: str) -> "Iterator[Document]":
-    """``documents.read`` behind a progress line; refuses files that aren't there before it returns."""
+def _documents(paths: tuple[Path, ...], one_per_file: bool, plain: bool, label: str) -> "Iterator[Document]":
+    """``documents.read`` behind a progress line; refuses missing and repeated files before it returns."""
     from hybridlm.data.documents import read
 
     done = 0
@@ -153,7 +192,7 @@ def _documents(paths: tuple[Path, ...], one_per_file: bool, label: str) -> "Iter
         done += count
         progress.update(done)
 
-    documents = read(paths, one_per_file=one_per_file, on_bytes=advance)
+    documents = read(paths, one_per_file=one_per_file, plain=plain, on_bytes=advance)
     progress = Progress(label, sum(path.stat().st_size for path in paths), "B")
 
     def shown() -> "Iterator[Document]":

@@ -1,12 +1,12 @@
 """`hybridlm doctor`."""
 
-import json as json_format
 from dataclasses import asdict
 
+from hybridlm.cli.output import print_json
 from hybridlm.doctor import examine
 
 
-def doctor(*, json: bool = False) -> None:
+def doctor(*, json: bool = False) -> bool:
     """Check whether this installation can do its work: versions, native code, threads, devices.
 
     Exits with 1 if something is missing that hybridlm needs.
@@ -21,7 +21,5 @@ def doctor(*, json: bool = False) -> None:
             print(f"{check.outcome:8} {check.name:16} {check.found}", flush=True)
     failed = [check.name for check in checks if check.outcome == "failed"]
     if json:
-        print(json_format.dumps({"ok": not failed, "checks": [asdict(check) for check in checks]}))
-    if failed:
-        # Not an InputError: even the module of the errors needs native code, which may be what is broken.
-        raise SystemExit(1)
+        print_json({"ok": not failed, "checks": [asdict(check) for check in checks]})
+    return not failed

@@ -8,17 +8,18 @@ from typing import Annotated
 
 import tyro
 
+from hybridlm.cli.arguments import ChosenTokenizer
 from hybridlm.errors import InputError
-from hybridlm.generate import SamplingSettings
+from hybridlm.generation import SamplingConfig
 
 
 def generate(
     *,
     artifact: Path,
-    tokenizer: Path,
+    tokenizer: ChosenTokenizer,
     prompt: str = "",
     tokens: int = 200,
-    sampling: Annotated[SamplingSettings, tyro.conf.arg(name="")] = SamplingSettings(),  # noqa: B008 - frozen
+    sampling: Annotated[SamplingConfig, tyro.conf.arg(name="")] = SamplingConfig(),  # noqa: B008 - frozen
     seed: int = 0,
     shares: bool = False,
 ) -> None:
@@ -26,7 +27,6 @@ def generate(
 
     Args:
         artifact: The artifact's file.
-        tokenizer: The tokenizer that the artifact was made with.
         prompt: What the text begins with.
         tokens: How many tokens to write.
         sampling: How tokens are drawn.
@@ -37,12 +37,11 @@ def generate(
 
     from hybridlm.artifact import Artifact
     from hybridlm.codec import segmenter
-    from hybridlm.data.tokenizer import Tokenizer
-    from hybridlm.generate import Generator
+    from hybridlm.generation import Generator
 
     if tokens < 1:
         raise InputError(f"--tokens must be at least 1, not {tokens}")
-    vocabulary = Tokenizer.load(tokenizer)
+    vocabulary = tokenizer.load()
     generator = Generator(Artifact.from_file(artifact), vocabulary)
     pieces = segmenter(vocabulary)
     start = pieces.encode(prompt.encode())

@@ -6,7 +6,6 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
     from hybridlm._core import NgramCounts, SparseCounts
     from hybridlm.data.vocabulary import Vocabulary
+    from hybridlm.oracle.sources import Sources
 
 log = logging.getLogger("hybridlm.oracle")
 
@@ -79,49 +79,34 @@ SizeOption = Annotated[
 ]
 
 
-def _vocabulary(vocab_size: int | None, bos_id: int | None, tokenizer: Path | None) -> "Vocabulary | None":
-    """The vocabulary that is asked for, by numbers or by tokenizer, if it is."""
-    from hybridlm.data.vocabulary import DEFAULT_BOS, Vocabulary
-
-    if tokenizer is None:
-        if vocab_size is None:
-            if bos_id is not None:
-                raise InputError("--bos-id needs --vocab-size or --tokenizer")
-            return None
-        return Vocabulary(vocab_size, DEFAULT_BOS if bos_id is None else bos_id)
+def _vocabulary(
+    sources: "Sources", vocab_size: int | None, bos_id: int | None, tokenizer: Path | None
+) -> "Vocabulary | None":
+    """What the ids mean, by options, tokenizer and sidecars; None: as partial counts among them say."""
+    from hybridlm.data.shards import known_vocabulary
     from hybridlm.data.tokenizer import Tokenizer
 
-    loaded = Tokenizer.load(tokenizer)
-    if vocab_size is not None and vocab_size != loaded.vocab_size:
-        raise InputError(f"--vocab-size is {vocab_size}, but {tokenizer} has {loaded.vocab_size} pieces")
-    if bos_id is not None and bos_id != loaded.bos_id:
-        raise InputError(f"--bos-id is {bos_id}, but documents of {tokenizer} begin with {loaded.bos_id}")
-    return Vocabulary(loaded.vocab_size, loaded.bos_id, loaded.fingerprint)
+    fingerprint = None
+    if tokenizer is not None:
+        made_with = Tokenizer.load(tokenizer, bos_id).vocabulary
+        if vocab_size not in (None, made_with.size):
+            raise InputError(f"--vocab-size is {vocab_size}, but {tokenizer} has {made_with.size} pieces")
+        vocab_size, bos_id, fingerprint = made_with.size, made_with.bos_id, made_with.fingerprint
+    if sources.estimator is not None and vocab_size is None:
+        if bos_id is not None:
+            raise InputError("with partial counts --bos-id needs --vocab-size or --tokenizer")
+        return None
+    return known_vocabulary(sources.heads(), size=vocab_size, bos_id=bos_id, fingerprint=fingerprint)
 
 
-def _sources(patterns: tuple[Path, ...]) -> list[Path]:
+def _sources(patterns: tuple[Path, ...]) -> "Sources":
     from hybridlm.data.shards import expand
+    from hybridlm.oracle.sources import Sources
 
-    return [path for pattern in patterns for path in expand(os.fspath(pattern))]
+    return Sources.of([path for pattern in patterns for path in expand(os.fspath(pattern))])
 
 
 Estimator = Literal["dense", "sparse"]
-
-
-def _estimator(asked: Estimator | None, sources: Sequence[Path], dense_options: bool) -> Estimator:
-    """The estimator that is asked for, or else that of the partial counts among the sources, or else dense
-    where options are used that only it has, or else sparse."""
-    from hybridlm.oracle.counting import is_partial
-    from hybridlm.oracle.sparse_counting import is_sparse_partial
-
-    if asked is not None:
-        return asked
-    for source in sources:
-        if is_sparse_partial(source):
-            return "sparse"
-        if is_partial(source):
-            return "dense"
-    return "dense" if dense_options else "sparse"
 
 
 def _unfinished(out: Path, seconds: float) -> Path:
@@ -165,10 +150,12 @@ def build(
             (sparse).
         max_bytes: The largest file that sparse may make, 4,000,000 by default; it comes just within.
         buckets: Rows of single orders' tables, from order 3 on (dense).
-        vocab_size: Tokens in the vocabulary; 1024 by default, or as in the partial counts.
-        bos_id: The token that every document begins with; that of the tokenizer if there is one, or else 1.
-        tokenizer: The SentencePiece model of the shards. What is made carries its fingerprint, by which other
-            tokenizers are refused later.
+        vocab_size: Tokens in the vocabulary; by default as the shards' sidecars or the partial counts say, or
+            else 1024.
+        bos_id: The token that every document begins with; by default as the tokenizer, the sidecars or the
+            partial counts say, or else 1 if all shards begin with it.
+        tokenizer: The SentencePiece model of the shards, where no sidecar names it. What is made carries its
+            fingerprint, by which other tokenizers are refused later.
         layout: The dense file's layout. reference: NGOR version 1, which other programs read too. packed:
             NGOR version 2, a fifth smaller and built many times faster.
         level: zstd's level for a dense file, 1 to 22; by default 22 for the reference layout and 1 for the
@@ -184,16 +171,16 @@ def build(
     """
     from hybridlm.files import atomic_write_bytes
     from hybridlm.oracle.build import estimate_dense, estimate_sparse
-    from hybridlm.oracle.counting import Checkpoint, Tables, count
+    from hybridlm.oracle.dense_counting import Checkpoint, Tables, count
     from hybridlm.oracle.sparse_counting import Ngrams, counted
 
     if ray_address is not None and engine != "ray":
         raise InputError("--ray-address is for --engine ray")
-    vocabulary = _vocabulary(vocab_size, bos_id, tokenizer)
     unfinished = _unfinished(out, checkpoint_seconds)
     sources = _sources(shards)
+    vocabulary = _vocabulary(sources, vocab_size, bos_id, tokenizer)
     dense_options = bool(buckets) or layout != "reference" or level is not None
-    estimator = _estimator(estimator, sources, dense_options)
+    estimator = estimator or sources.estimator or ("dense" if dense_options else "sparse")
     if estimator == "sparse":
         if dense_options:
             raise InputError(
@@ -260,23 +247,25 @@ def count(
         orders: The highest n-gram order, up to 8; by default as in the partial counts, or else 8 (dense) or 6
             (sparse).
         buckets: Rows of single orders' tables, from order 3 on (dense).
-        vocab_size: Tokens in the vocabulary; 1024 by default, or as in the partial counts.
-        bos_id: The token that every document begins with; that of the tokenizer if there is one, or else 1.
-        tokenizer: The SentencePiece model of the shards. What is made carries its fingerprint, by which other
-            tokenizers are refused later.
+        vocab_size: Tokens in the vocabulary; by default as the shards' sidecars or the partial counts say, or
+            else 1024.
+        bos_id: The token that every document begins with; by default as the tokenizer, the sidecars or the
+            partial counts say, or else 1 if all shards begin with it.
+        tokenizer: The SentencePiece model of the shards, where no sidecar names it. What is made carries its
+            fingerprint, by which other tokenizers are refused later.
         threads: Threads to use; all cores by default. The bytes don't depend on it.
         memory: About how much memory sparse may use, such as 2G (G is 2^30). The bytes don't depend on it.
         checkpoint_seconds: How often OUT.unfinished is written; 0 for after every shard. Sparse writes it
             whenever as many shards have been counted as fit the memory.
     """
-    from hybridlm.oracle.counting import Checkpoint, Tables
-    from hybridlm.oracle.counting import count as count_shards
+    from hybridlm.oracle.dense_counting import Checkpoint, Tables
+    from hybridlm.oracle.dense_counting import count as count_shards
     from hybridlm.oracle.sparse_counting import Ngrams, counted
 
     unfinished = _unfinished(out, checkpoint_seconds)
-    vocabulary = _vocabulary(vocab_size, bos_id, tokenizer)
     sources = _sources(shards)
-    estimator = _estimator(estimator, sources, bool(buckets))
+    vocabulary = _vocabulary(sources, vocab_size, bos_id, tokenizer)
+    estimator = estimator or sources.estimator or ("dense" if buckets else "sparse")
     if estimator == "sparse":
         if buckets:
             raise InputError("--buckets needs --estimator dense; a sparse oracle has no tables")
@@ -312,15 +301,21 @@ def merge(
         out: The file of their sum.
         threads: Threads to use; all cores by default. The bytes don't depend on it.
     """
-    from hybridlm.oracle.counting import merge as merge_dense
-    from hybridlm.oracle.sparse_counting import is_sparse_partial
+    from hybridlm.oracle.dense_counting import merge as merge_dense
     from hybridlm.oracle.sparse_counting import merge as merge_sparse
 
-    paths = _sources(parts)
-    if any(map(is_sparse_partial, paths)):
-        _log_counts(merge_sparse(paths, out, threads=threads), out)
+    sources = _sources(parts)
+    if sources.shards:
+        raise InputError(f"{sources.shards[0]}: not a file of partial counts; `oracle count` makes them")
+    if sources.sparse_counts and sources.dense_counts:
+        raise InputError(
+            f"{sources.dense_counts[0]}: counts of the dense estimator, which can't be added to those of the "
+            f"sparse one in {sources.sparse_counts[0]}"
+        )
+    if sources.sparse_counts:
+        _log_counts(merge_sparse(sources.sparse_counts, out, threads=threads), out)
     else:
-        _save_counts(merge_dense(paths, threads=threads), out, threads)
+        _save_counts(merge_dense(sources.dense_counts, threads=threads), out, threads)
 
 
 def _save_counts(counts: "NgramCounts", out: Path, threads: int | None) -> None:
@@ -438,6 +433,7 @@ def evaluate(
     oracle: tyro.conf.Positional[Path],
     val: str,
     tokenizer: Path,
+    bos_id: int | None = None,
     threads: int | None = None,
     json: bool = False,
 ) -> None:
@@ -450,22 +446,18 @@ def evaluate(
         oracle: The oracle's file.
         val: Validation shards: a glob, taken as one stream in the order of their names.
         tokenizer: The SentencePiece model of the shards, for their bytes.
+        bos_id: The token that documents begin with, where the tokenizer has no BOS piece.
         threads: Threads to use; all cores by default.
         json: One JSON object instead of a table.
     """
-    from hybridlm.data.shards import expand, read_stream
-    from hybridlm.data.tokenizer import Tokenizer
-    from hybridlm.data.vocabulary import Vocabulary
-    from hybridlm.oracle import Oracle
-    from hybridlm.oracle.evaluate import evaluate as score
+    from hybridlm.cli.output import print_provenance
+    from hybridlm.data.shards import expand
+    from hybridlm.score import score_oracle
 
-    loaded, pieces = Oracle.from_file(oracle), Tokenizer.load(tokenizer)
-    vocabulary = Vocabulary(pieces.vocab_size, pieces.bos_id, pieces.fingerprint)
-    loaded.check_vocabulary(vocabulary, f"the tokenizer {tokenizer}")
-    stream = read_stream(expand(val), loaded.vocab_size)
-    result = score(loaded, stream, pieces.byte_table, threads=threads)
+    score = score_oracle(oracle, expand(val), tokenizer, bos_id=bos_id, threads=threads)
+    result = score.result
     if json:
-        print(json_module.dumps(dataclasses.asdict(result)))
+        print(json_module.dumps(score.as_dict()))
         return
     from rich.console import Console
     from rich.table import Table
@@ -485,3 +477,4 @@ def evaluate(
         f"rows sum to 1 within {result.max_row_sum_error:.1e}",
         highlight=False,
     )
+    print_provenance(score.made_of)

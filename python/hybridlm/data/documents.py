@@ -2,32 +2,61 @@
 
 import codecs
 import hashlib
-import json
+import io
+import logging
 import os
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from errno import EISDIR
+from itertools import chain
 from pathlib import Path
-from typing import Literal
+from stat import S_ISREG
+from typing import BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hybridlm.errors import FormatError, InputError
+from hybridlm.data import json_documents
+from hybridlm.data.text_encoding import check_beginning, check_nul, not_utf8
+from hybridlm.errors import InputError
+
+log = logging.getLogger("hybridlm.data")
 
 Split = Literal["train", "val"]
 
 LONGEST_DOCUMENT = 16_384
 """Characters after which a document of a plain text file is cut."""
 
+MOST_BLANKS = 1000
+"""Of more blanks in a row on one line, that many are kept."""
+
 SHINGLE_WORDS = 8
 REPEATED_SHARE = 0.5
 
+_HEAD_BYTES = 1 << 16
 _CHUNK_BYTES = 1 << 20
+
 BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+")
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
-_TRAILING_SPACE = re.compile(r"[^\S\n]+$", re.MULTILINE)
+_BLANKS = " \t\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
+_MORE_THAN_ONE_BLANK_LINE = re.compile(r"\n{3,}")
+_MANY_BLANKS = re.compile(f"[{_BLANKS}]{{32,}}")
+
+# All that `str.splitlines` and Unicode (section 5.8) know, after CRLF.
+_LINE_ENDS = re.compile("[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
+
+# What stands between words without showing. C1 controls aren't among them: in practice they are quotation
+# marks, dashes and letters of Windows-1252 that were decoded as Latin-1.
+_CONTROLS = re.compile("[\x00-\x08\x0e-\x1b\x1f\x7f\ufeff]")
+_ORDINARY_CONTROLS = "\x1f\ufeff"
+
+_ZERO_WIDTH_JOINER = "\u200d"
+
+# Characters that are seen as one, in any text that is meant to be seen.
+_LONGEST_CLUSTER = 64
+
 _WORD = re.compile(r"\w+")
 
 
@@ -43,133 +72,232 @@ def read(
     paths: Sequence[str | os.PathLike[str]],
     *,
     one_per_file: bool = False,
+    plain: bool = False,
     on_bytes: Callable[[int], None] | None = None,
 ) -> Iterator[Document]:
     """The documents of text files, in order, cleaned; files may be larger than memory.
 
-    A ``.jsonl`` file holds one JSON object a line with the document in its "text". Any other file is UTF-8
-    text whose documents are separated by blank lines; a document longer than LONGEST_DOCUMENT characters is
-    cut there, at the end of a line if it has one, so that a text with few or no blank lines gives documents
-    of about that length. With ``one_per_file`` each such file is one document, never cut.
+    A file is UTF-8, with or without a byte order mark. Its content decides how it is read, not its name (see
+    ``json_documents``): as JSON Lines, an object with the document in its "text" on each line; as one JSON
+    array of such objects or of strings; or as prose, which with ``plain`` it always is. The documents of
+    prose are separated by blank lines; one longer than LONGEST_DOCUMENT characters is cut there, at the end
+    of a line if it has one, else after a word, so that a text with few or no blank lines gives documents of
+    about that length. With ``one_per_file`` a file of prose is one document, never cut.
 
-    Documents without text are left out. ``on_bytes`` is told how many bytes were read, part by part.
+    Documents without text are left out. ``on_bytes`` is told how many bytes were read, part by part. Files
+    with the same bytes and control characters read as blanks are each told of in one warning at the end.
 
-    Raises InputError naming the file and byte offset (text) or line (JSONL) of what can't be read, or when
-    there is no document at all; OSError for a file that isn't there, before any is read.
+    Raises InputError naming the file and byte offset or line of what can't be read, with what to do about it,
+    when a file is named twice, or when there is no document at all; OSError for a file that isn't there.
+    Missing and repeated files are refused before any is read.
     """
     files = [Path(path) for path in paths]
+    seen: dict[tuple[int, int], Path] = {}
     for file in files:
         if file.is_dir():
             raise IsADirectoryError(EISDIR, "Is a directory, not a text file", os.fspath(file))
-        file.stat()
-    return _read(files, one_per_file, on_bytes or (lambda count: None))
+        status = file.stat()
+        first = seen.setdefault((status.st_dev, status.st_ino), file)
+        if first is not file and S_ISREG(status.st_mode):
+            same = "is named twice" if first == file else f"is the same file as {first}"
+            raise InputError(f"{file} {same}: its text would be in the data twice")
+    return _read(files, one_per_file, plain, on_bytes or (lambda count: None))
 
 
-def _read(files: list[Path], one_per_file: bool, on_bytes: Callable[[int], None]) -> Iterator[Document]:
+@dataclass
+class _Noticed:
+    """What is no error, but nothing to be silent about either."""
+
+    controls: Counter[str] = field(default_factory=Counter)
+    contents: dict[bytes, Path] = field(default_factory=dict)
+    copies: list[tuple[Path, Path]] = field(default_factory=list)
+
+    def content(self, file: Path, digest: bytes) -> None:
+        first = self.contents.setdefault(digest, file)
+        if first is not file:
+            self.copies.append((first, file))
+
+    def warn(self) -> None:
+        if self.controls:
+            (most, _), *_ = self.controls.most_common(1)
+            count = self.controls.total()
+            log.warning("%d control characters, mostly U+%04X, were read as blanks", count, ord(most))
+        if self.copies:
+            first, copy = self.copies[0]
+            others = f" and {len(self.copies) - 1} more such" if len(self.copies) > 1 else ""
+            log.warning("%s has the same bytes as %s%s: their text is there twice", copy, first, others)
+
+
+def _read(
+    files: list[Path], one_per_file: bool, plain: bool, on_bytes: Callable[[int], None]
+) -> Iterator[Document]:
+    noticed = _Noticed()
     found = False
     for file in files:
-        for document in _read_file(file, one_per_file, on_bytes):
-            if text := clean(document.text):
-                found = True
-                yield Document(document.source, text)
+        with file.open("rb") as stream:
+            parts = _parts(file, stream, noticed, on_bytes)
+            for document in _read_file(file, parts, one_per_file, plain, noticed):
+                if document.text:
+                    found = True
+                    yield document
     if not found:
         raise InputError(f"no text in {', '.join(map(os.fspath, files)) or 'no files'}")
+    noticed.warn()
 
 
-def _read_file(file: Path, one_per_file: bool, on_bytes: Callable[[int], None]) -> Iterator[Document]:
-    if file.suffix == ".jsonl":
-        yield from _read_jsonl(file, on_bytes)
-    elif one_per_file:
-        yield Document(os.fspath(file), "".join(_decoded(file, on_bytes)))
+def _read_file(
+    file: Path, parts: Iterator[bytes], one_per_file: bool, plain: bool, noticed: _Noticed
+) -> Iterator[Document]:
+    head = next(parts, b"")
+    parts = chain([head], parts)
+    layout = None if plain else json_documents.recognise(file, head, whole=len(head) < _HEAD_BYTES)
+    if layout is None:
+        text = _tidied(_plain(chunk, noticed.controls) for chunk in _decoded(file, parts))
+        if one_per_file:
+            yield Document(os.fspath(file), "".join(text).strip())
+        else:
+            texts = filter(None, map(str.strip, _separated(text)))
+            for number, document in enumerate(texts, start=1):
+                yield Document(f"{file}#{number}", document)
     else:
-        for number, text in enumerate(_separated(_decoded(file, on_bytes)), start=1):
-            yield Document(f"{file}#{number}", text)
+        read_json = json_documents.read_lines if layout == "lines" else json_documents.read_array
+        for where, raw in read_json(file, parts):
+            yield Document(where, _cleaned(raw, noticed.controls))
+
+
+def _parts(
+    file: Path, stream: BinaryIO, noticed: _Noticed, on_bytes: Callable[[int], None]
+) -> Iterator[bytes]:
+    """The file's bytes: _HEAD_BYTES of them or all, then the rest. Raises FormatError for what isn't text."""
+    position = 0
+    digest = hashlib.blake2b(digest_size=16)
+    while part := stream.read(_CHUNK_BYTES if position else _HEAD_BYTES):
+        if not position:
+            check_beginning(file, part)
+        check_nul(file, part, position)
+        position += len(part)
+        digest.update(part)
+        on_bytes(len(part))
+        yield part
+    if position:
+        noticed.content(file, digest.digest())
 
 
 def clean(text: str) -> str:
-    """Unix line ends, no control characters, no white space at line ends, at most one blank line in a row."""
-    text = text.replace("\r\n", "\n").removeprefix("\ufeff")
-    text = _TRAILING_SPACE.sub("", _CONTROLS.sub("", text))
-    return BLANK_LINES.sub("\n\n", text).strip()
+    """Unix line ends, no control characters, no blanks at line ends, at most one blank line in a row.
+
+    All of Unicode's line ends become "\\n": LF, CR, CRLF, VT, FF, FS, GS, RS, NEL, LS and PS. Tabs stay. The
+    other controls below U+0020, U+007F and U+FEFF become blanks, as any of them may be all that stands
+    between two words; a backspace is no exception and rubs nothing out. So the words are those of ``text``,
+    in order, if a word is what neither white space nor these controls are part of. Of more than MOST_BLANKS
+    blanks in a row, that many stay. Takes time linear in the text.
+    """
+    return _cleaned(text, Counter())
 
 
-def _decoded(file: Path, on_bytes: Callable[[int], None]) -> Iterator[str]:
-    """The file's text in parts of about a megabyte. Raises FormatError at the first byte that isn't UTF-8."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
+def _cleaned(text: str, controls: Counter[str]) -> str:
+    return "".join(_tidied([_plain(text, controls)])).strip()
+
+
+def _plain(text: str, controls: Counter[str]) -> str:
+    """``text`` without any other line end than "\\n" and without controls, which are counted."""
+    text = _LINE_ENDS.sub("\n", text.replace("\r\n", "\n"))
+    without, replaced = _CONTROLS.subn(" ", text)
+    if replaced:
+        controls.update(control for control in _CONTROLS.findall(text) if control not in _ORDINARY_CONTROLS)
+    return without
+
+
+def _tidied(chunks: Iterable[str]) -> Iterator[str]:
+    """White space as ``clean`` has it, but for what the text begins with, in chunks that never end with any.
+
+    How the text is divided into chunks doesn't show in the joined result, and white space is never held
+    beyond a chunk's worth of it.
+    """
+    space = ""
+    for chunk in chunks:
+        text = space + chunk
+        up_to_word = text.rstrip()
+        if not up_to_word:
+            space = _tidy(text)
+            continue
+        space = text[len(up_to_word) :]
+        yield _tidy(up_to_word)
+
+
+def _tidy(text: str) -> str:
+    *lines, last = text.split("\n")
+    text = "\n".join([*(line.rstrip() for line in lines), last])
+    if "\n\n\n" in text:
+        text = _MORE_THAN_ONE_BLANK_LINE.sub("\n\n", text)
+    return _MANY_BLANKS.sub(lambda blanks: blanks[0][:MOST_BLANKS], text)
+
+
+def _decoded(file: Path, parts: Iterable[bytes]) -> Iterator[str]:
+    """The text with "\\n" for CR and CRLF. Raises FormatError at the first byte that isn't UTF-8."""
+    utf8 = codecs.getincrementaldecoder("utf-8")()
+    decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
     position = 0
-    with file.open("rb") as stream:
-        while True:
-            chunk = stream.read(_CHUNK_BYTES)
-            held_back = len(decoder.getstate()[0])
-            try:
-                text = decoder.decode(chunk, final=not chunk)
-            except UnicodeDecodeError as error:
-                raise FormatError(
-                    f"{file}: not UTF-8 text: {error.reason} at byte {position - held_back + error.start}"
-                ) from None
-            position += len(chunk)
-            on_bytes(len(chunk))
-            if not chunk:
-                return
-            yield text
+    for part in chain(parts, [b""]):
+        held_back = len(utf8.getstate()[0])
+        try:
+            text = decoder.decode(part, final=not part)
+        except UnicodeDecodeError as error:
+            at = position - held_back + error.start
+            raise not_utf8(file, os.fspath(file), error.reason, at, error.object) from None
+        position += len(part)
+        yield text
 
 
 def _separated(chunks: Iterable[str]) -> Iterator[str]:
-    """Texts between blank lines, long ones cut; never holds more than a chunk and a document."""
+    """Texts between blank lines, long ones cut; never holds more than a chunk and a document.
+
+    The chunks are tidied ones: as none ends with white space, no later one shortens a text that is cut.
+    """
     pending = ""
     for chunk in chunks:
-        pending = (pending + chunk).replace("\r\n", "\n")
-        *complete, pending = BLANK_LINES.split(pending)
+        *complete, pending = (pending + chunk).split("\n\n")
         for text in complete:
             yield from _cut(text)
         *long, pending = _cut(pending)
         yield from long
-    if pending:
-        yield pending
+    yield from _cut(pending)
 
 
 def _cut(text: str) -> list[str]:
-    """``text`` in pieces of at most LONGEST_DOCUMENT characters, cut after a line, else after a word."""
+    """``text`` in pieces of at most LONGEST_DOCUMENT characters and a separator, cut after a line or a word.
+
+    Only a word that is longer than that is cut in itself, and then not inside what is seen as one character.
+    """
     pieces = []
     start = 0
     while len(text) - start > LONGEST_DOCUMENT:
-        end = start + LONGEST_DOCUMENT
-        for separator in ("\n", " "):
-            if (found := text.rfind(separator, start, end)) > start:
-                end = found + 1
-                break
+        end = _cut_point(text, start, start + LONGEST_DOCUMENT)
         pieces.append(text[start:end])
         start = end
     pieces.append(text[start:])
     return pieces
 
 
-def _read_jsonl(file: Path, on_bytes: Callable[[int], None]) -> Iterator[Document]:
-    position = 0
-    with file.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            position += len(line)
-            on_bytes(len(line))
-            if not line.strip():
-                continue
-            where = f"{file}:{number}"
-            try:
-                record = json.loads(line)
-            except UnicodeDecodeError as error:
-                at = position - len(line) + error.start
-                raise FormatError(f"{where}: not UTF-8 text: {error.reason} at byte {at}") from None
-            except (ValueError, RecursionError) as error:
-                raise FormatError(f"{where}: not a line of JSON: {error}") from None
-            text = record.get("text") if isinstance(record, dict) else None
-            if not isinstance(text, str):
-                raise FormatError(f'{where}: no "text" string in this line')
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                raise FormatError(
-                    f'{where}: "text" has half of a surrogate pair at character {error.start}'
-                ) from None
-            yield Document(where, text)
+def _cut_point(text: str, start: int, end: int) -> int:
+    for separators in ("\n", _BLANKS):
+        # The separator may be the character after the last one that fits, as it is stripped in the end.
+        if (found := max(text.rfind(separator, start, end + 1) for separator in separators)) >= start:
+            return found + 1
+    for cut in range(end, max(start, end - _LONGEST_CLUSTER), -1):
+        if not _belong_together(text[cut - 1], text[cut]):
+            return cut
+    return end
+
+
+def _belong_together(before: str, after: str) -> bool:
+    """Whether ``after`` is a combining mark, a later part of a Hangul syllable, or joined to ``before``."""
+    return (
+        unicodedata.category(after).startswith("M")
+        or "\u1160" <= after <= "\u11ff"
+        or "\U0001f3fb" <= after <= "\U0001f3ff"
+        or _ZERO_WIDTH_JOINER in (before, after)
+    )
 
 
 def deduplicate(documents: Iterable[Document]) -> list[Document]:
@@ -208,7 +336,8 @@ def _shingles(paragraphs: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np
     words: list[int] = []
     lengths = np.empty(len(paragraphs), np.int64)
     for index, paragraph in enumerate(paragraphs):
-        found = _WORD.findall(paragraph.lower())
+        # What has no word, such as a formula or a row of emoji, is told apart by all that it is made of.
+        found = _WORD.findall(paragraph.lower()) or paragraph.split()
         # A short paragraph is filled up to one shingle with 0, which is no word's number.
         lengths[index] = max(len(found), SHINGLE_WORDS)
         words += [numbers.setdefault(word, len(numbers) + 1) for word in found]
@@ -246,6 +375,10 @@ def split_stream(documents: Iterable[Document], val_fraction: float) -> Iterator
     outside [0, 1).
     """
     check_fraction(val_fraction)
+    if val_fraction == 0:
+        for document in documents:
+            yield "train", document
+        return
     limit = val_fraction * 2**64
     waiting: list[Document] = []
     smallest = 2**64
@@ -264,9 +397,29 @@ def split_stream(documents: Iterable[Document], val_fraction: float) -> Iterator
         for settled in ready:
             seen.add(side)
             yield side, settled
-    side = "val" if "train" in seen and (smallest < limit or (limit and "val" not in seen)) else "train"
+    side = "val" if "train" in seen and (smallest < limit or "val" not in seen) else "train"
     for document in waiting:
         yield side, document
+
+
+def sample(documents: Iterable[Document], share: float) -> Iterator[Document]:
+    """About ``share`` of the documents, as they come: those with the largest ``text_hash``, at least one.
+
+    ``split_stream`` holds out those with the smallest: for validation, so none of them is in a sample that is
+    smaller than what is left for training.
+    """
+    smallest = (1 - share) * 2**64
+    largest: tuple[int, Document] | None = None
+    none_yet = True
+    for document in documents:
+        value = text_hash(document.text)
+        if value >= smallest:
+            none_yet = False
+            yield document
+        elif none_yet and (largest is None or value > largest[0]):
+            largest = value, document
+    if none_yet and largest is not None:
+        yield largest[1]
 
 
 def check_fraction(val_fraction: float) -> None:

@@ -1,36 +1,30 @@
-"""Token shards: finding them, reading them as one stream, writing a data folder.
+"""Token shards: finding them, reading them as one stream, looking into them.
 
 A shard is a header of 256 little-endian int32 ``[20240520, 1, n, 0...]`` and n little-endian uint16 tokens;
-the file is exactly 1024 + 2n bytes. Documents start with BOS (id 1) and follow each other. A data folder
-holds ``NAME_train_000000.bin``, ... and ``NAME_val_000000.bin``, ...
+the file is exactly 1024 + 2n bytes. Documents start with BOS and follow each other. A data folder holds
+``NAME_train_000000.bin``, ... and ``NAME_val_000000.bin``, ...
 """
 
 import glob
+import hashlib
+import logging
 import os
 import re
-import shutil
-import tempfile
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hybridlm import _core
-from hybridlm.data.documents import Document, Split
-from hybridlm.data.tokenizer import BOS, Tokenizer
+from hybridlm.data.sidecar import SUFFIX, Sidecar, sidecar_path
+from hybridlm.data.tokenizer import Tokenizer
+from hybridlm.data.vocabulary import DEFAULT_BOS, DEFAULT_SIZE, Vocabulary
 from hybridlm.errors import InputError
 
-DEFAULT_SHARD_TOKENS = 10_000_000
-MAX_SHARD_TOKENS = 2**31 - 1
-"""The header's count is an int32."""
-
-# Enough text for all threads to have work, little enough to be held several times over.
-_BATCH_CHARACTERS = 4_000_000
+log = logging.getLogger("hybridlm.data")
 
 # How much of a shard is looked at in one go.
 _PART_TOKENS = 1 << 22
@@ -41,16 +35,28 @@ _SHARD_NAME = re.compile(r".*_(train|val)_.*\.bin")
 def expand(pattern: str | os.PathLike[str]) -> list[Path]:
     """The files that a glob matches, sorted by name. Raises InputError naming the glob if there is none.
 
-    A path that exists is itself, whatever characters it has.
+    A path that exists is itself, whatever characters it has. ``**`` doesn't follow links to folders, which
+    may lead back to where they are; nothing hidden is matched unless the pattern names it, and no sidecar.
     """
     pattern = os.fspath(pattern)
     if Path(pattern).exists():
         return [Path(pattern)]
-    if found := sorted(glob.glob(pattern, recursive=True)):  # noqa: PTH207 - Path.glob takes no absolute pattern
-        return [Path(path) for path in found]
-    if glob.has_magic(pattern):
+    if not glob.has_magic(pattern):
+        raise InputError(f"{pattern}: no such file")
+    # Path.glob takes relative patterns only.
+    parts = Path(pattern).parts
+    fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
+    base = Path(*parts[:fixed])
+    asked_for = {part for part in parts if part.startswith(".")}
+    found = [
+        path
+        for path in base.glob(str(Path(*parts[fixed:])))
+        if not path.name.endswith(f".bin{SUFFIX}")
+        and not any(part.startswith(".") and part not in asked_for for part in path.relative_to(base).parts)
+    ]
+    if not found:
         raise InputError(f"{pattern}: no file matches")
-    raise InputError(f"{pattern}: no such file")
+    return sorted(found)
 
 
 def data_folder(folder: str | os.PathLike[str]) -> tuple[list[Path], list[Path]]:
@@ -72,16 +78,110 @@ def data_folder(folder: str | os.PathLike[str]) -> tuple[list[Path], list[Path]]
     return found["train"], found["val"]
 
 
+@dataclass(frozen=True)
+class ShardHead:
+    """A shard whose header has been read: the name it was given by, and how many tokens it has."""
+
+    path: str
+    tokens: int
+
+
+@dataclass(frozen=True)
+class ShardRecord(ShardHead):
+    """A shard that has been read to its end: also the SHA-256 of its file."""
+
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Shards read as one stream.
+
+    Attributes:
+        tokens: uint16 [N].
+        vocabulary: what the ids mean: as asked for, and as the shards' sidecars say.
+        shards: all that were given, in order, the last of them perhaps read in part or not at all.
+        repeated_tokens: how many of the tokens are those of documents that are exact copies of earlier ones.
+
+    >>> tokenizer = hybridlm.Tokenizer.load("tok.model")
+    >>> stream = hybridlm.open_stream(["data/text_val_000000.bin"], tokenizer.vocabulary)
+    >>> [shard.path for shard in stream.shards], stream.repeated_tokens
+    (['data/text_val_000000.bin'], 0)
+    """
+
+    tokens: NDArray[np.uint16]
+    vocabulary: Vocabulary
+    shards: tuple[ShardRecord, ...]
+    repeated_tokens: int
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+def open_stream(
+    paths: Iterable[str | os.PathLike[str]], vocabulary: Vocabulary, *, max_tokens: int | None = None
+) -> Stream:
+    """The tokens of all shards, one after the other, at most the first ``max_tokens``.
+
+    Every shard's whole file is hashed. Raises FormatError naming file and offset for a foreign, truncated or
+    altered shard, or for an id that is not below the vocabulary's size; InputError where a shard is given
+    twice (by content, whatever its name), where a sidecar says that another tokenizer made it, and where
+    there is no token at all. What can't be known is a warning: shards without a sidecar, a document token
+    that begins nothing, a text that repeats itself.
+
+    >>> tokenizer = hybridlm.Tokenizer.load("tok.model")
+    >>> stream = hybridlm.open_stream(["data/text_val_000000.bin"], tokenizer.vocabulary, max_tokens=100)
+    >>> len(stream), int(stream.tokens[0]) == tokenizer.bos_id
+    (100, True)
+    """
+    names = [os.fspath(path) for path in paths]
+    records = inspect_shards(names)
+    vocabulary = known_vocabulary(
+        records, size=vocabulary.size, bos_id=vocabulary.bos_id, fingerprint=vocabulary.fingerprint
+    )
+    stream = _read(names, [record.tokens for record in records], vocabulary.size, max_tokens)
+    if stream[0] != vocabulary.bos_id:
+        log.warning(
+            "%s: begins with token %d, but documents are said to begin with token %d%s",
+            names[0],
+            stream[0],
+            vocabulary.bos_id,
+            "" if (stream == vocabulary.bos_id).any() else ", which occurs nowhere",
+        )
+    repeated = _repeated_tokens(stream, vocabulary.bos_id)
+    if repeated > WARNED_SHARE * len(stream):
+        log.warning(
+            "%s: %.0f%% of the tokens are in documents that are exact copies of earlier ones of the stream, "
+            "which experts that learn as they read predict for next to nothing",
+            _and_others(names),
+            100 * repeated / len(stream),
+        )
+    return Stream(stream, vocabulary, tuple(records), repeated)
+
+
+WARNED_SHARE = 0.1
+"""Of a stream in repeated documents."""
+
+
 def read_stream(
     paths: Iterable[str | os.PathLike[str]], vocab_size: int | None = None, max_tokens: int | None = None
 ) -> NDArray[np.uint16]:
-    """uint16 [N]: the tokens of all shards, one after the other, at most the first ``max_tokens``.
+    """uint16 [N]: the tokens of `open_stream`, for whoever has no tokenizer to hold the shards against.
 
-    Raises FormatError naming file and offset for a foreign, truncated or altered shard, or for an id that is
-    not below ``vocab_size``; InputError if there is no token at all.
+    Raises as that does; without a ``vocab_size`` every id is taken.
+
+    >>> hybridlm.read_stream(["data/text_val_000000.bin"], max_tokens=100).shape
+    (100,)
     """
+    if isinstance(paths, str | os.PathLike):
+        raise TypeError(f"read_stream takes a list of shards: give [{os.fspath(paths)!r}]")
     names = [os.fspath(path) for path in paths]
-    sizes = [_core.shard_tokens(name) for name in names]
+    return _read(names, [record.tokens for record in inspect_shards(names)], vocab_size, max_tokens)
+
+
+def _read(
+    names: Sequence[str], sizes: Sequence[int], vocab_size: int | None, max_tokens: int | None
+) -> NDArray[np.uint16]:
     total = sum(sizes) if max_tokens is None else min(sum(sizes), max_tokens)
     if total < 1:
         raise InputError(f"no tokens in {', '.join(names) or 'no shards'}")
@@ -94,148 +194,111 @@ def read_stream(
     return stream
 
 
-@dataclass(frozen=True)
-class ShardSummary:
-    path: Path
-    split: Split
-    tokens: int
-    documents: int
+def inspect_shards(names: Sequence[str]) -> list[ShardRecord]:
+    """Size and hash of each shard. Raises FormatError, OSError, or InputError for one that is given twice."""
+    records = []
+    for name in names:
+        tokens = _core.shard_tokens(name)
+        with Path(name).open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        records.append(ShardRecord(name, tokens, sha256))
+    refuse_repeated(records)
+    return records
 
 
-class DataFolderWriter:
-    """Writes a data folder's shards from documents as they come; a context manager.
-
-    Shards are cut between documents: one is closed before the document that would take it past
-    ``shard_tokens``, so every shard begins with BOS and only a single longer document makes a longer shard.
-    They gather in a hidden folder inside ``folder`` and are moved into place when the block ends; an
-    exception, Ctrl-C among them, leaves ``folder`` as it was.
-
-    Raises InputError for a ``name`` or ``shard_tokens`` that can't be, when shards of that name are there
-    already (unless ``replace``), and OSError where the folder can't be written.
-    """
-
-    def __init__(
-        self,
-        folder: str | os.PathLike[str],
-        tokenizer: Tokenizer,
-        *,
-        name: str = "text",
-        shard_tokens: int = DEFAULT_SHARD_TOKENS,
-        replace: bool = False,
-        threads: int | None = None,
-    ) -> None:
-        if not re.fullmatch(r"[\w.-]+", name) or re.search(r"_(train|val)(_|$)", name) or name[0] in ".-":
+def refuse_repeated(records: Sequence[ShardRecord]) -> None:
+    """Raises InputError for a shard that has tokens and another one's content."""
+    seen: dict[str, str] = {}
+    for record in records:
+        if record.tokens and record.sha256 in seen:
             raise InputError(
-                f"{name!r} can't name shards: use letters, digits, dots, dashes and underscores, "
-                'and neither "_train" nor "_val"'
+                f"{record.path}: has the same content as {seen[record.sha256]}: text that is scored or "
+                "trained on twice makes numbers that mean something else; give each shard once"
             )
-        if not 1 <= shard_tokens <= MAX_SHARD_TOKENS:
-            raise InputError(f"a shard must have 1 to {MAX_SHARD_TOKENS} tokens, not {shard_tokens}")
-        self.folder = Path(folder)
-        self.tokenizer = tokenizer
-        self.name = name
-        self.shard_tokens = shard_tokens
-        self.threads = threads
-        self.summaries: list[ShardSummary] = []
-        """The shards in place, training first; filled when the block ends."""
-
-        if self.folder.exists() and not self.folder.is_dir():
-            raise InputError(f"{self.folder}: not a folder")
-        self._old = sorted(self.folder.glob(f"{name}_train_??????.bin"))
-        self._old += sorted(self.folder.glob(f"{name}_val_??????.bin"))
-        if self._old and not replace:
-            raise InputError(f"{self._old[0]} is there already; --force replaces the shards of that name")
-        self._folder_is_new = not self.folder.exists()
-        self._waiting: list[tuple[Split, str]] = []
-        self._waiting_characters = 0
-        self._open: dict[Split, list[NDArray[np.uint16]]] = {"train": [], "val": []}
-        self._open_tokens: Counter[Split] = Counter()
-        self._staged: list[ShardSummary] = []
-
-    def add(self, split: Split, text: str) -> None:
-        self._waiting.append((split, text))
-        self._waiting_characters += len(text)
-        if self._waiting_characters >= _BATCH_CHARACTERS:
-            self._encode()
-
-    def __enter__(self) -> Self:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._staging = Path(tempfile.mkdtemp(dir=self.folder, prefix=f".{self.name}.", suffix=".part"))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if kind is None:
-                self._encode()
-                for split in self._open:
-                    self._close_shard(split)
-                self._publish()
-        finally:
-            shutil.rmtree(self._staging, ignore_errors=True)
-            if self._folder_is_new and not self.summaries:
-                self.folder.rmdir()
-
-    def _encode(self) -> None:
-        texts = [text for _, text in self._waiting]
-        encoded = self.tokenizer.encode_batch(texts, self.threads) if texts else []
-        for (split, _), tokens in zip(self._waiting, encoded, strict=True):
-            if len(tokens):
-                self._append(split, tokens)
-        self._waiting.clear()
-        self._waiting_characters = 0
-
-    def _append(self, split: Split, tokens: NDArray[np.uint16]) -> None:
-        length = 1 + len(tokens)
-        if length > MAX_SHARD_TOKENS:
-            raise InputError(f"a document of {length} tokens is longer than a shard can be")
-        if self._open[split] and self._open_tokens[split] + length > self.shard_tokens:
-            self._close_shard(split)
-        self._open[split].append(np.concatenate([np.array([BOS], np.uint16), tokens]))
-        self._open_tokens[split] += length
-
-    def _close_shard(self, split: Split) -> None:
-        documents = self._open[split]
-        if not documents:
-            return
-        index = sum(staged.split == split for staged in self._staged)
-        path = self._staging / f"{self.name}_{split}_{index:06d}.bin"
-        tokens = np.concatenate(documents)
-        _core.write_shard(os.fspath(path), tokens)
-        self._staged.append(ShardSummary(path, split, len(tokens), len(documents)))
-        documents.clear()
-        self._open_tokens[split] = 0
-
-    def _publish(self) -> None:
-        for path in self._old:
-            path.unlink()
-        for staged in sorted(self._staged, key=lambda staged: staged.path.name):
-            final = self.folder / staged.path.name
-            staged.path.replace(final)
-            self.summaries.append(ShardSummary(final, staged.split, staged.tokens, staged.documents))
+        seen[record.sha256] = record.path
 
 
-def write_shards(
-    train: Iterable[Document],
-    val: Iterable[Document],
-    tokenizer: Tokenizer,
-    folder: str | os.PathLike[str],
+def known_vocabulary(
+    shards: Sequence[ShardHead],
     *,
-    name: str = "text",
-    shard_tokens: int = DEFAULT_SHARD_TOKENS,
-    replace: bool = False,
-    threads: int | None = None,
-) -> list[ShardSummary]:
-    """Write both splits as the shards of a data folder; see DataFolderWriter for how and what it raises."""
-    with DataFolderWriter(
-        folder, tokenizer, name=name, shard_tokens=shard_tokens, replace=replace, threads=threads
-    ) as writer:
-        for document in train:
-            writer.add("train", document.text)
-        for document in val:
-            writer.add("val", document.text)
-    return writer.summaries
+    size: int | None = None,
+    bos_id: int | None = None,
+    fingerprint: str | None = None,
+    default_bos: int | None = None,
+) -> Vocabulary:
+    """What the ids of these shards mean: what is given, and for the rest what their sidecars say.
+
+    Where neither knows, the size is `DEFAULT_SIZE`, and documents begin with ``default_bos``, or with 1 if
+    all shards do. Raises InputError where a sidecar says otherwise than what is given or than another
+    sidecar, and where nobody knows what documents begin with.
+    """
+    known: dict[str, tuple[Any, str]] = {}
+    for field, value in (("fingerprint", fingerprint), ("size", size), ("bos_id", bos_id)):
+        if value is not None:
+            known[field] = value, "what is given"
+    silent = []
+    for shard in shards:
+        sidecar = Sidecar.beside(shard.path)
+        if sidecar is None:
+            silent.append(shard.path)
+            continue
+        sidecar.check(shard.path, shard.tokens, shard.sha256 if isinstance(shard, ShardRecord) else None)
+        for field, words in _FIELDS.items():
+            found = getattr(sidecar.vocabulary, field)
+            value, said_by = known.setdefault(field, (found, sidecar_path(shard.path).name))
+            if value != found:
+                raise InputError(
+                    f"{shard.path}: made with another tokenizer: its {words} is {found}, but by {said_by} "
+                    f"it is {value}"
+                )
+    if silent and "fingerprint" in known:
+        log.warning(
+            "%s: no sidecar says which tokenizer made %s: what follows is right only if it was %s",
+            _and_others(silent),
+            "this shard" if len(silent) == 1 else "these shards",
+            "that of the other shards" if fingerprint is None else "the one given",
+        )
+    if "bos_id" not in known and default_bos is not None:
+        known["bos_id"] = default_bos, ""
+    if "bos_id" not in known:
+        for path in silent:
+            first = _core.read_shard(path, 0, min(1, _core.shard_tokens(path)))
+            if len(first) and first[0] != DEFAULT_BOS:
+                raise InputError(
+                    f"{path}: begins with token {first[0]}, not with {DEFAULT_BOS}: say which token "
+                    f"documents begin with, by --bos-id {first[0]} if it is this one"
+                )
+    return Vocabulary(
+        size=known.get("size", (DEFAULT_SIZE, ""))[0],
+        bos_id=known.get("bos_id", (DEFAULT_BOS, ""))[0],
+        fingerprint=known.get("fingerprint", (None, ""))[0],
+    )
+
+
+_FIELDS = {
+    "size": "vocabulary's size",
+    "fingerprint": "SHA-256",
+    "bos_id": "document token",
+}
+
+
+def _and_others(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _repeated_tokens(stream: NDArray[np.uint16], bos_id: int) -> int:
+    """Tokens in documents of which an exact copy came before."""
+    starts = np.flatnonzero(stream == bos_id)
+    if not len(starts):
+        return 0
+    seen: set[bytes] = set()
+    repeated = 0
+    for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(stream)], strict=True):
+        digest = hashlib.blake2b(stream[start:end].tobytes(), digest_size=16).digest()
+        if digest in seen:
+            repeated += end - start
+        seen.add(digest)
+    return repeated
 
 
 @dataclass(frozen=True)
@@ -249,27 +312,31 @@ class ShardContents:
     text_bytes: int | None
 
 
-def examine(path: str | os.PathLike[str], tokenizer: Tokenizer | None = None) -> ShardContents:
-    """Count what is in a shard, a part at a time. Raises as ``read_stream`` does.
+def examine(
+    path: str | os.PathLike[str], tokenizer: Tokenizer | None = None, bos_id: int = DEFAULT_BOS
+) -> ShardContents:
+    """Count what is in a shard, a part at a time. Raises as ``open_stream`` does.
 
-    ``text_bytes`` are those of all tokens, the shard's first being the start of a text.
+    ``text_bytes`` are those of all tokens, the shard's first being the start of a text. ``bos_id`` is what
+    documents begin with where there is no tokenizer to say it.
     """
     name = os.fspath(path)
+    if tokenizer is not None:
+        bos_id = tokenizer.bos_id
     size = _core.shard_tokens(name)
     vocab_size = None if tokenizer is None else tokenizer.vocab_size
     counts = np.zeros(1 << 16, np.int64)
+    counter = None if tokenizer is None else tokenizer.byte_table.counter()
     text_bytes = 0
-
     for start in range(0, size, _PART_TOKENS):
-        before = min(start, 1)
-        tokens = _core.read_shard(name, start - before, min(_PART_TOKENS, size - start) + before, vocab_size)
-        counts += np.bincount(tokens[before:], minlength=len(counts))
-        if tokenizer is not None:
-            text_bytes += int(tokenizer.byte_table.lengths(tokens, before).sum())
+        tokens = _core.read_shard(name, start, min(_PART_TOKENS, size - start), vocab_size)
+        counts += np.bincount(tokens, minlength=len(counts))
+        if counter is not None:
+            text_bytes += int(counter.lengths(tokens).sum())
     used = np.flatnonzero(counts)
     return ShardContents(
         tokens=size,
-        documents=int(counts[BOS]),
+        documents=int(counts[bos_id]),
         distinct_ids=len(used),
         max_id=int(used[-1]) if len(used) else -1,
         text_bytes=text_bytes if tokenizer is not None else None,
@@ -282,9 +349,5 @@ def beginnings(
     """The decoded first ``tokens`` tokens of a shard's first documents; fewer if they start far behind."""
     name = os.fspath(path)
     stream = _core.read_shard(name, 0, min(_core.shard_tokens(name), 1 << 16), tokenizer.vocab_size)
-    parts = np.split(stream, np.flatnonzero(stream == BOS))
+    parts = np.split(stream, np.flatnonzero(stream == tokenizer.bos_id))
     return [tokenizer.decode(part[:tokens]) for part in parts if len(part)][:documents]
-
-
-def total_tokens(summaries: Sequence[ShardSummary], split: Split) -> int:
-    return sum(summary.tokens for summary in summaries if summary.split == split)

@@ -14,6 +14,8 @@ import sentencepiece
 from numpy.typing import NDArray
 
 from hybridlm.data.byte_table import ByteTable
+from hybridlm.data.pieces import Kind, read_pieces
+from hybridlm.data.vocabulary import DEFAULT_BOS, Vocabulary
 from hybridlm.errors import FormatError, InputError
 from hybridlm.files import atomic_write_bytes
 from hybridlm.threads import thread_count
@@ -22,7 +24,8 @@ DEFAULT_VOCAB_SIZE = 1024
 MAX_VOCAB_SIZE = 1 << 16
 """Shards hold token ids in 16 bits."""
 
-PAD, BOS, EOS, UNK = 0, 1, 2, 3
+PAD, BOS, EOS, UNK = 0, DEFAULT_BOS, 2, 3
+"""The ids of the special pieces in the tokenizers that `Tokenizer.train` makes."""
 BYTE_PIECES = 256
 
 # A document is one SentencePiece "sentence"; the limit is the largest that it accepts, in bytes.
@@ -33,44 +36,80 @@ _UNKNOWN_MARK = "\u2585"
 
 
 class Tokenizer:
-    """A SentencePiece model whose ids fit a shard and whose documents start with BOS (id 1).
+    """A SentencePiece model whose ids fit a shard, and the token that its documents begin with.
 
     model: the ``SentencePieceProcessor``.
-    pieces: what each id stands for, as SentencePiece writes it: "▁the", "<0x41>", "<s>".
+    name: what errors call it: the path that it was loaded from.
+    pieces: what each token id stands for.
     vocab_size: the number of pieces V, at most 65,536.
+    bos_id: the document token.
     fingerprint: SHA-256 of the model file as 64 hex digits; what shards and artifacts are matched by.
+
+    >>> tokenizer = hybridlm.Tokenizer.load("tok.model")
+    >>> tokens = tokenizer.encode("an expression")  # uint16 [n], without the document token
+    >>> tokenizer.decode(tokens)
+    'an expression'
     """
 
-    bos_id = BOS
+    def __init__(self, model: bytes, name: str = "tokenizer", bos_id: int | None = None) -> None:
+        """``model``: the bytes of a model file; ``bos_id``: the document token, by default the model's BOS.
 
-    def __init__(self, model: bytes, name: str = "tokenizer") -> None:
-        """``model``: the bytes of a model file; ``name`` is what errors call it. Raises FormatError."""
+        Raises FormatError for a model that can't be used (see `hybridlm.data.pieces.read_pieces` too), and
+        InputError for a ``bos_id`` that is no control piece, or none where the model has no BOS.
+        """
+        self.name = name
         self.model = sentencepiece.SentencePieceProcessor()
         try:
             self.model.load_from_serialized_proto(model)
-            self.pieces: list[str] = [
-                self.model.id_to_piece(token) for token in range(self.model.get_piece_size())
-            ]
+            self.vocab_size: int = self.model.get_piece_size()
+            if self.vocab_size > MAX_VOCAB_SIZE:
+                raise FormatError(
+                    f"{name}: {self.vocab_size} pieces, but a token in a shard has 16 bits: "
+                    f"{MAX_VOCAB_SIZE} pieces at most"
+                )
+            self.pieces = read_pieces(self.model, name)
         except (RuntimeError, UnicodeDecodeError):
             raise FormatError(f"{name}: not a SentencePiece model, or a damaged one") from None
-        self.vocab_size = len(self.pieces)
         self.fingerprint = hashlib.sha256(model).hexdigest()
-        if self.vocab_size > MAX_VOCAB_SIZE:
-            raise FormatError(
-                f"{name}: {self.vocab_size} pieces, but a token in a shard has 16 bits: "
-                f"{MAX_VOCAB_SIZE} pieces at most"
+        self.bos_id = self._document_token(bos_id)
+
+    def _document_token(self, bos_id: int | None) -> int:
+        """``bos_id`` or, if that is None, the model's own."""
+        if bos_id is None:
+            bos_id = int(self.model.bos_id())
+            if bos_id < 0:
+                raise InputError(
+                    f"{self.name}: this tokenizer has no BOS piece: give --bos-id, the control piece that "
+                    f"documents begin with (its control pieces are {self._controls()})"
+                )
+        if not 0 <= bos_id < self.vocab_size:
+            raise InputError(
+                f"--bos-id is {bos_id}, but {self.name} has the pieces 0 to {self.vocab_size - 1}"
             )
-        if self.model.bos_id() != BOS:
-            found = self.model.bos_id()
-            raise FormatError(
-                f"{name}: {'no BOS piece' if found < 0 else f'BOS is piece {found}'}, but documents in "
-                f"shards start with BOS as piece {BOS}; train the tokenizer with `hybridlm data tokenizer`"
+        if self.pieces[bos_id].kind is not Kind.CONTROL:
+            # Text can contain any other piece, and would then be cut into two documents.
+            raise InputError(
+                f"--bos-id is {bos_id}, but in {self.name} that is {self.model.id_to_piece(bos_id)!r}, not a "
+                f"control piece, so text could contain it; the control pieces are {self._controls()}"
             )
+        return bos_id
+
+    def _controls(self) -> str:
+        found = [
+            f"{token} {self.model.id_to_piece(token)!r}"
+            for token, piece in enumerate(self.pieces)
+            if piece.kind is Kind.CONTROL
+        ]
+        return ", ".join([*found[:8], "…"] if len(found) > 8 else found) or "none"
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary(self.vocab_size, self.bos_id, self.fingerprint)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Raises FormatError for a file that isn't such a tokenizer, OSError if it can't be read."""
-        return cls(Path(path).read_bytes(), name=os.fspath(path))
+    def load(cls, path: str | os.PathLike[str], bos_id: int | None = None) -> Self:
+        """Raises FormatError and InputError as the constructor does, OSError if the file can't be read."""
+        return cls(Path(path).read_bytes(), name=os.fspath(path), bos_id=bos_id)
 
     @classmethod
     def train(
@@ -124,10 +163,10 @@ class Tokenizer:
 
     @cached_property
     def byte_table(self) -> ByteTable:
-        return ByteTable.from_tokenizer(self)
+        return ByteTable.from_pieces(self.pieces, self.bos_id)
 
     def encode(self, text: str) -> NDArray[np.uint16]:
-        """uint16 [n]: the tokens of ``text``, without BOS."""
+        """uint16 [n]: the tokens of ``text``, without the document token."""
         return np.array(self.model.encode(text), np.uint16)
 
     def encode_batch(self, texts: Sequence[str], threads: int | None = None) -> list[NDArray[np.uint16]]:
@@ -136,7 +175,7 @@ class Tokenizer:
         return [np.array(tokens, np.uint16) for tokens in encoded]
 
     def decode(self, tokens: NDArray[np.uint16] | Sequence[int]) -> str:
-        """The text of ``tokens``; BOS and the like give nothing, bytes that aren't UTF-8 give U+FFFD.
+        """The text of ``tokens``; control pieces give nothing, bytes that aren't UTF-8 give U+FFFD.
 
         Raises InputError for an id that the vocabulary doesn't have.
         """

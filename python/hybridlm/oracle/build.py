@@ -1,18 +1,17 @@
 """Shards to an oracle's bytes."""
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 from hybridlm import _core
 from hybridlm.errors import InputError
-from hybridlm.oracle.counting import Tables, count
+from hybridlm.oracle.dense_counting import Tables, count
+from hybridlm.oracle.sources import Paths, Sources
 from hybridlm.oracle.sparse_counting import DEFAULT_MEMORY, Ngrams, counted
 from hybridlm.oracle.vocabularies import VocabularyLike
 from hybridlm.progress import Progress
 from hybridlm.threads import thread_count
 
-Estimator = Literal["dense", "sparse"]
 Layout = Literal["reference", "packed"]
 
 DEFAULT_LEVEL: dict[Layout, int] = {"reference": 22, "packed": 1}
@@ -44,7 +43,7 @@ def estimate_dense(
 
 
 def build_dense(
-    sources: Sequence[str | os.PathLike[str]],
+    sources: Paths | Sources,
     vocabulary: VocabularyLike,
     *,
     orders: int = 8,
@@ -80,7 +79,7 @@ def estimate_sparse(
 
 
 def build_sparse(
-    sources: Sequence[str | os.PathLike[str]],
+    sources: Paths | Sources,
     vocabulary: VocabularyLike | None = None,
     *,
     max_bytes: int,

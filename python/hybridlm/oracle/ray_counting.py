@@ -19,6 +19,7 @@ from typing import Any
 from hybridlm import _core
 from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import InputError
+from hybridlm.extras import require_ray
 from hybridlm.oracle.vocabularies import vocabulary_of
 from hybridlm.progress import Progress
 
@@ -94,12 +95,8 @@ def count_sparse_on_ray(
 @contextlib.contextmanager
 def _cluster(address: str | None) -> Iterator[Any]:
     """The module ray, connected; what it raises as errors of ours."""
-    try:
-        import ray
-    except ImportError:
-        raise InputError(
-            "--engine ray needs Ray, which is not installed: pip install 'hybridlm[ray]'"
-        ) from None
+    require_ray("--engine ray")
+    import ray
 
     ours = not ray.is_initialized()
     if ours:

@@ -18,9 +18,10 @@ from hybridlm import _core
 from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import InputError
 from hybridlm.files import atomic_write_bytes
-from hybridlm.oracle.counting import Engine, groups, is_partial
+from hybridlm.oracle.dense_counting import Engine, groups
+from hybridlm.oracle.resume import not_yet_counted
+from hybridlm.oracle.sources import Paths, Sources
 from hybridlm.oracle.vocabularies import (
-    DEFAULT_VOCABULARY,
     VocabularyLike,
     as_vocabulary,
     check_asked,
@@ -70,11 +71,6 @@ class Ngrams:
         return Ngrams(self.asked or found, counts.order)
 
 
-def is_sparse_partial(path: str | os.PathLike[str]) -> bool:
-    """Whether the file begins as sparse partial counts do. Raises OSError."""
-    return is_partial(path, _core.SPARSE_COUNTS_MAGIC)
-
-
 class _Folder:
     """Where files of counts go. With a path it is a folder to resume from, else a temporary one."""
 
@@ -122,24 +118,15 @@ class _Folder:
         if not self._path.is_dir():
             raise InputError(f"{self._path}: not what a sparse build leaves when interrupted; {advice}")
         found = [_core.SparseCounts.open(path) for path in sorted(self._path.glob(f"{_PART}*.part"))]
-        given = [content for _, _, content in _core.identify_shards(shards, threads)]
-        counted = set()
+        counted = {}
         for counts in found:
             if (vocabulary_of(counts), counts.order) != (vocabulary, order):
                 raise InputError(
                     f"{self._path}: an interrupted run left counts of another vocabulary, document token, "
                     f"tokenizer or order; {advice}"
                 )
-            for name, _, content in counts.shards:
-                counted.add(content)
-                if content not in given:
-                    raise InputError(
-                        f"{self._path}: an interrupted run has counted {name}, not given now; {advice}"
-                    )
-        if found:
-            log.info("%s: resuming, %d of %d shards are counted", self._path, len(counted), len(shards))
-        rest = [shard for shard, content in zip(shards, given, strict=True) if content not in counted]
-        return found, rest
+            counted.update({content: name for name, _, content in counts.shards})
+        return found, not_yet_counted(shards, counted, self._path, threads)
 
     def merge(
         self, parts: Sequence[_core.SparseCounts], threads: int, out: Path | None = None
@@ -158,7 +145,7 @@ class _Folder:
 
 @contextlib.contextmanager
 def counted(
-    sources: Sequence[str | os.PathLike[str]],
+    sources: Paths | Sources,
     ngrams: Ngrams | None = None,
     *,
     threads: int | None = None,
@@ -176,25 +163,23 @@ def counted(
     Without it they go to a temporary folder, which is always removed. ``every_shard`` makes a file of each.
     On Ray, ``threads`` are those of a task, one if None. Raises InputError, FormatError or OSError.
     """
-    if not sources:
-        raise InputError("no shards to count")
     if memory < _LEAST_MEMORY:
         raise InputError(
             f"a sparse build needs at least {_LEAST_MEMORY >> 20}M of memory, not {memory:,} bytes"
         )
-    for source in sources:
-        if is_partial(source):
-            raise InputError(
-                f"{os.fspath(source)}: counts of the dense estimator; count the shards as sparse"
-            )
-    partials = [os.fspath(source) for source in sources if is_sparse_partial(source)]
-    shards = [os.fspath(source) for source in sources if not is_sparse_partial(source)]
-    given = [_core.SparseCounts.open(path) for path in partials]
+    classified = Sources.of(sources)
+    if classified.dense_counts:
+        raise InputError(
+            f"{classified.dense_counts[0]}: counts of the dense estimator; count the shards as sparse"
+        )
+    shards = classified.shards
+    given = [_core.SparseCounts.open(path) for path in classified.sparse_counts]
     ngrams = ngrams or Ngrams()
     asked = ngrams.asked
+    of_counts = None
     if given:
-        ngrams = ngrams.of(given[0], partials[0])
-    vocabulary = ngrams.asked or DEFAULT_VOCABULARY
+        ngrams, of_counts = ngrams.of(given[0], classified.sparse_counts[0]), vocabulary_of(given[0])
+    vocabulary = classified.vocabulary(ngrams.vocabulary, of_counts)
     order = DEFAULT_ORDER if ngrams.order is None else ngrams.order
     native = thread_count(threads)
     group_tokens = min(memory // _BYTES_PER_TOKEN, _GROUP_TOKENS)

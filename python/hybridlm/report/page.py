@@ -23,6 +23,7 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 760px; margin: 2rem auto
 h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 td, th { padding: .15rem .6rem; text-align: left; border-bottom: 1px solid #8884; }
+td { overflow-wrap: anywhere; }
 td.number, th.number { text-align: right; white-space: nowrap; }
 td.bar { width: 45%; } td.bar div { background: #0072b2; height: .7rem; min-width: 1px; }
 tr.result { font-weight: 600; }
@@ -72,6 +73,7 @@ def render(run: RunFiles) -> str:
     try:
         if run.summary is not None:
             sections += [_scores(run.summary), _artifact(run.summary), _time(run.summary)]
+            sections += [_made_of(run.summary["made_of"])] if "made_of" in run.summary else []
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise FormatError(
             f"{run.folder / SUMMARY} is not a summary of this version ({error!r}); run `hybridlm run` again"
@@ -147,6 +149,14 @@ def _time(summary: Mapping[str, Any]) -> str:
         for stage, elapsed in seconds.items()
     ]
     return _section(f"{total:.0f} seconds", _table(("stage", "seconds", "share", ""), rows))
+
+
+def _made_of(made_of: Mapping[str, Any]) -> str:
+    files = [("scored", made_of["scored"]), ("tokenizer", made_of["tokenizer"])]
+    files += [("shard", shard) for shard in made_of["shards"]]
+    rows = [_row(role, str(Path(file["path"]).name), file["sha256"]) for role, file in files]
+    rows += [_row("version", name, version) for name, version in made_of["versions"].items()]
+    return _section("what the score is made of", _table(("", "", "SHA-256"), rows))
 
 
 def _training(metrics: list[dict[str, float]]) -> str:

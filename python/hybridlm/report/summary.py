@@ -28,6 +28,7 @@ class Summary:
         budget_bytes: what they may add up to.
         seconds: wall-clock seconds by stage, in order.
         data: counts that say what was trained on, such as documents and tokens.
+        made_of: the files, settings and versions behind the last score (`hybridlm.provenance`).
     """
 
     experts: list[Score]
@@ -38,6 +39,7 @@ class Summary:
     budget_bytes: int
     seconds: dict[str, float]
     data: dict[str, int]
+    made_of: dict[str, Any]
 
     @property
     def total_bytes(self) -> int:

@@ -11,8 +11,8 @@ predictor. The audit only calls it, so what it finds holds for any kind of predi
   they must be equal. The target's score must be the row's, so it was made before anything learned from it.
   And the run that was asked for rows must score the same, to the bit, and end in the same state as one that
   wasn't.
-- *single pass*: the chunks of a run hold every target once, in order, and other chunks give the same scores
-  to the bit.
+- *single pass*: the chunks of a run hold every target once, in order, other chunks give the same scores to
+  the bit, and no shard of the stream is there twice.
 - *world size*: so do other numbers of processes (`world_sizes`).
 - *bytes*: the targets' bytes add up to the decoded text's, the artifact's parts to its size, and that is
   within the budget.
@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridlm.artifact import BUDGET_BYTES, Artifact
+from hybridlm.data.shards import ShardRecord, Stream
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
 from hybridlm.scoring.world_sizes import WorldSize
@@ -134,6 +135,10 @@ class SinglePass:
     targets: int
     chunks: tuple[int, ...]
     """Sizes that were tried."""
+    shards: tuple[ShardRecord, ...]
+    """What the stream was read from, where that is known."""
+    repeated_tokens: int
+    """Tokens in documents of which an exact copy came before in the same stream."""
     problem: str | None
 
     def __str__(self) -> str:
@@ -141,7 +146,9 @@ class SinglePass:
         found = self.problem or (
             "each once, in order" + (", with the same score in all" if len(self.chunks) > 1 else "")
         )
-        return f"{self.targets:,} targets in chunks of {sizes}: {found}"
+        source = f" of {len(self.shards)} different shards" if self.shards else ""
+        repeated = f" ({self.repeated_tokens:,} tokens in repeated documents)" if self.repeated_tokens else ""
+        return f"{self.targets:,} targets{source}{repeated} in chunks of {sizes}: {found}"
 
 
 @dataclass(frozen=True)
@@ -184,6 +191,7 @@ def audit(
     *,
     artifact: Artifact | None = None,
     tokenizer: Tokenizer | None = None,
+    source: Stream | None = None,
     world_size: WorldSize | None = None,
     chunk: int = 4096,
     other_chunks: bool = True,
@@ -195,6 +203,7 @@ def audit(
 
     Args:
         artifact, tokenizer: What the bytes are checked against; without them they aren't.
+        source: The shards that the stream was read from: none may be there twice.
         world_size: What `world_sizes.compare` found, to be reported with the rest.
         chunk: Targets of a chunk.
         other_chunks: Try others, too: not where the score depends on them by definition, as with test-time
@@ -211,7 +220,8 @@ def audit(
     cuts = random.choice(np.arange(1, len(stream) - 1), min(changes, len(stream) - 2), replace=False)
     causal = _causal(subject, stream, whole, np.sort(cuts), vocab_size, chunk, random)
     chunks = (chunk, max(1, chunk // 3), 1 + chunk // 7, len(stream)) if other_chunks else (chunk,)
-    single_pass = _single_pass(subject, stream, whole, problem, chunks)
+    problem = problem or _read_twice(source)
+    single_pass = _single_pass(subject, stream, whole, problem, chunks, source)
     bytes_exact = None
     if artifact is not None and tokenizer is not None:
         bytes_exact = _bytes(artifact, tokenizer, stream)
@@ -359,25 +369,33 @@ def _single_pass(
     whole: NDArray[np.float64],
     problem: str | None,
     chunks: tuple[int, ...],
+    source: Stream | None,
 ) -> SinglePass:
     for size in chunks[1:]:
         nll, other_problem = _run(subject, stream, size)
         problem = problem or other_problem
         if problem is None and (at := _difference(whole, nll)) is not None:
             problem = f"target {at} is scored otherwise in chunks of {size} than in chunks of {chunks[0]}"
-    return SinglePass(problem is None, len(stream) - 1, chunks, problem)
+    shards, repeated = ((), 0) if source is None else (source.shards, source.repeated_tokens)
+    return SinglePass(problem is None, len(stream) - 1, chunks, shards, repeated, problem)
+
+
+def _read_twice(source: Stream | None) -> str | None:
+    """Which of the stream's shards has the content of an earlier one."""
+    seen: dict[str, str] = {}
+    for shard in source.shards if source else ():
+        if shard.tokens and shard.sha256 in seen:
+            return f"{shard.path} is {seen[shard.sha256]} once more"
+        seen[shard.sha256] = shard.path
+    return None
 
 
 def _bytes(artifact: Artifact, tokenizer: Tokenizer, stream: Tokens) -> BytesExact:
     counted = int(tokenizer.byte_table.lengths(stream, start=1).sum())
-    # The first token is not scored; whatever it stands for is not counted either.
-    whole = int(tokenizer.byte_table.lengths(stream, start=0).sum())
-    first = whole - counted
-    boundaries = tokenizer.byte_table.boundary[stream]
-    documents = np.split(stream, np.flatnonzero(boundaries))
-    decoded = sum(_decoded_bytes(tokenizer, document) for document in documents) - first
+    # The first token is not scored, so whatever it stands for is not counted.
+    decoded = _decoded_bytes(tokenizer, stream) - _decoded_bytes(tokenizer, stream[:1])
     size = len(artifact.to_bytes())
-    parts = 16 + len(artifact.neural_blob or b"") + len(artifact.oracle_blob or b"")
+    parts = artifact.header_bytes + artifact.neural_bytes + artifact.oracle_bytes
     problem = None
     if counted != decoded:
         problem = f"the targets count {counted} bytes and decode to {decoded}"
@@ -388,13 +406,17 @@ def _bytes(artifact: Artifact, tokenizer: Tokenizer, stream: Tokens) -> BytesExa
     return BytesExact(problem is None, counted, decoded, size, BUDGET_BYTES, problem)
 
 
-def _decoded_bytes(tokenizer: Tokenizer, document: Tokens) -> int:
-    """UTF-8 bytes of a document's text. A cut stream may end within a character, whose bytes then decode
-    to U+FFFD one by one, and stand for one byte each."""
-    tokens = document.tolist()
+def _decoded_bytes(tokenizer: Tokenizer, stream: Tokens) -> int:
+    """The UTF-8 length of the documents' texts as SentencePiece decodes them, without the byte table.
+
+    The decoder writes U+FFFD for bytes that form no character and a mark for the unknown piece, which are not
+    the text's: a byte piece stands for one byte, the unknown piece for text that is lost.
+    """
     model = tokenizer.model
-    tail = 0
-    while tokens and tail < 4 and model.is_byte(tokens[-1]):
-        tokens.pop()
-        tail += 1
-    return len(tokenizer.decode(tokens).encode()) + tail
+    ids = np.arange(tokenizer.vocab_size)
+    # Any one byte in place of each has the same length, and this one always forms a character.
+    ids[[model.is_byte(token) for token in ids.tolist()]] = model.piece_to_id("<0x41>")
+    documents = np.split(ids[stream], np.flatnonzero(stream == tokenizer.bos_id))
+    decoded = sum(len(model.decode(document.tolist()).encode()) for document in documents)
+    unknown = model.unk_id()
+    return decoded - int(np.count_nonzero(stream == unknown)) * len(model.decode([unknown]).encode())

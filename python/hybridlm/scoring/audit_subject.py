@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridlm.artifact import Artifact
-from hybridlm.scoring.evaluate import Mixers, MixtureSpec, load_neural, score_chunks
-from hybridlm.scoring.experts import Expert, online_experts
-from hybridlm.scoring.experts.oracle import OracleExperts
-from hybridlm.scoring.settings import ScoringSettings
+from hybridlm.scoring.artifact_experts import experts_of
+from hybridlm.scoring.config import ScoringConfig
+from hybridlm.scoring.evaluate import score_chunks
+from hybridlm.scoring.experts import Expert
+from hybridlm.scoring.mixing import Mixers, MixtureSpec
 
 if TYPE_CHECKING:
     from hybridlm.distributed import Distributed
@@ -80,21 +81,13 @@ class MixtureScorer:
 
 
 def artifact_subject(
-    artifact: Artifact, vocab_size: int, settings: ScoringSettings, dist: "Distributed | None" = None
+    artifact: Artifact, vocab_size: int, config: ScoringConfig, dist: "Distributed | None" = None
 ) -> MixtureSubject:
     """What `hybridlm eval` scores with these settings: its mixture, experts and test-time training, which is
     ``sgd`` where none is named. ``dist`` as in `hybridlm.scoring.evaluate.evaluate`."""
 
     def parts() -> Parts:
-        experts: list[Expert] = []
-        trainer: Trainer | None = None
-        if artifact.neural_blob is not None and not settings.no_neural:
-            neural, trainer = load_neural(artifact, settings, dist)
-            experts.append(neural)
-        experts += online_experts(vocab_size)
-        oracle = None if settings.no_oracle else artifact.load_oracle()
-        if oracle is not None:
-            experts.append(OracleExperts(oracle))
-        return Parts(experts, trainer)
+        found = experts_of(artifact, vocab_size, config, dist)
+        return Parts(found.experts, found.trainer)
 
-    return MixtureSubject(parts, settings.mixer)
+    return MixtureSubject(parts, config.mixer)

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from hybridlm.distributed import Distributed
 from hybridlm.model import GPT
+from hybridlm.scoring.experts import Expert, Scored
 from hybridlm.scoring.windows import WindowGrid
 
 
-class NeuralExpert:
+class NeuralExpert(Expert):
     """ln p of the model for each target, the same to the bit for any chunks and any number of ranks.
 
     Consecutive windows of the grid make up fixed groups of ``group`` windows, and a group is always one
@@ -42,8 +43,8 @@ class NeuralExpert:
         self._autocast = autocast
 
     @torch.no_grad()
-    def score(self, stream: NDArray[np.uint16], start: int) -> NDArray[np.float32]:
-        """float32 [1, N − start]: ln p of stream[start:], each given the tokens before it. start ≥ 1.
+    def score(self, stream: NDArray[np.uint16], start: int) -> Scored:
+        """ln p [1, N − start] of stream[start:], each given the tokens before it. start ≥ 1.
 
         A collective: every rank calls it with the same arguments and gets the same result.
         """
@@ -59,12 +60,10 @@ class NeuralExpert:
                     scores[target - origin : target - origin + len(window_scores)] = window_scores
         # One rank's score and the others' zeros: their sum is exact in any order.
         self._dist.all_reduce_sum_(scores)
-        return scores[start - origin : len(stream) - origin].cpu().numpy()[None]
+        return Scored(scores[start - origin : len(stream) - origin].cpu().numpy()[None])
 
     @torch.no_grad()
-    def score_rows(
-        self, stream: NDArray[np.uint16], start: int, rows: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
+    def score_rows(self, stream: NDArray[np.uint16], start: int, rows: NDArray[np.float32]) -> Scored:
         """What `score` gives but for rounding, and into ``rows`` [1, N − start, V] ln p of each possible
         token. Every rank computes all of it."""
         end = len(stream)
@@ -84,11 +83,11 @@ class NeuralExpert:
                     log_probs = logits[row, at : at + last - first + 1].float().log_softmax(dim=-1)
                     rows[0, first - start : last + 1 - start] = log_probs.cpu().numpy()
         targets = stream[start:].astype(np.int64)
-        return np.asarray(np.take_along_axis(rows, targets[None, :, None], axis=2)[..., 0], np.float32)
+        return Scored(np.take_along_axis(rows, targets[None, :, None], axis=2)[..., 0])
 
     @torch.no_grad()
-    def next_log_probs(self, stream: NDArray[np.uint16]) -> NDArray[np.float32]:
-        """float32 [1, V]: ln p of each possible token after ``stream``, from the forward pass that scores it.
+    def predict(self, stream: NDArray[np.uint16]) -> Scored:
+        """ln p [1, V] of each possible token after ``stream``, from the forward pass that scores it.
 
         Every rank computes all of it.
         """
@@ -101,8 +100,7 @@ class NeuralExpert:
             logits = self.model(rows[:, :-1])
         # In float64, so that the row sums to one to within what float32 can say of each of its values.
         row = logits[window - first, target - self.grid.start(window) - 1].double().log_softmax(dim=0)
-        log_probs: NDArray[np.float32] = row.float().cpu().numpy()[None]
-        return log_probs
+        return Scored(row.float().cpu().numpy()[None])
 
     def fingerprint(self) -> bytes:
         return state_hash(self.model.state_dict().values())

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from hybridlm.distributed import Distributed
 from hybridlm.model import GPT
+from hybridlm.scoring.config import TTTConfig
 from hybridlm.scoring.neural import state_hash
-from hybridlm.scoring.settings import TTTSettings
 
 LANES = 8
 """Parts of a batch whose gradients are computed apart. More ranks than this leave the rest idle here."""
@@ -49,20 +49,20 @@ class TestTimeTrainer:
         self,
         model: GPT,
         optimizer: Literal["sgd", "adamw"],
-        settings: TTTSettings,
+        config: TTTConfig,
         dist: Distributed,
         *,
         sequence_length: int,
         autocast: torch.dtype | None = None,
     ) -> None:
         self._model = model
-        self._settings = settings
+        self._config = config
         self._dist = dist
         self._sequence_length = sequence_length
         self._autocast = autocast
         self._optimizer = optimizer
-        self._parameters, scales = _trained(model, settings)
-        rate = settings.learning_rate or DEFAULT_LEARNING_RATE[optimizer]
+        self._parameters, scales = _trained(model, config)
+        rate = config.learning_rate or DEFAULT_LEARNING_RATE[optimizer]
         self._rates = torch.cat(
             [
                 torch.full((parameter.numel(),), rate * scale, device=dist.device)
@@ -76,15 +76,20 @@ class TestTimeTrainer:
     def learn(self, stream: NDArray[np.uint16], start: int) -> None:
         """Trains on targets stream[start:] (start ≥ 1), all of which have been scored. A collective."""
         inputs, targets = self._sequences(stream, start)
-        batch = self._settings.batch
+        batch = self._config.batch
         steps_per_epoch = math.ceil(len(inputs) / batch)
-        steps = steps_per_epoch * self._settings.epochs
+        steps = steps_per_epoch * self._config.epochs
         with _deterministic(self._dist.device):
             for step in range(steps):
                 first = step % steps_per_epoch * batch
                 self._step(inputs[first : first + batch], targets[first : first + batch], step / steps)
         if self._dist.device.type == "cuda":
             torch.cuda.synchronize(self._dist.device)  # so that a stage's seconds are its own
+
+    @property
+    def updates(self) -> int:
+        """Steps so far."""
+        return self._steps
 
     def fingerprint(self) -> bytes:
         """A hash of the optimiser's state; the weights are the model's."""
@@ -106,7 +111,7 @@ class TestTimeTrainer:
         """``progress``: the part of the chunk's steps that is done."""
         gradient = self._summed_gradient(inputs, targets)
         gradient /= (targets != _NO_TARGET).sum()
-        gradient *= (self._settings.clip / (gradient.norm() + 1e-6)).clamp(max=1.0)
+        gradient *= (self._config.clip / (gradient.norm() + 1e-6)).clamp(max=1.0)
         update = self._rates * self._direction(gradient, progress)
         offset = 0
         for parameter in self._parameters:
@@ -117,7 +122,7 @@ class TestTimeTrainer:
         """What the learning rates multiply, now that the optimiser's state has taken the gradient in."""
         self._steps += 1
         if self._square is None:
-            self._mean.mul_(self._settings.momentum).add_(gradient)
+            self._mean.mul_(self._config.momentum).add_(gradient)
             return self._mean
         decay, square_decay = _ADAM_BETAS
         self._mean.lerp_(gradient, 1 - decay)
@@ -132,7 +137,7 @@ class TestTimeTrainer:
         owners = min(LANES, 1 << (self._dist.world_size.bit_length() - 1))
         lanes_each = LANES // owners
         first_lane = self._dist.rank * lanes_each
-        per_lane = self._settings.batch // LANES
+        per_lane = self._config.batch // LANES
 
         def lane_gradient(lane: int) -> torch.Tensor:
             rows = slice((first_lane + lane) * per_lane, (first_lane + lane + 1) * per_lane)
@@ -165,9 +170,9 @@ def _tree_sum(count: int, leaf: Callable[[int], torch.Tensor], first: int = 0) -
     return _tree_sum(half, leaf, first) + _tree_sum(half, leaf, first + half)
 
 
-def _trained(model: GPT, settings: TTTSettings) -> tuple[list[torch.nn.Parameter], list[float]]:
+def _trained(model: GPT, config: TTTConfig) -> tuple[list[torch.nn.Parameter], list[float]]:
     """Parameters outside the first ``frozen_blocks`` blocks, and what scales each one's learning rate."""
-    frozen = tuple(f"blocks.{block}." for block in range(settings.frozen_blocks))
+    frozen = tuple(f"blocks.{block}." for block in range(config.frozen_blocks))
     parameters, scales = [], []
     for name, parameter in model.named_parameters():
         if name.startswith(frozen):
@@ -175,9 +180,9 @@ def _trained(model: GPT, settings: TTTSettings) -> tuple[list[torch.nn.Parameter
             continue
         parameters.append(parameter)
         if name.endswith(_OUTPUT_PROJECTIONS):
-            scales.append(settings.output_scale)
+            scales.append(config.output_scale)
         elif name.endswith(_INPUT_PROJECTIONS):
-            scales.append(settings.input_scale)
+            scales.append(config.input_scale)
         else:
             scales.append(1.0)
     return parameters, scales

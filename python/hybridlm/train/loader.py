@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hybridlm import _core
+from hybridlm.data.shards import ShardRecord, inspect_shards, known_vocabulary, refuse_repeated
+from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.distributed import Distributed
 from hybridlm.errors import FormatError, InputError
 from hybridlm.train.complementary import ComplementaryWeights
@@ -121,20 +123,29 @@ class TokenLoader:
                 yield batch
 
 
-def check_shards(shards: Sequence[Path], vocab_size: int, distributed: Distributed) -> None:
+def check_shards(shards: Sequence[Path], vocabulary: Vocabulary, distributed: Distributed) -> None:
     """Reads every shard once, each rank some of them, before training relies on them.
 
-    Raises FormatError on all ranks alike for a shard that is foreign, truncated, or has an id that is not
-    below ``vocab_size``.
+    Raises on all ranks alike: FormatError for a shard that is foreign, truncated, or has an id that is not
+    below the vocabulary's size; InputError for one that another tokenizer made, as its sidecar says, and for
+    one whose content another one has, too: trained on twice, or trained on and validated on.
     """
     problem = None
+    records: list[ShardRecord] = []
     try:
         for path in shards[distributed.rank :: distributed.world_size]:
+            records += inspect_shards([str(path)])
             size = _core.shard_tokens(str(path))
             for start in range(0, size, _SCAN_TOKENS):
-                _core.read_shard(str(path), start, min(_SCAN_TOKENS, size - start), vocab_size)
+                _core.read_shard(str(path), start, min(_SCAN_TOKENS, size - start), vocabulary.size)
     except FormatError as error:
         problem = str(error)
     for found in distributed.all_gather_object(problem):
         if found is not None:
             raise FormatError(found)
+    gathered = {record.path: record for part in distributed.all_gather_object(records) for record in part}
+    inspected = [gathered[str(path)] for path in shards]
+    refuse_repeated(inspected)
+    known_vocabulary(
+        inspected, size=vocabulary.size, bos_id=vocabulary.bos_id, fingerprint=vocabulary.fingerprint
+    )

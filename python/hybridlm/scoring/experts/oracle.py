@@ -4,9 +4,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridlm.oracle import Oracle
+from hybridlm.scoring.experts.interface import Expert, Scored
 
 
-class OracleExperts:
+class OracleExperts(Expert):
     """One expert per order of a frozen oracle, each looked up with the whole stream as context."""
 
     family = "oracle"
@@ -17,17 +18,15 @@ class OracleExperts:
         self._oracle = oracle
         self._threads = threads
 
-    def score(self, stream: NDArray[np.uint16], start: int) -> NDArray[np.float32]:
-        return self._oracle.target_log_probs(stream, start=start, threads=self._threads)
+    def score(self, stream: NDArray[np.uint16], start: int) -> Scored:
+        return Scored(self._oracle.target_log_probs(stream, start=start, threads=self._threads))
 
-    def score_rows(
-        self, stream: NDArray[np.uint16], start: int, rows: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
+    def score_rows(self, stream: NDArray[np.uint16], start: int, rows: NDArray[np.float32]) -> Scored:
         rows[:] = self._oracle.log_probs(stream, np.arange(start, len(stream)), threads=self._threads)
         return self.score(stream, start)
 
-    def next_log_probs(self, stream: NDArray[np.uint16]) -> NDArray[np.float32]:
-        return self._oracle.log_probs(stream, np.array([len(stream)]), threads=self._threads)[:, 0]
+    def predict(self, stream: NDArray[np.uint16]) -> Scored:
+        return Scored(self._oracle.log_probs(stream, np.array([len(stream)]), threads=self._threads)[:, 0])
 
     def fingerprint(self) -> bytes:
         """Nothing: an oracle has no method that changes it."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridlm._core import GeometricMixture
-from hybridlm.scoring.mixtures import register_row_mixture
+from hybridlm.scoring.mixtures.interface import register_row_mixture
 
 
 @register_row_mixture("geometric")

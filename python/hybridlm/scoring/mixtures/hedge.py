@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hybridlm.scoring.mixtures import register
+from hybridlm.scoring.mixtures.interface import register
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridlm._core import AdaptiveExperts, LinearMixture
-from hybridlm.scoring.mixtures import register
+from hybridlm.scoring.mixtures.interface import register
 
 FAMILIES = ("neural", "oracle", "adaptive")
 """Not the reference's online counts, which the adaptive experts replace."""

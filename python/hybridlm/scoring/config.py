@@ -13,8 +13,12 @@ Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
-class TTTSettings:
-    """Test-time training of the neural model on what has been scored."""
+class TTTConfig:
+    """Test-time training of the neural model on what has been scored.
+
+    >>> hybridlm.TTTConfig(epochs=1, learning_rate=0.001).batch
+    8
+    """
 
     epochs: int = 3
     """Passes over each scored chunk."""
@@ -50,8 +54,12 @@ class TTTSettings:
 
 
 @dataclass(frozen=True)
-class ScoringSettings:
-    """The protocol's choices. None of them may depend on the text that is scored."""
+class ScoringConfig:
+    """The protocol's choices. None of them may depend on the text that is scored.
+
+    >>> hybridlm.ScoringConfig(mixer="eg", ttt="off", no_oracle=True).chunk
+    32768
+    """
 
     mixer: str = DEFAULT_MIXER
     """The mixture whose BPB is the result: stacked, eg, fixed-share, bayes, hedge or hedge-token; or
@@ -72,7 +80,7 @@ class ScoringSettings:
     """Windows of one forward pass."""
     precision: Precision | None = None
     """Of the model's matrix products; unset: float32 on a CPU, bfloat16 on a GPU."""
-    ttt_options: TTTSettings = field(default_factory=TTTSettings)
+    ttt_options: TTTConfig = field(default_factory=TTTConfig)
 
     def __post_init__(self) -> None:
         for name in ("window", "stride", "chunk", "batch"):

@@ -2,19 +2,25 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hybridlm.artifact import Artifact
+from hybridlm.codec import segmenter
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
 from hybridlm.prediction import Prediction
 
 
 @dataclass(frozen=True)
-class SamplingSettings:
-    """How a token is drawn from its distribution."""
+class SamplingConfig:
+    """How a token is drawn from its distribution.
+
+    >>> hybridlm.SamplingConfig(temperature=0.7, top_k=40).top_k
+    40
+    """
 
     temperature: float = 1.0
     """Probabilities are raised to 1 / temperature; 0: always the most probable token."""
@@ -65,22 +71,56 @@ class Sampled:
     shares: dict[str, float]
 
 
+def generate(
+    artifact: Artifact,
+    tokenizer: Tokenizer,
+    prompt: str = "",
+    *,
+    tokens: int = 200,
+    config: SamplingConfig | None = None,
+    seed: int = 0,
+) -> str:
+    """``prompt`` and up to ``tokens`` further tokens, drawn from the mixture that is scored.
+
+    Bytes that are no UTF-8 together become U+FFFD. The same arguments give the same text; with a neural
+    model, on one machine. Raises InputError for an artifact of another tokenizer.
+
+    >>> artifact = hybridlm.Artifact.from_file("artifact.pgar")
+    >>> tokenizer = hybridlm.Tokenizer.load("tok.model")
+    >>> text = hybridlm.generate(artifact, tokenizer, "The value", tokens=20, seed=1)
+    >>> text.startswith("The value")
+    True
+    """
+    pieces = segmenter(tokenizer)
+    generator = Generator(artifact, tokenizer)
+    generator.read(pieces.encode(prompt.encode()))
+    drawn = islice(generator.tokens(config or SamplingConfig(), seed), tokens)
+    written = pieces.decode(np.array([sampled.token for sampled in drawn], np.uint16))
+    return prompt + written.decode(errors="replace")
+
+
 class Generator:
     """An artifact that writes. What it has written or was prompted with, it also learns from.
 
     Raises InputError for an artifact of another tokenizer.
+
+    >>> artifact = hybridlm.Artifact.from_file("artifact.pgar")
+    >>> generator = hybridlm.Generator(artifact, hybridlm.Tokenizer.load("tok.model"))
+    >>> first = next(generator.tokens(hybridlm.SamplingConfig(temperature=0)))
+    >>> 0 < first.probability < 1, round(sum(first.shares.values()), 6)
+    (True, 1.0)
     """
 
     def __init__(self, artifact: Artifact, tokenizer: Tokenizer) -> None:
         self._predictor = Prediction(artifact, tokenizer).predictor()
-        self._text = ~tokenizer.byte_table.boundary
+        self._text = np.array([piece.is_text for piece in tokenizer.pieces])
 
     def read(self, tokens: NDArray[np.uint16]) -> None:
         """Continues after these tokens."""
         for token in tokens.tolist():
             self._predictor.update(token)
 
-    def tokens(self, settings: SamplingSettings, seed: int = 0) -> Iterator[Sampled]:
+    def tokens(self, config: SamplingConfig, seed: int = 0) -> Iterator[Sampled]:
         """Draws token after token, without end. Pieces that stand for no text are never drawn.
 
         The same artifact, tokens read, settings and seed give the same tokens; with a neural model, on one
@@ -89,7 +129,7 @@ class Generator:
         random = np.random.Generator(np.random.PCG64(seed))
         while True:
             row = self._predictor.predict() * self._text
-            distribution = np.cumsum(settings.apply(row))
+            distribution = np.cumsum(config.apply(row))
             token = int(np.searchsorted(distribution, random.random() * distribution[-1], side="right"))
             parts = self._predictor.weights() * self._predictor.expert_probabilities(token)
             names = self._predictor.names

@@ -51,6 +51,14 @@ def resolve(cls: type[T], preset: str | None = None, environment: Mapping[str, s
     return _build(cls, values, environment, f"preset {preset}", "")
 
 
+def from_values(cls: type[T], values: Mapping[str, Any], source: str) -> T:
+    """An instance of the dataclass ``cls`` from its defaults and ``values`` alone, as `as_dict` gave them.
+
+    Raises InputError, calling their origin ``source``, as `resolve` does.
+    """
+    return _build(cls, values, {}, source, "")
+
+
 def _build(
     cls: type[T], values: Mapping[str, Any], environment: Mapping[str, str], source: str, prefix: str
 ) -> T:

@@ -5,14 +5,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridlm.errors import FormatError, InputError
-from hybridlm.quantize import (
+from hybridlm.model.quantise import (
     INT6_MAX,
     INT6_MIN,
     ClipRule,
-    QuantizedState,
-    dequantize,
-    fake_quantize_int6,
-    quantize,
+    QuantisedState,
+    dequantise,
+    fake_quantise_int6,
+    quantise,
     row_scales,
 )
 
@@ -45,7 +45,7 @@ def slow_row(row: np.ndarray, clip: ClipRule) -> tuple[np.ndarray, np.float16]:
 @pytest.mark.parametrize("clip", CLIPS, ids=str)
 def test_rows_equal_a_slow_loop(clip: ClipRule) -> None:
     weight = matrix(1)
-    stored = quantize({"w": weight}, clip)
+    stored = quantise({"w": weight}, clip)
     for row in range(weight.shape[0]):
         integers, scale = slow_row(weight[row].numpy(), clip)
         # The bound may differ in its last float32 bit, which half precision can turn into one step of scale.
@@ -55,10 +55,10 @@ def test_rows_equal_a_slow_loop(clip: ClipRule) -> None:
 
 
 @pytest.mark.parametrize("clip", CLIPS, ids=str)
-def test_fake_quantization_is_the_real_one_and_passes_gradients_through(clip: ClipRule) -> None:
+def test_fake_quantisation_is_the_real_one_and_passes_gradients_through(clip: ClipRule) -> None:
     weight = matrix(2).requires_grad_()
-    fake = fake_quantize_int6(weight, clip)
-    assert torch.equal(fake, dequantize(quantize({"w": weight}, clip))["w"])
+    fake = fake_quantise_int6(weight, clip)
+    assert torch.equal(fake, dequantise(quantise({"w": weight}, clip))["w"])
     upstream = torch.randn(weight.shape)
     (fake * upstream).sum().backward()
     assert weight.grad is not None and torch.equal(weight.grad, upstream)
@@ -68,11 +68,11 @@ def test_fake_quantization_is_the_real_one_and_passes_gradients_through(clip: Cl
 @given(seed=st.integers(0, 2**31), exponent=st.integers(-30, 12), clip=st.sampled_from(CLIPS))
 def test_error_is_within_half_a_step_unless_clipped(seed: int, exponent: int, clip: ClipRule) -> None:
     weight = matrix(seed) * 2.0**exponent
-    stored = quantize({"w": weight}, clip)
+    stored = quantise({"w": weight}, clip)
     assert int(stored.integers["w"].min()) >= INT6_MIN and int(stored.integers["w"].max()) <= INT6_MAX
     scales = stored.scales["w"].float()[:, None]
     inside = (weight >= (INT6_MIN - 0.5) * scales) & (weight <= (INT6_MAX + 0.5) * scales)
-    error = (dequantize(stored)["w"] - weight).abs()
+    error = (dequantise(stored)["w"] - weight).abs()
     assert bool((error <= scales * 0.5 * (1 + 1e-5))[inside].all())
 
 
@@ -80,7 +80,7 @@ def test_rows_of_zeros_and_constant_rows_survive() -> None:
     weight = torch.zeros(40, 40)
     weight[1] = 0.25
     for clip in CLIPS:
-        restored = dequantize(quantize({"w": weight}, clip))["w"]
+        restored = dequantise(quantise({"w": weight}, clip))["w"]
         assert torch.equal(restored[0], weight[0])
         torch.testing.assert_close(restored[1], weight[1], rtol=0.2, atol=0)
     assert torch.isfinite(row_scales(torch.full((32, 32), 1e30))).all()
@@ -88,32 +88,32 @@ def test_rows_of_zeros_and_constant_rows_survive() -> None:
 
 def test_small_and_control_tensors_stay_float() -> None:
     state = {"gain": torch.randn(300), "mix": torch.randn(2, 300), "huge": torch.tensor([1e9, -3.0])}
-    stored = quantize(state)
+    stored = quantise(state)
     assert not stored.integers and stored.floats["mix"].dtype == torch.float16
-    restored = dequantize(stored)
+    restored = dequantise(stored)
     assert torch.equal(restored["huge"], state["huge"])
     torch.testing.assert_close(restored["gain"], state["gain"], rtol=2**-10, atol=2**-24)
 
 
 def test_weights_that_are_not_finite_are_refused_by_name() -> None:
     with pytest.raises(InputError, match=r"blocks\.0\.weight .*not finite"):
-        quantize({"blocks.0.weight": torch.tensor([[1.0, float("nan")]])})
+        quantise({"blocks.0.weight": torch.tensor([[1.0, float("nan")]])})
 
 
 def test_stored_values_that_cannot_be_are_refused() -> None:
-    good = quantize({"w": matrix(3), "g": torch.ones(3)})
+    good = quantise({"w": matrix(3), "g": torch.ones(3)})
     i, s, f = good.integers["w"], good.scales["w"], good.floats["g"]
     cases = [
-        (QuantizedState({"w": i}, {}, {}), "without scales"),
-        (QuantizedState({"w": i}, {"w": s[1:]}, {}), "shape"),
-        (QuantizedState({"w": torch.full_like(i, 32)}, {"w": s}, {}), "outside"),
-        (QuantizedState({"w": i}, {"w": s * float("nan")}, {}), "scale"),
-        (QuantizedState({"w": i}, {"w": -s}, {}), "scale"),
-        (QuantizedState({}, {}, {"g": f / 0}), "not finite"),
+        (QuantisedState({"w": i}, {}, {}), "without scales"),
+        (QuantisedState({"w": i}, {"w": s[1:]}, {}), "shape"),
+        (QuantisedState({"w": torch.full_like(i, 32)}, {"w": s}, {}), "outside"),
+        (QuantisedState({"w": i}, {"w": s * float("nan")}, {}), "scale"),
+        (QuantisedState({"w": i}, {"w": -s}, {}), "scale"),
+        (QuantisedState({}, {}, {"g": f / 0}), "not finite"),
     ]
     for stored, message in cases:
         with pytest.raises(FormatError, match=message):
-            dequantize(stored)
+            dequantise(stored)
 
 
 @pytest.mark.parametrize("text", ["absmax", "std:6.5", "percentile:99.9"])

@@ -5,7 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +13,9 @@ from hybridlm import _core
 from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import InputError
 from hybridlm.files import atomic_write_bytes
-from hybridlm.oracle.hashing import verify_hash_twins
+from hybridlm.oracle.context_hash import verify_hash_twins
+from hybridlm.oracle.resume import not_yet_counted
+from hybridlm.oracle.sources import Paths, Sources
 from hybridlm.oracle.vocabularies import (
     DEFAULT_VOCABULARY,
     VocabularyLike,
@@ -82,29 +84,18 @@ class Checkpoint:
     ) -> tuple[_core.NgramCounts, list[str]]:
         """The counts to go on from, ``empty`` if there is no file, and the shards still to be counted.
 
-        A shard has been counted if its content is what was counted. Name, size and date could tell faster
-        but not for certain, and hashing a shard takes less than a tenth of the time of counting it.
         Raises InputError when the file is of other tables than ``empty``, or of a shard that is not given.
         """
         if not self.path.exists():
             return empty, list(shards)
-        advice = f"remove {self.path} to start afresh"
         saved = read_partial(self.path, threads)
         if (saved.vocabulary, saved.buckets) != (empty.vocabulary, empty.buckets):
             raise InputError(
-                f"{self.path}: an interrupted run left counts of another vocabulary, document token or "
-                f"tokenizer, or of other orders or rows; {advice}"
+                f"{self.path}: an interrupted run left counts of another vocabulary, document token, "
+                f"tokenizer, orders or rows; remove {self.path} to start afresh"
             )
-        given = [content for _, _, content in _core.identify_shards(shards, threads)]
         counted = {content: name for name, _, content in saved.shards}
-        for content, name in counted.items():
-            if content not in given:
-                raise InputError(
-                    f"{self.path}: an interrupted run has counted {name}, which is not given now; {advice}"
-                )
-        rest = [shard for shard, content in zip(shards, given, strict=True) if content not in counted]
-        log.info("%s: resuming, %d of %d shards are counted", self.path, len(counted), len(shards))
-        return saved, rest
+        return saved, not_yet_counted(shards, counted, self.path, threads)
 
     def save(self, counts: _core.NgramCounts, threads: int) -> None:
         atomic_write_bytes(self.path, counts.to_bytes(threads))
@@ -112,12 +103,6 @@ class Checkpoint:
     def remove(self) -> None:
         """To be called when the result is in its place."""
         self.path.unlink(missing_ok=True)
-
-
-def is_partial(path: str | os.PathLike[str], magic: bytes = _core.PARTIAL_COUNTS_MAGIC) -> bool:
-    """Whether the file begins as partial counts do. Raises OSError."""
-    with Path(path).open("rb") as file:
-        return file.read(len(magic)) == magic
 
 
 def read_partial(path: str | os.PathLike[str], threads: int | None = None) -> _core.NgramCounts:
@@ -145,7 +130,7 @@ def _add(paths: Sequence[str | os.PathLike[str]], counts: _core.NgramCounts, thr
 
 
 def count(
-    sources: Sequence[str | os.PathLike[str]],
+    sources: Paths | Sources,
     tables: Tables | None = None,
     *,
     threads: int | None = None,
@@ -159,21 +144,21 @@ def count(
     counts depend on neither the sources' order nor ``threads`` nor ``engine``. On Ray, ``threads`` are those
     of a task, one if None. Raises InputError, FormatError or OSError.
     """
-    if not sources:
-        raise InputError("no shards to count")
+    found = Sources.of(sources)
+    if found.sparse_counts:
+        raise InputError(
+            f"{found.sparse_counts[0]}: counts of the sparse estimator; build with that, or count again"
+        )
     verify_hash_twins()
     tables = tables or Tables()
     asked = tables.asked
-    for source in sources:
-        if is_partial(source, _core.SPARSE_COUNTS_MAGIC):
-            raise InputError(
-                f"{os.fspath(source)}: counts of the sparse estimator; build with that, or count again"
-            )
-    partials = [os.fspath(source) for source in sources if is_partial(source)]
-    shards = [os.fspath(source) for source in sources if not is_partial(source)]
-    if partials:
-        tables = tables.of(read_partial(partials[0], threads), partials[0])
-    counts = tables.empty()
+    of_counts = None
+    if found.dense_counts:
+        first = read_partial(found.dense_counts[0], threads)
+        tables, of_counts = tables.of(first, found.dense_counts[0]), vocabulary_of(first)
+    vocabulary = found.vocabulary(tables.vocabulary, of_counts)
+    counts = replace(tables, vocabulary=vocabulary).empty()
+    shards: Sequence[str] = found.shards
     if not shards:
         pass
     elif engine == "ray":
@@ -195,7 +180,7 @@ def count(
     else:
         counts = _count_here(shards, counts, thread_count(threads), checkpoint)
     # Last, so that a checkpoint is of shards alone.
-    _add(partials, counts, threads)
+    _add(found.dense_counts, counts, threads)
     warn_about(counts, asked)
     return counts
 

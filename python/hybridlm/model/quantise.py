@@ -66,7 +66,7 @@ class ClipRule:
 DEFAULT_CLIP = ClipRule("std", 6.0)
 
 
-def is_quantized(tensor: torch.Tensor) -> bool:
+def is_quantised(tensor: torch.Tensor) -> bool:
     """Whether a parameter is stored in six bits (a matrix proper) or as floats (vectors, control tensors)."""
     return tensor.ndim == 2 and min(tensor.shape) >= _MIN_SIDE
 
@@ -87,10 +87,10 @@ def _round_to_grid(weight: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     return (weight.detach().float() / scales).round().clamp(INT6_MIN, INT6_MAX)
 
 
-def fake_quantize_int6(weight: torch.Tensor, clip: ClipRule = DEFAULT_CLIP) -> torch.Tensor:
+def fake_quantise_int6(weight: torch.Tensor, clip: ClipRule = DEFAULT_CLIP) -> torch.Tensor:
     """``weight`` [rows, columns] as its quantised self, with the gradient of the identity.
 
-    Values equal `dequantize(quantize(...))` exactly, in the dtype of ``weight``. Has no data-dependent
+    Values equal `dequantise(quantise(...))` exactly, in the dtype of ``weight``. Has no data-dependent
     control flow, so it can be compiled.
     """
     scales = row_scales(weight, clip)
@@ -100,7 +100,7 @@ def fake_quantize_int6(weight: torch.Tensor, clip: ClipRule = DEFAULT_CLIP) -> t
 
 
 @dataclass(frozen=True)
-class QuantizedState:
+class QuantisedState:
     """A model's state, as stored.
 
     Attributes:
@@ -114,35 +114,35 @@ class QuantizedState:
     floats: dict[str, torch.Tensor]
 
 
-def quantize(state: Mapping[str, torch.Tensor], clip: ClipRule = DEFAULT_CLIP) -> QuantizedState:
+def quantise(state: Mapping[str, torch.Tensor], clip: ClipRule = DEFAULT_CLIP) -> QuantisedState:
     """Quantise a state dict (on any device; the result is on the CPU).
 
     Raises InputError, naming the tensor, for weights that are not finite.
     """
-    quantized = QuantizedState({}, {}, {})
+    quantised = QuantisedState({}, {}, {})
     for name, tensor in state.items():
         tensor = tensor.detach().float().cpu()
         if not torch.isfinite(tensor).all():
             raise InputError(f"weight {name} holds a value that is not finite: the training run diverged")
-        if is_quantized(tensor):
+        if is_quantised(tensor):
             scales = row_scales(tensor, clip)
-            quantized.integers[name] = _round_to_grid(tensor, scales).to(torch.int8).contiguous()
-            quantized.scales[name] = scales.squeeze(1).half()
+            quantised.integers[name] = _round_to_grid(tensor, scales).to(torch.int8).contiguous()
+            quantised.scales[name] = scales.squeeze(1).half()
         else:
             fits = not tensor.numel() or float(tensor.abs().amax()) <= _HALF_MAX
-            quantized.floats[name] = (tensor.half() if fits else tensor).contiguous()
-    return quantized
+            quantised.floats[name] = (tensor.half() if fits else tensor).contiguous()
+    return quantised
 
 
-def dequantize(quantized: QuantizedState) -> dict[str, torch.Tensor]:
-    """The float32 state dict that a `QuantizedState` stands for.
+def dequantise(quantised: QuantisedState) -> dict[str, torch.Tensor]:
+    """The float32 state dict that a `QuantisedState` stands for.
 
     Raises FormatError, naming the tensor, for integers outside −32..31, scales that don't belong to the
     rows, are not finite or not positive, and floats that are not finite.
     """
     state: dict[str, torch.Tensor] = {}
-    for name, integers in quantized.integers.items():
-        scales = quantized.scales.get(name)
+    for name, integers in quantised.integers.items():
+        scales = quantised.scales.get(name)
         if scales is None:
             raise FormatError(f"tensor {name}: int6 without scales")
         if integers.ndim != 2 or scales.shape != integers.shape[:1]:
@@ -154,7 +154,7 @@ def dequantize(quantized: QuantizedState) -> dict[str, torch.Tensor]:
         if not (torch.isfinite(scales) & (scales > 0)).all():
             raise FormatError(f"tensor {name}: a scale that is not a positive number")
         state[name] = integers.float() * scales.float()[:, None]
-    for name, values in quantized.floats.items():
+    for name, values in quantised.floats.items():
         if not torch.isfinite(values).all():
             raise FormatError(f"tensor {name}: a value that is not finite")
         state[name] = values.float()

@@ -23,7 +23,7 @@ from hybridlm.errors import FormatError
 
 if TYPE_CHECKING:
     from hybridlm.model import GPT
-    from hybridlm.quantize import ClipRule, QuantizedState
+    from hybridlm.model.quantise import ClipRule, QuantisedState
 
 FORMAT_VERSION = 1
 MAX_BYTES = 1 << 30
@@ -62,20 +62,20 @@ def encode(model: "GPT", *, tokenizer: str, clip: "ClipRule | None" = None) -> b
 
     Raises InputError for weights that are not finite.
     """
-    from hybridlm.quantize import DEFAULT_CLIP, quantize
+    from hybridlm.model.quantise import DEFAULT_CLIP, quantise
 
     clip = clip or DEFAULT_CLIP
     config = json.loads(model.config.to_json())
-    return write(quantize(model.state_dict(), clip), model=config, tokenizer=tokenizer, clip=str(clip))
+    return write(quantise(model.state_dict(), clip), model=config, tokenizer=tokenizer, clip=str(clip))
 
 
-def write(quantized: "QuantizedState", *, model: Mapping[str, Any], tokenizer: str, clip: str) -> bytes:
+def write(quantised: "QuantisedState", *, model: Mapping[str, Any], tokenizer: str, clip: str) -> bytes:
     """The blob of a quantised state. ``model`` must be plain JSON values."""
     tensors: dict[str, NDArray[Any]] = {}
-    for name, integers in quantized.integers.items():
+    for name, integers in quantised.integers.items():
         tensors[name] = integers.numpy()
-        tensors[name + _SCALE_SUFFIX] = quantized.scales[name].numpy()
-    for name, values in quantized.floats.items():
+        tensors[name + _SCALE_SUFFIX] = quantised.scales[name].numpy()
+    for name, values in quantised.floats.items():
         tensors[name] = values.numpy()
     metadata = {"format": FORMAT_VERSION, "model": dict(model), "tokenizer": tokenizer, "clip": clip}
     plain = safetensors.numpy.save(tensors, {_METADATA_KEY: json.dumps(metadata, sort_keys=True)})
@@ -116,20 +116,20 @@ def load_model(blob: bytes, what: str) -> "GPT":
     import torch
 
     from hybridlm.model import GPT, ModelConfig
-    from hybridlm.quantize import QuantizedState, dequantize
+    from hybridlm.model.quantise import QuantisedState, dequantise
 
     content = read(blob, what)
-    quantized = QuantizedState({}, {}, {})
+    quantised = QuantisedState({}, {}, {})
     for name, array in content.tensors.items():
         tensor = torch.from_numpy(array.copy())  # frombuffer gave read-only memory
         if name.endswith(_SCALE_SUFFIX):
-            quantized.scales[name.removesuffix(_SCALE_SUFFIX)] = tensor
+            quantised.scales[name.removesuffix(_SCALE_SUFFIX)] = tensor
         elif array.dtype == np.int8:
-            quantized.integers[name] = tensor
+            quantised.integers[name] = tensor
         else:
-            quantized.floats[name] = tensor
+            quantised.floats[name] = tensor
     try:
-        state = dequantize(quantized)
+        state = dequantise(quantised)
     except FormatError as error:
         raise FormatError(f"{what}: {error}") from None
     config = ModelConfig.from_json(json.dumps(content.header.model), what)

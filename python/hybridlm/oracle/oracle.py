@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 from hybridlm import _core
 from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import InputError
+from hybridlm.extras import require_torch
+from hybridlm.files import atomic_write_bytes
 from hybridlm.oracle.vocabularies import vocabulary_of
 from hybridlm.threads import thread_count
 
 if TYPE_CHECKING:
     import torch
 
-    from hybridlm.oracle.tables import OracleTables
+    from hybridlm.oracle.device_tables import OracleTables
 
 log = logging.getLogger("hybridlm.oracle")
 
@@ -28,10 +30,19 @@ class Oracle:
     Predicting position i of a stream uses all tokens before it, ``tokens[:i]``; positions before the
     stream's start count as token 0. Log-probabilities are in nats. Look-ups run in native code without the
     GIL; ``threads`` defaults to this process's share of the machine and never changes a result.
+
+    >>> oracle = hybridlm.Oracle.from_file("oracle.ngsp")
+    >>> tokens = hybridlm.read_stream(["data/text_val_000000.bin"])
+    >>> log_probs = oracle.target_log_probs(tokens)  # float32 [K, N], nats: order k, token i
+    >>> rows = oracle.log_probs(tokens, np.array([10, 20]))  # float32 [K, 2, V]
+    >>> log_probs.shape == (len(oracle.orders), len(tokens)), rows.shape[2] == oracle.vocab_size
+    (True, True)
     """
 
-    def __init__(self, core: _core.FrozenOracle) -> None:
+    def __init__(self, core: _core.FrozenOracle, data: bytes) -> None:
+        """``core``: what was decoded from ``data``, an oracle file's bytes."""
         self._core = core
+        self._data = data
         self._warned = False
 
     @classmethod
@@ -42,7 +53,15 @@ class Oracle:
     @classmethod
     def from_bytes(cls, data: bytes, name: str = "oracle") -> Self:
         """Raises FormatError, calling the data ``name``."""
-        return cls(_core.FrozenOracle.from_bytes(data, name))
+        return cls(_core.FrozenOracle.from_bytes(data, name), data)
+
+    def to_bytes(self) -> bytes:
+        """The oracle's file."""
+        return self._data
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the oracle's file, whole or not at all. Raises OSError."""
+        atomic_write_bytes(path, self._data)
 
     @property
     def native(self) -> _core.FrozenOracle:
@@ -68,31 +87,34 @@ class Oracle:
         """SHA-256 of the tokenizer's file, 64 hex digits; None where the oracle doesn't say."""
         return self.vocabulary.fingerprint
 
-    def check_vocabulary(self, given: Vocabulary, name: str) -> None:
-        """Raises InputError unless the oracle is of the vocabulary ``given``, which errors call ``name``.
+    def check_tokenizer(self, given: Vocabulary, name: str = "the oracle") -> None:
+        """Raises InputError, calling the oracle ``name``, unless it was built with this tokenizer.
 
-        An oracle that doesn't know its tokenizer is held against the size alone, with one warning.
+        An oracle that doesn't say what it was built with is held against the size alone, with one warning.
         """
         own = self.vocabulary
         if own.size != given.size:
-            raise InputError(f"{name} has {given.size} tokens, but the oracle was built for {own.size}")
-        if own.fingerprint is None or given.fingerprint is None:
-            if own.fingerprint is None and not self._warned:
+            raise InputError(
+                f"{name}: built for a vocabulary of {own.size} tokens, but the tokenizer given has "
+                f"{given.size}"
+            )
+        if own.fingerprint is None:
+            if not self._warned:
                 self._warned = True
                 log.warning(
-                    "the oracle doesn't say which tokenizer it was built with, so only the size of the "
-                    "vocabulary tells whether it was %s",
+                    "%s: doesn't say which tokenizer it was built with: what follows is right only if it was "
+                    "the one given; `hybridlm oracle build --tokenizer` makes one that says it",
                     name,
                 )
-        elif own.fingerprint != given.fingerprint:
+        elif given.fingerprint not in (None, own.fingerprint):
             raise InputError(
-                f"{name} is tokenizer {given.fingerprint[:12]}…, but the oracle was built with tokenizer "
-                f"{own.fingerprint[:12]}…; its token ids mean something else"
+                f"{name}: built with the tokenizer {own.fingerprint}, but the one given is "
+                f"{given.fingerprint} (SHA-256 of the files)"
             )
         elif own.bos_id != given.bos_id:
             raise InputError(
-                f"documents of {name} begin with token {given.bos_id}, but the oracle was built from "
-                f"documents that begin with {own.bos_id}"
+                f"{name}: built from documents that begin with token {own.bos_id}, but those of the "
+                f"tokenizer given begin with {given.bos_id}"
             )
 
     @property
@@ -148,7 +170,11 @@ class Oracle:
         return self._core.mixture(tokens, where, shares, thread_count(threads))
 
     def tables(self, device: "torch.device | str" = "cpu") -> "OracleTables":
-        """The same look-ups as a torch module on ``device``. Raises InputError unless the oracle is dense."""
-        from hybridlm.oracle.tables import OracleTables
+        """The same look-ups as a torch module on ``device``.
+
+        Raises InputError unless the oracle is dense and PyTorch is there.
+        """
+        require_torch("an oracle's tables on a device")
+        from hybridlm.oracle.device_tables import OracleTables
 
         return OracleTables(self._core, device)

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from hybridlm.data.byte_table import ByteTable
 from hybridlm.errors import InputError
-from hybridlm.oracle.frozen import Oracle
-from hybridlm.oracle.mixture import best_static_weights
+from hybridlm.oracle.oracle import Oracle
+from hybridlm.oracle.static_weights import best_static_weights
 
 LN2 = float(np.log(2.0))
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from hybridlm import _core
 from hybridlm.errors import InputError
-from hybridlm.oracle.hashing import torch_context_buckets, verify_hash_twins
+from hybridlm.oracle.context_hash import torch_context_buckets, verify_hash_twins
 
 STEP = 10.0 / 127.0
 

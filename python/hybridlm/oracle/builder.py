@@ -1,0 +1,95 @@
+"""Building an oracle from a program: shards and arrays in, an `Oracle` out."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybridlm import _core
+from hybridlm.data.vocabulary import Vocabulary
+from hybridlm.errors import InputError
+from hybridlm.oracle.build import build_dense, build_sparse
+from hybridlm.oracle.oracle import Oracle
+from hybridlm.oracle.sources import Estimator
+
+DEFAULT_MAX_BYTES = 4_000_000
+
+
+class OracleBuilder:
+    """Gathers training tokens, shard by shard or array by array, and builds an oracle of them all.
+
+    Arrays are kept on the disk until the oracle is built. The oracle doesn't depend on the order in which
+    they came.
+
+    >>> import numpy as np, hybridlm
+    >>> builder = hybridlm.OracleBuilder(hybridlm.Vocabulary(8), order=3)
+    >>> builder.add(np.array([1, 5, 6, 7, 5, 6, 7, 5, 6], np.uint16))
+    >>> oracle = builder.build(max_bytes=1000)
+    >>> rows = oracle.log_probs(np.array([1, 5, 6], np.uint16), np.array([3]))  # nats, [orders, 1, V]
+    >>> int(rows[-1, 0].argmax())
+    7
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        *,
+        estimator: Estimator = "sparse",
+        order: int | None = None,
+        threads: int | None = None,
+    ) -> None:
+        """``order``: the highest, by default 6 (sparse) or 8 (dense)."""
+        self.vocabulary = vocabulary
+        self._estimator = estimator
+        self._order = order
+        self._threads = threads
+        self._arrays = tempfile.TemporaryDirectory(prefix="hybridlm-")
+        self._sources: list[Path] = []
+
+    def add(self, tokens: NDArray[np.integer[Any]]) -> None:
+        """Adds tokens [n], of one or more documents, each begun by ``vocabulary.bos_id``.
+
+        Raises InputError for what isn't one row of token ids of the vocabulary.
+        """
+        tokens = np.asarray(tokens)
+        if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
+            raise InputError(
+                f"tokens must be one row of whole numbers, not {tokens.dtype} of shape {tokens.shape}"
+            )
+        if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.vocabulary.size:
+            raise InputError(
+                f"tokens reach from {tokens.min()} to {tokens.max()}, but the vocabulary has "
+                f"{self.vocabulary.size}"
+            )
+        path = Path(self._arrays.name) / f"array{len(self._sources)}.bin"
+        _core.write_shard(os.fspath(path), tokens.astype(np.uint16))
+        self._sources.append(path)
+
+    def add_shard(self, path: str | os.PathLike[str]) -> None:
+        """Adds a shard's file, or a file of partial counts. Raises OSError where there is none."""
+        path = Path(path)
+        path.stat()
+        self._sources.append(path)
+
+    def build(self, *, max_bytes: int | None = None) -> Oracle:
+        """The oracle of all that was added; a sparse one of at most ``max_bytes`` (4,000,000 by default).
+
+        Raises InputError where nothing was added or the same tokens twice, or nothing fits; FormatError for
+        a damaged shard; OSError.
+        """
+        if self._estimator == "dense":
+            if max_bytes is not None:
+                raise InputError("a dense oracle has the size of its tables: max_bytes is for a sparse one")
+            data = build_dense(self._sources, self.vocabulary, orders=self._order or 8, threads=self._threads)
+        else:
+            data = build_sparse(
+                self._sources,
+                self.vocabulary,
+                max_bytes=DEFAULT_MAX_BYTES if max_bytes is None else max_bytes,
+                order=self._order,
+                threads=self._threads,
+            )
+        return Oracle.from_bytes(data)

@@ -1,0 +1,159 @@
+"""Scores from files, with what they were made of: what `eval` and `oracle eval` do, and `verify` again."""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybridlm import config as layers
+from hybridlm.artifact import Artifact
+from hybridlm.data.shards import Stream, open_stream
+from hybridlm.data.tokenizer import Tokenizer
+from hybridlm.errors import InputError
+from hybridlm.oracle import Oracle
+from hybridlm.oracle.oracle_score import OracleEvaluation
+from hybridlm.oracle.oracle_score import evaluate as evaluate_oracle
+from hybridlm.provenance import FileRecord, Provenance, versions
+from hybridlm.scoring.config import ScoringConfig
+from hybridlm.scoring.evaluate import EvaluationResult
+from hybridlm.scoring.evaluate import evaluate as evaluate_stream
+from hybridlm.scoring.mixing import MixtureSpec
+
+if TYPE_CHECKING:
+    from hybridlm.distributed import Distributed
+
+File = str | os.PathLike[str]
+
+
+R = TypeVar("R", EvaluationResult, OracleEvaluation)
+
+
+@dataclass(frozen=True)
+class Score(Generic[R]):
+    """A score, and what it was made of."""
+
+    result: R
+    made_of: Provenance
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self.result), "made_of": self.made_of.as_dict()}
+
+
+def evaluate(
+    artifact: Artifact,
+    stream: Stream | NDArray[np.uint16],
+    tokenizer: Tokenizer,
+    config: ScoringConfig | None = None,
+    dist: "Distributed | None" = None,
+    *,
+    mixtures: Mapping[str, MixtureSpec] | None = None,
+    threads: int | None = None,
+) -> EvaluationResult:
+    """Scores every token of ``stream`` [N] but the first: bits per byte of the text that it decodes to.
+
+    As `hybridlm.scoring.evaluate.evaluate`, which it calls once it is sure that artifact, stream and
+    tokenizer belong together. Raises InputError where they don't.
+
+    >>> tokenizer = hybridlm.Tokenizer.load("tok.model")
+    >>> artifact = hybridlm.Artifact.from_file("artifact.pgar")
+    >>> stream = hybridlm.open_stream(["data/text_val_000000.bin"], tokenizer.vocabulary)
+    >>> result = hybridlm.evaluate(artifact, stream, tokenizer)
+    >>> result.bpb < result.experts["oracle_3"].bpb  # bits per byte: the mixture, and its best order alone
+    True
+    """
+    artifact.check_tokenizer(tokenizer.vocabulary)
+    if isinstance(stream, Stream):
+        if stream.vocabulary != tokenizer.vocabulary:
+            raise InputError("the stream was opened with another tokenizer than the one given")
+        stream = stream.tokens
+    return evaluate_stream(
+        artifact, stream, tokenizer.byte_table, config, dist, mixtures=mixtures, threads=threads
+    )
+
+
+def score_artifact(
+    artifact: File,
+    shards: Sequence[File],
+    tokenizer: File,
+    config: ScoringConfig | None = None,
+    *,
+    bos_id: int | None = None,
+    max_tokens: int | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+) -> Score[EvaluationResult]:
+    """Scores an artifact's file on shards, read as one stream; at most the first ``max_tokens`` targets.
+
+    ``config.ttt`` None: TTT_OPTIMIZER from the environment, else sgd where there is a neural model.
+    ``bos_id``: the token that documents begin with, where the tokenizer doesn't say. Under torchrun it is a
+    collective. Raises InputError, FormatError or OSError.
+    """
+    config = config or ScoringConfig()
+    vocabulary = Tokenizer.load(tokenizer, bos_id)
+    bundle = Artifact.from_file(artifact)
+    if not config.no_neural:
+        bundle.require_torch()
+    bundle.check_tokenizer(vocabulary.vocabulary)
+    stream = open_stream(
+        shards, vocabulary.vocabulary, max_tokens=None if max_tokens is None else max_tokens + 1
+    )
+    dist: Distributed | None = None
+    if bundle.neural_blob is not None and not config.no_neural:
+        from hybridlm.distributed import initialise
+
+        if config.ttt is None:
+            config = dataclasses.replace(config, ttt=layers.resolve(ScoringConfig).ttt or "sgd")
+        dist = initialise(device)
+    try:
+        result = evaluate_stream(bundle, stream.tokens, vocabulary.byte_table, config, dist, threads=threads)
+    finally:
+        if dist is not None:
+            dist.close()
+    return Score(
+        result, provenance("eval", artifact, tokenizer, vocabulary, stream, config, max_tokens=max_tokens)
+    )
+
+
+def score_oracle(
+    oracle: File,
+    shards: Sequence[File],
+    tokenizer: File,
+    *,
+    bos_id: int | None = None,
+    threads: int | None = None,
+) -> Score[OracleEvaluation]:
+    """Scores an oracle's file alone, order by order. Raises as `score_artifact` does."""
+    vocabulary = Tokenizer.load(tokenizer, bos_id)
+    loaded = Oracle.from_file(oracle)
+    loaded.check_tokenizer(vocabulary.vocabulary, os.fspath(oracle))
+    stream = open_stream(shards, vocabulary.vocabulary)
+    result = evaluate_oracle(loaded, stream.tokens, vocabulary.byte_table, threads=threads)
+    return Score(result, provenance("oracle eval", oracle, tokenizer, vocabulary, stream))
+
+
+def provenance(
+    command: str,
+    scored: File,
+    tokenizer: File,
+    vocabulary: Tokenizer,
+    stream: Stream,
+    config: ScoringConfig | None = None,
+    *,
+    max_tokens: int | None = None,
+) -> Provenance:
+    """What a score of ``stream`` is made of, its files hashed now. Raises OSError."""
+    return Provenance(
+        command=command,
+        scored=FileRecord.of(scored),
+        tokenizer=FileRecord.of(tokenizer),
+        bos_id=vocabulary.bos_id,
+        shards=stream.shards,
+        max_tokens=max_tokens,
+        repeated_tokens=stream.repeated_tokens,
+        settings={} if config is None else layers.as_dict(config),
+        versions=versions(),
+    )

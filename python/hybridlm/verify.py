@@ -1,0 +1,138 @@
+"""A score that was reported, made again from its files and compared."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from hybridlm import config as layers
+from hybridlm.data.shards import ShardRecord, inspect_shards
+from hybridlm.errors import FormatError, InputError
+from hybridlm.files import read_json
+from hybridlm.oracle.oracle_score import OracleEvaluation
+from hybridlm.provenance import FileRecord, Provenance
+from hybridlm.score import File, score_artifact, score_oracle
+from hybridlm.scoring.config import ScoringConfig
+from hybridlm.scoring.evaluate import EvaluationResult
+
+LARGEST = 1 << 26
+"""Bytes of a score's file that are believed."""
+
+TOLERANCE = {False: 1e-9, True: 1e-4}
+"""Bits per byte by which a score may differ, without and with a neural model. What counts and looks up comes
+to the same digits on any machine but for its exp and log; a network's sums are rounded as the machine, its
+number of threads and the version of PyTorch will have it, and test-time training carries that on."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """verified: whether the files are those that were scored and score the same again.
+
+    reported, found: bits per byte, then and now; found is None where other files stand in the way.
+    problems: in words, what differs. tolerance: the difference in bits per byte that is let pass.
+    """
+
+    verified: bool
+    reported: float
+    found: float | None
+    tolerance: float
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A score's file: what was claimed, and what it was made of."""
+
+    name: str
+    bpb: float
+    counts: dict[str, int]
+    made_of: Provenance
+
+    @classmethod
+    def read(cls, path: File) -> "Reported":
+        """What `eval --json` or `oracle eval --json` printed. Raises FormatError or OSError."""
+        name = os.fspath(path)
+        found = read_json(path, LARGEST)
+        try:
+            bpb, counts = found["bpb"], {key: found[key] for key in ("tokens", "bytes")}
+            made_of = found.get("made_of")
+        except (KeyError, TypeError, AttributeError):
+            raise FormatError(f"{name}: not a score: what `hybridlm eval --json` prints") from None
+        if type(bpb) is not float or not all(type(count) is int for count in counts.values()):
+            raise FormatError(f"{name}: not a score: its bpb, tokens or bytes are no numbers")
+        return cls(name, bpb, counts, Provenance.from_json(made_of, name))
+
+
+def verify(
+    reported: Reported,
+    *,
+    scored: File | None = None,
+    shards: Sequence[File] | None = None,
+    tokenizer: File | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+) -> Verdict:
+    """Scores again and compares. Files are where they were, unless another place is given.
+
+    Raises InputError for settings that this version doesn't have, FormatError, and OSError for files that
+    aren't there.
+    """
+    made_of = reported.made_of
+    scored = made_of.scored.path if scored is None else scored
+    tokenizer = made_of.tokenizer.path if tokenizer is None else tokenizer
+    shards = [shard.path for shard in made_of.shards] if shards is None else shards
+    problems = [
+        *_other_file(made_of.scored, scored),
+        *_other_file(made_of.tokenizer, tokenizer),
+        *_other_shards(made_of.shards, inspect_shards([os.fspath(shard) for shard in shards])),
+    ]
+    if problems:
+        return Verdict(False, reported.bpb, None, 0.0, tuple(problems))
+    result = _score(made_of, scored, shards, tokenizer, device, threads)
+    tolerance = TOLERANCE["neural" in getattr(result, "experts", {})]
+    for key, count in reported.counts.items():
+        if (now := getattr(result, key)) != count:
+            problems.append(f"{count:,} {key} were reported, and there are {now:,}")
+    if not abs(result.bpb - reported.bpb) <= tolerance:
+        problems.append(f"{reported.bpb:.6f} bits per byte were reported, and it is {result.bpb:.6f}")
+    return Verdict(not problems, reported.bpb, result.bpb, tolerance, tuple(problems))
+
+
+def _score(
+    made_of: Provenance,
+    scored: File,
+    shards: Sequence[File],
+    tokenizer: File,
+    device: str | None,
+    threads: int | None,
+) -> EvaluationResult | OracleEvaluation:
+    if made_of.command == "oracle eval":
+        return score_oracle(scored, shards, tokenizer, bos_id=made_of.bos_id, threads=threads).result
+    if made_of.command != "eval":
+        raise InputError(f"a score of the command {made_of.command!r} can't be made again by this version")
+    return score_artifact(
+        scored,
+        shards,
+        tokenizer,
+        layers.from_values(ScoringConfig, made_of.settings, "the score's settings"),
+        bos_id=made_of.bos_id,
+        max_tokens=made_of.max_tokens,
+        device=device,
+        threads=threads,
+    ).result
+
+
+def _other_file(then: FileRecord, path: File) -> list[str]:
+    now = FileRecord.of(path)
+    if replace(now, path=then.path) == then:
+        return []
+    return [f"{now.path}: not the file that was scored: SHA-256 {now.sha256}, not {then.sha256}"]
+
+
+def _other_shards(then: Sequence[ShardRecord], now: Sequence[ShardRecord]) -> list[str]:
+    if len(then) != len(now):
+        return [f"{len(then)} shards were scored, and {len(now)} are given"]
+    return [
+        f"{found.path}: not the shard that was scored: SHA-256 {found.sha256}, not {before.sha256}"
+        for before, found in zip(then, now, strict=True)
+        if before.sha256 != found.sha256
+    ]

@@ -1,0 +1,230 @@
+"""`hybridlm verify`: a reported score is made again from the files that it names, or refused."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hybridlm import _core
+from hybridlm.cli.main import main
+from hybridlm.data.shards import data_folder, read_stream
+from hybridlm.data.tokenizer import Tokenizer
+
+
+@pytest.fixture
+def files(shard_dir: Path, tokenizer_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in: a data folder, a tokenizer, an oracle, and an artifact of it."""
+    shutil.copytree(shard_dir, tmp_path / "data")
+    shutil.copy(tokenizer_path, tmp_path / "tok.model")
+    monkeypatch.chdir(tmp_path)
+    counts = _core.NgramCounts(512, 3, {3: 256})
+    counts.count_shards(list(map(str, data_folder("data")[0])))
+    Path("oracle.ngor").write_bytes(counts.dense_oracle(level=3))
+    pack = ["artifact", "pack", "--oracle", "oracle.ngor", "--tokenizer", "tok.model", "-o", "a.pgar"]
+    assert main(pack) == 0
+    return tmp_path
+
+
+def json_of(capsys: pytest.CaptureFixture[str], *command: str, code: int = 0) -> Any:
+    capsys.readouterr()
+    assert main([*command, "--json"]) == code
+    return json.loads(capsys.readouterr().out)
+
+
+SCORED = ("--val", "data/*_val_*.bin", "--tokenizer", "tok.model")
+
+
+@pytest.fixture
+def score(files: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    found = json_of(capsys, "eval", "a.pgar", *SCORED, "--mixer", "eg", "--max-tokens", "2000")
+    (files / "score.json").write_text(json.dumps(found))
+    return found
+
+
+def test_a_score_says_what_it_was_made_of(files: Path, score: dict[str, Any]) -> None:
+    made_of = score["made_of"]
+    (val,) = (files / "data").glob("*_val_*.bin")
+    import hashlib
+
+    for record, path in (
+        (made_of["scored"], files / "a.pgar"),
+        (made_of["tokenizer"], files / "tok.model"),
+        (made_of["shards"][0], val),
+    ):
+        assert record["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (made_of["command"], made_of["max_tokens"], made_of["bos_id"]) == ("eval", 2000, 1)
+    assert made_of["settings"]["mixer"] == "eg"
+    assert {"hybridlm", "python", "numpy"} <= made_of["versions"].keys()
+
+
+def test_a_true_score_is_verified(score: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    verdict = json_of(capsys, "verify", "score.json")
+    assert verdict["verified"] and verdict["found"] == verdict["reported"] == score["bpb"]
+    assert main(["verify", "score.json"]) == 0
+    assert "score.json: verified" in capsys.readouterr().out
+
+
+def test_files_that_have_moved_can_be_named(
+    files: Path, score: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = files / "elsewhere"
+    moved.mkdir()
+    for name in ("a.pgar", "tok.model", "data"):
+        (files / name).rename(moved / name)
+    capsys.readouterr()
+    assert main(["verify", "score.json"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    options = ["--artifact", "elsewhere/a.pgar", "--tokenizer", "elsewhere/tok.model"]
+    assert json_of(capsys, "verify", "score.json", *options, "--val", "elsewhere/data/*_val_*.bin")[
+        "verified"
+    ]
+
+
+def test_another_number_is_not_verified(
+    files: Path, score: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for key, value in (("bpb", score["bpb"] - 1e-6), ("tokens", 1999), ("bytes", 1)):
+        (files / "score.json").write_text(json.dumps({**score, key: value}))
+        verdict = json_of(capsys, "verify", "score.json", code=1)
+        assert not verdict["verified"] and len(verdict["problems"]) == 1
+        assert verdict["found"] == score["bpb"]
+
+
+@pytest.mark.parametrize("name", ["a.pgar", "tok.model", "data/topics_val_000000.bin"])
+def test_other_files_are_not_verified(
+    files: Path, score: dict[str, Any], capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    with (files / name).open("ab") as file:
+        file.write(b"\0\0")
+    capsys.readouterr()
+    code = main(["verify", "score.json"])
+    out, err = capsys.readouterr()
+    assert code == 1 and name in out + err and "Traceback" not in err
+
+
+def test_the_score_of_an_oracle_is_verified(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    score = json_of(capsys, "oracle", "eval", "oracle.ngor", *SCORED)
+    (files / "score.json").write_text(json.dumps(score))
+    assert json_of(capsys, "verify", "score.json")["verified"]
+    (files / "score.json").write_text(json.dumps({**score, "bpb": score["bpb"] * 0.999}))
+    assert not json_of(capsys, "verify", "score.json", code=1)["verified"]
+
+
+@pytest.mark.parametrize("change", [
+    lambda score: score.pop("made_of"),
+    lambda score: score.pop("bpb"),
+    lambda score: score.update(bpb="1.2"),
+    lambda score: score["made_of"].pop("shards"),
+    lambda score: score["made_of"].update(shards=[{"path": 1}]),
+    lambda score: score["made_of"].update(scored=None),
+    lambda score: score["made_of"].update(command="rm"),
+    lambda score: score["made_of"]["settings"].update(chunk="x"),
+    lambda score: score["made_of"]["settings"].update(unheard_of=1),
+    lambda score: score["made_of"]["settings"].update(mixer="none"),
+])  # fmt: skip
+def test_what_is_no_score_is_one_line(
+    files: Path, score: dict[str, Any], capsys: pytest.CaptureFixture[str], change: Any
+) -> None:
+    change(score)
+    (files / "score.json").write_text(json.dumps(score))
+    capsys.readouterr()
+    assert main(["verify", "score.json"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("hybridlm: error: ") and err.count("\n") == 1
+
+
+def test_every_command_that_reads_a_stream_refuses_a_shard_twice(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (files / "data" / "copy_val_000000.bin").symlink_to("topics_val_000000.bin")
+    for command in (
+        ["eval", "a.pgar", *SCORED],
+        ["oracle", "eval", "oracle.ngor", *SCORED],
+        ["audit", "a.pgar", *SCORED],
+        ["train", "--data", "data", "--tokenizer", "tok.model", "--out", "run", "--preset", "tiny"],
+    ):
+        capsys.readouterr()
+        assert main(command) == 1
+        assert "has the same content as" in capsys.readouterr().err
+    (files / "data" / "copy_val_000000.bin").unlink()
+    (files / "data" / "copy_train_000000.bin").symlink_to("topics_val_000000.bin")
+    assert main(command) == 1
+    assert "has the same content as" in capsys.readouterr().err, "validated on what was trained on"
+
+
+def test_every_command_that_reads_a_stream_refuses_another_tokenizer(
+    files: Path, corpus: list[str], tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Tokenizer.train(corpus[:40], files / "other.model", tokenizer.vocab_size)
+    scored = ("--val", "data/*_val_*.bin", "--tokenizer", "other.model")
+    (files / "text").write_text("text")
+    for command in (
+        ["eval", "a.pgar", *scored],
+        ["audit", "a.pgar", *scored],
+        ["oracle", "eval", "oracle.ngor", *scored],
+        ["train", "--data", "data", "--tokenizer", "other.model", "--out", "run", "--preset", "tiny"],
+        ["compress", "text", "--artifact", "a.pgar", "--tokenizer", "other.model", "-o", "c"],
+        ["generate", "--artifact", "a.pgar", "--tokenizer", "other.model"],
+    ):
+        capsys.readouterr()
+        assert main(command) == 1, command
+        err = capsys.readouterr().err
+        assert other.fingerprint in err and tokenizer.fingerprint in err, err
+
+
+def test_training_that_never_came_to_an_update_is_not_reported(
+    files: Path, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    from hybridlm.model import GPT, ModelConfig
+    from hybridlm.train.checkpoint import ModelMetadata, save_model
+
+    config = ModelConfig(
+        layers=1, width=32, heads=2, kv_heads=1, mlp_hidden=32, vocab_size=512, sequence_length=64,
+        bigram_rows=0, zero_init_projections=False,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    (files / "run").mkdir()
+    save_model(files / "run", GPT(config).state_dict(), ModelMetadata(config, tokenizer.fingerprint, 1))
+    assert main(["artifact", "pack", "--model", "run", "--tokenizer", "tok.model", "-o", "n.pgar"]) == 0
+    scored = ("eval", "n.pgar", *SCORED, "--max-tokens", "600", "--ttt", "sgd")
+    found = json_of(capsys, *scored)
+    assert (found["ttt"], found["ttt_updates"]) == ("off", 0)
+    assert found["bpb"] == json_of(capsys, *scored[:-1], "off")["bpb"]
+    assert main(list(scored)) == 0
+    out, err = capsys.readouterr()
+    assert "TTT off" in out and "made no update" in err
+    learned = json_of(capsys, *scored, "--chunk", "200")
+    assert learned["ttt"] == "sgd" and learned["ttt_updates"] == 2 * 3, "two chunks, three epochs"
+    (files / "score.json").write_text(json.dumps(learned))
+    assert json_of(capsys, "verify", "score.json")["verified"]
+
+
+def test_the_audit_names_the_shards(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = json_of(capsys, "audit", "a.pgar", *SCORED, "--max-tokens", "500")
+    tokens = len(read_stream(data_folder("data")[1]))
+    shards = found["single_pass"]["shards"]
+    assert [(shard["path"], shard["tokens"]) for shard in shards] == [("data/topics_val_000000.bin", tokens)]
+    assert found["single_pass"]["repeated_tokens"] == 0
+
+
+def test_a_stream_that_holds_a_shard_twice_fails_the_audit(tokenizer: Tokenizer) -> None:
+    from hybridlm.data.shards import ShardRecord, Stream
+    from hybridlm.scoring.audit import audit
+    from hybridlm.scoring.audit_subject import MixtureSubject, Parts
+    from hybridlm.scoring.experts import online_experts
+
+    tokens = np.arange(60, dtype=np.uint16) % 7
+    subject = MixtureSubject(lambda: Parts(online_experts(8)), "eg")
+    once = ShardRecord("a", 30, "00"), ShardRecord("b", 30, "11")
+    twice = ShardRecord("a", 30, "00"), ShardRecord("b", 30, "00")
+    reports = [
+        audit(subject, tokens, 8, source=Stream(tokens, tokenizer.vocabulary, shards, 0), rows=4, changes=2)
+        for shards in (once, twice)
+    ]
+    assert [report.single_pass.passed for report in reports] == [True, False]
+    assert reports[1].single_pass.problem == "b is a once more" and not reports[1].passed

@@ -1,0 +1,47 @@
+"""Data flows one way: no module of the package imports, even late or for its types, what imports it."""
+
+import ast
+import graphlib
+from pathlib import Path
+
+import pytest
+
+import hybridlm
+
+PACKAGE = Path(hybridlm.__file__).parent
+
+
+def module_name(path: Path) -> str:
+    parts = ["hybridlm", *path.relative_to(PACKAGE).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(path: Path, modules: set[str]) -> set[str]:
+    """All of the package's modules that ``path`` imports, anywhere in its text.
+
+    ``from package import name`` is an import of the module ``package.name`` if there is one. A package is
+    imported by importing what is in it, which is no dependency on it.
+    """
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            assert node.level == 0, f"{path}: a relative import"
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= names & modules
+            if names - modules:
+                found.add(node.module)
+    return found & modules
+
+
+def test_there_is_no_circle_of_imports() -> None:
+    files = {module_name(path): path for path in PACKAGE.rglob("*.py")}
+    graph = {name: imports_of(path, set(files)) for name, path in files.items()}
+    # The package itself hands out what is in it by name, lazily, and says its version.
+    graph["hybridlm"] = set()
+    assert len(graph) > 60 and graph["hybridlm.cli.evaluate"], "this test looks at something"
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"these import each other: {' <- '.join(error.args[1])}")

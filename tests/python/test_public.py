@@ -1,0 +1,43 @@
+"""The names that `import hybridlm` offers: there, documented, lazy, and their examples true."""
+
+import doctest
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import hybridlm
+
+OBJECTS = [name for name in hybridlm.__all__ if not inspect.ismodule(getattr(hybridlm, name))]
+OBJECTS.remove("__version__")
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_examples_say_what_happens(name: str, example_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(example_folder)
+    shown = getattr(hybridlm, name)
+    names = {"hybridlm": hybridlm, "np": np, "Path": Path}
+    (test,) = doctest.DocTestFinder(recurse=False).find(shown, name, globs=names)
+    assert test.examples, f"{name} has no example"
+    assert doctest.DocTestRunner().run(test).failed == 0
+
+
+def test_the_public_names_are_there_and_no_others_are_shown() -> None:
+    assert dir(hybridlm) == sorted(hybridlm.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        hybridlm.nothing  # noqa: B018
+
+
+def test_nothing_is_imported_before_it_is_asked_for() -> None:
+    """No torch until a neural thing is touched; no NumPy for the package itself."""
+    program = """
+import sys, hybridlm
+assert "numpy" not in sys.modules and "hybridlm._core" not in sys.modules
+for name in hybridlm.__all__:
+    getattr(hybridlm, name)
+assert "torch" not in sys.modules and "ray" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
