@@ -41,7 +41,7 @@ const EARLY: f32 = 0.5;
 const BACKOFF_RANGE: (f32, f32) = (0.005, 0.995);
 
 #[derive(Clone, Copy, Debug)]
-pub struct Settings {
+pub struct Config {
     /// The contexts' lengths in tokens, ascending, 1 to [`MAX_LENGTH`].
     pub lengths: &'static [usize],
     /// Contexts that there is room for at most, a power of two. A context takes 16 bytes, and the store
@@ -49,7 +49,7 @@ pub struct Settings {
     pub contexts: usize,
 }
 
-impl Default for Settings {
+impl Default for Config {
     fn default() -> Self {
         Self { lengths: &LENGTHS, contexts: 1 << 22 }
     }
@@ -218,8 +218,8 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    pub fn new(vocab_size: usize, settings: Settings) -> Result<Self> {
-        let Settings { lengths, contexts } = settings;
+    pub fn new(vocab_size: usize, config: Config) -> Result<Self> {
+        let Config { lengths, contexts } = config;
         let ascending = lengths.windows(2).all(|pair| pair[0] < pair[1]);
         match (lengths.first(), lengths.last()) {
             (Some(1..), Some(..=MAX_LENGTH)) if ascending => {}
