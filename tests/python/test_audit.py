@@ -302,7 +302,7 @@ def test_an_artifact_is_audited_with_its_bytes(tokenizer: Tokenizer, shard_dir: 
 
 
 SMALL = ScoringSettings(
-    batch=4, chunk=100, ttt_options=TTTSettings(epochs=1, learning_rate=0.05, frozen_blocks=1)
+    batch=4, chunk=100, ttt_options=TTTSettings(epochs=1, learning_rates=(0.0, 0.05), frozen_blocks=1)
 )
 
 
@@ -331,13 +331,13 @@ class TrainsBeforeCommitting(MixtureSubject):
         settings = replace(SMALL, ttt="sgd")
 
         def parts() -> Parts:
-            neural, trainer = load_neural(artifact, settings, None)
-            assert trainer is not None
+            neural, learner = load_neural(artifact, settings, None)
+            assert learner is not None
             score = neural.score
 
             def trained_score(stream: Tokens, start: int) -> NDArray[np.float32]:
                 if len(stream) > start:
-                    trainer.learn(stream, start)
+                    learner.learn(stream, start)
                 return score(stream, start)
 
             neural.score = trained_score  # type: ignore[method-assign]
@@ -358,22 +358,22 @@ def test_training_for_a_prediction_is_caught_by_the_hashes(tokenizer: Tokenizer,
     artifact, stream = make_artifact(tokenizer, shard_dir, neural=True)
 
     def parts() -> Parts:
-        neural, trainer = load_neural(artifact, replace(SMALL, ttt="sgd"), None)
-        assert trainer is not None
+        neural, learner = load_neural(artifact, replace(SMALL, ttt="sgd"), None)
+        assert learner is not None
         show = neural.predict
 
         def trained_row(stream: Tokens) -> Scored:
             row = show(stream)
-            trainer.learn(stream, max(1, len(stream) - 16))
+            learner.learn(stream, max(1, len(stream) - 16))
             return row
 
         neural.predict = trained_row  # type: ignore[method-assign]
-        return Parts([neural], trainer)
+        return Parts([neural], [learner])
 
     report = audit(
         MixtureSubject(parts, "eg"), stream[:80], tokenizer.vocab_size, chunk=40, rows=4, changes=2
     )
-    assert not report.passed and report.score_first.changed == ("neural", "optimizer")
+    assert not report.passed and {"neural", "optimizer"} <= set(report.score_first.changed)
 
 
 @pytest.mark.slow

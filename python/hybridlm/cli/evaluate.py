@@ -23,6 +23,7 @@ def evaluate(
     tokenizer: ChosenTokenizer,
     scoring: Annotated[ScoringSettings, tyro.conf.arg(name="")] = ScoringSettings(),  # noqa: B008 - frozen
     max_tokens: int | None = None,
+    control: str | None = None,
     device: str | None = None,
     threads: int | None = None,
     json: bool = False,
@@ -37,6 +38,8 @@ def evaluate(
         val: A glob of shards, read as one stream in the order of their names.
         scoring: The protocol.
         max_tokens: Score only the first so many targets.
+        control: A glob of training shards, as long as what is scored: one more model learns from them what the
+            first learns from the text, and is scored beside it. What it gains is not due to the text.
         device: Where the model runs: cpu or cuda; unset: cuda where there is one.
         threads: Of oracle look-ups; unset: HYBRIDLM_NUM_THREADS, else this process's share of the cores.
         json: Print one JSON object.
@@ -53,6 +56,7 @@ def evaluate(
         scoring,
         bos_id=tokenizer.bos_id,
         max_tokens=max_tokens,
+        control=None if control is None else expand(control),
         device=device,
         threads=threads,
     )
@@ -61,16 +65,30 @@ def evaluate(
         _show(score, json)
 
 
+def _learning(result: "EvaluationResult") -> str:
+    if result.ttt == "off":
+        return "off"
+    undone = f", {result.ttt_undone:,} times undone as it had diverged" if result.ttt_undone else ""
+    return f"{result.ttt} ({result.ttt_updates:,} updates{undone})"
+
+
 def _show(score: "Score[EvaluationResult]", json: bool) -> None:
     result, made_of = score.result, score.made_of
     if json:
         print_json(score.as_dict())
         return
-    ttt = result.ttt if result.ttt == "off" else f"{result.ttt} ({result.ttt_updates:,} updates)"
+    ttt = _learning(result)
     print(f"{result.tokens:,} targets, {result.bytes:,} bytes of decoded text, TTT {ttt}")
     table = number_table("expert", "bits/token", "bits/byte")
     for name, rate in result.experts.items():
         table.add_row(name, f"{rate.bits_per_token:.4f}", f"{rate.bpb:.4f}")
+    if len(result.ttt_rates) > 1:
+        for arm in result.ttt_rates:
+            table.add_row(
+                f"neural, rate {arm.learning_rate:g}", f"{arm.bits_per_token:.4f}", f"{arm.bpb:.4f}"
+            )
+    if result.control is not None:
+        table.add_row("control", f"{result.control.bits_per_token:.4f}", f"{result.control.bpb:.4f}")
     table.add_section()
     table.add_row(f"mixture: {result.mixer}", f"{result.bits_per_token:.4f}", f"{result.bpb:.4f}")
     print_table(table)

@@ -10,6 +10,7 @@ stops at the token that starts a document.
 """
 
 import math
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -230,6 +231,8 @@ class GPT(nn.Module):
             self.skip_weight = nn.Parameter(torch.ones(config.encoder_layers, config.width))
             self.skip_gate = nn.Parameter(torch.zeros(config.encoder_layers, config.width))
         self.head = None if config.tied_embeddings else Linear(config.width, config.vocab_size)
+        # What an adapter adds to the logits, since a tied head is no module that a hook could hang on.
+        self.head_adapter: Callable[[Tensor], Tensor] | None = None
         self._initialise()
 
     def _initialise(self) -> None:
@@ -281,7 +284,10 @@ class GPT(nn.Module):
             # Divided here and not after the product, because the logits are the largest tensor there is.
             x = x / config.logit_softcap
         head = self.token_embedding if self.head is None else self.head
-        logits = F.linear(x, seen_weight(head)).float()
+        logits = F.linear(x, seen_weight(head))
+        if self.head_adapter is not None:
+            logits = logits + self.head_adapter(x)
+        logits = logits.float()
         return config.logit_softcap * torch.tanh(logits) if config.logit_softcap else logits
 
     def loss(self, tokens: Tensor, weights: Tensor, total_weight: Tensor) -> tuple[Tensor, Tensor]:

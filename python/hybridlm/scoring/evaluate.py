@@ -41,6 +41,17 @@ class Rate:
 
 
 @dataclass(frozen=True)
+class LearningRate:
+    """What the neural expert costs at one learning rate, its updates, and how often they were undone."""
+
+    learning_rate: float
+    bits_per_token: float
+    bpb: float
+    updates: int
+    undone: int
+
+
+@dataclass(frozen=True)
 class ScoredChunk:
     """Committed scores of consecutive targets.
 
@@ -65,7 +76,9 @@ class EvaluationResult:
         mixtures: the rates of further mixtures over the same experts' scores.
         ttt: the optimiser of test-time training, or ``off``: also where it never came to an update, because
             all targets fit one chunk.
-        ttt_updates: steps that it made.
+        ttt_updates: steps that it made; ttt_undone: how often it had diverged and was undone.
+        ttt_rates: what became of each learning rate.
+        control: the neural expert's rate if it is trained, as often, on training tokens; None: not tried.
         seconds: wall time; ``stages`` says what for.
     """
 
@@ -78,6 +91,9 @@ class EvaluationResult:
     mixtures: dict[str, Rate]
     ttt: TTTOptimizer
     ttt_updates: int
+    ttt_undone: int
+    ttt_rates: list[LearningRate]
+    control: Rate | None
     seconds: float
     stages: dict[str, float]
 
@@ -119,12 +135,15 @@ def evaluate(
     *,
     mixtures: Mapping[str, MixtureSpec] | None = None,
     threads: int | None = None,
+    control: NDArray[np.uint16] | None = None,
 ) -> EvaluationResult:
     """Scores every token of ``stream`` but the first.
 
     Under a process group it is a collective: the neural expert's windows and test-time training are shared
     out, and every rank gets the same result. ``mixtures`` are scored besides ``settings.mixer``, over the
-    same expert scores. The artifact is left as it is: the model that learns is a copy of what it holds.
+    same expert scores. ``control``, training tokens that are at least as many, trains a model as often on
+    them instead, to tell what is learned of this text from what any further training gives. The artifact is
+    left as it is: the models that learn are copies of what it holds.
 
     Raises InputError for a stream without targets or bytes, a vocabulary that isn't the artifact's, settings
     that can't be; FormatError for a damaged artifact.
@@ -138,22 +157,32 @@ def evaluate(
     total_bytes = int(lengths.sum())
     if not total_bytes:
         raise InputError("the targets decode to no text, so there are no bytes to divide by")
+    if control is not None and len(control) < len(stream):
+        raise InputError(
+            f"the control has {len(control):,} tokens, fewer than the {len(stream):,} of the stream"
+        )
 
     with watch.stage("load"):
-        parts = experts_of(artifact, byte_table.vocab_size, settings, dist, threads=threads)
-    experts, trainer = parts.experts, parts.trainer
+        parts = experts_of(artifact, byte_table.vocab_size, settings, dist, threads=threads, control=control)
+    experts = parts.experts
 
     specs = {"": MixtureSpec(settings.mixer), **(mixtures or {})}
     names = expert_names(experts)
     expert_totals = [0] * len(names)
     mixture_totals = dict.fromkeys(specs, 0)
     tokens = len(stream) - 1
-    learn = None if trainer is None else trainer.learn
     with ExitStack() as stack:
         progress = None
         if dist is None or dist.is_main:
             progress = stack.enter_context(Progress("score", tokens, "tokens"))
-        for scored in score_chunks(stream, experts, specs, chunk=settings.chunk, learn=learn, watch=watch):
+        for scored in score_chunks(
+            stream,
+            experts,
+            specs,
+            chunk=settings.chunk,
+            learn=parts.learn if parts.learners else None,
+            watch=watch,
+        ):
             for row, log_probs in enumerate(scored.log_probs):
                 expert_totals[row] += _total(-log_probs.astype(np.float64))
             for label, nll in scored.nll.items():
@@ -165,25 +194,33 @@ def evaluate(
         bits = total * _UNIT / float(np.log(2.0))
         return Rate(bits / tokens, bits / total_bytes)
 
-    updates = 0 if trainer is None else trainer.updates
-    if trainer is not None and not updates:
+    rates = parts.learners[0].report() if parts.learners else []
+    updates = sum(one.updates for one in rates)
+    if rates and not updates:
         log.warning(
             "test-time training made no update: the %s targets are a single chunk of up to %s; --chunk makes "
             "smaller ones",
             f"{tokens:,}",
             f"{settings.chunk:,}",
         )
+    of_experts = dict(zip(names, map(rate, expert_totals), strict=True))
     result = rate(mixture_totals.pop(""))
     return EvaluationResult(
         tokens=tokens,
         bytes=total_bytes,
         bits_per_token=result.bits_per_token,
         bpb=result.bpb,
-        experts=dict(zip(names, map(rate, expert_totals), strict=True)),
+        control=of_experts.pop("control", None),
+        experts=of_experts,
         mixer=settings.mixer,
         mixtures={label: rate(total) for label, total in mixture_totals.items()},
         ttt=(settings.ttt or "sgd") if updates else "off",
         ttt_updates=updates,
+        ttt_undone=sum(one.undone for one in rates),
+        ttt_rates=[
+            LearningRate(one.rate, cost.bits_per_token, cost.bpb, one.updates, one.undone)
+            for one, cost in ((one, rate(round(one.nats / _UNIT))) for one in rates)
+        ],
         seconds=time.perf_counter() - began,
         stages=watch.seconds,
     )

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from hybridlm.artifact import Artifact
 from hybridlm.errors import InputError
 from hybridlm.files import atomic_write_bytes
-from hybridlm.scoring.settings import ScoringSettings, TTTSettings
+from hybridlm.scoring.settings import ScoringSettings
+from hybridlm.settings import as_dict, from_values
 
 SIZES = (1, 2)
 
@@ -78,7 +79,7 @@ def compare(
         folder = Path(name)
         atomic_write_bytes(folder / "artifact.pgar", artifact.to_bytes())
         np.save(folder / "stream.npy", stream, allow_pickle=False)
-        (folder / "settings.json").write_text(json.dumps(dataclasses.asdict(settings)))
+        (folder / "settings.json").write_text(json.dumps(as_dict(settings)))
         scores = [score for size in SIZES for score in _torchrun(worker, folder, size)]
     first = None
     for other in scores[1:]:
@@ -111,7 +112,7 @@ def run_worker(folder: Path) -> None:
     from hybridlm.scoring.audit_subject import artifact_subject
 
     options: dict[str, Any] = json.loads((folder / "settings.json").read_text())
-    settings = ScoringSettings(**{**options, "ttt_options": TTTSettings(**options["ttt_options"])})
+    settings = from_values(ScoringSettings, options, "settings.json")
     stream = np.load(folder / "stream.npy", allow_pickle=False)
     dist = initialise("cpu")
     try:
