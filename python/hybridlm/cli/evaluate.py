@@ -24,6 +24,9 @@ def evaluate(
     scoring: Annotated[ScoringSettings, tyro.conf.arg(name="")] = ScoringSettings(),  # noqa: B008 - frozen
     max_tokens: int | None = None,
     control: str | None = None,
+    state: Path | None = None,
+    per_document: Path | None = None,
+    per_token: Path | None = None,
     device: str | None = None,
     threads: int | None = None,
     json: bool = False,
@@ -38,14 +41,19 @@ def evaluate(
         val: A glob of shards, read as one stream in the order of their names.
         scoring: The protocol.
         max_tokens: Score only the first so many targets.
-        control: A glob of training shards, as long as what is scored: one more model learns from them what the
-            first learns from the text, and is scored beside it. What it gains is not due to the text.
+        control: A glob of training shards, as long as what is scored. One more model learns from them as the
+            first does from the text, and is scored beside it: what it gains is not due to the text.
+        state: A file that a long score is kept in while it runs. Ctrl-C and SIGTERM end the score after a
+            chunk, and the same command goes on from there, to the same bits.
+        per_document: Write a table of each document's start, tokens, bytes and bits: a .csv or .parquet file.
+        per_token: Write the mixture's bits of each target, float32: a .npy file.
         device: Where the model runs: cpu or cuda; unset: cuda where there is one.
         threads: Of oracle look-ups; unset: HYBRIDLM_NUM_THREADS, else this process's share of the cores.
         json: Print one JSON object.
     """
     from hybridlm.data.shards import expand
     from hybridlm.score import score_artifact
+    from hybridlm.scoring.evaluate import ScoreFiles
 
     if max_tokens is not None and max_tokens < 1:
         raise InputError(f"--max-tokens must be at least 1, not {max_tokens}")
@@ -57,6 +65,7 @@ def evaluate(
         bos_id=tokenizer.bos_id,
         max_tokens=max_tokens,
         control=None if control is None else expand(control),
+        files=ScoreFiles(state, per_document, per_token),
         device=device,
         threads=threads,
     )
@@ -92,6 +101,11 @@ def _show(score: "Score[EvaluationResult]", json: bool) -> None:
     table.add_section()
     table.add_row(f"mixture: {result.mixer}", f"{result.bits_per_token:.4f}", f"{result.bpb:.4f}")
     print_table(table)
+    if result.bpb_interval is not None:
+        low, high = result.bpb_interval
+        print(
+            f"95% interval over {len(result.documents.tokens):,} documents: {low:.4f} to {high:.4f} bits/byte"
+        )
     stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in result.stages.items())
     print(f"{result.seconds:.1f} s ({stages})")
     print_provenance(made_of)
