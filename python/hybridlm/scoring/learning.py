@@ -204,7 +204,7 @@ class LearningExpert(Expert):
             raise InputError("the state is that of another kind of test-time training")
         for name, value in own.items():
             if state[name].shape != value.shape or state[name].dtype != value.dtype:
-                raise InputError(f"the state's {name} is {state[name].dtype} {state[name].shape}")
+                raise InputError(f"the state's {name} is {state[name].dtype} {list(state[name].shape)}")
         self._rates.restore(state["rates"])
         for at, arm in enumerate(self.arms):
             arm.total, arm.undone = map(int, state[f"{at}.counts"])

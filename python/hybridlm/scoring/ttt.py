@@ -128,7 +128,7 @@ class TestTimeTrainer:
 
     def state(self) -> dict[str, torch.Tensor]:
         """All that later scores depend on, by name."""
-        found = {"weights": self._weights, "mean": self._mean, "steps": torch.tensor(self._steps)}
+        found = {"weights": self._weights, "mean": self._mean, "steps": torch.tensor([self._steps])}
         return found if self._square is None else {**found, "square": self._square}
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
