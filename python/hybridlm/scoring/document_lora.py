@@ -150,9 +150,8 @@ class DocumentExpert(Expert):
             self._base.undo()
 
     def fingerprint(self) -> bytes:
-        """Of the model and of the open document's adapters."""
-        open_document = [self._open.vector, self._open.square, torch.tensor([self._open.steps, self._origin])]
-        return state_hash([*self.model.state_dict().values(), *open_document])
+        """Of the model, of all adapters that are kept, and of the place in the stream."""
+        return state_hash([*self.model.state_dict().values(), *self.state().values()])
 
     def state(self) -> dict[str, torch.Tensor]:
         counts = [self._chunks, self._seen, self._origin, self._open.steps, self.updates, self.undone]
