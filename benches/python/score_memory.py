@@ -23,8 +23,8 @@ from hybridlm.artifact import Artifact
 from hybridlm.data.shards import expand, open_stream
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.scoring import evaluate as module
+from hybridlm.scoring.config import ScoringConfig
 from hybridlm.scoring.experts import Expert, Scored
-from hybridlm.scoring.settings import ScoringSettings
 
 
 class Recorded(Expert):
@@ -68,7 +68,7 @@ def measure(options: argparse.Namespace, tokens: int) -> dict[str, float]:
 
             module.experts_of = with_network  # type: ignore[assignment]
         began, cpu = time.perf_counter(), time.process_time()
-        settings = ScoringSettings(no_neural=True)
+        settings = ScoringConfig(no_neural=True)
         result = module.evaluate(artifact, stream, tokenizer.byte_table, settings, threads=1)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {

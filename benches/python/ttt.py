@@ -19,17 +19,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hybridlm import settings
+from hybridlm import config as settings
 from hybridlm.artifact import Artifact
 from hybridlm.data.shards import expand, open_stream
 from hybridlm.data.tokenizer import Tokenizer
+from hybridlm.scoring.config import ScoringConfig
 from hybridlm.scoring.evaluate import EvaluationResult, evaluate
-from hybridlm.scoring.settings import ScoringSettings
 
 DEFAULT_KINDS = ("sgd", "adamw", "lora", "documents")
 
 
-def scoring(kind: str, chunk: int) -> ScoringSettings:
+def scoring(kind: str, chunk: int) -> ScoringConfig:
     name, *options = kind.split(":")
     chosen: dict[str, Any] = {}
     for option in options:
@@ -37,7 +37,7 @@ def scoring(kind: str, chunk: int) -> ScoringSettings:
         parsed = [json.loads(part) for part in value.split(",")]
         chosen[key] = [float(rate) for rate in parsed] if key == "learning_rates" else parsed[0]
     values = {"ttt": name, "chunk": chunk, "ttt_options": chosen}
-    return settings.from_values(ScoringSettings, values, kind)
+    return settings.from_values(ScoringConfig, values, kind)
 
 
 def main() -> None:
@@ -64,7 +64,7 @@ def main() -> None:
         stream = read(shards)
 
         def score(
-            artifact: Artifact, chosen: ScoringSettings, stream: NDArray[np.uint16] = stream
+            artifact: Artifact, chosen: ScoringConfig, stream: NDArray[np.uint16] = stream
         ) -> EvaluationResult:
             lessons = None if chosen.ttt == "off" else control
             # A control takes time of its own, so time is measured without it.

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from hybridlm import settings
+from hybridlm import config as settings
 from hybridlm.distributed import Distributed
 from hybridlm.model import GPT
 from hybridlm.scoring import ttt
-from hybridlm.scoring.settings import TTTSettings
+from hybridlm.scoring.config import TTTConfig
 from hybridlm.train.config import TrainConfig
 
 BATCH = 8
@@ -58,7 +58,7 @@ def main() -> None:
     default = ttt.MICRO_BATCH
     steps: dict[int, Callable[[], object]] = {}
     for micro_batch in (8, 4, 2, 1):
-        chosen = TTTSettings(epochs=1, frozen_blocks=0, batch=BATCH)
+        chosen = TTTConfig(epochs=1, frozen_blocks=0, batch=BATCH)
         trainer = ttt.TestTimeTrainer(GPT(config), "sgd", chosen, alone, rate=1e-6, sequence_length=length)
 
         def step(trainer: ttt.TestTimeTrainer = trainer, micro_batch: int = micro_batch) -> None:

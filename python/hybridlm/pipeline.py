@@ -12,21 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hybridlm.artifact import BUDGET_BYTES, Artifact, bundle
+from hybridlm.config import as_dict
 from hybridlm.data import documents as document_files
 from hybridlm.data.documents import Document, deduplicate, split
 from hybridlm.data.shard_writer import total_tokens, write_shards
 from hybridlm.data.shards import data_folder, open_stream
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
+from hybridlm.extras import require_tensorboard, require_torch
 from hybridlm.files import atomic_write_bytes, atomic_write_text
-from hybridlm.oracle.build import Estimator, build_dense, build_sparse
+from hybridlm.oracle.build import build_dense, build_sparse
+from hybridlm.oracle.sources import Estimator
 from hybridlm.report.summary import Score, Summary
 from hybridlm.score import provenance
+from hybridlm.scoring.config import ScoringConfig, TTTOptimizer
 from hybridlm.scoring.evaluate import EvaluationResult, Rate, evaluate
 from hybridlm.scoring.mixing import MixtureSpec
 from hybridlm.scoring.mixtures import find_mixture
-from hybridlm.scoring.settings import ScoringSettings, TTTOptimizer
-from hybridlm.settings import as_dict
 from hybridlm.stopwatch import Stopwatch
 from hybridlm.threads import thread_count
 from hybridlm.train.config import TrainConfig
@@ -35,12 +37,15 @@ logger = logging.getLogger("hybridlm.run")
 
 WITHOUT_ORACLE = "mixture without oracle"
 
+ORACLE_FILE: dict[Estimator, str] = {"sparse": "oracle.ngsp", "dense": "oracle.ngor"}
+"""In the run's folder, named after its format."""
+
 CHUNK = 8192
 """Targets between two rounds of test-time training: a small validation text still has a dozen of them."""
 
 
 @dataclass(frozen=True)
-class PipelineSettings:
+class PipelineConfig:
     """text: files to use; none: the English text that is installed here. Fractions are of characters.
 
     oracle_bytes is what a sparse oracle may take; a dense one takes what it takes.
@@ -57,16 +62,20 @@ class PipelineSettings:
     threads: int | None
 
 
-def run(settings: PipelineSettings, out: Path) -> Summary:
+def run(config: PipelineConfig, out: Path) -> Summary:
     """Runs every stage, leaving in ``out`` what each made. Raises what the stages raise."""
+    # Training comes late; that it can't be done is said now.
+    require_torch("the pipeline")
+    if config.training.tensorboard:
+        require_tensorboard("--training.tensorboard")
     if (out / "data").exists():
         raise InputError(f"{out} holds an earlier run; name another folder, or remove it")
     out.mkdir(parents=True, exist_ok=True)
-    threads = thread_count(settings.threads)
+    threads = thread_count(config.threads)
     watch = Stopwatch()
 
     with watch.stage("text"):
-        train_text, val_text = split(deduplicate(read_text(settings.text)), settings.val_fraction)
+        train_text, val_text = split(deduplicate(read_text(config.text)), config.val_fraction)
     if not val_text:
         raise InputError("the text is a single document, which leaves none to validate on; give more text")
     logger.info("%d documents to train on, %d to validate on", len(train_text), len(val_text))
@@ -74,7 +83,7 @@ def run(settings: PipelineSettings, out: Path) -> Summary:
     tokenizer_file = out / "tokenizer.model"
     with watch.stage("tokenizer"):
         tokenizer = Tokenizer.train(
-            (document.text for document in train_text), tokenizer_file, settings.vocab_size
+            (document.text for document in train_text), tokenizer_file, config.vocab_size
         )
     with watch.stage("shards"):
         shards = write_shards(train_text, val_text, tokenizer, out / "data", threads=threads)
@@ -83,22 +92,22 @@ def run(settings: PipelineSettings, out: Path) -> Summary:
 
     with watch.stage("oracle"):
         oracle = (
-            build_dense(train_shards, tokenizer.vocab_size, threads=threads)
-            if settings.estimator == "dense"
+            build_dense(train_shards, tokenizer.vocabulary, threads=threads)
+            if config.estimator == "dense"
             else build_sparse(
-                train_shards, tokenizer.vocab_size, max_bytes=settings.oracle_bytes, threads=threads
+                train_shards, tokenizer.vocabulary, max_bytes=config.oracle_bytes, threads=threads
             )
         )
-        atomic_write_bytes(out / "oracle.ngor", oracle)
+        atomic_write_bytes(out / ORACLE_FILE[config.estimator], oracle)
 
     with watch.stage("train"):
         # Imported late: torch takes seconds to load, and bad text shouldn't have to wait for it.
         from hybridlm.distributed import initialise
         from hybridlm.train.loop import train
 
-        distributed = initialise(settings.training.device)
+        distributed = initialise(config.training.device)
         train(
-            settings.training,
+            config.training,
             data=out / "data",
             tokenizer=tokenizer,
             out=out / "model",
@@ -113,12 +122,12 @@ def run(settings: PipelineSettings, out: Path) -> Summary:
         artifact = Artifact.from_bytes(artifact_file.read_bytes(), str(artifact_file))
 
     stream = open_stream(val_shards, tokenizer.vocabulary)
-    families = tuple(family for family in find_mixture(settings.mixer).families if family != "oracle")
-    without_oracle = {WITHOUT_ORACLE: MixtureSpec(settings.mixer, families)}
+    families = tuple(family for family in find_mixture(config.mixer).families if family != "oracle")
+    without_oracle = {WITHOUT_ORACLE: MixtureSpec(config.mixer, families)}
 
-    scoring = ScoringSettings(mixer=settings.mixer, ttt=settings.ttt, chunk=CHUNK)
+    scoring = ScoringConfig(mixer=config.mixer, ttt=config.ttt, chunk=CHUNK)
 
-    def score(scoring: ScoringSettings) -> EvaluationResult:
+    def score(scoring: ScoringConfig) -> EvaluationResult:
         return evaluate(
             artifact, stream.tokens, tokenizer.byte_table, scoring, mixtures=without_oracle, threads=threads
         )
@@ -126,7 +135,7 @@ def run(settings: PipelineSettings, out: Path) -> Summary:
     with watch.stage("score"):
         plain = score(dataclasses.replace(scoring, ttt="off"))
     learning = plain
-    if settings.ttt != "off":
+    if config.ttt != "off":
         with watch.stage("score with TTT"):
             learning = score(scoring)
 
@@ -150,7 +159,7 @@ def run(settings: PipelineSettings, out: Path) -> Summary:
         },
         made_of=provenance("eval", artifact_file, tokenizer_file, tokenizer, stream, scoring).as_dict(),
     )
-    atomic_write_text(out / "settings.json", json.dumps(as_dict(settings), indent=2) + "\n")
+    atomic_write_text(out / "config.json", json.dumps(as_dict(config), indent=2) + "\n")
     atomic_write_text(out / "summary.json", json.dumps(summary.to_json(), indent=2) + "\n")
     return summary
 

@@ -16,7 +16,7 @@ from hybridlm._core import Predictor
 from hybridlm.artifact import Artifact
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
-from hybridlm.scoring.settings import DEFAULT_MIXER
+from hybridlm.scoring.config import DEFAULT_MIXER
 
 if TYPE_CHECKING:
     from hybridlm.model import GPT
@@ -25,9 +25,13 @@ Step = Callable[[int], NDArray[np.float32]]
 
 
 class Prediction:
-    """What an artifact predicts. Raises InputError for an artifact of another tokenizer."""
+    """What an artifact predicts.
+
+    Raises InputError for an artifact of another tokenizer, or of a neural model where there is no PyTorch.
+    """
 
     def __init__(self, artifact: Artifact, tokenizer: Tokenizer) -> None:
+        artifact.require_torch()
         artifact.check_tokenizer(tokenizer.vocabulary)
         self.artifact = artifact
         self._vocab_size = tokenizer.vocab_size

@@ -1,0 +1,116 @@
+"""What can be chosen about a score. Free of torch, like everything that an oracle-only score imports."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hybridlm.errors import InputError
+
+DEFAULT_MIXER = "stacked"
+"""Of scores, the codec and generation."""
+
+TTTOptimizer = Literal["sgd", "adamw", "lora", "documents", "off"]
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class TTTConfig:
+    """Test-time training of the neural model on what has been scored.
+
+    >>> hybridlm.TTTConfig(epochs=1, learning_rates=(0.001,)).batch
+    8
+    """
+
+    learning_rates: tuple[float, ...] = ()
+    """Rates that learn side by side, each with a model of its own; 0: the artifact's model as it is. What
+    they say is mixed by how well each has done so far. Unset: 0 and the default, which is 0.002 for sgd,
+    0.00005 for adamw, 0.001 for lora and documents."""
+    epochs: int = 1
+    """Passes over each scored chunk."""
+    momentum: float = 0.9
+    """Of sgd."""
+    output_scale: float = 3.0
+    """Times the learning rate, for projections back into the residual stream."""
+    input_scale: float = 0.5
+    """Times the learning rate, for the MLPs' projections out of the residual stream."""
+    batch: int = 8
+    """Sequences of a step; a power of two."""
+    clip: float = 1.0
+    """The gradient's largest norm."""
+    frozen_blocks: int = 2
+    """The first so many blocks are not trained."""
+    margin: float = 0.05
+    """Nats a target by which a chunk may cost more than with the artifact's model; beyond it, what was
+    learned is forgotten."""
+    rank: int = 8
+    """Of the adapters of lora and documents."""
+    alpha: float = 16.0
+    """Adapters count alpha / rank times."""
+    documents: int = 8
+    """Documents that the model scores at once, each with adapters of its own."""
+    targets: int = 32
+    """Targets of a document between two steps of its adapters."""
+    weight_decay: float = 0.5
+    """Of documents' adapters, times the learning rate."""
+    warm: bool = True
+    """Documents' adapters begin with the A of the latest document of earlier chunks that had a step."""
+    phases: int = 0
+    """With documents: after each of the first so many chunks, sgd over all weights, too."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "rank", "documents", "targets"):
+            if getattr(self, name) < 1:
+                raise InputError(
+                    f"{name} of test-time training must be at least 1, not {getattr(self, name)}"
+                )
+        if self.batch < 1 or self.batch & (self.batch - 1):
+            raise InputError(f"the batch of test-time training must be a power of two, not {self.batch}")
+        for rate in self.learning_rates:
+            if not 0 <= rate < float("inf"):
+                raise InputError(f"{rate} can't be a learning rate of test-time training")
+        if len(set(self.learning_rates)) < len(self.learning_rates):
+            raise InputError("a learning rate of test-time training is there twice")
+        if not 0 <= self.momentum < 1:
+            raise InputError(f"the momentum of test-time training must be in [0, 1), not {self.momentum}")
+        for name in ("clip", "alpha", "margin"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} of test-time training must be positive, not {getattr(self, name)}")
+        for name in ("output_scale", "input_scale", "frozen_blocks", "weight_decay", "phases"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name} of test-time training is {getattr(self, name)}, below 0")
+
+
+@dataclass(frozen=True)
+class ScoringConfig:
+    """The protocol's choices. None of them may depend on the text that is scored.
+
+    >>> hybridlm.ScoringConfig(mixer="eg", ttt="off", no_oracle=True).chunk
+    32768
+    """
+
+    mixer: str = DEFAULT_MIXER
+    """The mixture whose BPB is the result: stacked, eg, fixed-share, bayes, hedge or hedge-token; or
+    geometric, which mixes whole rows and takes some hundred times as long."""
+    ttt: TTTOptimizer | None = field(default=None, metadata={"environment": "TTT_OPTIMIZER"})
+    """Test-time training of the neural model: of its weights (sgd, adamw), or of low-rank adapters, over the
+    whole stream (lora) or per document (documents). Unset: TTT_OPTIMIZER, else sgd if there is a model."""
+    no_oracle: bool = False
+    """Leave the oracle's experts out."""
+    no_neural: bool = False
+    """Leave the neural expert out."""
+    window: int | None = None
+    """Tokens that the model sees at once; unset: as many as it was trained with."""
+    stride: int | None = None
+    """Targets between two windows; unset: half a window."""
+    chunk: int = 32_768
+    """Targets that are scored before the model learns from them."""
+    batch: int = 16
+    """Windows of one forward pass."""
+    precision: Precision | None = None
+    """Of the model's matrix products; unset: float32 on a CPU, bfloat16 on a GPU."""
+    ttt_options: TTTConfig = field(default_factory=TTTConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("window", "stride", "chunk", "batch"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"the {name} must be at least 1, not {value}")
