@@ -19,7 +19,7 @@ from hybridlm.oracle.oracle_score import OracleEvaluation
 from hybridlm.oracle.oracle_score import evaluate as evaluate_oracle
 from hybridlm.provenance import FileRecord, Provenance, versions
 from hybridlm.scoring.config import ScoringConfig
-from hybridlm.scoring.evaluate import EvaluationResult
+from hybridlm.scoring.evaluate import EvaluationResult, ScoreFiles
 from hybridlm.scoring.evaluate import evaluate as evaluate_stream
 from hybridlm.scoring.mixing import MixtureSpec
 
@@ -83,12 +83,15 @@ def score_artifact(
     *,
     bos_id: int | None = None,
     max_tokens: int | None = None,
+    control: Sequence[File] | None = None,
+    files: ScoreFiles = ScoreFiles(),  # noqa: B008 - frozen
     device: str | None = None,
     threads: int | None = None,
 ) -> Score[EvaluationResult]:
     """Scores an artifact's file on shards, read as one stream; at most the first ``max_tokens`` targets.
 
     ``config.ttt`` None: TTT_OPTIMIZER from the environment, else sgd where there is a neural model.
+    ``control``: shards of training text, as long as the stream, that one more model learns from beside.
     ``bos_id``: the token that documents begin with, where the tokenizer doesn't say. Under torchrun it is a
     collective. Raises InputError, FormatError or OSError.
     """
@@ -101,6 +104,9 @@ def score_artifact(
     stream = open_stream(
         shards, vocabulary.vocabulary, max_tokens=None if max_tokens is None else max_tokens + 1
     )
+    lessons = None
+    if control is not None:
+        lessons = open_stream(control, vocabulary.vocabulary, max_tokens=len(stream.tokens)).tokens
     dist: Distributed | None = None
     if bundle.neural_blob is not None and not config.no_neural:
         from hybridlm.distributed import initialise
@@ -109,7 +115,10 @@ def score_artifact(
             config = dataclasses.replace(config, ttt=layers.resolve(ScoringConfig).ttt or "sgd")
         dist = initialise(device)
     try:
-        result = evaluate_stream(bundle, stream.tokens, vocabulary.byte_table, config, dist, threads=threads)
+        result = evaluate_stream(
+            bundle, stream.tokens, vocabulary.byte_table, config, dist,
+            threads=threads, control=lessons, files=files,
+        )  # fmt: skip
     finally:
         if dist is not None:
             dist.close()

@@ -1,8 +1,12 @@
 """A score that was reported, made again from its files and compared."""
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hybridlm import config as layers
 from hybridlm.data.shards import ShardRecord, inspect_shards
@@ -60,6 +64,50 @@ class Reported:
         if type(bpb) is not float or not all(type(count) is int for count in counts.values()):
             raise FormatError(f"{name}: not a score: its bpb, tokens or bytes are no numbers")
         return cls(name, bpb, counts, Provenance.from_json(made_of, name))
+
+
+@dataclass(frozen=True)
+class ScoredDocuments:
+    """What a score's file says of each document: bytes and bits, float64 [documents]; bpb is of all."""
+
+    name: str
+    bpb: float
+    tokens: tuple[int, ...]
+    bytes: NDArray[np.float64]
+    bits: NDArray[np.float64]
+    shards: tuple[str, ...]
+
+    @classmethod
+    def read(cls, path: File) -> "ScoredDocuments":
+        """What `eval --json` printed. Raises FormatError or OSError."""
+        reported, name = Reported.read(path), os.fspath(path)
+        found = read_json(path, LARGEST).get("documents")
+        try:
+            tokens, sizes, bits = (list(found[key]) for key in ("tokens", "bytes", "bits"))
+            if not all(type(count) is int and count >= 0 for count in (*tokens, *sizes)):
+                raise TypeError("a count is no whole number")
+            if not all(type(value) in (int, float) and math.isfinite(value) for value in bits):
+                raise TypeError("bits are no numbers")
+            if not len(tokens) == len(sizes) == len(bits):
+                raise TypeError("columns of different lengths")
+        except (KeyError, TypeError) as error:
+            raise FormatError(
+                f"{name}: doesn't say what each document cost ({error}); `hybridlm eval --json` prints it"
+            ) from None
+        return cls(
+            name,
+            reported.bpb,
+            tuple(tokens),
+            np.array(sizes, np.float64),
+            np.array(bits, np.float64),
+            tuple(shard.sha256 for shard in reported.made_of.shards),
+        )
+
+    def check_same_text(self, other: "ScoredDocuments") -> None:
+        """Raises InputError where the other score is of other shards or other documents."""
+        same = self.tokens == other.tokens and bool((self.bytes == other.bytes).all())
+        if not same or self.shards != other.shards:
+            raise InputError(f"{self.name} and {other.name} are scores of different texts")
 
 
 def verify(

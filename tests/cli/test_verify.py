@@ -199,7 +199,7 @@ def test_training_that_never_came_to_an_update_is_not_reported(
     out, err = capsys.readouterr()
     assert "TTT off" in out and "made no update" in err
     learned = json_of(capsys, *scored, "--chunk", "200")
-    assert learned["ttt"] == "sgd" and learned["ttt_updates"] == 2 * 3, "two chunks, three epochs"
+    assert learned["ttt"] == "sgd" and learned["ttt_updates"] == 2, "two chunks, an epoch of one step each"
     (files / "score.json").write_text(json.dumps(learned))
     assert json_of(capsys, "verify", "score.json")["verified"]
 
@@ -228,3 +228,46 @@ def test_a_stream_that_holds_a_shard_twice_fails_the_audit(tokenizer: Tokenizer)
     ]
     assert [report.single_pass.passed for report in reports] == [True, False]
     assert reports[1].single_pass.problem == "b is a once more" and not reports[1].passed
+
+
+def test_two_scores_of_one_text_are_compared(
+    files: Path, score: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--mixer", "stacked", "--max-tokens", "2000"]
+    better = json_of(capsys, "eval", "a.pgar", *SCORED, *options)
+    (files / "better.json").write_text(json.dumps(better))
+    found = json_of(capsys, "compare", "score.json", "better.json")
+    assert found["first"] == pytest.approx(score["bpb"], abs=1e-6)
+    assert found["second"] == pytest.approx(better["bpb"], abs=1e-6)
+    assert found["difference"] == pytest.approx(better["bpb"] - score["bpb"], abs=1e-6)
+    assert main(["compare", "score.json", "better.json"]) == 0
+    assert "95% interval" in capsys.readouterr().out
+    seeds = ["--first-seeds", "score.json", "--second-seeds", "better.json"]
+    assert main(["compare", "score.json", "better.json", *seeds]) == 1
+    assert "nothing of how seeds vary" in capsys.readouterr().err
+    other = {**score, "bpb": score["bpb"] + 0.001}
+    (files / "other.json").write_text(json.dumps(other))
+    tested = json_of(
+        capsys, "compare", "score.json", "better.json", "--first-seeds", "other.json", *seeds[2:]
+    )
+    assert tested["difference"] == pytest.approx(better["bpb"] - score["bpb"] - 0.0005)
+
+
+def test_scores_that_can_not_be_compared_are_refused(
+    files: Path, score: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shorter = json_of(capsys, "eval", "a.pgar", *SCORED, "--max-tokens", "1000")
+    without = {key: value for key, value in score.items() if key != "documents"}
+    wrong = {**score, "documents": {**score["documents"], "bits": ["x"]}}
+    for name, found, told in (
+        ("shorter", shorter, "different texts"),
+        ("without", without, "what each document cost"),
+        ("wrong", wrong, "what each document cost"),
+    ):
+        (files / f"{name}.json").write_text(json.dumps(found))
+        capsys.readouterr()
+        assert main(["compare", "score.json", f"{name}.json"]) == 1
+        err = capsys.readouterr().err
+        assert told in err and f"{name}.json" in err and err.count("\n") == 1
+    for options in (["--margin", "0.1"], ["--first-seeds", "score.json"]):
+        assert main(["compare", "score.json", "score.json", *options]) == 1

@@ -302,11 +302,15 @@ def test_an_artifact_is_audited_with_its_bytes(tokenizer: Tokenizer, shard_dir: 
 
 
 SMALL = ScoringConfig(
-    batch=4, chunk=100, ttt_options=TTTConfig(epochs=1, learning_rate=0.05, frozen_blocks=1)
+    batch=4,
+    chunk=100,
+    ttt_options=TTTConfig(
+        epochs=1, learning_rates=(0.0, 0.05), frozen_blocks=1, targets=8, documents=2, margin=100.0
+    ),
 )
 
 
-@pytest.mark.parametrize("ttt", ["off", "sgd", "adamw"])
+@pytest.mark.parametrize("ttt", ["off", "sgd", "lora", "documents"])
 def test_a_neural_model_is_audited_with_all_that_it_learns(
     ttt: TTTOptimizer, tokenizer: Tokenizer, shard_dir: Path
 ) -> None:
@@ -318,9 +322,15 @@ def test_a_neural_model_is_audited_with_all_that_it_learns(
     )  # fmt: skip
     assert report.passed, report
     assert report.normalised.max_error < 1e-6
-    learns = {"neural": "never" if ttt == "off" else "chunk", "oracle": "never", "adaptive": "target"}
-    assert learns.items() <= report.score_first.learns.items()
-    assert report.score_first.learns.get("optimizer") == (None if ttt == "off" else "chunk")
+    learns = report.score_first.learns
+    assert (learns["oracle"], learns["adaptive"]) == ("never", "target")
+    # Adapters of the whole stream are the optimiser's; the model below them stays as it is.
+    assert (learns["neural"], learns.get("optimizer"), learns.get("rates")) == {
+        "off": ("never", None, None),
+        "sgd": ("chunk", "chunk", "target"),
+        "lora": ("never", "chunk", "target"),
+        "documents": ("target", "target", "target"),
+    }[ttt]
     assert len(report.single_pass.chunks) == (4 if ttt == "off" else 1)
 
 
@@ -331,13 +341,13 @@ class TrainsBeforeCommitting(MixtureSubject):
         settings = replace(SMALL, ttt="sgd")
 
         def parts() -> Parts:
-            neural, trainer = load_neural(artifact, settings, None)
-            assert trainer is not None
+            neural, learner = load_neural(artifact, settings, None)
+            assert learner is not None
             score = neural.score
 
             def trained_score(stream: Tokens, start: int) -> NDArray[np.float32]:
                 if len(stream) > start:
-                    trainer.learn(stream, start)
+                    learner.learn(stream, start)
                 return score(stream, start)
 
             neural.score = trained_score  # type: ignore[method-assign]
@@ -358,30 +368,31 @@ def test_training_for_a_prediction_is_caught_by_the_hashes(tokenizer: Tokenizer,
     artifact, stream = make_artifact(tokenizer, shard_dir, neural=True)
 
     def parts() -> Parts:
-        neural, trainer = load_neural(artifact, replace(SMALL, ttt="sgd"), None)
-        assert trainer is not None
+        neural, learner = load_neural(artifact, replace(SMALL, ttt="sgd"), None)
+        assert learner is not None
         show = neural.predict
 
         def trained_row(stream: Tokens) -> Scored:
             row = show(stream)
-            trainer.learn(stream, max(1, len(stream) - 16))
+            learner.learn(stream, max(1, len(stream) - 16))
             return row
 
         neural.predict = trained_row  # type: ignore[method-assign]
-        return Parts([neural], trainer)
+        return Parts([neural], [learner])
 
     report = audit(
         MixtureSubject(parts, "eg"), stream[:80], tokenizer.vocab_size, chunk=40, rows=4, changes=2
     )
-    assert not report.passed and report.score_first.changed == ("neural", "optimizer")
+    assert not report.passed and {"neural", "optimizer"} <= set(report.score_first.changed)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ttt", ["off", "sgd"])
+@pytest.mark.parametrize("ttt", ["sgd", "documents"])
 def test_the_number_of_processes_changes_nothing(
     ttt: TTTOptimizer, tokenizer: Tokenizer, shard_dir: Path
 ) -> None:
     artifact, stream = make_artifact(tokenizer, shard_dir, neural=True)
+    stream[::13] = tokenizer.bos_id
     found = world_sizes.compare(artifact, *world_sizes.prefix(artifact, stream, replace(SMALL, ttt=ttt)))
     assert found.passed and found.world_sizes == (1, 2) and found.ttt == ttt
     assert found.targets == 2 * 4 * 8 + 16 and found.chunk == 40

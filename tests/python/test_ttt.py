@@ -103,7 +103,9 @@ def test_equal_to_slow_training(optimizer: str, recipe_on: bool, recipe: ModelCo
 
     fast, slow = make(), make()
     settings = TTTConfig(epochs=2, frozen_blocks=1)
-    trainer = TestTimeTrainer(fast, optimizer, settings, ALONE, sequence_length=LENGTH)  # type: ignore[arg-type]
+    trainer = TestTimeTrainer(
+        fast, optimizer, settings, ALONE, rate=DEFAULT_LEARNING_RATE[optimizer], sequence_length=LENGTH
+    )  # type: ignore[arg-type]
     cut, end = 1 + 9 * LENGTH, len(TOKENS)
     trainer.learn(TOKENS[:cut], 1)
     trainer.learn(TOKENS, cut)
@@ -119,7 +121,9 @@ def test_equal_to_slow_training(optimizer: str, recipe_on: bool, recipe: ModelCo
 def test_frozen_blocks_stay_and_everything_else_learns() -> None:
     model = small_model()
     before = state(model)
-    trainer = TestTimeTrainer(model, "sgd", TTTConfig(frozen_blocks=2), ALONE, sequence_length=LENGTH)
+    trainer = TestTimeTrainer(
+        model, "sgd", TTTConfig(frozen_blocks=2), ALONE, rate=0.002, sequence_length=LENGTH
+    )
     trainer.learn(TOKENS, 1)
     for name, value in model.state_dict().items():
         frozen = name.startswith(("blocks.0.", "blocks.1."))
@@ -134,7 +138,9 @@ def test_only_the_given_targets_are_learned_from() -> None:
     models = []
     for stream in (TOKENS, other):
         model = small_model()
-        trainer = TestTimeTrainer(model, "sgd", TTTConfig(epochs=1), ALONE, sequence_length=LENGTH)
+        trainer = TestTimeTrainer(
+            model, "sgd", TTTConfig(epochs=1), ALONE, rate=0.002, sequence_length=LENGTH
+        )
         trainer.learn(stream, start)
         models.append(state(model))
     assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
@@ -149,8 +155,8 @@ def test_learning_lowers_the_loss_of_what_was_learned() -> None:
             return float(F.cross_entropy(model(tokens[:, :-1])[0], tokens[0, 1:]))
 
     before = loss(copy.deepcopy(model))
-    settings = TTTConfig(epochs=4, learning_rate=0.02)
-    TestTimeTrainer(model, "sgd", settings, ALONE, sequence_length=LENGTH).learn(TOKENS, 1)
+    settings = TTTConfig(epochs=4)
+    TestTimeTrainer(model, "sgd", settings, ALONE, rate=0.02, sequence_length=LENGTH).learn(TOKENS, 1)
     assert loss(model) < before
 
 
@@ -172,7 +178,7 @@ RANKS = """
         dist = Distributed(rank, world, rank, torch.device("cpu"))
         model = small_model()
         settings = TTTConfig(epochs=1, batch=16)
-        TestTimeTrainer(model, "sgd", settings, dist, sequence_length=LENGTH).learn(TOKENS, 1)
+        TestTimeTrainer(model, "sgd", settings, dist, rate=0.002, sequence_length=LENGTH).learn(TOKENS, 1)
         weights = b"".join(value.numpy().tobytes() for value in model.state_dict().values())
         with open(f"{folder}/{world}-{rank}", "w") as file:
             file.write(hashlib.sha256(weights).hexdigest())
@@ -207,10 +213,11 @@ def test_any_number_of_ranks_trains_to_the_same_bits() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"epochs": 0}, {"batch": 12}, {"batch": 0}, {"learning_rate": -1.0}, {"learning_rate": float("nan")},
+        {"epochs": 0}, {"batch": 12}, {"batch": 0}, {"learning_rates": (-1.0,)},
+        {"learning_rates": (0.1, 0.1)}, {"learning_rates": (0.1, float("nan"))},
         {"momentum": 1.0}, {"clip": 0.0}, {"frozen_blocks": -1}, {"output_scale": float("nan")},
     ],
 )  # fmt: skip
-def test_settings_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
+def test_settings_that_cannot_be_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(InputError, match=r"test-time training"):
         TTTConfig(**wrong)  # type: ignore[arg-type]

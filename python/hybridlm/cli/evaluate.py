@@ -23,6 +23,10 @@ def evaluate(
     tokenizer: ChosenTokenizer,
     scoring: Annotated[ScoringConfig, tyro.conf.arg(name="")] = ScoringConfig(),  # noqa: B008 - frozen
     max_tokens: int | None = None,
+    control: str | None = None,
+    state: Path | None = None,
+    per_document: Path | None = None,
+    per_token: Path | None = None,
     device: str | None = None,
     threads: int | None = None,
     json: bool = False,
@@ -37,12 +41,19 @@ def evaluate(
         val: A glob of shards, read as one stream in the order of their names.
         scoring: The protocol.
         max_tokens: Score only the first so many targets.
+        control: A glob of training shards, as long as what is scored. One more model learns from them as the
+            first does from the text, and is scored beside it: what it gains is not due to the text.
+        state: A file that a long score is kept in while it runs. Ctrl-C and SIGTERM end the score after a
+            chunk, and the same command goes on from there, to the same bits.
+        per_document: Write a table of each document's start, tokens, bytes and bits: a .csv or .parquet file.
+        per_token: Write the mixture's bits of each target, float32: a .npy file.
         device: Where the model runs: cpu or cuda; unset: cuda where there is one.
         threads: Of oracle look-ups; unset: HYBRIDLM_NUM_THREADS, else this process's share of the cores.
         json: Print one JSON object.
     """
     from hybridlm.data.shards import expand
     from hybridlm.score import score_artifact
+    from hybridlm.scoring.evaluate import ScoreFiles
 
     if max_tokens is not None and max_tokens < 1:
         raise InputError(f"--max-tokens must be at least 1, not {max_tokens}")
@@ -53,6 +64,8 @@ def evaluate(
         scoring,
         bos_id=tokenizer.bos_id,
         max_tokens=max_tokens,
+        control=None if control is None else expand(control),
+        files=ScoreFiles(state, per_document, per_token),
         device=device,
         threads=threads,
     )
@@ -61,19 +74,38 @@ def evaluate(
         _show(score, json)
 
 
+def _learning(result: "EvaluationResult") -> str:
+    if result.ttt == "off":
+        return "off"
+    undone = f", {result.ttt_undone:,} times undone as it had diverged" if result.ttt_undone else ""
+    return f"{result.ttt} ({result.ttt_updates:,} updates{undone})"
+
+
 def _show(score: "Score[EvaluationResult]", json: bool) -> None:
     result, made_of = score.result, score.made_of
     if json:
         print_json(score.as_dict())
         return
-    ttt = result.ttt if result.ttt == "off" else f"{result.ttt} ({result.ttt_updates:,} updates)"
+    ttt = _learning(result)
     print(f"{result.tokens:,} targets, {result.bytes:,} bytes of decoded text, TTT {ttt}")
     table = number_table("expert", "bits/token", "bits/byte")
     for name, rate in result.experts.items():
         table.add_row(name, f"{rate.bits_per_token:.4f}", f"{rate.bpb:.4f}")
+    if len(result.ttt_rates) > 1:
+        for arm in result.ttt_rates:
+            table.add_row(
+                f"neural, rate {arm.learning_rate:g}", f"{arm.bits_per_token:.4f}", f"{arm.bpb:.4f}"
+            )
+    if result.control is not None:
+        table.add_row("control", f"{result.control.bits_per_token:.4f}", f"{result.control.bpb:.4f}")
     table.add_section()
     table.add_row(f"mixture: {result.mixer}", f"{result.bits_per_token:.4f}", f"{result.bpb:.4f}")
     print_table(table)
+    if result.bpb_interval is not None:
+        low, high = result.bpb_interval
+        print(
+            f"95% interval over {len(result.documents.tokens):,} documents: {low:.4f} to {high:.4f} bits/byte"
+        )
     stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in result.stages.items())
     print(f"{result.seconds:.1f} s ({stages})")
     print_provenance(made_of)

@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "artifact inspect": ("hybridlm.cli.artifact", "inspect", "what an artifact holds, against its budget"),
     "eval": ("hybridlm.cli.evaluate", "evaluate", "score an artifact: bits per byte (also under torchrun)"),
     "verify": ("hybridlm.cli.verify", "verify", "a reported score, made again and compared"),
+    "compare": ("hybridlm.cli.compare", "compare", "two scores of the same text: which is better?"),
     "audit": ("hybridlm.cli.audit", "audit", "is an artifact's score honest?"),
     "compress": ("hybridlm.cli.codec", "compress", "a file to a smaller one, by an artifact"),
     "decompress": ("hybridlm.cli.codec", "decompress", "and back"),

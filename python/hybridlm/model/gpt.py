@@ -13,6 +13,7 @@ the parameter-golf records (PRs 1394, 1530, 1736, 1787, 1855 and 2135).
 """
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 import torch
@@ -346,6 +347,8 @@ class GPT(nn.Module):
         self.softcap = (
             nn.Parameter(torch.full((2,), config.logit_softcap)) if config.asymmetric_softcap else None
         )
+        # What an adapter adds to the logits, since a tied head is no module that a hook could hang on.
+        self.head_adapter: Callable[[Tensor], Tensor] | None = None
         self.recurrent = True
         self._initialise()
 
@@ -403,14 +406,16 @@ class GPT(nn.Module):
     def _logits(self, x: Tensor) -> Tensor:
         head = self.token_embedding if self.head is None else self.head
         cap = self.config.logit_softcap
-        if self.softcap is not None:
-            logits = F.linear(x, seen_weight(head)).float()
-            caps = torch.where(logits < 0, self.softcap[1], self.softcap[0])
-            return caps * torch.tanh(logits / caps)
-        if cap:
+        if self.softcap is None and cap:
             # Divided here and not after the product, because the logits are the largest tensor there is.
             x = x / cap
-        logits = F.linear(x, seen_weight(head)).float()
+        logits = F.linear(x, seen_weight(head))
+        if self.head_adapter is not None:
+            logits = logits + self.head_adapter(x)
+        logits = logits.float()
+        if self.softcap is not None:
+            caps = torch.where(logits < 0, self.softcap[1], self.softcap[0])
+            return caps * torch.tanh(logits / caps)
         return cap * torch.tanh(logits) if cap else logits
 
     def loss(self, tokens: Tensor, weights: Tensor, total_weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,25 +3,37 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hybridlm.artifact import Artifact
 from hybridlm.errors import InputError
 from hybridlm.scoring.config import ScoringConfig
-from hybridlm.scoring.experts import Expert, online_experts
+from hybridlm.scoring.experts import Expert, Learner, online_experts
 from hybridlm.scoring.experts.oracle import OracleExperts
 
 if TYPE_CHECKING:
+    import torch
+
     from hybridlm.distributed import Distributed
+    from hybridlm.model import GPT
+    from hybridlm.scoring.learning import Arm
     from hybridlm.scoring.neural import NeuralExpert
-    from hybridlm.scoring.ttt import TestTimeTrainer
 
 
 @dataclass(frozen=True)
 class ArtifactExperts:
-    """experts: neural, online and adaptive, oracle, in this order, as far as there are any.
-    trainer: what makes the neural one learn between chunks; None without test-time training."""
+    """experts: neural, online and adaptive, oracle, control, in this order, as far as there are any.
+    learners: what makes the neural one, and the control, learn between chunks; empty without test-time
+    training."""
 
     experts: list[Expert]
-    trainer: "TestTimeTrainer | None"
+    learners: list[Learner]
+
+    def learn(self, stream: NDArray[np.uint16], start: int) -> None:
+        """Called when the chunk stream[start:] has been committed and more follows."""
+        for learner in self.learners:
+            learner.learn(stream, start)
 
 
 def experts_of(
@@ -31,18 +43,22 @@ def experts_of(
     dist: "Distributed | None" = None,
     *,
     threads: int | None = None,
+    control: NDArray[np.uint16] | None = None,
 ) -> ArtifactExperts:
     """New experts for one score. The artifact stays as it is: the model that learns is a copy.
 
     ``config.ttt`` None: sgd where a neural model is scored. ``threads`` are those of oracle look-ups.
+    ``control``, training tokens as long as the stream: one more expert, of the family ``control``, is the
+    neural one trained on them instead; None: there is none.
 
     Raises InputError for another vocabulary than the artifact's, for settings that can't be, and for a neural
     model where there is no PyTorch; FormatError for a damaged artifact.
     """
     experts: list[Expert] = []
-    trainer: TestTimeTrainer | None = None
+    learners: list[Learner] = []
     if artifact.neural_blob is not None and not config.no_neural:
-        neural, trainer = load_neural(artifact, config, dist)
+        neural, learner = load_neural(artifact, config, dist)
+        learners += [] if learner is None else [learner]
         _check_vocabulary("model", neural.vocab_size, vocab_size)
         experts.append(neural)
     elif config.ttt not in (None, "off"):
@@ -52,40 +68,105 @@ def experts_of(
     if oracle is not None:
         _check_vocabulary("oracle", oracle.vocab_size, vocab_size)
         experts.append(OracleExperts(oracle, threads))
-    return ArtifactExperts(experts, trainer)
+    if control is not None:
+        if not learners:
+            raise InputError("a control needs test-time training to be held against")
+        expert, learner = load_neural(artifact, config, dist, control=control)
+        experts.append(expert)
+        learners += [] if learner is None else [learner]
+    return ArtifactExperts(experts, learners)
 
 
 def load_neural(
-    artifact: Artifact, config: ScoringConfig, dist: "Distributed | None"
-) -> "tuple[NeuralExpert, TestTimeTrainer | None]":
+    artifact: Artifact,
+    config: ScoringConfig,
+    dist: "Distributed | None",
+    *,
+    control: NDArray[np.uint16] | None = None,
+) -> tuple[Expert, Learner | None]:
     """The artifact's neural expert, and what makes it learn; raises as `experts_of` does."""
     artifact.require_torch()
     import torch
 
     from hybridlm.distributed import Distributed, pick_device
+    from hybridlm.scoring.learning import LearningExpert
     from hybridlm.scoring.neural import NeuralExpert
-    from hybridlm.scoring.ttt import TestTimeTrainer
+    from hybridlm.scoring.ttt import DEFAULT_LEARNING_RATE
     from hybridlm.scoring.windows import WindowGrid
 
     dist = dist or Distributed(rank=0, world_size=1, local_rank=0, device=pick_device(None))
-    model = artifact.load_model()
-    if model is None:
-        raise ValueError("the artifact has no neural part")
-    model.to(dist.device)
-    window = config.window or model.config.sequence_length
+    untrained = _model(artifact, dist)
+    window = config.window or untrained.config.sequence_length
     if not window:
         raise InputError(f"{artifact.name}: the model names no sequence length; give --window")
     grid = WindowGrid(window, config.stride or max(1, window // 2))
     precision = config.precision or ("bfloat16" if dist.device.type == "cuda" else "float32")
     autocast = torch.bfloat16 if precision == "bfloat16" else None
-    expert = NeuralExpert(model, grid, dist, group=config.batch, autocast=autocast)
-    optimizer = config.ttt or "sgd"
-    if optimizer == "off":
+    expert = NeuralExpert(untrained, grid, dist, group=config.batch, autocast=autocast)
+    if config.ttt == "off":
         return expert, None
-    trainer = TestTimeTrainer(
-        model, optimizer, config.ttt_options, dist, sequence_length=window, autocast=autocast
+    options = config.ttt_options
+    rates = options.learning_rates or (0.0, DEFAULT_LEARNING_RATE[config.ttt or "sgd"])
+    if control is not None:
+        rates = tuple(rate for rate in rates if rate)
+    arms = [_arm(artifact, config, dist, rate, expert, autocast, control) for rate in rates]
+    if not any(rates):
+        raise InputError("no learning rate of test-time training is above 0: that is --ttt off")
+    learning = LearningExpert(
+        arms,
+        expert,
+        margin=options.margin,
+        probe=config.batch * grid.stride,
+        family="neural" if control is None else "control",
+        lessons=control,
     )
-    return expert, trainer
+    return learning, learning
+
+
+def _arm(
+    artifact: Artifact,
+    config: ScoringConfig,
+    dist: "Distributed",
+    rate: float,
+    untrained: "NeuralExpert",
+    autocast: "torch.dtype | None",
+    lessons: NDArray[np.uint16] | None,
+) -> "Arm":
+    from hybridlm.scoring.document_lora import DocumentExpert
+    from hybridlm.scoring.learning import Arm
+    from hybridlm.scoring.lora import Adapters
+    from hybridlm.scoring.neural import NeuralExpert
+    from hybridlm.scoring.ttt import TestTimeTrainer
+
+    if not rate:
+        return Arm(rate, untrained, None)
+    kind, options, grid = config.ttt or "sgd", config.ttt_options, untrained.grid
+    model = _model(artifact, dist)
+    if kind == "documents":
+        documents = DocumentExpert(
+            model, options, dist,
+            rate=rate, context=grid.length, untrained=untrained.model, lessons=lessons, autocast=autocast,
+        )  # fmt: skip
+        return Arm(rate, documents, documents)
+    if kind == "off":
+        raise ValueError("nothing to train")
+    adapters = Adapters(model, options.rank, options.alpha) if kind == "lora" else None
+    trainer = TestTimeTrainer(
+        model, kind, options, dist,
+        rate=rate, sequence_length=grid.length, adapters=adapters, autocast=autocast,
+    )  # fmt: skip
+    expert = NeuralExpert(
+        model, grid, dist,
+        group=config.batch, autocast=autocast, untrained=untrained.model, applied=trainer.applied,
+    )  # fmt: skip
+    return Arm(rate, expert, trainer)
+
+
+def _model(artifact: Artifact, dist: "Distributed") -> "GPT":
+    model = artifact.load_model()
+    if model is None:
+        raise ValueError("the artifact has no neural part")
+    return model.to(dist.device)
 
 
 def _check_vocabulary(part: str, found: int, vocab_size: int) -> None:

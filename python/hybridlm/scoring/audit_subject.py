@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from hybridlm.artifact import Artifact
 from hybridlm.scoring.artifact_experts import experts_of
 from hybridlm.scoring.config import ScoringConfig
 from hybridlm.scoring.evaluate import score_chunks
-from hybridlm.scoring.experts import Expert
+from hybridlm.scoring.experts import Expert, Learner
 from hybridlm.scoring.mixing import Mixers, MixtureSpec
 
 if TYPE_CHECKING:
@@ -20,20 +20,16 @@ if TYPE_CHECKING:
 Tokens = NDArray[np.uint16]
 
 
-class Trainer(Protocol):
-    """Test-time training."""
-
-    def learn(self, stream: Tokens, start: int) -> None: ...
-
-    def fingerprint(self) -> bytes: ...
-
-
 @dataclass(frozen=True)
 class Parts:
     """What one run needs, at its start."""
 
     experts: Sequence[Expert]
-    trainer: Trainer | None = None
+    learners: Sequence[Learner] = ()
+
+    def learn(self, stream: Tokens, start: int) -> None:
+        for learner in self.learners:
+            learner.learn(stream, start)
 
 
 class MixtureSubject:
@@ -48,9 +44,8 @@ class MixtureSubject:
 
     def run(self, stream: Tokens, chunk: int) -> Iterator[tuple[int, NDArray[np.float64]]]:
         parts = self._parts()
-        learn = None if parts.trainer is None else parts.trainer.learn
         mixtures = {"": self._spec}
-        for scored in score_chunks(stream, parts.experts, mixtures, chunk=chunk, learn=learn):
+        for scored in score_chunks(stream, parts.experts, mixtures, chunk=chunk, learn=parts.learn):
             yield scored.start, scored.nll[""]
 
 
@@ -58,8 +53,8 @@ class MixtureScorer:
     """One run, piece by piece, that can be looked at in between."""
 
     def __init__(self, parts: Parts, spec: MixtureSpec) -> None:
-        self._experts, self._trainer = parts.experts, parts.trainer
-        self._mixers = Mixers({"": spec}, self._experts)
+        self._parts = parts
+        self._mixers = Mixers({"": spec}, parts.experts)
         self._mixer = self._mixers[""]
 
     def score(self, stream: Tokens, start: int) -> NDArray[np.float64]:
@@ -69,25 +64,24 @@ class MixtureScorer:
         return self._mixer.row(stream)
 
     def learn(self, stream: Tokens, start: int) -> None:
-        if self._trainer is not None:
-            self._trainer.learn(stream, start)
+        self._parts.learn(stream, start)
 
     def fingerprint(self) -> dict[str, bytes]:
-        found = {expert.family: expert.fingerprint() for expert in self._experts}
+        found = {expert.family: expert.fingerprint() for expert in self._parts.experts}
         found["mixture"] = self._mixer.fingerprint()
-        if self._trainer is not None:
-            found["optimizer"] = self._trainer.fingerprint()
+        for learner in self._parts.learners:
+            found |= learner.fingerprints()
         return found
 
 
 def artifact_subject(
     artifact: Artifact, vocab_size: int, config: ScoringConfig, dist: "Distributed | None" = None
 ) -> MixtureSubject:
-    """What `hybridlm eval` scores with these settings: its mixture, experts and test-time training, which is
+    """What `hybridlm eval` scores with these config: its mixture, experts and test-time training, which is
     ``sgd`` where none is named. ``dist`` as in `hybridlm.scoring.evaluate.evaluate`."""
 
     def parts() -> Parts:
         found = experts_of(artifact, vocab_size, config, dist)
-        return Parts(found.experts, found.trainer)
+        return Parts(found.experts, found.learners)
 
     return MixtureSubject(parts, config.mixer)

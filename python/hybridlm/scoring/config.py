@@ -8,7 +8,7 @@ from hybridlm.errors import InputError
 DEFAULT_MIXER = "stacked"
 """Of scores, the codec and generation."""
 
-TTTOptimizer = Literal["sgd", "adamw", "off"]
+TTTOptimizer = Literal["sgd", "adamw", "lora", "documents", "off"]
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -16,14 +16,16 @@ Precision = Literal["float32", "bfloat16"]
 class TTTConfig:
     """Test-time training of the neural model on what has been scored.
 
-    >>> hybridlm.TTTConfig(epochs=1, learning_rate=0.001).batch
+    >>> hybridlm.TTTConfig(epochs=1, learning_rates=(0.001,)).batch
     8
     """
 
-    epochs: int = 3
+    learning_rates: tuple[float, ...] = ()
+    """Rates that learn side by side, each with a model of its own; 0: the artifact's model as it is. What
+    they say is mixed by how well each has done so far. Unset: 0 and the default, which is 0.002 for sgd,
+    0.00005 for adamw, 0.001 for lora and documents."""
+    epochs: int = 1
     """Passes over each scored chunk."""
-    learning_rate: float | None = None
-    """None: 0.002 for sgd, 0.00005 for adamw."""
     momentum: float = 0.9
     """Of sgd."""
     output_scale: float = 3.0
@@ -31,24 +33,48 @@ class TTTConfig:
     input_scale: float = 0.5
     """Times the learning rate, for the MLPs' projections out of the residual stream."""
     batch: int = 8
-    """Sequences of a step; a multiple of 8."""
+    """Sequences of a step; a power of two."""
     clip: float = 1.0
     """The gradient's largest norm."""
     frozen_blocks: int = 2
     """The first so many blocks are not trained."""
+    margin: float = 0.05
+    """Nats a target by which a chunk may cost more than with the artifact's model; beyond it, what was
+    learned is forgotten."""
+    rank: int = 8
+    """Of the adapters of lora and documents."""
+    alpha: float = 16.0
+    """Adapters count alpha / rank times."""
+    documents: int = 8
+    """Documents that the model scores at once, each with adapters of its own."""
+    targets: int = 32
+    """Targets of a document between two steps of its adapters."""
+    weight_decay: float = 0.5
+    """Of documents' adapters, times the learning rate."""
+    warm: bool = True
+    """Documents' adapters begin with the A of the latest document of earlier chunks that had a step."""
+    phases: int = 0
+    """With documents: after each of the first so many chunks, sgd over all weights, too."""
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise InputError(f"test-time training needs at least one epoch, not {self.epochs}")
-        if self.batch < 1 or self.batch % 8:
-            raise InputError(f"the batch of test-time training must be a multiple of 8, not {self.batch}")
-        if self.learning_rate is not None and not 0 < self.learning_rate < float("inf"):
-            raise InputError(f"{self.learning_rate} can't be the learning rate of test-time training")
+        for name in ("epochs", "rank", "documents", "targets"):
+            if getattr(self, name) < 1:
+                raise InputError(
+                    f"{name} of test-time training must be at least 1, not {getattr(self, name)}"
+                )
+        if self.batch < 1 or self.batch & (self.batch - 1):
+            raise InputError(f"the batch of test-time training must be a power of two, not {self.batch}")
+        for rate in self.learning_rates:
+            if not 0 <= rate < float("inf"):
+                raise InputError(f"{rate} can't be a learning rate of test-time training")
+        if len(set(self.learning_rates)) < len(self.learning_rates):
+            raise InputError("a learning rate of test-time training is there twice")
         if not 0 <= self.momentum < 1:
             raise InputError(f"the momentum of test-time training must be in [0, 1), not {self.momentum}")
-        if not self.clip > 0:
-            raise InputError(f"the clip of test-time training must be positive, not {self.clip}")
-        for name in ("output_scale", "input_scale", "frozen_blocks"):
+        for name in ("clip", "alpha", "margin"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} of test-time training must be positive, not {getattr(self, name)}")
+        for name in ("output_scale", "input_scale", "frozen_blocks", "weight_decay", "phases"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"{name} of test-time training is {getattr(self, name)}, below 0")
 
@@ -65,7 +91,8 @@ class ScoringConfig:
     """The mixture whose BPB is the result: stacked, eg, fixed-share, bayes, hedge or hedge-token; or
     geometric, which mixes whole rows and takes some hundred times as long."""
     ttt: TTTOptimizer | None = field(default=None, metadata={"environment": "TTT_OPTIMIZER"})
-    """Test-time training of the neural model; unset: TTT_OPTIMIZER, else sgd if there is such a model."""
+    """Test-time training of the neural model: of its weights (sgd, adamw), or of low-rank adapters, over the
+    whole stream (lora) or per document (documents). Unset: TTT_OPTIMIZER, else sgd if there is a model."""
     no_oracle: bool = False
     """Leave the oracle's experts out."""
     no_neural: bool = False

@@ -1,23 +1,34 @@
 """The protocol of a score: chunk by chunk, every target once, scored before anything learns from it."""
 
+import hashlib
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hybridlm.artifact import Artifact
+from hybridlm.config import as_dict
 from hybridlm.data.byte_table import ByteTable
 from hybridlm.errors import InputError
+from hybridlm.files import atomic_write
 from hybridlm.progress import Progress
-from hybridlm.scoring.artifact_experts import experts_of
+from hybridlm.scoring.ahead import Ahead
+from hybridlm.scoring.artifact_experts import ArtifactExperts, experts_of
+from hybridlm.scoring.confidence import bpb_interval
 from hybridlm.scoring.config import ScoringConfig, TTTOptimizer
+from hybridlm.scoring.documents import DocumentTotals, check_table_path, write_table
 from hybridlm.scoring.experts import Expert
 from hybridlm.scoring.mixing import Mixers, MixtureSpec, expert_names
+from hybridlm.scoring.mixtures import row_mixture_names
+from hybridlm.scoring.state import Interruption, ScoreState
 from hybridlm.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -28,6 +39,7 @@ log = logging.getLogger("hybridlm.eval")
 # Sums of nll are kept as whole multiples of this many nats. Whole numbers add up to the same in any order,
 # so a total doesn't depend on the chunks; the rounding is 10^-10 nats a target.
 _UNIT = 2.0**-32
+LN_2 = float(np.log(2.0))
 
 Learn = Callable[[NDArray[np.uint16], int], None]
 
@@ -38,6 +50,17 @@ class Rate:
 
     bits_per_token: float
     bpb: float
+
+
+@dataclass(frozen=True)
+class LearningRate:
+    """What the neural expert costs at one learning rate, its updates, and how often they were undone."""
+
+    learning_rate: float
+    bits_per_token: float
+    bpb: float
+    updates: int
+    undone: int
 
 
 @dataclass(frozen=True)
@@ -56,6 +79,29 @@ class ScoredChunk:
 
 
 @dataclass(frozen=True)
+class Documents:
+    """Of each document, how many targets, how many bytes, and what the mixture took in bits."""
+
+    tokens: list[int]
+    bytes: list[int]
+    bits: list[float]
+
+
+@dataclass(frozen=True)
+class ScoreFiles:
+    """Files that a score reads and writes besides.
+
+    state: where a score that is stopped is kept, and gone on with; removed when it is done.
+    per_document: a table, .csv or .parquet, of each document's start, tokens, bytes and bits by expert.
+    per_token: a .npy of the mixture's bits, float32, one for each target.
+    """
+
+    state: Path | None = None
+    per_document: Path | None = None
+    per_token: Path | None = None
+
+
+@dataclass(frozen=True)
 class EvaluationResult:
     """A score of ``tokens`` targets that decode to ``bytes`` bytes of text.
 
@@ -65,7 +111,11 @@ class EvaluationResult:
         mixtures: the rates of further mixtures over the same experts' scores.
         ttt: the optimiser of test-time training, or ``off``: also where it never came to an update, because
             all targets fit one chunk.
-        ttt_updates: steps that it made.
+        ttt_updates: steps that it made; ttt_undone: how often it had diverged and was undone.
+        ttt_rates: what became of each learning rate.
+        bpb_interval: 95% of it, by resampling documents; None where there are fewer than two.
+        documents: of each document of the stream, in order, its targets, bytes and the mixture's bits.
+        control: the neural expert's rate if it is trained, as often, on training tokens; None: not tried.
         seconds: wall time; ``stages`` says what for.
     """
 
@@ -78,6 +128,11 @@ class EvaluationResult:
     mixtures: dict[str, Rate]
     ttt: TTTOptimizer
     ttt_updates: int
+    ttt_undone: int
+    ttt_rates: list[LearningRate]
+    control: Rate | None
+    bpb_interval: tuple[float, float] | None
+    documents: Documents
     seconds: float
     stages: dict[str, float]
 
@@ -98,16 +153,31 @@ def score_chunks(
 
     Experts and mixtures are given the stream only up to a chunk's end. A chunk is committed by being
     yielded; only then, and never after the last one, ``learn(stream so far, chunk's start)`` is called.
+
+    Experts that need tokens alone say what they have to say of the next chunk, in a thread of their own,
+    while a neural one works on this chunk and learns from it. They are functions of the stream up to each
+    token, so it changes nothing but the time.
     """
     watch = watch or Stopwatch()
-    mixers = Mixers(mixtures, experts)
-    for start in range(1, len(stream), chunk):
-        seen = stream[: start + chunk]
-        log_probs, nll = mixers.score(seen, start, watch)
-        yield ScoredChunk(start, log_probs, nll)
-        if learn is not None and len(seen) < len(stream):
-            with watch.stage("ttt"):
-                learn(seen, start)
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        # Only where there is something to wait for meanwhile.
+        neural = any(expert.family in ("neural", "control") for expert in experts)
+        ahead = [Ahead(expert, pool) for expert in experts if expert.family not in ("neural", "control")]
+        shared = {id(one.expert): one for one in ahead}
+        mixers = Mixers(mixtures, [shared.get(id(expert), expert) for expert in experts])
+        for start in range(1, len(stream), chunk):
+            seen = stream[: start + chunk]
+            if neural and not mixers.takes_rows:
+                for one in ahead:
+                    one.prepare(seen, start)
+                if len(seen) < len(stream):
+                    for one in ahead:
+                        one.prepare(stream[: start + 2 * chunk], start + chunk)
+            log_probs, nll = mixers.score(seen, start, watch)
+            yield ScoredChunk(start, log_probs, nll)
+            if learn is not None and len(seen) < len(stream):
+                with watch.stage("ttt"):
+                    learn(seen, start)
 
 
 def evaluate(
@@ -119,75 +189,214 @@ def evaluate(
     *,
     mixtures: Mapping[str, MixtureSpec] | None = None,
     threads: int | None = None,
+    control: NDArray[np.uint16] | None = None,
+    files: ScoreFiles = ScoreFiles(),
 ) -> EvaluationResult:
     """Scores every token of ``stream`` but the first.
 
     Under a process group it is a collective: the neural expert's windows and test-time training are shared
     out, and every rank gets the same result. ``mixtures`` are scored besides ``config.mixer``, over the
-    same expert scores. The artifact is left as it is: the model that learns is a copy of what it holds.
+    same expert scores. ``control``, training tokens that are at least as many, trains a model as often on
+    them instead, to tell what is learned of this text from what any further training gives. The artifact is
+    left as it is: the models that learn are copies of what it holds. Memory doesn't grow with the stream, but
+    for its documents' totals.
 
     Raises InputError for a stream without targets or bytes, a vocabulary that isn't the artifact's, settings
-    that can't be; FormatError for a damaged artifact.
+    that can't be, the state of another score; FormatError for a damaged artifact or state; OSError. With a
+    state's file, Ctrl-C and SIGTERM end the score after a chunk, as KeyboardInterrupt.
     """
     config = config or ScoringConfig()
     began = time.perf_counter()
     watch = Stopwatch()
+    is_main = dist is None or dist.is_main
     if len(stream) < 2:
         raise InputError(f"a stream of {len(stream)} tokens has no target to score: it takes at least two")
-    lengths = byte_table.lengths(stream, start=1)
-    total_bytes = int(lengths.sum())
-    if not total_bytes:
-        raise InputError("the targets decode to no text, so there are no bytes to divide by")
+    if control is not None and len(control) < len(stream):
+        raise InputError(
+            f"the control has {len(control):,} tokens, fewer than the {len(stream):,} of the stream"
+        )
+    if files.per_document is not None:
+        check_table_path(files.per_document)
+    if files.per_token is not None and files.per_token.suffix != ".npy":
+        raise InputError(f"{files.per_token}: bits per token are written to a .npy file")
 
     with watch.stage("load"):
-        parts = experts_of(artifact, byte_table.vocab_size, config, dist, threads=threads)
-    experts, trainer = parts.experts, parts.trainer
-
+        parts = experts_of(artifact, byte_table.vocab_size, config, dist, threads=threads, control=control)
     specs = {"": MixtureSpec(config.mixer), **(mixtures or {})}
-    names = expert_names(experts)
-    expert_totals = [0] * len(names)
-    mixture_totals = dict.fromkeys(specs, 0)
+    names = expert_names(parts.experts)
+    labels = [label or f"mixture_{config.mixer}" for label in specs]
+    counter = _Counter(byte_table, stream, [*names, *labels])
     tokens = len(stream) - 1
-    learn = None if trainer is None else trainer.learn
+    experts: Sequence[Expert] = parts.experts
+    state: ScoreState | None = None
+    interruption = Interruption()
     with ExitStack() as stack:
-        progress = None
-        if dist is None or dist.is_main:
-            progress = stack.enter_context(Progress("score", tokens, "tokens"))
-        for scored in score_chunks(stream, experts, specs, chunk=config.chunk, learn=learn, watch=watch):
-            for row, log_probs in enumerate(scored.log_probs):
-                expert_totals[row] += _total(-log_probs.astype(np.float64))
-            for label, nll in scored.nll.items():
-                mixture_totals[label] += _total(nll)
+        if files.state is not None:
+            state = _open_state(files.state, artifact, stream, config, specs, parts, control, is_main)
+            experts = state.wrap(experts)
+            stack.enter_context(interruption.caught())
+        progress = stack.enter_context(Progress("score", tokens, "tokens")) if is_main else None
+        per_token = None
+        if files.per_token is not None and is_main:
+            per_token = stack.enter_context(_npy(files.per_token, tokens))
+        latest: ScoredChunk | None = None
+
+        def learn(seen: NDArray[np.uint16], start: int) -> None:
+            if state is None or start > state.targets:
+                parts.learn(seen, start)
+            if state is None or latest is None:
+                return
+            state.committed(start, len(seen), dict(zip(names, latest.log_probs, strict=True)))
+            asked = interruption.asked if dist is None else any(dist.all_gather_object(interruption.asked))
+            if asked:
+                state.write()
+                raise KeyboardInterrupt(
+                    f"stopped after {len(seen) - 1:,} of {tokens:,} targets; the same command goes on from "
+                    f"{files.state}"
+                )
+
+        needs = learn if parts.learners or state is not None else None
+        for scored in score_chunks(stream, experts, specs, chunk=config.chunk, learn=needs, watch=watch):
+            latest = scored
+            counter.add(scored)
+            if per_token is not None:
+                per_token(scored.nll[""])
             if progress is not None:
                 progress.update(scored.start - 1 + scored.log_probs.shape[1])
+    if state is not None:
+        state.remove()
+    return _result(config, parts, specs, names, counter, files, is_main, tokens, began, watch)
+
+
+def _open_state(
+    path: Path,
+    artifact: Artifact,
+    stream: NDArray[np.uint16],
+    config: ScoringConfig,
+    specs: Mapping[str, MixtureSpec],
+    parts: ArtifactExperts,
+    control: NDArray[np.uint16] | None,
+    is_main: bool,
+) -> ScoreState:
+    kept = [expert for expert in parts.experts if expert.family in ("neural", "control")]
+    if kept and any(spec.mixer in row_mixture_names() for spec in specs.values()):
+        raise InputError(
+            f"a mixture of whole rows ({config.mixer}) can't go on from a state: it would take every row "
+            "that the model has given"
+        )
+    lessons = b"" if control is None else control[: len(stream)].tobytes()
+    identity = {
+        "artifact": hashlib.sha256(artifact.to_bytes()).hexdigest(),
+        "settings": json.dumps(as_dict(config), sort_keys=True),
+        "control": hashlib.sha256(lessons).hexdigest(),
+    }
+    return ScoreState(path, identity, stream, kept, parts.learners, writes=is_main)
+
+
+class _Counter:
+    """Totals of a score, chunk by chunk."""
+
+    def __init__(self, byte_table: ByteTable, stream: NDArray[np.uint16], columns: Sequence[str]) -> None:
+        self._stream = stream
+        self._unknown = byte_table.unknown
+        self._lengths = byte_table.counter()
+        # The first token is no target, but a text may begin with it.
+        self._lengths.lengths(stream[:1])
+        self.lost = 0
+        self.documents = DocumentTotals(columns, byte_table.begins)
+
+    def add(self, scored: ScoredChunk) -> None:
+        start, end = scored.start, scored.start + scored.log_probs.shape[1]
+        targets = self._stream[start:end]
+        totals = [_units(-row.astype(np.float64)) for row in scored.log_probs]
+        totals += [_units(nll) for nll in scored.nll.values()]
+        self.lost += int(np.count_nonzero(self._unknown[targets]))
+        self.documents.add(
+            self._stream[start - 1 : end - 1], start, self._lengths.lengths(targets), np.stack(totals)
+        )
+
+
+def _result(
+    config: ScoringConfig,
+    parts: ArtifactExperts,
+    specs: Mapping[str, MixtureSpec],
+    names: tuple[str, ...],
+    counter: _Counter,
+    files: ScoreFiles,
+    is_main: bool,
+    tokens: int,
+    began: float,
+    watch: Stopwatch,
+) -> EvaluationResult:
+    table = counter.documents.table()
+    total_bytes = int(table[:, 2].sum())
+    if not total_bytes:
+        raise InputError("the targets decode to no text, so there are no bytes to divide by")
+    if counter.lost:
+        log.warning(
+            "%d of %d tokens are the unknown piece: their text is lost and counts no bytes",
+            counter.lost,
+            tokens,
+        )
+    if files.per_document is not None and is_main:
+        write_table(files.per_document, counter.documents.columns, table, _UNIT / LN_2)
 
     def rate(total: int) -> Rate:
-        bits = total * _UNIT / float(np.log(2.0))
+        bits = total * _UNIT / LN_2
         return Rate(bits / tokens, bits / total_bytes)
 
-    updates = 0 if trainer is None else trainer.updates
-    if trainer is not None and not updates:
+    rates = parts.learners[0].report() if parts.learners else []
+    updates = sum(one.updates for one in rates)
+    if rates and not updates:
         log.warning(
             "test-time training made no update: the %s targets are a single chunk of up to %s; --chunk makes "
             "smaller ones",
             f"{tokens:,}",
             f"{config.chunk:,}",
         )
-    result = rate(mixture_totals.pop(""))
+    # Python's whole numbers, since a column's sum may be more than 64 bits hold.
+    totals = [sum(column.tolist()) for column in table[:, 3:].T]
+    of_experts = {name: rate(total) for name, total in zip(names, totals[: len(names)], strict=True)}
+    of_mixtures = dict(zip(specs, map(rate, totals[len(names) :]), strict=True))
+    result = of_mixtures.pop("")
+    bits = np.asarray(table[:, 3 + len(names)] * (_UNIT / LN_2), np.float64)
     return EvaluationResult(
         tokens=tokens,
         bytes=total_bytes,
         bits_per_token=result.bits_per_token,
         bpb=result.bpb,
-        experts=dict(zip(names, map(rate, expert_totals), strict=True)),
+        control=of_experts.pop("control", None),
+        experts=of_experts,
         mixer=config.mixer,
-        mixtures={label: rate(total) for label, total in mixture_totals.items()},
+        mixtures=of_mixtures,
         ttt=(config.ttt or "sgd") if updates else "off",
         ttt_updates=updates,
+        ttt_undone=sum(one.undone for one in rates),
+        ttt_rates=[
+            LearningRate(one.rate, cost.bits_per_token, cost.bpb, one.updates, one.undone)
+            for one, cost in ((one, rate(round(one.nats / _UNIT))) for one in rates)
+        ],
+        bpb_interval=bpb_interval(bits, table[:, 2].astype(np.float64)),
+        documents=Documents(
+            table[:, 1].tolist(), table[:, 2].tolist(), [round(value, 4) for value in bits.tolist()]
+        ),
         seconds=time.perf_counter() - began,
         stages=watch.seconds,
     )
 
 
-def _total(nats: NDArray[np.float64]) -> int:
-    return int(np.rint(nats / _UNIT).astype(np.int64).sum())
+@contextmanager
+def _npy(path: Path, targets: int) -> Iterator[Callable[[NDArray[np.float64]], None]]:
+    """What takes the nll of ``targets`` targets, in order, and writes them as bits to a .npy file."""
+    with atomic_write(path) as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (targets,)}
+        np.lib.format.write_array_header_1_0(file, header)
+
+        def write(nll: NDArray[np.float64]) -> None:
+            file.write((nll / LN_2).astype("<f4").tobytes())
+
+        yield write
+
+
+def _units(nats: NDArray[np.float64]) -> NDArray[np.int64]:
+    return np.rint(nats / _UNIT).astype(np.int64)

@@ -155,6 +155,11 @@ class Mixers:
     def __getitem__(self, label: str) -> LinearMixer | RowMixer:
         return self._linear.get(label) or self._of_rows[label]
 
+    @property
+    def takes_rows(self) -> bool:
+        """Whether any of them mixes whole rows."""
+        return bool(self._of_rows)
+
     def score(
         self, stream: NDArray[np.uint16], start: int, watch: Stopwatch | None = None
     ) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float64]]]:

@@ -1,7 +1,9 @@
 """The neural expert: sliding windows of a stream through the model, spread over the ranks."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -12,6 +14,9 @@ from hybridlm.distributed import Distributed
 from hybridlm.model import GPT
 from hybridlm.scoring.experts import Expert, Scored
 from hybridlm.scoring.windows import WindowGrid
+
+LARGEST_LOGIT = 1e30
+"""Beyond it, a row is no distribution that float32 can hold. Softmax is exact to its last bit far below."""
 
 
 class NeuralExpert(Expert):
@@ -34,8 +39,15 @@ class NeuralExpert(Expert):
         *,
         group: int = 16,
         autocast: torch.dtype | None = None,
+        untrained: GPT | None = None,
+        applied: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
+        """``untrained`` speaks in the place of a model that has diverged, at each position where that has no
+        finite distribution; None: a model that doesn't learn. Within ``applied()`` the model is what it has
+        been trained to be."""
         self.model = model
+        self._untrained = untrained
+        self._applied = applied
         self.vocab_size = model.config.vocab_size
         self.grid = grid
         self._dist = dist
@@ -72,9 +84,7 @@ class NeuralExpert(Expert):
         for group in range(first_group, self.grid.window_of(end - 1) // self._group + 1):
             windows = range(group * self._group, (group + 1) * self._group)
             origin = self.grid.start(windows[0])
-            inputs = self._rows(self._padded(stream, origin, windows[-1] + 1), 0)
-            with _autocast(inputs.device, self._autocast):
-                logits = self.model(inputs[:, :-1])
+            logits = self._logits(self._rows(self._padded(stream, origin, windows[-1] + 1), 0))
             for row, window in enumerate(windows):
                 first = max(start, self.grid.first_target(window))
                 last = min(end - 1, self.grid.last_target(window))
@@ -96,8 +106,7 @@ class NeuralExpert(Expert):
         first = window // self._group * self._group
         self.model.eval()
         rows = self._rows(self._padded(stream, self.grid.start(first), first + self._group), 0)
-        with _autocast(rows.device, self._autocast):
-            logits = self.model(rows[:, :-1])
+        logits = self._logits(rows)
         # In float64, so that the row sums to one to within what float32 can say of each of its values.
         row = logits[window - first, target - self.grid.start(window) - 1].double().log_softmax(dim=0)
         return Scored(row.float().cpu().numpy()[None])
@@ -115,13 +124,22 @@ class NeuralExpert(Expert):
         span = padded[offset : offset + self.grid.start(self._group - 1) + self.grid.length + 1]
         return span.unfold(0, self.grid.length + 1, self.grid.stride)
 
+    def _logits(self, rows: torch.Tensor) -> torch.Tensor:
+        """[B, T, V] of tokens int64 [B, T + 1], the last of which is no input."""
+        with _autocast(rows.device, self._autocast), self._applied():
+            logits: torch.Tensor = self.model(rows[:, :-1])
+        if self._untrained is None:
+            return logits
+        return healthy_logits(logits, rows[:, :-1], self._untrained, self._autocast)
+
     def _score_group(
         self, padded: torch.Tensor, origin: int, group: int
     ) -> Iterator[tuple[int, torch.Tensor]]:
         """For each window, the first target that it scores and the ln p of all that it scores."""
         windows = range(group * self._group, (group + 1) * self._group)
         offset = self.grid.start(windows[0]) - origin
-        log_probs = target_log_probs(self.model, self._rows(padded, offset), self._autocast)
+        rows = self._rows(padded, offset)
+        log_probs = target_log_probs(self._logits(rows), rows)
         for row, window in enumerate(windows):
             target = self.grid.first_target(window)
             yield target, log_probs[row, target - self.grid.start(window) - 1 :]
@@ -139,9 +157,22 @@ def state_hash(tensors: Iterable[torch.Tensor]) -> bytes:
     return hasher.digest()
 
 
-def target_log_probs(model: GPT, rows: torch.Tensor, autocast: torch.dtype | None) -> torch.Tensor:
-    """int64 [B, T + 1] → float32 [B, T]: ln p of each row's tokens after the first."""
-    with _autocast(rows.device, autocast):
-        logits = model(rows[:, :-1])
+def target_log_probs(logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """ln p [B, T] of rows[:, 1:], for tokens ``rows`` int64 [B, T + 1] and the logits [B, T, V] of them."""
     nll = F.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="none")
     return -nll.view(rows.shape[0], -1)
+
+
+@torch.no_grad()
+def healthy_logits(
+    logits: torch.Tensor, inputs: torch.Tensor, untrained: GPT, autocast: torch.dtype | None
+) -> torch.Tensor:
+    """``logits`` [B, T, V], but those of the ``untrained`` model wherever they are no distribution.
+
+    It is decided position by position from its whole row: what comes later, and the target, has no part.
+    """
+    broken = ~(torch.linalg.vector_norm(logits, math.inf, dim=-1) < LARGEST_LOGIT)
+    if not broken.any():
+        return logits
+    with _autocast(inputs.device, autocast):
+        return torch.where(broken[..., None], untrained(inputs), logits)

@@ -1,14 +1,14 @@
 """Test-time training: the model learns from a chunk once the chunk's scores are committed.
 
-A step's gradient is the same, bit for bit, on 1, 2, 4 or 8 ranks. Floating-point sums depend on their
-order, so the order is fixed: a batch is cut into 8 lanes, each lane's gradient is computed on its own, and
-the lanes are added as a balanced binary tree. A rank owns an aligned run of lanes, which is a whole subtree;
-the ranks exchange their subtrees' sums in one flattened collective, and each finishes the tree by itself.
+A step's gradient is the same, bit for bit, on any number of ranks. Floating-point sums depend on their order,
+so the order is fixed: a batch is cut into micro-batches of `MICRO_BATCH` sequences, and their gradients are
+added as a balanced binary tree. A rank owns an aligned run of micro-batches, which is a whole subtree; the
+ranks exchange their subtrees' sums in one flattened collective, and each finishes the tree by itself.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Literal
 
 import numpy as np
@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from hybridlm.distributed import Distributed
 from hybridlm.model import GPT
 from hybridlm.scoring.config import TTTConfig
+from hybridlm.scoring.lora import Adapters
 from hybridlm.scoring.neural import state_hash
 
-LANES = 8
-"""Parts of a batch whose gradients are computed apart. More ranks than this leave the rest idle here."""
+MICRO_BATCH = 4
+"""Sequences whose gradient is computed in one go. Ranks beyond batch / MICRO_BATCH are idle here."""
 
-DEFAULT_LEARNING_RATE = {"sgd": 0.002, "adamw": 0.00005}
+DEFAULT_LEARNING_RATE = {"sgd": 0.002, "adamw": 0.00005, "lora": 0.001, "documents": 0.001}
 _ADAM_BETAS = (0.9, 0.95)
 _ADAM_EPSILON = 1e-8
 _NO_TARGET = -100  # cross_entropy's ignore_index
@@ -35,12 +36,14 @@ _INPUT_PROJECTIONS = ("mlp.up.weight",)
 class TestTimeTrainer:
     """Trains a model in place, chunk after chunk; the optimiser's state is carried from chunk to chunk.
 
-    The objective of a step is the mean nll of its targets. AdamW's learning rate falls from its full value
-    along a half cosine within each chunk and restarts with the next; SGD's is constant. Neither decays
+    ``sgd`` and ``adamw`` train the model's own weights, ``lora`` the ``adapters`` of the whole stream (by
+    AdamW). The objective of a step is the mean nll of its targets. AdamW's learning rate falls from its full
+    value along a half cosine within each chunk and restarts with the next; SGD's is constant. Neither decays
     weights: what they should return to is not zero but what they were trained to be.
 
-    All trained parameters are handled as one flat vector, because that is what ranks exchange. (torch's own
-    optimisers would also import the whole of its compiler, seconds of every score.)
+    All trained parameters are views of one flat vector, and so are their gradients: that is what ranks
+    exchange, what a step is a handful of operations on, and what is put back when training has diverged.
+    (torch's own optimisers would also import the whole of its compiler, seconds of every score.)
     """
 
     __test__ = False  # to pytest, the name looks like one of its own
@@ -48,11 +51,13 @@ class TestTimeTrainer:
     def __init__(
         self,
         model: GPT,
-        optimizer: Literal["sgd", "adamw"],
+        optimizer: Literal["sgd", "adamw", "lora"],
         config: TTTConfig,
         dist: Distributed,
         *,
+        rate: float,
         sequence_length: int,
+        adapters: Adapters | None = None,
         autocast: torch.dtype | None = None,
     ) -> None:
         self._model = model
@@ -60,18 +65,43 @@ class TestTimeTrainer:
         self._dist = dist
         self._sequence_length = sequence_length
         self._autocast = autocast
-        self._optimizer = optimizer
-        self._parameters, scales = _trained(model, config)
-        rate = config.learning_rate or DEFAULT_LEARNING_RATE[optimizer]
+        self._adapters = adapters
+        if adapters is None:
+            parameters, scales = _trained(model, config)
+        else:
+            model.requires_grad_(False)
+            parameters, scales = [torch.nn.Parameter(adapters.fresh()[None].to(dist.device))], [1.0]
+        self._parameters = parameters
         self._rates = torch.cat(
             [
                 torch.full((parameter.numel(),), rate * scale, device=dist.device)
-                for parameter, scale in zip(self._parameters, scales, strict=True)
+                for parameter, scale in zip(parameters, scales, strict=True)
             ]
         )
+        self._weights = torch.cat([parameter.detach().flatten() for parameter in parameters])
+        self._untrained = self._weights.clone()
+        for parameter, view in zip(parameters, self._views(self._weights), strict=True):
+            parameter.data = view
+        # One for each level of the tree; a pair of micro-batches shares one.
+        self._gradients = [torch.zeros_like(self._weights)]
+        self._mean = torch.zeros_like(self._weights)
+        self._square = None if optimizer == "sgd" else torch.zeros_like(self._weights)
         self._steps = 0
-        self._mean = torch.zeros_like(self._rates)
-        self._square = torch.zeros_like(self._rates) if optimizer == "adamw" else None
+
+    @property
+    def updates(self) -> int:
+        """Steps so far, those among them that have been undone."""
+        return self._steps
+
+    @property
+    def undone(self) -> int:
+        return 0
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within the block the model is as trained so far: what adapters add is added there alone."""
+        with nullcontext() if self._adapters is None else self._adapters.applied(self._parameters[0]):
+            yield
 
     def learn(self, stream: NDArray[np.uint16], start: int) -> None:
         """Trains on targets stream[start:] (start ≥ 1), all of which have been scored. A collective."""
@@ -79,22 +109,42 @@ class TestTimeTrainer:
         batch = self._config.batch
         steps_per_epoch = math.ceil(len(inputs) / batch)
         steps = steps_per_epoch * self._config.epochs
-        with _deterministic(self._dist.device):
+        with deterministic(self._dist.device), self.applied():
             for step in range(steps):
                 first = step % steps_per_epoch * batch
                 self._step(inputs[first : first + batch], targets[first : first + batch], step / steps)
         if self._dist.device.type == "cuda":
             torch.cuda.synchronize(self._dist.device)  # so that a stage's seconds are its own
 
-    @property
-    def updates(self) -> int:
-        """Steps so far."""
-        return self._steps
+    def is_finite(self) -> bool:
+        return bool(torch.isfinite(self._weights).all())
+
+    def undo(self) -> None:
+        """Forgets all training: the weights and the optimiser are as they were at first."""
+        self._weights.copy_(self._untrained)
+        for moment in (self._mean, self._square):
+            if moment is not None:
+                moment.zero_()
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """All that later scores depend on, by name."""
+        found = {"weights": self._weights, "mean": self._mean, "steps": torch.tensor([self._steps])}
+        return found if self._square is None else {**found, "square": self._square}
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """Takes over what `state` gave, of the same shapes."""
+        self._weights.copy_(state["weights"])
+        self._mean.copy_(state["mean"])
+        if self._square is not None:
+            self._square.copy_(state["square"])
+        self._steps = int(state["steps"])
 
     def fingerprint(self) -> bytes:
-        """A hash of the optimiser's state; the weights are the model's."""
-        moments = [self._mean] if self._square is None else [self._mean, self._square]
-        return state_hash([torch.tensor(self._steps), *moments])
+        """A hash of the optimiser's state; the weights are the model's, or the adapters'."""
+        state = self.state()
+        if self._adapters is None:
+            del state["weights"]
+        return state_hash(state.values())
 
     def _sequences(self, stream: NDArray[np.uint16], start: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs and targets, int64 [sequences, length], of stream[start:]; the last one is padded."""
@@ -110,64 +160,66 @@ class TestTimeTrainer:
     def _step(self, inputs: torch.Tensor, targets: torch.Tensor, progress: float) -> None:
         """``progress``: the part of the chunk's steps that is done."""
         gradient = self._summed_gradient(inputs, targets)
-        gradient /= (targets != _NO_TARGET).sum()
-        gradient *= (self._config.clip / (gradient.norm() + 1e-6)).clamp(max=1.0)
-        update = self._rates * self._direction(gradient, progress)
-        offset = 0
-        for parameter in self._parameters:
-            parameter.sub_(update[offset : offset + parameter.numel()].view_as(parameter))
-            offset += parameter.numel()
-
-    def _direction(self, gradient: torch.Tensor, progress: float) -> torch.Tensor:
-        """What the learning rates multiply, now that the optimiser's state has taken the gradient in."""
+        count = (targets != _NO_TARGET).sum()
+        norm = torch.linalg.vector_norm(gradient) / count
+        gradient *= (self._config.clip / (norm + 1e-6)).clamp(max=1.0) / count
         self._steps += 1
         if self._square is None:
             self._mean.mul_(self._config.momentum).add_(gradient)
-            return self._mean
+            self._weights.addcmul_(self._rates, self._mean, value=-1)
+            return
         decay, square_decay = _ADAM_BETAS
         self._mean.lerp_(gradient, 1 - decay)
-        self._square.lerp_(gradient.square(), 1 - square_decay)
-        mean = self._mean / (1 - decay**self._steps)
-        deviation = (self._square / (1 - square_decay**self._steps)).sqrt()
-        return 0.5 * (1 + math.cos(math.pi * progress)) * mean / (deviation + _ADAM_EPSILON)
+        self._square.lerp_(gradient.square_(), 1 - square_decay)
+        deviation = (self._square / (1 - square_decay**self._steps)).sqrt_().add_(_ADAM_EPSILON)
+        falling = 0.5 * (1 + math.cos(math.pi * progress)) / (1 - decay**self._steps)
+        self._weights.addcdiv_(self._rates * self._mean, deviation, value=-falling)
 
     def _summed_gradient(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Flat gradient of the batch's summed nll, the same on every rank."""
-        # The largest power of two that both the lanes and the ranks allow: each subtree must be whole.
-        owners = min(LANES, 1 << (self._dist.world_size.bit_length() - 1))
-        lanes_each = LANES // owners
-        first_lane = self._dist.rank * lanes_each
-        per_lane = self._config.batch // LANES
+        """Flat gradient of the batch's summed nll, the same on every rank; valid until the next step's."""
+        parts = max(1, self._config.batch // MICRO_BATCH)
+        # The largest power of two that both the parts and the ranks allow: each subtree must be whole.
+        owners = min(parts, 1 << (self._dist.world_size.bit_length() - 1))
+        own = self._tree_sum(inputs, targets, self._dist.rank * (parts // owners), parts // owners)
+        sums = self._dist.all_gather(own)[:owners]
+        while len(sums) > 1:
+            sums = [sums[at].add_(sums[at + 1]) for at in range(0, len(sums), 2)]
+        return sums[0]
 
-        def lane_gradient(lane: int) -> torch.Tensor:
-            rows = slice((first_lane + lane) * per_lane, (first_lane + lane + 1) * per_lane)
-            return self._lane_gradient(inputs[rows], targets[rows])
+    def _tree_sum(
+        self, inputs: torch.Tensor, targets: torch.Tensor, first: int, count: int, level: int = 0
+    ) -> torch.Tensor:
+        """The gradients of ``count`` = 2^k micro-batches, added as a balanced tree of pairs."""
+        if level == len(self._gradients):
+            self._gradients.append(torch.zeros_like(self._weights))
+        gradient = self._gradients[level]
+        if count > 2:
+            half = count // 2
+            self._tree_sum(inputs, targets, first, half, level)
+            return gradient.add_(self._tree_sum(inputs, targets, first + half, half, level + 1))
+        gradient.zero_()
+        for parameter, view in zip(self._parameters, self._views(gradient), strict=True):
+            parameter.grad = view
+        for part in range(first, first + count):
+            rows = slice(part * MICRO_BATCH, (part + 1) * MICRO_BATCH)
+            if len(inputs[rows]):
+                # Backward adds to each parameter's gradient once, when all of its uses have been summed.
+                self._nll(inputs[rows], targets[rows]).backward()  # type: ignore[no-untyped-call]
+        return gradient
 
-        sums = self._dist.all_gather(_tree_sum(lanes_each, lane_gradient))
-        return _tree_sum(owners, sums.__getitem__)
-
-    def _lane_gradient(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Flat gradient of a lane's summed nll; zeros for a lane past the end of the chunk."""
-        if not len(inputs):
-            return torch.zeros_like(self._rates)
-        with (
-            torch.enable_grad(),
-            torch.autocast(inputs.device.type, dtype=self._autocast, enabled=self._autocast is not None),
-        ):
+    @torch.enable_grad()
+    def _nll(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Summed over the targets, in nats."""
+        with torch.autocast(inputs.device.type, dtype=self._autocast, enabled=self._autocast is not None):
             logits = self._model(inputs)
-            loss = F.cross_entropy(
+            return F.cross_entropy(
                 logits.flatten(0, 1), targets.flatten(), reduction="sum", ignore_index=_NO_TARGET
             )
-        gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True, materialize_grads=True)
-        return torch.cat([gradient.flatten() for gradient in gradients])
 
-
-def _tree_sum(count: int, leaf: Callable[[int], torch.Tensor], first: int = 0) -> torch.Tensor:
-    """leaf(first) + … over ``count`` = 2^k leaves, as a balanced tree of pairs; k + 1 held at a time."""
-    if count == 1:
-        return leaf(first)
-    half = count // 2
-    return _tree_sum(half, leaf, first) + _tree_sum(half, leaf, first + half)
+    def _views(self, flat: torch.Tensor) -> list[torch.Tensor]:
+        """The parts of a flat vector that are the parameters'."""
+        parts = torch.split(flat, [parameter.numel() for parameter in self._parameters])
+        return [part.view_as(parameter) for part, parameter in zip(parts, self._parameters, strict=True)]
 
 
 def _trained(model: GPT, config: TTTConfig) -> tuple[list[torch.nn.Parameter], list[float]]:
@@ -189,7 +241,7 @@ def _trained(model: GPT, config: TTTConfig) -> tuple[list[torch.nn.Parameter], l
 
 
 @contextmanager
-def _deterministic(device: torch.device) -> Iterator[None]:
+def deterministic(device: torch.device) -> Iterator[None]:
     """On a GPU, kernels whose backward adds in a fixed order, where there is a choice."""
     if device.type != "cuda":
         yield

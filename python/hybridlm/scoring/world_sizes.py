@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridlm.artifact import Artifact
+from hybridlm.config import as_dict, from_values
 from hybridlm.errors import InputError
 from hybridlm.files import atomic_write_bytes
-from hybridlm.scoring.config import ScoringConfig, TTTConfig
+from hybridlm.scoring.config import ScoringConfig
 
 SIZES = (1, 2)
 
@@ -78,7 +79,7 @@ def compare(
         folder = Path(name)
         atomic_write_bytes(folder / "artifact.pgar", artifact.to_bytes())
         np.save(folder / "stream.npy", stream, allow_pickle=False)
-        (folder / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
+        (folder / "config.json").write_text(json.dumps(as_dict(config)))
         scores = [score for size in SIZES for score in _torchrun(worker, folder, size)]
     first = None
     for other in scores[1:]:
@@ -111,7 +112,7 @@ def run_worker(folder: Path) -> None:
     from hybridlm.scoring.audit_subject import artifact_subject
 
     options: dict[str, Any] = json.loads((folder / "config.json").read_text())
-    config = ScoringConfig(**{**options, "ttt_options": TTTConfig(**options["ttt_options"])})
+    config = from_values(ScoringConfig, options, "config.json")
     stream = np.load(folder / "stream.npy", allow_pickle=False)
     dist = initialise("cpu")
     try:

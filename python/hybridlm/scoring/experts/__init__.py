@@ -8,9 +8,16 @@ interface, registered. docs/mixing.md has an example.
 import importlib
 import pkgutil
 
-from hybridlm.scoring.experts.interface import Expert, Scored, online_experts, register
+from hybridlm.scoring.experts.interface import (
+    Expert,
+    Learner,
+    RateReport,
+    Scored,
+    online_experts,
+    register,
+)
 
-__all__ = ["Expert", "Scored", "online_experts", "register"]
+__all__ = ["Expert", "Learner", "RateReport", "Scored", "online_experts", "register"]
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +80,39 @@ class Expert(ABC):
     @abstractmethod
     def fingerprint(self) -> bytes:
         """A hash of all state that later scores depend on, of any length: unchanged until it learns."""
+
+
+@dataclass(frozen=True)
+class RateReport:
+    """What became of one learning rate: its own loss over all targets in nats, its updates, and how often
+    training had diverged and was undone."""
+
+    rate: float
+    nats: float
+    updates: int
+    undone: int
+
+
+class Learner(Protocol):
+    """What makes an expert learn between chunks."""
+
+    def learn(self, stream: NDArray[np.uint16], start: int) -> None:
+        """Called when the chunk stream[start:] has been committed and more follows."""
+        ...
+
+    def fingerprints(self) -> dict[str, bytes]:
+        """By component, hashes of state beside the experts' own that later scores depend on."""
+        ...
+
+    def report(self) -> list[RateReport]: ...
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """All that later scores depend on, between two chunks."""
+        ...
+
+    def restore(self, state: dict[str, NDArray[Any]]) -> None:
+        """Takes over what `state` gave. Raises InputError for the state of another learner."""
+        ...
 
 
 _ONLINE: list[type[Expert]] = []

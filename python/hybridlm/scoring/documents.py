@@ -1,0 +1,91 @@
+"""A score document by document: what each costs in bits, by expert and by mixture."""
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybridlm.errors import InputError
+from hybridlm.files import atomic_write, atomic_write_text
+
+
+class DocumentTotals:
+    """Totals of each document of a stream that comes in chunks.
+
+    A document begins after a document token, whose own target is the end of the document before. Columns are
+    sums in whole units, so that they don't depend on the chunks.
+    """
+
+    def __init__(self, columns: Sequence[str], begins: NDArray[np.bool_]) -> None:
+        """``begins``: [V], which tokens a document begins with."""
+        self.columns = tuple(columns)
+        self._begins = begins
+        self._parts: list[NDArray[np.int64]] = []
+        self._last: NDArray[np.int64] | None = None
+
+    def add(
+        self, before: NDArray[np.uint16], start: int, lengths: NDArray[np.int64], totals: NDArray[np.int64]
+    ) -> None:
+        """Targets start, start + 1, …, n of them: the tokens [n] before each, their bytes [n] and what they
+        cost, [columns, n]."""
+        firsts = np.flatnonzero(self._begins[before])
+        continued = self._last is not None and not (len(firsts) and firsts[0] == 0)
+        if not len(firsts) or firsts[0]:
+            firsts = np.concatenate(([0], firsts))
+        sizes = np.diff(np.append(firsts, len(before)))
+        sums = np.add.reduceat(np.concatenate((lengths[None], totals)), firsts, axis=1)
+        rows = np.concatenate(((start + firsts)[None], sizes[None], sums)).T
+        if self._last is not None:
+            if continued:
+                rows[0, 0] = self._last[0]
+                rows[0, 1:] += self._last[1:]
+            else:
+                self._parts.append(self._last[None])
+        self._parts.append(rows[:-1])
+        self._last = rows[-1].copy()
+
+    def table(self) -> NDArray[np.int64]:
+        """[documents, 3 + columns]: the first target's index in the stream, targets, bytes, and the sums."""
+        last = [] if self._last is None else [self._last[None]]
+        empty = np.empty((0, 3 + len(self.columns)), np.int64)
+        self._parts = [np.concatenate([empty, *self._parts])]
+        return np.concatenate([*self._parts, *last])
+
+
+def check_table_path(path: str | os.PathLike[str]) -> None:
+    """Raises InputError for a table's file that can't be written, before any work is done."""
+    ending = Path(path).suffix
+    if ending not in (".csv", ".parquet"):
+        raise InputError(f"{os.fspath(path)}: a table per document is a .csv or a .parquet file")
+    if ending == ".parquet":
+        try:
+            import pyarrow.parquet  # noqa: F401
+        except ImportError:
+            raise InputError(f"{os.fspath(path)}: takes pyarrow; install it, or name a .csv file") from None
+
+
+def write_table(
+    path: str | os.PathLike[str], columns: Sequence[str], table: NDArray[np.int64], unit_bits: float
+) -> None:
+    """Writes `DocumentTotals.table` with its sums in bits: start, tokens, bytes, then a column for each of
+    ``columns``. Raises OSError."""
+    bits = table[:, 3:] * unit_bits
+    if Path(path).suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        names = ["start", "tokens", "bytes", *columns]
+        values = [*table[:, :3].T, *bits.T]
+        with atomic_write(path) as file:
+            pyarrow.parquet.write_table(pyarrow.table(dict(zip(names, values, strict=True))), file)
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["start", "tokens", "bytes", *columns])
+    for counts, row in zip(table[:, :3].tolist(), bits.tolist(), strict=True):
+        writer.writerow([*counts, *(f"{value:.4f}" for value in row)])
+    atomic_write_text(path, text.getvalue())

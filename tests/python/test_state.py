@@ -1,0 +1,228 @@
+"""A score that is stopped goes on to the same bits, and refuses what isn't its own."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from hybridlm import _core
+from hybridlm.artifact import Artifact, pack
+from hybridlm.data.byte_table import ByteTable
+from hybridlm.errors import FormatError, InputError
+from hybridlm.model import GPT, ModelConfig, neural_blob
+from hybridlm.scoring import evaluate as module
+from hybridlm.scoring.config import ScoringConfig, TTTConfig
+from hybridlm.scoring.evaluate import EvaluationResult, ScoreFiles, evaluate
+
+V = 20
+STREAM = np.random.default_rng(0).integers(1, V, 400).astype(np.uint16)
+STREAM[::37] = 1
+TABLE = ByteTable(np.full(V, 2, np.int32), np.zeros(V, np.bool_), np.arange(V) == 1)
+OPTIONS = TTTConfig(
+    epochs=1, learning_rates=(0.0, 0.01), frozen_blocks=0, batch=4, targets=8, documents=4, phases=2
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Tensors this small only wait for each other's threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def artifact() -> Artifact:
+    torch.manual_seed(0)
+    config = ModelConfig(
+        layers=2, width=32, heads=2, kv_heads=1, mlp_hidden=32, vocab_size=V, sequence_length=16,
+        rope_dims=8, bigram_rows=16, bigram_width=32, zero_init_projections=False,
+    )  # fmt: skip
+    counts = _core.NgramCounts(V, 2)
+    counts.count_tokens(STREAM[::-1].copy())
+    blob = neural_blob.encode(GPT(config), tokenizer="ab" * 32)
+    return Artifact.from_bytes(pack(blob, counts.dense_oracle(level=1)))
+
+
+def settings(ttt: str) -> ScoringConfig:
+    return ScoringConfig(chunk=50, batch=4, ttt=ttt, ttt_options=OPTIONS)  # type: ignore[arg-type]
+
+
+def without_times(result: EvaluationResult) -> dict[str, object]:
+    return {key: value for key, value in result.as_dict().items() if key not in ("seconds", "stages")}
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, chunks: int) -> None:
+    """The score is ended as by a power cut, once so many chunks are in the file."""
+    committed = module.ScoreState.committed
+    done = 0
+
+    def stop(self: Any, *arguments: Any) -> None:
+        nonlocal done
+        committed(self, *arguments)
+        done += 1
+        if done == chunks:
+            raise Stopped
+
+    monkeypatch.setattr(module.ScoreState, "committed", stop)
+
+
+@pytest.mark.parametrize("ttt", ["off", "sgd", "adamw", "lora", "documents"])
+def test_a_stopped_score_goes_on_to_the_same_bits(
+    artifact: Artifact, ttt: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    control = STREAM[::-1].copy() if ttt in ("sgd", "documents") else None
+    files = ScoreFiles(tmp_path / "a.state", tmp_path / "a.csv", tmp_path / "a.npy")
+    whole = evaluate(
+        artifact, STREAM, TABLE, settings(ttt), control=control, files=replace(files, state=None)
+    )
+    tables = [path.read_bytes() for path in (tmp_path / "a.csv", tmp_path / "a.npy")]
+    monkeypatch.setattr("hybridlm.scoring.state.SECONDS", 0.0)
+    for chunks in (3, 4):  # the second time from the third chunk on, to the fourth
+        with monkeypatch.context() as patch:
+            stop_after(patch, chunks)
+            with pytest.raises(Stopped):
+                evaluate(artifact, STREAM, TABLE, settings(ttt), control=control, files=files)
+        assert (tmp_path / "a.state").exists()
+    resumed = evaluate(artifact, STREAM, TABLE, settings(ttt), control=control, files=files)
+    assert without_times(resumed) == without_times(whole)
+    assert [path.read_bytes() for path in (tmp_path / "a.csv", tmp_path / "a.npy")] == tables
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.npy"], "nothing is left of it"
+
+
+def test_what_was_scored_is_not_scored_again(
+    artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hybridlm.scoring.state.SECONDS", 0.0)
+    files = ScoreFiles(tmp_path / "a.state")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5)
+        with pytest.raises(Stopped):
+            evaluate(artifact, STREAM, TABLE, settings("sgd"), files=files)
+    calls: list[int] = []
+    score = module.experts_of
+
+    def watched(*arguments: Any, **named: Any) -> Any:
+        parts = score(*arguments, **named)
+        neural = parts.experts[0].score
+
+        def note(stream: NDArray[np.uint16], start: int) -> Any:
+            calls.append(start)
+            return neural(stream, start)
+
+        parts.experts[0].score = note  # type: ignore[method-assign]
+        return parts
+
+    monkeypatch.setattr(module, "experts_of", watched)
+    evaluate(artifact, STREAM, TABLE, settings("sgd"), files=files)
+    assert calls == [251, 301, 351]
+
+
+def test_the_state_of_another_score_or_a_damaged_one_is_refused(
+    artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hybridlm.scoring.state.SECONDS", 0.0)
+    path = tmp_path / "a.state"
+    scores = tmp_path / "a.state.scores"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(Stopped):
+            evaluate(artifact, STREAM, TABLE, settings("sgd"), files=ScoreFiles(path))
+    kept, kept_scores = path.read_bytes(), scores.read_bytes()
+
+    def attempt(**changed: Any) -> None:
+        given = {"stream": STREAM, "settings": settings("sgd"), **changed}
+        evaluate(artifact, given["stream"], TABLE, given["settings"], files=ScoreFiles(path))
+
+    other = STREAM.copy()
+    other[100] = 2 if other[100] != 2 else 3
+    with pytest.raises(InputError, match="another text"):
+        attempt(stream=other)
+    with pytest.raises(InputError, match="150 targets were scored, and 120 are given"):
+        attempt(stream=STREAM[:121])
+    with pytest.raises(InputError, match="other settings"):
+        attempt(settings=settings("adamw"))
+    with pytest.raises(InputError, match="whole rows"):
+        attempt(settings=replace(settings("sgd"), mixer="geometric"))
+    for damaged in (b"", b"x" * 50, kept[:100], kept[:-1], kept.replace(b"targets", b"tragets")):
+        path.write_bytes(damaged)
+        with pytest.raises(FormatError, match=r"a\.state"):
+            attempt()
+    path.write_bytes(kept.replace(b'\\"targets\\": 150', b'\\"targets\\": 149'))
+    with pytest.raises(InputError, match=r"a\.state"):
+        attempt()
+    path.write_bytes(kept)
+    for damaged in (b"", kept_scores[:-1], b"\0\0\x80\x3f" + kept_scores[4:]):
+        scores.write_bytes(damaged)
+        with pytest.raises(FormatError, match="damaged"):
+            attempt()
+    scores.write_bytes(kept_scores + b"left by a chunk that was not finished")
+    attempt()
+
+
+SLOW = """
+    import sys, time
+    import numpy as np
+    sys.path.insert(0, sys.argv[1])
+    from test_state import STREAM, TABLE, settings
+    from pathlib import Path
+    from hybridlm.artifact import Artifact
+    from hybridlm.cli import main as command
+    from hybridlm.scoring.evaluate import ScoreFiles, evaluate
+    from hybridlm.scoring.neural import NeuralExpert
+
+    score = NeuralExpert.score
+
+    def slowly(self, stream, start):
+        print("chunk", flush=True)
+        time.sleep(0.3)
+        return score(self, stream, start)
+
+    NeuralExpert.score = slowly
+    command._log_to_stderr()
+    folder = Path(sys.argv[2])
+    try:
+        evaluate(Artifact.from_file(folder / "a.pgar"), STREAM, TABLE, settings("off"),
+                 files=ScoreFiles(folder / "a.state"))
+    except KeyboardInterrupt as stop:
+        print(stop)
+        sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_chunk_and_writes_the_state(
+    artifact: Artifact, tmp_path: Path, number: signal.Signals
+) -> None:
+    (tmp_path / "a.pgar").write_bytes(artifact.to_bytes())
+    here = str(Path(__file__).parent)
+    running = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(SLOW), here, str(tmp_path)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert running.stdout is not None
+    assert running.stdout.readline() == "chunk\n"
+    time.sleep(0.05)
+    running.send_signal(number)
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 130, err
+    assert "stopped after 50 of 399 targets" in out and "the same command goes on" in out
+    assert "end of the chunk" in err
+    result = evaluate(artifact, STREAM, TABLE, settings("off"), files=ScoreFiles(tmp_path / "a.state"))
+    assert without_times(result) == without_times(evaluate(artifact, STREAM, TABLE, settings("off")))
