@@ -34,13 +34,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import FormatError, InputError
+from hybridlm.model.grid import DEFAULT_SCHEME, Scheme
 from hybridlm.model.neural_blob import NeuralHeader, encode, load_model, read
 from hybridlm.oracle import Oracle
 
 if TYPE_CHECKING:
     from hybridlm.data.tokenizer import Tokenizer
     from hybridlm.model import GPT
-    from hybridlm.model.quantise import ClipRule
 
 log = logging.getLogger("hybridlm.artifact")
 
@@ -84,7 +84,7 @@ def bundle(
     tokenizer: "Tokenizer",
     *,
     name: str = "artifact",
-    clip: "ClipRule | None" = None,
+    scheme: Scheme = DEFAULT_SCHEME,
     over_budget: bool = False,
 ) -> "Artifact":
     """The artifact of a training run's final weights, quantised, and of an oracle file's bytes.
@@ -102,7 +102,7 @@ def bundle(
         from hybridlm.train.checkpoint import load_model as load_trained
 
         model, metadata = load_trained(run)
-        neural = encode(model, tokenizer=metadata.tokenizer, clip=clip)
+        neural = encode(model, tokenizer=metadata.tokenizer, scheme=scheme)
     # Through its bytes, so that what is returned is what a reader of the file gets.
     artifact = Artifact.from_bytes(pack(neural, oracle, tokenizer.vocabulary), name)
     artifact.check_tokenizer(tokenizer.vocabulary)
@@ -178,7 +178,7 @@ class Artifact:
 
     Attributes:
         name: what errors call it (a path, usually).
-        neural_blob: zstd frame around int6 weights (`hybridlm.model.neural_blob`); None if there is no model.
+        neural_blob: the quantised weights (`hybridlm.model.neural_blob`); None if there is no model.
         oracle_blob: an oracle file's bytes; None if there is no oracle.
         vocabulary: of the tokenizer that the parts were made with; None in version 1, which doesn't say.
     """
@@ -300,7 +300,7 @@ class Artifact:
             "parameters": neural.parameters if neural else 0,
             "orders": list(oracle.orders) if oracle else [],
             "model": neural.model if neural else None,
-            "clip": neural.clip if neural else None,
+            "quantisation": neural.quantisation if neural else None,
             "tokenizer": self._fingerprint(neural, oracle),
             "bos_id": self.vocabulary.bos_id if self.vocabulary else None,
             "estimator": oracle.estimator if oracle else None,

@@ -128,11 +128,11 @@ def test_a_coarser_grid_makes_a_smaller_artifact(
     sizes = [
         output(
             "artifact", "pack", "--model", str(files.run), "--tokenizer", str(files.tokenizer),
-            "-o", str(tmp_path / "a.pgar"), "--clip", clip, "--json",
+            "-o", str(tmp_path / "a.pgar"), "--quantise", *words, "--json",
         )["neural_bytes"]
-        for clip in ("absmax", "std:6", "std:16")
+        for words in (["absmax"], ["std:6"], ["std:6", "mlp=5:std:9"], ["std:16"])
     ]  # fmt: skip
-    assert sizes[0] > sizes[1] > sizes[2]
+    assert sizes[0] > sizes[1] > sizes[2] > sizes[3]
 
 
 def test_a_score_has_the_documented_keys_and_adds_up(
@@ -279,9 +279,13 @@ def test_bad_input_is_one_line_that_names_it(
     assert "hedge-token" in refusal(*files.scored_with(files.oracle_only), "--mixer", "nosuch")
     assert "--model or --oracle" in refusal("artifact", "pack", *common, "-o", str(tmp_path / "x"))
     oracle = ["--oracle", str(files.oracle)]
-    assert "--clip" in refusal(
-        "artifact", "pack", *oracle, *common, "-o", str(tmp_path / "x"), "--clip", "absmax"
+    assert "--quantise" in refusal(
+        "artifact", "pack", *oracle, *common, "-o", str(tmp_path / "x"), "--quantise", "absmax"
     )
+    assert "no kind of matrix" in refusal(
+        "artifact", "pack", "--model", str(files.run), *common, "-o", str(tmp_path / "x"),
+        "--quantise", "mpl=5:std:9",
+    )  # fmt: skip
     line = refusal("artifact", "pack", *oracle, *common, "-o", str(tmp_path / "no" / "x"))
     assert "no such file" in line
     assert not (tmp_path / "x").exists()

@@ -10,6 +10,7 @@ from hybridlm.cli.arguments import ChosenTokenizer
 from hybridlm.cli.output import print_json
 from hybridlm.errors import InputError
 from hybridlm.files import atomic_write_bytes
+from hybridlm.model.grid import Scheme
 
 
 def pack(
@@ -18,7 +19,7 @@ def pack(
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
     model: Path | None = None,
     oracle: Path | None = None,
-    clip: str | None = None,
+    quantise: tuple[str, ...] = (),
     allow_over_budget: bool = False,
     json: bool = False,
 ) -> None:
@@ -26,28 +27,25 @@ def pack(
 
     Args:
         out: Where the artifact goes.
-        model: A training run's folder; its final weights are quantised to six bits.
+        model: A training run's folder; its final weights are quantised.
         oracle: An oracle file.
-        clip: Where a row's grid of six-bit values ends: absmax, std:K or percentile:P. A larger K makes the
-            artifact smaller and the weights coarser.
+        quantise: [KIND=][BITS:]RULE, any number of them: the grid of each row of KIND's matrices (attention,
+            mlp, embedding, bigram, gate; by default all but gates) has BITS bits (2 to 8, by default 6) and
+            ends at RULE: absmax, std:K or percentile:P. A larger K makes the artifact smaller and the
+            weights coarser.
         allow_over_budget: Write the artifact even if it is larger than 16,000,000 bytes.
         json: Print one JSON object, as `hybridlm artifact inspect --json` does.
     """
     if model is None and oracle is None:
         raise InputError("an artifact needs a model, an oracle or both: give --model or --oracle")
-    if clip is not None and model is None:
-        raise InputError("--clip is about a model's weights: give --model, too")
-    rule = None
-    if clip is not None:
-        from hybridlm.model.quantise import ClipRule  # brings torch
-
-        rule = ClipRule.parse(clip)
+    if quantise and model is None:
+        raise InputError("--quantise is about a model's weights: give --model, too")
     artifact = bundle(
         model,
         None if oracle is None else oracle.read_bytes(),
         tokenizer.load(),
         name=str(out),
-        clip=rule,
+        scheme=Scheme.parse(quantise),
         over_budget=allow_over_budget,
     )
     atomic_write_bytes(out, artifact.to_bytes())
@@ -71,11 +69,12 @@ def _show(summary: dict[str, Any], json: bool) -> None:
     total, budget = summary["total_bytes"], summary["budget_bytes"]
     print(f"artifact   version {summary['version']}, {total:,} of {budget:,} bytes ({total / budget:.1%})")
     if summary["neural_bytes"]:
-        model = summary["model"]
+        model, grids = summary["model"], summary["quantisation"]["grids"]
         print(
             f"neural     {summary['neural_bytes']:,} bytes: {summary['parameters']:,} parameters, "
-            f"{model.get('layers')} layers of width {model.get('width')}, int6 clipped at {summary['clip']}"
+            f"{model.get('layers')} layers of width {model.get('width')}"
         )
+        print(f"quantised  {', '.join(f'{kind} {grid}' for kind, grid in grids.items())}")
         print(f"tokenizer  {summary['tokenizer']}")
     if summary["oracle_bytes"]:
         orders = ", ".join(map(str, summary["orders"]))
