@@ -27,11 +27,13 @@ import logging
 import os
 import struct
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hybridlm.calibration import draw
 from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import FormatError, InputError
 from hybridlm.model.grid import DEFAULT_SCHEME, Scheme
@@ -85,9 +87,12 @@ def bundle(
     *,
     name: str = "artifact",
     scheme: Scheme = DEFAULT_SCHEME,
+    calibration: Iterable[Path] = (),
     over_budget: bool = False,
 ) -> "Artifact":
     """The artifact of a training run's final weights, quantised, and of an oracle file's bytes.
+
+    Weights are rounded by GPTQ where there are training shards to calibrate on (``calibration``).
 
     Raises InputError when a part was made with another tokenizer or, unless ``over_budget``, when the whole
     is larger than `BUDGET_BYTES`; FormatError for a damaged part.
@@ -102,7 +107,10 @@ def bundle(
         from hybridlm.train.checkpoint import load_model as load_trained
 
         model, metadata = load_trained(run)
-        neural = encode(model, tokenizer=metadata.tokenizer, scheme=scheme)
+        text = None
+        if paths := list(calibration):
+            text = draw(paths, tokenizer.vocabulary, length=model.config.sequence_length)
+        neural = encode(model, tokenizer=metadata.tokenizer, scheme=scheme, calibration=text)
     # Through its bytes, so that what is returned is what a reader of the file gets.
     artifact = Artifact.from_bytes(pack(neural, oracle, tokenizer.vocabulary), name)
     artifact.check_tokenizer(tokenizer.vocabulary)

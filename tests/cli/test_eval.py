@@ -135,6 +135,24 @@ def test_a_coarser_grid_makes_a_smaller_artifact(
     assert sizes[0] > sizes[1] > sizes[2] > sizes[3]
 
 
+def test_calibration_is_on_training_shards_and_is_named_in_the_artifact(
+    files: Files, tmp_path: Path, shard_dir: Path, output: Callable[..., Any], refusal: Callable[..., str]
+) -> None:
+    train, val = data_folder(shard_dir)
+    command = ["artifact", "pack", "--model", str(files.run), "--tokenizer", str(files.tokenizer)]
+    told = output(
+        *command, "-o", str(tmp_path / "a.pgar"), "--calibration", *map(str, train), "--json",
+        "--quantise", "5:std:4", "low-rank=2:1",
+    )["quantisation"]  # fmt: skip
+    assert told["rounding"] == "gptq" and len(told["calibration"]) == 64 and told["low_rank"] == "2:1"
+    assert "--calibration" in refusal(
+        "artifact", "pack", "--oracle", str(files.oracle), "--tokenizer", str(files.tokenizer),
+        "-o", str(tmp_path / "b"), "--calibration", str(train[0]),
+    )  # fmt: skip
+    assert "validation shard" in refusal(*command, "-o", str(tmp_path / "b"), "--calibration", str(val[0]))
+    assert not (tmp_path / "b").exists()
+
+
 def test_a_score_has_the_documented_keys_and_adds_up(
     files: Files, tokenizer: Tokenizer, output: Callable[..., Any]
 ) -> None:

@@ -23,7 +23,7 @@ from hybridlm.model.gpt import (
     exclude_own_value,
     rotary_angles,
 )
-from hybridlm.model.quantise import fake_quantise, is_quantised
+from hybridlm.model.rounding import fake_quantise, is_quantised
 
 BOS = 1
 SMALL = ModelConfig(

@@ -20,6 +20,7 @@ def pack(
     model: Path | None = None,
     oracle: Path | None = None,
     quantise: tuple[str, ...] = (),
+    calibration: tuple[Path, ...] = (),
     allow_over_budget: bool = False,
     json: bool = False,
 ) -> None:
@@ -33,19 +34,24 @@ def pack(
             mlp, embedding, bigram, gate; by default all but gates) has BITS bits (2 to 8, by default 6) and
             ends at RULE: absmax, std:K or percentile:P. A larger K makes the artifact smaller and the
             weights coarser.
+            `low-rank=RANK:MATRICES` corrects the MATRICES with the largest errors by factors of that rank.
+        calibration: Training shards: the model's matrices are rounded by GPTQ, so that their outputs change
+            little on this text.
         allow_over_budget: Write the artifact even if it is larger than 16,000,000 bytes.
         json: Print one JSON object, as `hybridlm artifact inspect --json` does.
     """
     if model is None and oracle is None:
         raise InputError("an artifact needs a model, an oracle or both: give --model or --oracle")
-    if quantise and model is None:
-        raise InputError("--quantise is about a model's weights: give --model, too")
+    for option, given in (("--quantise", quantise), ("--calibration", calibration)):
+        if given and model is None:
+            raise InputError(f"{option} is about a model's weights: give --model, too")
     artifact = bundle(
         model,
         None if oracle is None else oracle.read_bytes(),
         tokenizer.load(),
         name=str(out),
         scheme=Scheme.parse(quantise),
+        calibration=calibration,
         over_budget=allow_over_budget,
     )
     atomic_write_bytes(out, artifact.to_bytes())
@@ -74,7 +80,8 @@ def _show(summary: dict[str, Any], json: bool) -> None:
             f"neural     {summary['neural_bytes']:,} bytes: {summary['parameters']:,} parameters, "
             f"{model.get('layers')} layers of width {model.get('width')}"
         )
-        print(f"quantised  {', '.join(f'{kind} {grid}' for kind, grid in grids.items())}")
+        how = summary["quantisation"]["rounding"]
+        print(f"quantised  {', '.join(f'{kind} {grid}' for kind, grid in grids.items())}, rounding {how}")
         print(f"tokenizer  {summary['tokenizer']}")
     if summary["oracle_bytes"]:
         orders = ", ".join(map(str, summary["orders"]))

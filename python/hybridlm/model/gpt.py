@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from hybridlm.errors import InputError
 from hybridlm.model.config import ModelConfig
-from hybridlm.model.quantise import fake_quantise, is_quantised
+from hybridlm.model.rounding import fake_quantise, is_quantised
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask

@@ -94,39 +94,68 @@ class Grid:
         return f"{self.bits}:{self.clip}"
 
 
+@dataclass(frozen=True)
+class LowRankRule:
+    """A correction of rank ``rank`` for each of the ``matrices`` whose rounding errors are largest (LQER)."""
+
+    rank: int = 0
+    matrices: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> "LowRankRule":
+        """``RANK:MATRICES``. Raises InputError."""
+        rank, _, matrices = text.partition(":")
+        if not (rank.isdecimal() and matrices.isdecimal() and len(text) < 12 and int(rank) and int(matrices)):
+            raise InputError(f"low-rank={text} is not low-rank=RANK:MATRICES, both at least 1")
+        return cls(int(rank), int(matrices))
+
+    def __str__(self) -> str:
+        return f"{self.rank}:{self.matrices}"
+
+
 def _default_grids() -> dict[Kind, Grid]:
-    return {kind: Grid(8, ClipRule("absmax")) if kind == "gate" else Grid() for kind in KINDS}
+    finer: dict[Kind, Grid] = {"embedding": Grid(7), "gate": Grid(8, ClipRule("absmax"))}
+    return {kind: finer.get(kind, Grid()) for kind in KINDS}
 
 
 @dataclass(frozen=True)
 class Scheme:
     """The grid of each kind of matrix.
 
-    By default six bits that end at six standard deviations, as quantisation-aware training has it, and for
-    attention's gates, which are few and sensitive, eight bits without clipping.
+    By default six bits that end at six standard deviations, as quantisation-aware training has it; seven bits
+    for the token embedding, whose rounding costs most, and eight without clipping for attention's gates,
+    which are few and sensitive.
     """
 
     grids: Mapping[Kind, Grid] = field(default_factory=_default_grids)
+    low_rank: LowRankRule = LowRankRule()
 
     @classmethod
     def parse(cls, words: Sequence[str]) -> "Scheme":
         """The default scheme, changed by ``[KIND=][BITS:]RULE``, in order; no KIND: all kinds but gates.
+
+        ``low-rank=RANK:MATRICES`` corrects so many matrices.
 
         >>> str(Scheme.parse(["std:9", "embedding=7:absmax"]).grids["mlp"])
         '6:std:9'
 
         Raises InputError.
         """
-        grids = _default_grids()
+        grids, low_rank = _default_grids(), LowRankRule()
         for word in words:
             kind, equals, grid = word.rpartition("=")
+            if kind == "low-rank":
+                low_rank = LowRankRule.parse(grid)
+                continue
             if equals and kind not in KINDS:
-                raise InputError(f"{word!r}: {kind!r} is no kind of matrix; there are {', '.join(KINDS)}")
+                raise InputError(
+                    f"{word!r}: {kind!r} is no kind of matrix; there are {', '.join(KINDS)}, and low-rank"
+                )
             found = Grid.parse(grid)
             for each in KINDS:
                 if kind == each or (not equals and each != "gate"):
                     grids[each] = found
-        return cls(grids)
+        return cls(grids, low_rank)
 
     def words(self, kinds: Iterable[Kind] = KINDS) -> dict[str, str]:
         """By kind, what `Grid.parse` reads."""

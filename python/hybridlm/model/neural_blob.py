@@ -22,6 +22,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from hybridlm._core import compress, decompress
+from hybridlm.calibration import Calibration
 from hybridlm.errors import FormatError
 from hybridlm.model.grid import DEFAULT_SCHEME, MAX_BITS, MIN_BITS, Scheme, kind_of
 from hybridlm.model.quantised import (
@@ -107,24 +108,43 @@ class _Entry:
         return [self.name, list(self.shape), self.bits, *([self.rank] if self.rank else [])]
 
 
-def encode(model: "GPT", *, tokenizer: str, scheme: Scheme = DEFAULT_SCHEME) -> bytes:
-    """The blob of a model, rounded to nearest, trained with the tokenizer of that fingerprint.
+def encode(
+    model: "GPT",
+    *,
+    tokenizer: str,
+    scheme: Scheme = DEFAULT_SCHEME,
+    calibration: Calibration | None = None,
+) -> bytes:
+    """The blob of a model trained with the tokenizer of that fingerprint.
 
-    Raises InputError for weights that are not finite.
+    It is rounded to nearest, or by GPTQ where there is text to calibrate on. Raises InputError for weights
+    that are not finite.
     """
+    from hybridlm.model.gptq import input_products
     from hybridlm.model.quantise import quantise
 
-    quantised = quantise(model.state_dict(), scheme)
+    products = None if calibration is None else input_products(model, calibration.batches())
+    quantised = quantise(model.state_dict(), scheme, products)
     config = json.loads(model.config.to_json())
-    return write(
-        quantised, model=config, tokenizer=tokenizer, quantisation=quantisation_of(quantised, scheme)
-    )
+    how = quantisation_of(quantised, scheme, calibration)
+    return write(quantised, model=config, tokenizer=tokenizer, quantisation=how)
 
 
-def quantisation_of(quantised: QuantisedState, scheme: Scheme) -> dict[str, Any]:
-    """``grids``: for each kind of matrix that there is, its bits and clip rule."""
+def quantisation_of(
+    quantised: QuantisedState, scheme: Scheme, calibration: Calibration | None = None
+) -> dict[str, Any]:
+    """What the header says of how weights were rounded, as plain JSON values.
+
+    ``grids``: for each kind of matrix that there is, its bits and clip rule. ``rounding``: nearest or gptq.
+    ``calibration``: `Calibration.shards`, null without. ``low_rank``: rank and number of corrected matrices.
+    """
     kinds = (kind_of(name, matrix.integers.shape) for name, matrix in quantised.matrices.items())
-    return {"grids": scheme.words(kind for kind in kinds if kind is not None)}
+    return {
+        "grids": scheme.words(kind for kind in kinds if kind is not None),
+        "rounding": "nearest" if calibration is None else "gptq",
+        "calibration": None if calibration is None else calibration.shards,
+        "low_rank": str(scheme.low_rank),
+    }
 
 
 def write(
@@ -374,7 +394,13 @@ def _read_version_1(blob: bytes, what: str) -> NeuralBlob:
             raise FormatError(f"{what}: tensor {name} has dtype {array.dtype}, which none of ours has")
     parameters = sum(matrix.integers.size for matrix in matrices.values())
     parameters += sum(values.size for values in floats.values())
-    header = NeuralHeader(1, model, tokenizer, {"grids": {"all": f"6:{clip}"}}, parameters)
+    quantisation = {
+        "grids": {"all": f"6:{clip}"},
+        "rounding": "nearest",
+        "calibration": None,
+        "low_rank": "0:0",
+    }
+    header = NeuralHeader(1, model, tokenizer, quantisation, parameters)
     return NeuralBlob(header, QuantisedState(matrices, floats))
 
 

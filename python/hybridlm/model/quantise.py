@@ -1,11 +1,7 @@
-"""Rounds a model's matrices: every row to its own uniform grid of whole numbers times a half-precision scale.
-
-Quantising and the straight-through form that late quantisation-aware training uses share one grid, so a
-weight that training sees quantised is the weight that the artifact holds, if it is packed by the default
-scheme and rounded to nearest.
-"""
+"""A model's weights to integers, scales and half-precision numbers."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,70 +9,71 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hybridlm.errors import InputError
-from hybridlm.model.grid import DEFAULT_SCHEME, MIN_SIDE, Grid, Scheme, kind_of
+from hybridlm.model.gptq import gptq, one_thread
+from hybridlm.model.grid import DEFAULT_SCHEME, Grid, Scheme, kind_of
+from hybridlm.model.low_rank import correction
 from hybridlm.model.quantised import QuantisedMatrix, QuantisedState
-
-# The smallest positive half-precision number: the scale of a row of zeros, which must not divide by zero.
-MIN_SCALE = 2.0**-24
-_HALF_MAX = 65504.0
-
-TRAINING_GRID = Grid()
-"""What late quantisation-aware training rounds to: that of the default scheme's matrices, gates excepted."""
+from hybridlm.model.rounding import HALF_MAX, round_to_grid, row_scales
 
 
-def is_quantised(tensor: Tensor) -> bool:
-    """Whether a layer's weight is stored as whole numbers (a matrix proper) or as floats."""
-    return tensor.ndim == 2 and min(tensor.shape) >= MIN_SIDE
-
-
-def row_scales(weight: Tensor, grid: Grid = TRAINING_GRID) -> Tensor:
-    """float32 [rows, 1]: the step of each row's grid, already rounded to half precision."""
-    magnitude = weight.detach().float().abs()
-    clip = grid.clip
-    if clip.kind == "absmax":
-        bound = magnitude.amax(dim=1, keepdim=True)
-    elif clip.kind == "std":
-        bound = clip.value * magnitude.square().mean(dim=1, keepdim=True).sqrt()
-    else:
-        bound = torch.quantile(magnitude, clip.value / 100, dim=1, keepdim=True)
-    return (bound / grid.ends[1]).clamp(MIN_SCALE, _HALF_MAX).half().float()
-
-
-def round_to_grid(weight: Tensor, scales: Tensor, grid: Grid) -> Tensor:
-    """The nearest whole number of the grid for each weight, in the dtype of ``weight``."""
-    return (weight / scales).round().clamp(*grid.ends)
-
-
-def fake_quantise(weight: Tensor, grid: Grid = TRAINING_GRID) -> Tensor:
-    """``weight`` [rows, columns] as its quantised self, with the gradient of the identity.
-
-    Values equal `dequantise(quantise(...))` exactly, in the dtype of ``weight``. Has no data-dependent
-    control flow, so it can be compiled.
-    """
-    scales = row_scales(weight, grid)
-    rounded = (round_to_grid(weight.detach().float(), scales, grid) * scales).to(weight.dtype)
-    # x + (rounded − x) is not exactly `rounded` in floating point; this is, and its gradient is that of x.
-    return rounded + (weight - weight.detach())
-
-
-def quantise(state: Mapping[str, Tensor], scheme: Scheme = DEFAULT_SCHEME) -> QuantisedState:
+@torch.no_grad()
+def quantise(
+    state: Mapping[str, Tensor],
+    scheme: Scheme = DEFAULT_SCHEME,
+    products: Mapping[str, Tensor] | None = None,
+) -> QuantisedState:
     """Quantise a state dict (on any device; the result is on the CPU).
 
-    Raises InputError, naming the tensor, for weights that are not finite.
+    Matrices that ``products`` has, as `hybridlm.model.gptq.input_products` gives them, are rounded by GPTQ,
+    the others to nearest. Raises InputError, naming the tensor, for weights and products that are not finite.
     """
+    products = products or {}
+    weights: dict[str, Tensor] = {}
     matrices: dict[str, QuantisedMatrix] = {}
-    floats: dict[str, NDArray[np.floating]] = {}
+    floats: dict[str, NDArray[Any]] = {}
     for name, tensor in state.items():
         tensor = tensor.detach().float().cpu()
         if not torch.isfinite(tensor).all():
             raise InputError(f"weight {name} holds a value that is not finite: the training run diverged")
         kind = kind_of(name, tensor.shape)
         if kind is None:
-            fits = not tensor.numel() or float(tensor.abs().amax()) <= _HALF_MAX
+            fits = not tensor.numel() or float(tensor.abs().amax()) <= HALF_MAX
             floats[name] = (tensor.half() if fits else tensor).contiguous().numpy()
-            continue
-        grid = scheme.grids[kind]
-        scales = row_scales(tensor, grid)
-        integers = round_to_grid(tensor, scales, grid).to(torch.int8).contiguous()
-        matrices[name] = QuantisedMatrix(grid.bits, integers.numpy(), scales.squeeze(1).half().numpy())
+        else:
+            weights[name] = tensor
+            matrices[name] = _rounded(name, tensor, scheme.grids[kind], products.get(name))
+    with one_thread():
+        for name in _worst(weights, matrices, scheme):
+            matrix = matrices[name]
+            error = weights[name].double() - torch.from_numpy(matrix.values()).double()
+            low_rank = correction(error, scheme.low_rank.rank, products.get(name))
+            matrices[name] = QuantisedMatrix(matrix.bits, matrix.integers, matrix.scales, low_rank)
     return QuantisedState(matrices, floats)
+
+
+def _rounded(name: str, weight: Tensor, grid: Grid, products: Tensor | None) -> QuantisedMatrix:
+    scales = row_scales(weight, grid)
+    if products is None:
+        integers = round_to_grid(weight, scales, grid)
+    elif torch.isfinite(products).all():
+        integers = gptq(weight, scales, grid, products)
+    else:
+        raise InputError(f"the inputs of {name} leave what float32 can hold on the calibration's text")
+    return QuantisedMatrix(
+        grid.bits, integers.to(torch.int8).contiguous().numpy(), scales.squeeze(1).half().numpy()
+    )
+
+
+def _worst(
+    weights: Mapping[str, Tensor], matrices: Mapping[str, QuantisedMatrix], scheme: Scheme
+) -> list[str]:
+    """The matrices that get a low-rank correction: those with the largest errors in all, gates left out."""
+    if not scheme.low_rank.rank:
+        return []
+    norms = {
+        name: float(np.linalg.norm(weights[name].numpy() - matrix.values()))
+        for name, matrix in matrices.items()
+        if scheme.low_rank.rank <= min(matrix.integers.shape)
+        and kind_of(name, matrix.integers.shape) != "gate"
+    }
+    return sorted(norms, key=lambda name: (-norms[name], name))[: scheme.low_rank.matrices]

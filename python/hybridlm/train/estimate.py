@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from hybridlm.model.config import ModelConfig
 from hybridlm.model.gpt import GPT
 from hybridlm.model.grid import ClipRule, Grid
-from hybridlm.model.quantise import is_quantised
+from hybridlm.model.rounding import is_quantised
 from hybridlm.train.config import TrainConfig
 from hybridlm.train.optimizer import parameter_groups
 
