@@ -153,6 +153,36 @@ def test_calibration_is_on_training_shards_and_is_named_in_the_artifact(
     assert not (tmp_path / "b").exists()
 
 
+def test_bytes_are_spent_where_the_mixture_gains_most(
+    files: Files,
+    tmp_path: Path,
+    shard_dir: Path,
+    output: Callable[..., Any],
+    refusal: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hybridlm.cli.budget.HOLDOUT_TOKENS", 1000)
+    train, val = data_folder(shard_dir)
+    command = ["artifact", "pack", "--model", str(files.run), "--tokenizer", str(files.tokenizer)]
+    out, held = tmp_path / "a.pgar", str(train[0])
+    command += ["-o", str(out), "--budget", "40000"]
+    choosing = [*command, "--holdout", held, "--counts", str(train[-1]), "--dry-run"]
+    told = output(*choosing, "--json")
+    assert told["chosen"] in told["curve"] and len(told["curve"]) > 5
+    assert told["chosen"]["bpb"] == min(point["bpb"] for point in told["curve"])
+    assert told["total_bytes"] == told["chosen"]["total_bytes"] <= 40_000 and told["oracle_bytes"]
+    assert not out.exists()
+
+    assert "give --holdout" in refusal(*command)
+    assert "both held out and counted" in refusal(*command, "--holdout", held, "--counts", held)
+    assert "both held out and calibrated" in refusal(*command, "--holdout", held, "--calibration", held)
+    assert "validation shard" in refusal(*command, "--holdout", str(val[0]))
+    assert "--quantise" in refusal(*choosing, "--quantise", "std:9")
+    assert "--oracle" in refusal(*choosing, "--oracle", str(files.oracle))
+    assert "give --budget" in refusal(*command[:-2], "--holdout", held)
+    assert not out.exists()
+
+
 def test_a_score_has_the_documented_keys_and_adds_up(
     files: Files, tokenizer: Tokenizer, output: Callable[..., Any]
 ) -> None:

@@ -21,6 +21,10 @@ def pack(
     oracle: Path | None = None,
     quantise: tuple[str, ...] = (),
     calibration: tuple[Path, ...] = (),
+    budget: int | None = None,
+    holdout: Path | None = None,
+    counts: tuple[Path, ...] = (),
+    dry_run: bool = False,
     allow_over_budget: bool = False,
     json: bool = False,
 ) -> None:
@@ -33,29 +37,62 @@ def pack(
         quantise: [KIND=][BITS:]RULE, any number of them: the grid of each row of KIND's matrices (attention,
             mlp, embedding, bigram, gate; by default all but gates) has BITS bits (2 to 8, by default 6) and
             ends at RULE: absmax, std:K or percentile:P. A larger K makes the artifact smaller and the
-            weights coarser.
-            `low-rank=RANK:MATRICES` corrects the MATRICES with the largest errors by factors of that rank.
+            weights coarser. `low-rank=RANK:MATRICES` corrects the MATRICES with the largest errors by
+            factors of that rank.
         calibration: Training shards: the model's matrices are rounded by GPTQ, so that their outputs change
             little on this text.
+        budget: Choose grids, low-rank correction and the oracle's size so that the artifact has at most so
+            many bytes and the mixture as few bits on the held-out text as may be; the curve is printed.
+        holdout: A training shard to choose by, which is neither counted nor calibrated on. It had better not
+            be trained on either.
+        counts: Shards, or files of sparse counts, to build the oracle of that fits the budget.
+        dry_run: Choose and print, and write nothing.
         allow_over_budget: Write the artifact even if it is larger than 16,000,000 bytes.
-        json: Print one JSON object, as `hybridlm artifact inspect --json` does.
+        json: Print one JSON object, as `hybridlm artifact inspect --json` does, with --budget also `curve`.
     """
     if model is None and oracle is None:
         raise InputError("an artifact needs a model, an oracle or both: give --model or --oracle")
-    for option, given in (("--quantise", quantise), ("--calibration", calibration)):
+    for option, given in (("--quantise", quantise), ("--calibration", calibration), ("--budget", budget)):
         if given and model is None:
             raise InputError(f"{option} is about a model's weights: give --model, too")
-    artifact = bundle(
-        model,
-        None if oracle is None else oracle.read_bytes(),
-        tokenizer.load(),
-        name=str(out),
-        scheme=Scheme.parse(quantise),
-        calibration=calibration,
-        over_budget=allow_over_budget,
-    )
-    atomic_write_bytes(out, artifact.to_bytes())
-    _show(artifact.summary(), json)
+    choosing = (("--holdout", holdout is not None), ("--counts", counts), ("--dry-run", dry_run))
+    for option, present in choosing:
+        if present and budget is None:
+            raise InputError(f"{option} is for choosing within a budget: give --budget, too")
+    scheme = Scheme.parse(quantise)
+    curve: dict[str, Any] = {}
+    if model is not None and budget is not None:
+        if quantise:
+            raise InputError("--budget chooses what --quantise would say: leave one of them out")
+        if holdout is None:
+            raise InputError("--budget needs text to choose by: give --holdout")
+        if oracle is not None and counts:
+            raise InputError("--counts makes an oracle, and --oracle gives one: leave one of them out")
+        from hybridlm.cli.budget import choose_within
+
+        choice, lines = choose_within(
+            budget, model, holdout, tokenizer.load(),
+            oracle=oracle, counts=counts, calibration=calibration, name=str(out),
+        )  # fmt: skip
+        artifact = choice.artifact
+        if not allow_over_budget:
+            artifact.check_budget()
+        curve = {"curve": [point.as_dict() for point in choice.curve], "chosen": choice.best.as_dict()}
+        if not json:
+            print("\n".join(lines))
+    else:
+        artifact = bundle(
+            model,
+            None if oracle is None else oracle.read_bytes(),
+            tokenizer.load(),
+            name=str(out),
+            scheme=scheme,
+            calibration=calibration,
+            over_budget=allow_over_budget,
+        )
+    if not dry_run:
+        atomic_write_bytes(out, artifact.to_bytes())
+    _show(artifact.summary() | curve, json)
 
 
 def inspect(artifact: tyro.conf.Positional[Path], *, json: bool = False) -> None:
