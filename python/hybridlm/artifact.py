@@ -27,21 +27,23 @@ import logging
 import os
 import struct
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hybridlm.calibration import draw
 from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import FormatError, InputError
 from hybridlm.extras import require_torch
+from hybridlm.model.grid import DEFAULT_SCHEME, Scheme
 from hybridlm.model.neural_blob import NeuralHeader, encode, load_model, read
 from hybridlm.oracle import Oracle
 
 if TYPE_CHECKING:
     from hybridlm.data.tokenizer import Tokenizer
     from hybridlm.model import GPT
-    from hybridlm.model.quantise import ClipRule
 
 log = logging.getLogger("hybridlm.artifact")
 
@@ -85,10 +87,13 @@ def bundle(
     tokenizer: "Tokenizer",
     *,
     name: str = "artifact",
-    clip: "ClipRule | None" = None,
+    scheme: Scheme = DEFAULT_SCHEME,
+    calibration: Iterable[Path] = (),
     over_budget: bool = False,
 ) -> "Artifact":
     """The artifact of a training run's final weights, quantised, and of an oracle file's bytes.
+
+    Weights are rounded by GPTQ where there are training shards to calibrate on (``calibration``).
 
     Raises InputError when a part was made with another tokenizer, when there is a run and no PyTorch, or,
     unless ``over_budget``, when the whole is larger than `BUDGET_BYTES`; FormatError for a damaged part.
@@ -104,7 +109,10 @@ def bundle(
         from hybridlm.train.checkpoint import load_model as load_trained
 
         model, metadata = load_trained(run)
-        neural = encode(model, tokenizer=metadata.tokenizer, clip=clip)
+        text = None
+        if paths := list(calibration):
+            text = draw(paths, tokenizer.vocabulary, length=model.config.sequence_length)
+        neural = encode(model, tokenizer=metadata.tokenizer, scheme=scheme, calibration=text)
     # Through its bytes, so that what is returned is what a reader of the file gets.
     artifact = Artifact.from_bytes(pack(neural, oracle, tokenizer.vocabulary), name)
     artifact.check_tokenizer(tokenizer.vocabulary)
@@ -180,7 +188,7 @@ class Artifact:
 
     Attributes:
         name: what errors call it (a path, usually).
-        neural_blob: zstd frame around int6 weights (`hybridlm.model.neural_blob`); None if there is no model.
+        neural_blob: the quantised weights (`hybridlm.model.neural_blob`); None if there is no model.
         oracle_blob: an oracle file's bytes; None if there is no oracle.
         vocabulary: of the tokenizer that the parts were made with; None in version 1, which doesn't say.
     """
@@ -311,7 +319,7 @@ class Artifact:
             "parameters": neural.parameters if neural else 0,
             "orders": list(oracle.orders) if oracle else [],
             "model": neural.model if neural else None,
-            "clip": neural.clip if neural else None,
+            "quantisation": neural.quantisation if neural else None,
             "tokenizer": self._fingerprint(neural, oracle),
             "bos_id": self.vocabulary.bos_id if self.vocabulary else None,
             "estimator": oracle.estimator if oracle else None,

@@ -128,11 +128,59 @@ def test_a_coarser_grid_makes_a_smaller_artifact(
     sizes = [
         output(
             "artifact", "pack", "--model", str(files.run), "--tokenizer", str(files.tokenizer),
-            "-o", str(tmp_path / "a.pgar"), "--clip", clip, "--json",
+            "-o", str(tmp_path / "a.pgar"), "--quantise", *words, "--json",
         )["neural_bytes"]
-        for clip in ("absmax", "std:6", "std:16")
+        for words in (["absmax"], ["std:6"], ["std:6", "mlp=5:std:9"], ["std:16"])
     ]  # fmt: skip
-    assert sizes[0] > sizes[1] > sizes[2]
+    assert sizes[0] > sizes[1] > sizes[2] > sizes[3]
+
+
+def test_calibration_is_on_training_shards_and_is_named_in_the_artifact(
+    files: Files, tmp_path: Path, shard_dir: Path, output: Callable[..., Any], refusal: Callable[..., str]
+) -> None:
+    train, val = data_folder(shard_dir)
+    command = ["artifact", "pack", "--model", str(files.run), "--tokenizer", str(files.tokenizer)]
+    told = output(
+        *command, "-o", str(tmp_path / "a.pgar"), "--calibration", *map(str, train), "--json",
+        "--quantise", "5:std:4", "low-rank=2:1",
+    )["quantisation"]  # fmt: skip
+    assert told["rounding"] == "gptq" and len(told["calibration"]) == 64 and told["low_rank"] == "2:1"
+    assert "--calibration" in refusal(
+        "artifact", "pack", "--oracle", str(files.oracle), "--tokenizer", str(files.tokenizer),
+        "-o", str(tmp_path / "b"), "--calibration", str(train[0]),
+    )  # fmt: skip
+    assert "validation shard" in refusal(*command, "-o", str(tmp_path / "b"), "--calibration", str(val[0]))
+    assert not (tmp_path / "b").exists()
+
+
+def test_bytes_are_spent_where_the_mixture_gains_most(
+    files: Files,
+    tmp_path: Path,
+    shard_dir: Path,
+    output: Callable[..., Any],
+    refusal: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hybridlm.cli.budget.HOLDOUT_TOKENS", 1000)
+    train, val = data_folder(shard_dir)
+    command = ["artifact", "pack", "--model", str(files.run), "--tokenizer", str(files.tokenizer)]
+    out, held = tmp_path / "a.pgar", str(train[0])
+    command += ["-o", str(out), "--budget", "40000"]
+    choosing = [*command, "--holdout", held, "--counts", str(train[-1]), "--dry-run"]
+    told = output(*choosing, "--json")
+    assert told["chosen"] in told["curve"] and len(told["curve"]) > 5
+    assert told["chosen"]["bpb"] == min(point["bpb"] for point in told["curve"])
+    assert told["total_bytes"] == told["chosen"]["total_bytes"] <= 40_000 and told["oracle_bytes"]
+    assert not out.exists()
+
+    assert "give --holdout" in refusal(*command)
+    assert "both held out and counted" in refusal(*command, "--holdout", held, "--counts", held)
+    assert "both held out and calibrated" in refusal(*command, "--holdout", held, "--calibration", held)
+    assert "validation shard" in refusal(*command, "--holdout", str(val[0]))
+    assert "--quantise" in refusal(*choosing, "--quantise", "std:9")
+    assert "--oracle" in refusal(*choosing, "--oracle", str(files.oracle))
+    assert "give --budget" in refusal(*command[:-2], "--holdout", held)
+    assert not out.exists()
 
 
 def test_a_score_has_the_documented_keys_and_adds_up(
@@ -279,9 +327,13 @@ def test_bad_input_is_one_line_that_names_it(
     assert "hedge-token" in refusal(*files.scored_with(files.oracle_only), "--mixer", "nosuch")
     assert "--model or --oracle" in refusal("artifact", "pack", *common, "-o", str(tmp_path / "x"))
     oracle = ["--oracle", str(files.oracle)]
-    assert "--clip" in refusal(
-        "artifact", "pack", *oracle, *common, "-o", str(tmp_path / "x"), "--clip", "absmax"
+    assert "--quantise" in refusal(
+        "artifact", "pack", *oracle, *common, "-o", str(tmp_path / "x"), "--quantise", "absmax"
     )
+    assert "no kind of matrix" in refusal(
+        "artifact", "pack", "--model", str(files.run), *common, "-o", str(tmp_path / "x"),
+        "--quantise", "mpl=5:std:9",
+    )  # fmt: skip
     line = refusal("artifact", "pack", *oracle, *common, "-o", str(tmp_path / "no" / "x"))
     assert "no such file" in line
     assert not (tmp_path / "x").exists()

@@ -9,10 +9,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from hybridlm._core import compress
 from hybridlm.distributed import Distributed
-from hybridlm.model import GPT, ModelConfig
-from hybridlm.model.quantise import ClipRule, quantise
+from hybridlm.model import GPT, ModelConfig, neural_blob
+from hybridlm.model.grid import ClipRule, Grid, Scheme
 from hybridlm.train.config import TrainConfig
 from hybridlm.train.ema import EMA
 from hybridlm.train.estimate import activation_bytes, estimate, flops_per_token, packed_bytes
@@ -88,13 +87,9 @@ def test_state_is_what_training_holds(config: TrainConfig) -> None:
 
 @pytest.mark.parametrize("deviations", [6.0, 12.0])
 def test_packed_bytes_are_those_of_normal_weights_when_compressed(deviations: float) -> None:
-    """Integers apart from the rest: mixed into one stream with floats, zstd codes them worse."""
     torch.manual_seed(0)
     model = GPT(dataclasses.replace(REFERENCE, width=128, mlp_hidden=384, vocab_size=512))
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter)
-    clip = ClipRule("std", deviations)
-    state = quantise(model.state_dict(), clip)
-    integers = b"".join(tensor.numpy().tobytes() for tensor in state.integers.values())
-    rest = 2 * sum(tensor.numel() for tensor in (*state.scales.values(), *state.floats.values()))
-    assert packed_bytes(model, clip) == pytest.approx(len(compress(integers, 22)) + rest, rel=0.03)
+    blob = neural_blob.encode(model, tokenizer="ab" * 32, scheme=Scheme.parse([f"std:{deviations}"]))
+    assert packed_bytes(model, Grid(clip=ClipRule("std", deviations))) == pytest.approx(len(blob), rel=0.03)

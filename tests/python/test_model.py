@@ -23,7 +23,7 @@ from hybridlm.model.gpt import (
     exclude_own_value,
     rotary_angles,
 )
-from hybridlm.model.quantise import fake_quantise_int6, is_quantised
+from hybridlm.model.rounding import fake_quantise, is_quantised
 
 BOS = 1
 SMALL = ModelConfig(
@@ -447,7 +447,7 @@ def test_quantisation_aware_training_sees_int6_and_moves_what_it_rounds() -> Non
     with torch.no_grad():
         for parameter in rounded.parameters():
             if is_quantised(parameter):
-                parameter.copy_(fake_quantise_int6(parameter))
+                parameter.copy_(fake_quantise(parameter))
     tokens, weights, total = some_tokens(2, 10), torch.ones(2, 9), torch.tensor(18.0)
     for model in (aware, rounded):
         model.loss(tokens, weights, total)[0].backward()

@@ -122,7 +122,8 @@ def test_scoring_on_cuda(config: TrainConfig) -> None:
         stream = torch.zeros(200, dtype=torch.int64, device=CUDA)
         for target, scores in expert._score_group(stream, 0, 1):
             assert scores.device == CUDA and target >= 33
-        assert target_log_probs(model, stream.view(4, 50), None).shape == (4, 49)
+        rows = stream.view(4, 50)
+        assert target_log_probs(model(rows[:, :-1]), rows).shape == (4, 49)
 
 
 @pytest.mark.usefixtures("meta")
@@ -132,6 +133,7 @@ def test_a_step_of_test_time_training(config: TrainConfig) -> None:
         "sgd" if config.model.document_attention else "adamw",
         TTTConfig(),
         Distributed(0, 1, 0, META),
+        rate=0.001,
         sequence_length=16,
     )
     tokens = torch.zeros(8, 16, dtype=torch.int64, device=META)

@@ -5,18 +5,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridlm.errors import FormatError, InputError
-from hybridlm.model.quantise import (
-    INT6_MAX,
-    INT6_MIN,
-    ClipRule,
-    QuantisedState,
-    dequantise,
-    fake_quantise_int6,
-    quantise,
-    row_scales,
-)
+from hybridlm.model import GPT, ModelConfig
+from hybridlm.model.grid import KINDS, ClipRule, Grid, Scheme, kind_of
+from hybridlm.model.quantise import quantise
+from hybridlm.model.quantised import Factor, LowRank, QuantisedMatrix, QuantisedState, dequantise
+from hybridlm.model.rounding import TRAINING_GRID, fake_quantise, is_quantised, row_scales
 
-CLIPS = [ClipRule("absmax"), ClipRule("std", 4.0), ClipRule("std", 12.0), ClipRule("percentile", 99.5)]
+GRIDS = [Grid.parse(text) for text in ("absmax", "std:4", "7:std:12", "4:absmax", "8:percentile:99.5")]
+NAME = "blocks.0.mlp.up.weight"
 
 
 def matrix(seed: int, rows: int = 48, columns: int = 64) -> torch.Tensor:
@@ -25,74 +21,97 @@ def matrix(seed: int, rows: int = 48, columns: int = 64) -> torch.Tensor:
     return torch.randn(rows, columns, generator=generator) * spread
 
 
-def slow_row(row: np.ndarray, clip: ClipRule) -> tuple[np.ndarray, np.float16]:
+def quantised(weight: torch.Tensor, grid: Grid) -> QuantisedMatrix:
+    return quantise({NAME: weight}, Scheme({"mlp": grid})).matrices[NAME]
+
+
+def slow_row(row: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.float16]:
     """One row, one weight at a time."""
-    magnitudes = np.abs(row)
+    magnitudes, clip = np.abs(row), grid.clip
+    end = 2 ** (grid.bits - 1) - 1
     if clip.kind == "absmax":
         bound = magnitudes.max()
     elif clip.kind == "std":
         bound = np.float32(clip.value) * np.sqrt(np.mean(magnitudes**2, dtype=np.float32))
     else:
         bound = np.percentile(magnitudes, clip.value)
-    scale = np.float16(max(np.float32(bound) / np.float32(31), np.float32(2.0**-24)))
+    scale = np.float16(max(np.float32(bound) / np.float32(end), np.float32(2.0**-24)))
     integers = []
     for value in row:
         quotient = np.float32(value) / np.float32(scale)
-        integers.append(min(max(int(np.rint(quotient)), -32), 31))
+        integers.append(min(max(int(np.rint(quotient)), -end - 1), end))
     return np.array(integers), scale
 
 
-@pytest.mark.parametrize("clip", CLIPS, ids=str)
-def test_rows_equal_a_slow_loop(clip: ClipRule) -> None:
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_rows_equal_a_slow_loop(grid: Grid) -> None:
     weight = matrix(1)
-    stored = quantise({"w": weight}, clip)
+    stored = quantised(weight, grid)
+    assert stored.bits == grid.bits
     for row in range(weight.shape[0]):
-        integers, scale = slow_row(weight[row].numpy(), clip)
+        integers, scale = slow_row(weight[row].numpy(), grid)
         # The bound may differ in its last float32 bit, which half precision can turn into one step of scale.
-        assert abs(float(stored.scales["w"][row]) / float(scale) - 1) <= 2**-10
-        if float(stored.scales["w"][row]) == float(scale):
-            np.testing.assert_array_equal(stored.integers["w"][row].numpy(), integers)
+        assert abs(float(stored.scales[row]) / float(scale) - 1) <= 2**-10
+        if stored.scales[row] == scale:
+            np.testing.assert_array_equal(stored.integers[row], integers)
 
 
-@pytest.mark.parametrize("clip", CLIPS, ids=str)
-def test_fake_quantisation_is_the_real_one_and_passes_gradients_through(clip: ClipRule) -> None:
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_fake_quantisation_is_the_real_one_and_passes_gradients_through(grid: Grid) -> None:
     weight = matrix(2).requires_grad_()
-    fake = fake_quantise_int6(weight, clip)
-    assert torch.equal(fake, dequantise(quantise({"w": weight}, clip))["w"])
+    fake = fake_quantise(weight, grid)
+    np.testing.assert_array_equal(fake.detach().numpy(), quantised(weight, grid).values())
     upstream = torch.randn(weight.shape)
     (fake * upstream).sum().backward()
     assert weight.grad is not None and torch.equal(weight.grad, upstream)
 
 
 @settings(max_examples=50, deadline=None)
-@given(seed=st.integers(0, 2**31), exponent=st.integers(-30, 12), clip=st.sampled_from(CLIPS))
-def test_error_is_within_half_a_step_unless_clipped(seed: int, exponent: int, clip: ClipRule) -> None:
+@given(seed=st.integers(0, 2**31), exponent=st.integers(-30, 12), grid=st.sampled_from(GRIDS))
+def test_error_is_within_half_a_step_unless_clipped(seed: int, exponent: int, grid: Grid) -> None:
     weight = matrix(seed) * 2.0**exponent
-    stored = quantise({"w": weight}, clip)
-    assert int(stored.integers["w"].min()) >= INT6_MIN and int(stored.integers["w"].max()) <= INT6_MAX
-    scales = stored.scales["w"].float()[:, None]
-    inside = (weight >= (INT6_MIN - 0.5) * scales) & (weight <= (INT6_MAX + 0.5) * scales)
-    error = (dequantise(stored)["w"] - weight).abs()
-    assert bool((error <= scales * 0.5 * (1 + 1e-5))[inside].all())
+    stored = quantised(weight, grid)
+    low, high = grid.ends
+    assert low <= stored.integers.min() and stored.integers.max() <= high
+    scales = stored.scales.astype(np.float32)[:, None]
+    inside = (weight.numpy() >= (low - 0.5) * scales) & (weight.numpy() <= (high + 0.5) * scales)
+    error = np.abs(stored.values() - weight.numpy())
+    assert (error <= scales * 0.5 * (1 + 1e-5))[inside].all()
 
 
 def test_rows_of_zeros_and_constant_rows_survive() -> None:
     weight = torch.zeros(40, 40)
     weight[1] = 0.25
-    for clip in CLIPS:
-        restored = dequantise(quantise({"w": weight}, clip))["w"]
-        assert torch.equal(restored[0], weight[0])
-        torch.testing.assert_close(restored[1], weight[1], rtol=0.2, atol=0)
+    for grid in GRIDS:
+        restored = quantised(weight, grid).values()
+        assert not restored[0].any()
+        np.testing.assert_allclose(restored[1], weight[1], rtol=0.2)
     assert torch.isfinite(row_scales(torch.full((32, 32), 1e30))).all()
 
 
 def test_small_and_control_tensors_stay_float() -> None:
     state = {"gain": torch.randn(300), "mix": torch.randn(2, 300), "huge": torch.tensor([1e9, -3.0])}
+    state["skip_weight"] = torch.randn(40, 300)
     stored = quantise(state)
-    assert not stored.integers and stored.floats["mix"].dtype == torch.float16
+    assert not stored.matrices and stored.floats["mix"].dtype == np.float16
     restored = dequantise(stored)
-    assert torch.equal(restored["huge"], state["huge"])
-    torch.testing.assert_close(restored["gain"], state["gain"], rtol=2**-10, atol=2**-24)
+    np.testing.assert_array_equal(restored["huge"], state["huge"])
+    np.testing.assert_allclose(restored["gain"], state["gain"], rtol=2**-10, atol=2**-24)
+
+
+def test_every_kind_of_matrix_is_found_and_training_rounds_the_same_ones(recipe: ModelConfig) -> None:
+    configs = [recipe, ModelConfig(vocab_size=64, layers=1, width=64, mlp_hidden=64, tied_embeddings=False)]
+    found = set()
+    for config in configs:
+        with torch.device("meta"):
+            model = GPT(config)
+        for name, parameter in model.named_parameters():
+            kind = kind_of(name, parameter.shape)
+            found.add(kind)
+            if kind != "gate" and name.endswith(".weight"):
+                assert (kind is not None) == is_quantised(parameter), name
+    assert found == {*KINDS, None}
+    assert all(Scheme().grids[kind] == TRAINING_GRID for kind in KINDS if kind not in ("gate", "embedding"))
 
 
 def test_weights_that_are_not_finite_are_refused_by_name() -> None:
@@ -101,29 +120,49 @@ def test_weights_that_are_not_finite_are_refused_by_name() -> None:
 
 
 def test_stored_values_that_cannot_be_are_refused() -> None:
-    good = quantise({"w": matrix(3), "g": torch.ones(3)})
-    i, s, f = good.integers["w"], good.scales["w"], good.floats["g"]
+    i, s = (quantised(matrix(3), Grid()).__dict__[name] for name in ("integers", "scales"))
+    left = Factor(np.zeros((1, 48), np.int8), np.ones((1, 1), np.float16))
+    right = Factor(np.full((1, 64), 8, np.int8), np.ones((1, 1), np.float16))
     cases = [
-        (QuantisedState({"w": i}, {}, {}), "without scales"),
-        (QuantisedState({"w": i}, {"w": s[1:]}, {}), "shape"),
-        (QuantisedState({"w": torch.full_like(i, 32)}, {"w": s}, {}), "outside"),
-        (QuantisedState({"w": i}, {"w": s * float("nan")}, {}), "scale"),
-        (QuantisedState({"w": i}, {"w": -s}, {}), "scale"),
-        (QuantisedState({}, {}, {"g": f / 0}), "not finite"),
+        (QuantisedMatrix(6, i, s[1:]), "shape"),
+        (QuantisedMatrix(6, np.full_like(i, 32), s), r"outside -32\.\.31"),
+        (QuantisedMatrix(2, i, s), r"outside -2\.\.1"),
+        (QuantisedMatrix(6, i, s * np.float16("nan")), "scale"),
+        (QuantisedMatrix(6, i, -s), "scale"),
+        (QuantisedMatrix(6, i, s, LowRank(left, right)), r"outside -8\.\.7"),
     ]
     for stored, message in cases:
-        with pytest.raises(FormatError, match=message):
-            dequantise(stored)
+        with pytest.raises(FormatError, match=f"w: .*{message}"):
+            dequantise(QuantisedState({"w": stored}, {}))
+    with pytest.raises(FormatError, match="not finite"):
+        dequantise(QuantisedState({}, {"g": np.array([np.inf], np.float16)}))
 
 
-@pytest.mark.parametrize("text", ["absmax", "std:6.5", "percentile:99.9"])
-def test_clip_rules_are_spelled_and_read_back(text: str) -> None:
-    assert str(ClipRule.parse(text)) == text
+@pytest.mark.parametrize("text", ["6:absmax", "6:std:6.5", "4:percentile:99.9"])
+def test_grids_are_spelled_and_read_back(text: str) -> None:
+    assert str(Grid.parse(text)) == text
+    assert str(Grid.parse("std:6.5")) == "6:std:6.5"
 
 
 @pytest.mark.parametrize(
-    "text", ["", "std", "std:0", "std:-1", "std:x", "absmax:1", "percentile:101", "std:nan", "other:1"]
-)
-def test_other_clip_rules_are_refused(text: str) -> None:
-    with pytest.raises(InputError, match="clip rule"):
-        ClipRule.parse(text)
+    "text",
+    ["", "std", "std:0", "std:-1", "std:x", "absmax:1", "percentile:101", "std:nan", "other:1", "6", "6:",
+     "1:absmax", "9:absmax", "-4:absmax", "x:absmax", "mlp=", "mlp=6", "head=absmax", "=absmax",
+     "gate=mlp=absmax", "99999999999999999999:absmax"],
+)  # fmt: skip
+def test_other_grids_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match=r"clip rule|bits|no kind"):
+        Scheme.parse([text])
+
+
+def test_later_words_of_a_scheme_win_and_gates_are_named() -> None:
+    grids = Scheme.parse(["mlp=5:std:9", "4:absmax", "attention=std:13"]).grids
+    assert {kind: str(grid) for kind, grid in grids.items()} == {
+        "attention": "6:std:13",
+        "mlp": "4:absmax",
+        "embedding": "4:absmax",
+        "bigram": "4:absmax",
+        "gate": "8:absmax",
+    }
+    assert str(Scheme.parse(["gate=4:absmax"]).grids["gate"]) == "4:absmax"
+    assert Scheme.parse([]).grids["mlp"] == Grid(6, ClipRule("std", 6.0))

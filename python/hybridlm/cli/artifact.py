@@ -11,6 +11,7 @@ from hybridlm.cli.output import print_json
 from hybridlm.errors import InputError
 from hybridlm.extras import require_torch
 from hybridlm.files import atomic_write_bytes
+from hybridlm.model.grid import Scheme
 
 
 def pack(
@@ -19,7 +20,12 @@ def pack(
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
     model: Path | None = None,
     oracle: Path | None = None,
-    clip: str | None = None,
+    quantise: tuple[str, ...] = (),
+    calibration: tuple[Path, ...] = (),
+    budget: int | None = None,
+    holdout: Path | None = None,
+    counts: tuple[Path, ...] = (),
+    dry_run: bool = False,
     allow_over_budget: bool = False,
     json: bool = False,
 ) -> None:
@@ -27,34 +33,69 @@ def pack(
 
     Args:
         out: Where the artifact goes.
-        model: A training run's folder; its final weights are quantised to six bits.
+        model: A training run's folder; its final weights are quantised.
         oracle: An oracle file.
-        clip: Where a row's grid of six-bit values ends: absmax, std:K or percentile:P. A larger K makes the
-            artifact smaller and the weights coarser.
+        quantise: [KIND=][BITS:]RULE, any number of them: the grid of each row of KIND's matrices (attention,
+            mlp, embedding, bigram, gate; by default all but gates) has BITS bits (2 to 8, by default 6) and
+            ends at RULE: absmax, std:K or percentile:P. A larger K makes the artifact smaller and the
+            weights coarser. `low-rank=RANK:MATRICES` corrects the MATRICES with the largest errors by
+            factors of that rank.
+        calibration: Training shards: the model's matrices are rounded by GPTQ, so that their outputs change
+            little on this text.
+        budget: Choose grids, low-rank correction and the oracle's size so that the artifact has at most so
+            many bytes and the mixture as few bits on the held-out text as may be; the curve is printed.
+        holdout: A training shard to choose by, which is neither counted nor calibrated on. It had better not
+            be trained on either.
+        counts: Shards, or files of sparse counts, to build the oracle of that fits the budget.
+        dry_run: Choose and print, and write nothing.
         allow_over_budget: Write the artifact even if it is larger than 16,000,000 bytes.
-        json: Print one JSON object, as `hybridlm artifact inspect --json` does.
+        json: Print one JSON object, as `hybridlm artifact inspect --json` does, with --budget also `curve`.
     """
     if model is None and oracle is None:
         raise InputError("an artifact needs a model, an oracle or both: give --model or --oracle")
-    if clip is not None and model is None:
-        raise InputError("--clip is about a model's weights: give --model, too")
+    for option, given in (("--quantise", quantise), ("--calibration", calibration), ("--budget", budget)):
+        if given and model is None:
+            raise InputError(f"{option} is about a model's weights: give --model, too")
+    choosing = (("--holdout", holdout is not None), ("--counts", counts), ("--dry-run", dry_run))
+    for option, present in choosing:
+        if present and budget is None:
+            raise InputError(f"{option} is for choosing within a budget: give --budget, too")
     if model is not None:
         require_torch("packing a model")
-    rule = None
-    if clip is not None:
-        from hybridlm.model.quantise import ClipRule  # brings torch
+    scheme = Scheme.parse(quantise)
+    curve: dict[str, Any] = {}
+    if model is not None and budget is not None:
+        if quantise:
+            raise InputError("--budget chooses what --quantise would say: leave one of them out")
+        if holdout is None:
+            raise InputError("--budget needs text to choose by: give --holdout")
+        if oracle is not None and counts:
+            raise InputError("--counts makes an oracle, and --oracle gives one: leave one of them out")
+        from hybridlm.cli.budget import choose_within
 
-        rule = ClipRule.parse(clip)
-    artifact = bundle(
-        model,
-        None if oracle is None else oracle.read_bytes(),
-        tokenizer.load(),
-        name=str(out),
-        clip=rule,
-        over_budget=allow_over_budget,
-    )
-    atomic_write_bytes(out, artifact.to_bytes())
-    _show(artifact.summary(), json)
+        choice, lines = choose_within(
+            budget, model, holdout, tokenizer.load(),
+            oracle=oracle, counts=counts, calibration=calibration, name=str(out),
+        )  # fmt: skip
+        artifact = choice.artifact
+        if not allow_over_budget:
+            artifact.check_budget()
+        curve = {"curve": [point.as_dict() for point in choice.curve], "chosen": choice.best.as_dict()}
+        if not json:
+            print("\n".join(lines))
+    else:
+        artifact = bundle(
+            model,
+            None if oracle is None else oracle.read_bytes(),
+            tokenizer.load(),
+            name=str(out),
+            scheme=scheme,
+            calibration=calibration,
+            over_budget=allow_over_budget,
+        )
+    if not dry_run:
+        atomic_write_bytes(out, artifact.to_bytes())
+    _show(artifact.summary() | curve, json)
 
 
 def inspect(artifact: tyro.conf.Positional[Path], *, json: bool = False) -> None:
@@ -74,11 +115,13 @@ def _show(summary: dict[str, Any], json: bool) -> None:
     total, budget = summary["total_bytes"], summary["budget_bytes"]
     print(f"artifact   version {summary['version']}, {total:,} of {budget:,} bytes ({total / budget:.1%})")
     if summary["neural_bytes"]:
-        model = summary["model"]
+        model, grids = summary["model"], summary["quantisation"]["grids"]
         print(
             f"neural     {summary['neural_bytes']:,} bytes: {summary['parameters']:,} parameters, "
-            f"{model.get('layers')} layers of width {model.get('width')}, int6 clipped at {summary['clip']}"
+            f"{model.get('layers')} layers of width {model.get('width')}"
         )
+        how = summary["quantisation"]["rounding"]
+        print(f"quantised  {', '.join(f'{kind} {grid}' for kind, grid in grids.items())}, rounding {how}")
         print(f"tokenizer  {summary['tokenizer']}")
     if summary["oracle_bytes"]:
         orders = ", ".join(map(str, summary["orders"]))

@@ -78,6 +78,12 @@ def data_folder(folder: str | os.PathLike[str]) -> tuple[list[Path], list[Path]]
     return found["train"], found["val"]
 
 
+def is_validation_shard(path: str | os.PathLike[str]) -> bool:
+    """Whether a shard is named as one for validation."""
+    match = _SHARD_NAME.fullmatch(Path(path).name)
+    return match is not None and match[1] == "val"
+
+
 @dataclass(frozen=True)
 class ShardHead:
     """A shard whose header has been read: the name it was given by, and how many tokens it has."""

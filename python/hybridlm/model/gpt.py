@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from hybridlm.errors import InputError
 from hybridlm.model.config import ModelConfig
-from hybridlm.model.quantise import fake_quantise_int6, is_quantised
+from hybridlm.model.rounding import fake_quantise, is_quantised
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -56,9 +56,9 @@ class Embedding(nn.Embedding):
 
 
 def seen_weight(layer: Linear | Embedding) -> Tensor:
-    """The layer's weight as forward uses it: rounded to int6 during quantisation-aware training."""
+    """The layer's weight as forward uses it: rounded during quantisation-aware training."""
     weight = layer.weight
-    return fake_quantise_int6(weight) if layer.fake_quantise and is_quantised(weight) else weight
+    return fake_quantise(weight) if layer.fake_quantise and is_quantised(weight) else weight
 
 
 def rms_norm(x: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hybridlm.model.config import ModelConfig
 from hybridlm.model.gpt import GPT
-from hybridlm.model.quantise import DEFAULT_CLIP, INT6_MAX, ClipRule, is_quantised
+from hybridlm.model.grid import ClipRule, Grid
+from hybridlm.model.rounding import is_quantised
 from hybridlm.train.config import TrainConfig
 from hybridlm.train.optimizer import parameter_groups
 
@@ -33,7 +34,7 @@ class Estimate:
         state_bytes: weights, their gradients, the optimisers' state and the average, on every rank.
         activation_bytes: what one micro-batch keeps for its backward pass, without torch.compile, by the
             precision of activations.
-        packed_bytes: of the neural part of an artifact, by clip rule.
+        packed_bytes: of the neural part of an artifact, by the grid of its matrices.
         steps_per_second: that ``iterations`` need to fit into ``max_seconds``; 0 without a limit.
     """
 
@@ -64,7 +65,7 @@ def estimate(config: TrainConfig) -> Estimate:
         flops_per_token(config.model),
         state,
         {name: activation_bytes(model, config, dtype) for name, dtype in _PRECISIONS.items()},
-        {str(clip): packed_bytes(model, clip) for clip in (DEFAULT_CLIP, ClipRule("std", 12.0))},
+        {str(grid): packed_bytes(model, grid) for grid in (Grid(), Grid(clip=ClipRule("std", 12.0)))},
         config.iterations / config.max_seconds if config.max_seconds else 0.0,
     )
 
@@ -112,13 +113,13 @@ def activation_bytes(model: GPT, config: TrainConfig, precision: torch.dtype) ->
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
-def packed_bytes(model: GPT, clip: ClipRule) -> float:
+def packed_bytes(model: GPT, grid: Grid) -> float:
     """Bytes of the neural part after compression, for weights whose rows are normally distributed.
 
     A row on a grid of steps k·σ / 31 has an entropy of ½ log2(2πe) − log2(k / 31) bits a weight, and zstd
     comes within 0.2% of what trained weights have. Other tensors are half-precision numbers.
     """
-    bits = 0.5 * math.log2(2 * math.pi * math.e) - math.log2(clip.value / INT6_MAX)
+    bits = 0.5 * math.log2(2 * math.pi * math.e) - math.log2(grid.clip.value / grid.ends[1])
     total = 0.0
     for parameter in model.parameters():
         if is_quantised(parameter):
