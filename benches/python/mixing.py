@@ -31,13 +31,13 @@ from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.oracle import Oracle
 from hybridlm.oracle.mixture import best_static_weights
 from hybridlm.scoring.artifact_experts import load_neural
+from hybridlm.scoring.config import DEFAULT_MIXER, ScoringConfig
 from hybridlm.scoring.evaluate import Learn
 from hybridlm.scoring.experts import Expert, online_experts
 from hybridlm.scoring.experts.counts import AdaptiveCounts
 from hybridlm.scoring.experts.oracle import OracleExperts
 from hybridlm.scoring.mixing import LinearMixer, Mixers, MixtureSpec, expert_names, gather
 from hybridlm.scoring.mixtures import create_mixture, mixture_names
-from hybridlm.scoring.settings import DEFAULT_MIXER, ScoringSettings
 
 CHUNK = 32_768
 
@@ -103,7 +103,7 @@ def measure(
     experts: list[Expert] = []
     learn: Learn | None = None
     if artifact.neural_blob is not None:
-        neural, trainer = load_neural(artifact, ScoringSettings(ttt=options.ttt), None)
+        neural, trainer = load_neural(artifact, ScoringConfig(ttt=options.ttt), None)
         learn = None if trainer is None else trainer.learn
         experts.append(neural)
     experts += online_experts(table.vocab_size)
@@ -163,7 +163,7 @@ def geometric(
     """The mixture of whole rows, the default, and an eg over both."""
     experts: list[Expert] = []
     if artifact.neural_blob is not None:
-        experts.append(load_neural(artifact, ScoringSettings(ttt="off"), None)[0])
+        experts.append(load_neural(artifact, ScoringConfig(ttt="off"), None)[0])
     experts.append(AdaptiveCounts(table.vocab_size))
     experts += [] if oracle is None else [OracleExperts(oracle, threads=1)]
     mixers = Mixers({name: MixtureSpec(name) for name in ("geometric", DEFAULT_MIXER)}, experts)

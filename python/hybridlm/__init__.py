@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from hybridlm.data.shards import Stream, open_stream, read_stream
     from hybridlm.data.tokenizer import Tokenizer
     from hybridlm.data.vocabulary import Vocabulary
-    from hybridlm.generation import Generator, SamplingSettings, generate
+    from hybridlm.generation import Generator, SamplingConfig, generate
     from hybridlm.oracle.builder import OracleBuilder
     from hybridlm.oracle.frozen import Oracle
     from hybridlm.score import evaluate
     from hybridlm.scorer import Scorer
     from hybridlm.scoring import mixtures
-    from hybridlm.scoring.settings import ScoringSettings, TTTSettings
+    from hybridlm.scoring.config import ScoringConfig, TTTConfig
 
 _HOMES = {
     "Artifact": "hybridlm.artifact",
@@ -31,11 +31,11 @@ _HOMES = {
     "Generator": "hybridlm.generation",
     "Oracle": "hybridlm.oracle.frozen",
     "OracleBuilder": "hybridlm.oracle.builder",
-    "SamplingSettings": "hybridlm.generation",
+    "SamplingConfig": "hybridlm.generation",
     "Scorer": "hybridlm.scorer",
-    "ScoringSettings": "hybridlm.scoring.settings",
+    "ScoringConfig": "hybridlm.scoring.config",
     "Stream": "hybridlm.data.shards",
-    "TTTSettings": "hybridlm.scoring.settings",
+    "TTTConfig": "hybridlm.scoring.config",
     "Tokenizer": "hybridlm.data.tokenizer",
     "Vocabulary": "hybridlm.data.vocabulary",
     "bundle": "hybridlm.artifact",
@@ -53,11 +53,11 @@ __all__ = [
     "Generator",
     "Oracle",
     "OracleBuilder",
-    "SamplingSettings",
+    "SamplingConfig",
     "Scorer",
-    "ScoringSettings",
+    "ScoringConfig",
     "Stream",
-    "TTTSettings",
+    "TTTConfig",
     "Tokenizer",
     "Vocabulary",
     "__version__",

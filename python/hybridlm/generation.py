@@ -15,10 +15,10 @@ from hybridlm.prediction import Prediction
 
 
 @dataclass(frozen=True)
-class SamplingSettings:
+class SamplingConfig:
     """How a token is drawn from its distribution.
 
-    >>> hybridlm.SamplingSettings(temperature=0.7, top_k=40).top_k
+    >>> hybridlm.SamplingConfig(temperature=0.7, top_k=40).top_k
     40
     """
 
@@ -77,7 +77,7 @@ def generate(
     prompt: str = "",
     *,
     tokens: int = 200,
-    settings: SamplingSettings | None = None,
+    config: SamplingConfig | None = None,
     seed: int = 0,
 ) -> str:
     """``prompt`` and up to ``tokens`` further tokens, drawn from the mixture that is scored.
@@ -94,7 +94,7 @@ def generate(
     pieces = segmenter(tokenizer)
     generator = Generator(artifact, tokenizer)
     generator.read(pieces.encode(prompt.encode()))
-    drawn = islice(generator.tokens(settings or SamplingSettings(), seed), tokens)
+    drawn = islice(generator.tokens(config or SamplingConfig(), seed), tokens)
     written = pieces.decode(np.array([sampled.token for sampled in drawn], np.uint16))
     return prompt + written.decode(errors="replace")
 
@@ -106,7 +106,7 @@ class Generator:
 
     >>> artifact = hybridlm.Artifact.from_file("artifact.pgar")
     >>> generator = hybridlm.Generator(artifact, hybridlm.Tokenizer.load("tok.model"))
-    >>> first = next(generator.tokens(hybridlm.SamplingSettings(temperature=0)))
+    >>> first = next(generator.tokens(hybridlm.SamplingConfig(temperature=0)))
     >>> 0 < first.probability < 1, round(sum(first.shares.values()), 6)
     (True, 1.0)
     """
@@ -120,7 +120,7 @@ class Generator:
         for token in tokens.tolist():
             self._predictor.update(token)
 
-    def tokens(self, settings: SamplingSettings, seed: int = 0) -> Iterator[Sampled]:
+    def tokens(self, config: SamplingConfig, seed: int = 0) -> Iterator[Sampled]:
         """Draws token after token, without end. Pieces that stand for no text are never drawn.
 
         The same artifact, tokens read, settings and seed give the same tokens; with a neural model, on one
@@ -129,7 +129,7 @@ class Generator:
         random = np.random.Generator(np.random.PCG64(seed))
         while True:
             row = self._predictor.predict() * self._text
-            distribution = np.cumsum(settings.apply(row))
+            distribution = np.cumsum(config.apply(row))
             token = int(np.searchsorted(distribution, random.random() * distribution[-1], side="right"))
             parts = self._predictor.weights() * self._predictor.expert_probabilities(token)
             names = self._predictor.names

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hybridlm.artifact import BUDGET_BYTES, Artifact, bundle
+from hybridlm.config import as_dict
 from hybridlm.data import documents as document_files
 from hybridlm.data.documents import Document, deduplicate, split
 from hybridlm.data.shard_writer import total_tokens, write_shards
@@ -22,11 +23,10 @@ from hybridlm.files import atomic_write_bytes, atomic_write_text
 from hybridlm.oracle.build import Estimator, build_dense, build_sparse
 from hybridlm.report.summary import Score, Summary
 from hybridlm.score import provenance
+from hybridlm.scoring.config import ScoringConfig, TTTOptimizer
 from hybridlm.scoring.evaluate import EvaluationResult, Rate, evaluate
 from hybridlm.scoring.mixing import MixtureSpec
 from hybridlm.scoring.mixtures import find_mixture
-from hybridlm.scoring.settings import ScoringSettings, TTTOptimizer
-from hybridlm.settings import as_dict
 from hybridlm.stopwatch import Stopwatch
 from hybridlm.threads import thread_count
 from hybridlm.train.config import TrainConfig
@@ -40,7 +40,7 @@ CHUNK = 8192
 
 
 @dataclass(frozen=True)
-class PipelineSettings:
+class PipelineConfig:
     """text: files to use; none: the English text that is installed here. Fractions are of characters.
 
     oracle_bytes is what a sparse oracle may take; a dense one takes what it takes.
@@ -57,16 +57,16 @@ class PipelineSettings:
     threads: int | None
 
 
-def run(settings: PipelineSettings, out: Path) -> Summary:
+def run(config: PipelineConfig, out: Path) -> Summary:
     """Runs every stage, leaving in ``out`` what each made. Raises what the stages raise."""
     if (out / "data").exists():
         raise InputError(f"{out} holds an earlier run; name another folder, or remove it")
     out.mkdir(parents=True, exist_ok=True)
-    threads = thread_count(settings.threads)
+    threads = thread_count(config.threads)
     watch = Stopwatch()
 
     with watch.stage("text"):
-        train_text, val_text = split(deduplicate(read_text(settings.text)), settings.val_fraction)
+        train_text, val_text = split(deduplicate(read_text(config.text)), config.val_fraction)
     if not val_text:
         raise InputError("the text is a single document, which leaves none to validate on; give more text")
     logger.info("%d documents to train on, %d to validate on", len(train_text), len(val_text))
@@ -74,7 +74,7 @@ def run(settings: PipelineSettings, out: Path) -> Summary:
     tokenizer_file = out / "tokenizer.model"
     with watch.stage("tokenizer"):
         tokenizer = Tokenizer.train(
-            (document.text for document in train_text), tokenizer_file, settings.vocab_size
+            (document.text for document in train_text), tokenizer_file, config.vocab_size
         )
     with watch.stage("shards"):
         shards = write_shards(train_text, val_text, tokenizer, out / "data", threads=threads)
@@ -84,9 +84,9 @@ def run(settings: PipelineSettings, out: Path) -> Summary:
     with watch.stage("oracle"):
         oracle = (
             build_dense(train_shards, tokenizer.vocab_size, threads=threads)
-            if settings.estimator == "dense"
+            if config.estimator == "dense"
             else build_sparse(
-                train_shards, tokenizer.vocab_size, max_bytes=settings.oracle_bytes, threads=threads
+                train_shards, tokenizer.vocab_size, max_bytes=config.oracle_bytes, threads=threads
             )
         )
         atomic_write_bytes(out / "oracle.ngor", oracle)
@@ -96,9 +96,9 @@ def run(settings: PipelineSettings, out: Path) -> Summary:
         from hybridlm.distributed import initialise
         from hybridlm.train.loop import train
 
-        distributed = initialise(settings.training.device)
+        distributed = initialise(config.training.device)
         train(
-            settings.training,
+            config.training,
             data=out / "data",
             tokenizer=tokenizer,
             out=out / "model",
@@ -113,12 +113,12 @@ def run(settings: PipelineSettings, out: Path) -> Summary:
         artifact = Artifact.from_bytes(artifact_file.read_bytes(), str(artifact_file))
 
     stream = open_stream(val_shards, tokenizer.vocabulary)
-    families = tuple(family for family in find_mixture(settings.mixer).families if family != "oracle")
-    without_oracle = {WITHOUT_ORACLE: MixtureSpec(settings.mixer, families)}
+    families = tuple(family for family in find_mixture(config.mixer).families if family != "oracle")
+    without_oracle = {WITHOUT_ORACLE: MixtureSpec(config.mixer, families)}
 
-    scoring = ScoringSettings(mixer=settings.mixer, ttt=settings.ttt, chunk=CHUNK)
+    scoring = ScoringConfig(mixer=config.mixer, ttt=config.ttt, chunk=CHUNK)
 
-    def score(scoring: ScoringSettings) -> EvaluationResult:
+    def score(scoring: ScoringConfig) -> EvaluationResult:
         return evaluate(
             artifact, stream.tokens, tokenizer.byte_table, scoring, mixtures=without_oracle, threads=threads
         )
@@ -126,7 +126,7 @@ def run(settings: PipelineSettings, out: Path) -> Summary:
     with watch.stage("score"):
         plain = score(dataclasses.replace(scoring, ttt="off"))
     learning = plain
-    if settings.ttt != "off":
+    if config.ttt != "off":
         with watch.stage("score with TTT"):
             learning = score(scoring)
 
@@ -150,7 +150,7 @@ def run(settings: PipelineSettings, out: Path) -> Summary:
         },
         made_of=provenance("eval", artifact_file, tokenizer_file, tokenizer, stream, scoring).as_dict(),
     )
-    atomic_write_text(out / "settings.json", json.dumps(as_dict(settings), indent=2) + "\n")
+    atomic_write_text(out / "config.json", json.dumps(as_dict(config), indent=2) + "\n")
     atomic_write_text(out / "summary.json", json.dumps(summary.to_json(), indent=2) + "\n")
     return summary
 

@@ -16,7 +16,7 @@ from hybridlm._core import Predictor
 from hybridlm.artifact import Artifact
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
-from hybridlm.scoring.settings import DEFAULT_MIXER
+from hybridlm.scoring.config import DEFAULT_MIXER
 
 if TYPE_CHECKING:
     from hybridlm.model import GPT

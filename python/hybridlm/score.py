@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hybridlm import settings as layers
+from hybridlm import config as layers
 from hybridlm.artifact import Artifact
 from hybridlm.data.shards import Stream, open_stream
 from hybridlm.data.tokenizer import Tokenizer
@@ -18,10 +18,10 @@ from hybridlm.oracle import Oracle
 from hybridlm.oracle.evaluate import OracleEvaluation
 from hybridlm.oracle.evaluate import evaluate as evaluate_oracle
 from hybridlm.provenance import FileRecord, Provenance, versions
+from hybridlm.scoring.config import ScoringConfig
 from hybridlm.scoring.evaluate import EvaluationResult, ScoreFiles
 from hybridlm.scoring.evaluate import evaluate as evaluate_stream
 from hybridlm.scoring.mixing import MixtureSpec
-from hybridlm.scoring.settings import ScoringSettings
 
 if TYPE_CHECKING:
     from hybridlm.distributed import Distributed
@@ -47,7 +47,7 @@ def evaluate(
     artifact: Artifact,
     stream: Stream | NDArray[np.uint16],
     tokenizer: Tokenizer,
-    settings: ScoringSettings | None = None,
+    config: ScoringConfig | None = None,
     dist: "Distributed | None" = None,
     *,
     mixtures: Mapping[str, MixtureSpec] | None = None,
@@ -71,7 +71,7 @@ def evaluate(
             raise InputError("the stream was opened with another tokenizer than the one given")
         stream = stream.tokens
     return evaluate_stream(
-        artifact, stream, tokenizer.byte_table, settings, dist, mixtures=mixtures, threads=threads
+        artifact, stream, tokenizer.byte_table, config, dist, mixtures=mixtures, threads=threads
     )
 
 
@@ -79,7 +79,7 @@ def score_artifact(
     artifact: File,
     shards: Sequence[File],
     tokenizer: File,
-    settings: ScoringSettings | None = None,
+    config: ScoringConfig | None = None,
     *,
     bos_id: int | None = None,
     max_tokens: int | None = None,
@@ -90,12 +90,12 @@ def score_artifact(
 ) -> Score[EvaluationResult]:
     """Scores an artifact's file on shards, read as one stream; at most the first ``max_tokens`` targets.
 
-    ``settings.ttt`` None: TTT_OPTIMIZER from the environment, else sgd where there is a neural model.
+    ``config.ttt`` None: TTT_OPTIMIZER from the environment, else sgd where there is a neural model.
     ``control``: shards of training text, as long as the stream, that one more model learns from beside.
     ``bos_id``: the token that documents begin with, where the tokenizer doesn't say. Under torchrun it is a
     collective. Raises InputError, FormatError or OSError.
     """
-    settings = settings or ScoringSettings()
+    config = config or ScoringConfig()
     vocabulary = Tokenizer.load(tokenizer, bos_id)
     bundle = Artifact.from_file(artifact)
     bundle.check_tokenizer(vocabulary.vocabulary)
@@ -106,22 +106,22 @@ def score_artifact(
     if control is not None:
         lessons = open_stream(control, vocabulary.vocabulary, max_tokens=len(stream.tokens)).tokens
     dist: Distributed | None = None
-    if bundle.neural_blob is not None and not settings.no_neural:
+    if bundle.neural_blob is not None and not config.no_neural:
         from hybridlm.distributed import initialise
 
-        if settings.ttt is None:
-            settings = dataclasses.replace(settings, ttt=layers.resolve(ScoringSettings).ttt or "sgd")
+        if config.ttt is None:
+            config = dataclasses.replace(config, ttt=layers.resolve(ScoringConfig).ttt or "sgd")
         dist = initialise(device)
     try:
         result = evaluate_stream(
-            bundle, stream.tokens, vocabulary.byte_table, settings, dist,
+            bundle, stream.tokens, vocabulary.byte_table, config, dist,
             threads=threads, control=lessons, files=files,
         )  # fmt: skip
     finally:
         if dist is not None:
             dist.close()
     return Score(
-        result, provenance("eval", artifact, tokenizer, vocabulary, stream, settings, max_tokens=max_tokens)
+        result, provenance("eval", artifact, tokenizer, vocabulary, stream, config, max_tokens=max_tokens)
     )
 
 
@@ -148,7 +148,7 @@ def provenance(
     tokenizer: File,
     vocabulary: Tokenizer,
     stream: Stream,
-    settings: ScoringSettings | None = None,
+    config: ScoringConfig | None = None,
     *,
     max_tokens: int | None = None,
 ) -> Provenance:
@@ -161,6 +161,6 @@ def provenance(
         shards=stream.shards,
         max_tokens=max_tokens,
         repeated_tokens=stream.repeated_tokens,
-        settings={} if settings is None else layers.as_dict(settings),
+        settings={} if config is None else layers.as_dict(config),
         versions=versions(),
     )

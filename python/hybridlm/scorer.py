@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from hybridlm.errors import InputError
 from hybridlm.oracle import Oracle
+from hybridlm.scoring.config import DEFAULT_MIXER
 from hybridlm.scoring.experts import Expert, Scored, online_experts
 from hybridlm.scoring.experts.oracle import OracleExperts
 from hybridlm.scoring.mixing import LinearMixer, MixtureSpec, gather
-from hybridlm.scoring.settings import DEFAULT_MIXER
 
 if TYPE_CHECKING:
     import torch

@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from hybridlm import settings as layers
+from hybridlm import config as layers
 from hybridlm.data.shards import ShardRecord, inspect_shards
 from hybridlm.errors import FormatError, InputError
 from hybridlm.files import read_json
 from hybridlm.oracle.evaluate import OracleEvaluation
 from hybridlm.provenance import FileRecord, Provenance
 from hybridlm.score import File, score_artifact, score_oracle
+from hybridlm.scoring.config import ScoringConfig
 from hybridlm.scoring.evaluate import EvaluationResult
-from hybridlm.scoring.settings import ScoringSettings
 
 LARGEST = 1 << 26
 """Bytes of a score's file that are believed."""
@@ -161,7 +161,7 @@ def _score(
         scored,
         shards,
         tokenizer,
-        layers.from_values(ScoringSettings, made_of.settings, "the score's settings"),
+        layers.from_values(ScoringConfig, made_of.settings, "the score's settings"),
         bos_id=made_of.bos_id,
         max_tokens=made_of.max_tokens,
         device=device,

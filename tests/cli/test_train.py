@@ -88,7 +88,7 @@ def test_train_writes_a_run(
 
 @pytest.mark.parametrize("preset", ["tiny", "kaggle", "full"])
 def test_presets_are_sound(preset: str) -> None:
-    from hybridlm.settings import resolve
+    from hybridlm.config import resolve
     from hybridlm.train.config import TrainConfig
 
     config = resolve(TrainConfig, preset, {})

@@ -20,11 +20,11 @@ from hybridlm.scoring import world_sizes
 from hybridlm.scoring.artifact_experts import load_neural
 from hybridlm.scoring.audit import AuditReport, Scorer, Subject, audit
 from hybridlm.scoring.audit_subject import MixtureSubject, Parts, artifact_subject
+from hybridlm.scoring.config import ScoringConfig, TTTConfig, TTTOptimizer
 from hybridlm.scoring.evaluate import evaluate
 from hybridlm.scoring.experts import Scored
 from hybridlm.scoring.experts.counts import AdaptiveCounts, OnlineCounts
 from hybridlm.scoring.mixtures import mixture_names
-from hybridlm.scoring.settings import ScoringSettings, TTTOptimizer, TTTSettings
 
 if TYPE_CHECKING:
     from hybridlm.model import GPT
@@ -293,7 +293,7 @@ def make_model(tokenizer: Tokenizer) -> "GPT":
 
 def test_an_artifact_is_audited_with_its_bytes(tokenizer: Tokenizer, shard_dir: Path) -> None:
     artifact, stream = make_artifact(tokenizer, shard_dir)
-    subject = artifact_subject(artifact, tokenizer.vocab_size, ScoringSettings())
+    subject = artifact_subject(artifact, tokenizer.vocab_size, ScoringConfig())
     report = audit(subject, stream, tokenizer.vocab_size, artifact=artifact, tokenizer=tokenizer, rows=20)
     assert report.passed, report
     assert report.bytes_exact is not None
@@ -301,10 +301,10 @@ def test_an_artifact_is_audited_with_its_bytes(tokenizer: Tokenizer, shard_dir: 
     assert report.bytes_exact.artifact_bytes == len(artifact.to_bytes())
 
 
-SMALL = ScoringSettings(
+SMALL = ScoringConfig(
     batch=4,
     chunk=100,
-    ttt_options=TTTSettings(
+    ttt_options=TTTConfig(
         epochs=1, learning_rates=(0.0, 0.05), frozen_blocks=1, targets=8, documents=2, margin=100.0
     ),
 )
@@ -443,7 +443,7 @@ def test_wrong_byte_counts_are_caught(
     lengths = tokenizer.byte_table.text_bytes.copy()
     lengths[lengths > 2] += 1  # the space counted twice
     monkeypatch.setattr(tokenizer.byte_table, "text_bytes", lengths)
-    subject = artifact_subject(artifact, tokenizer.vocab_size, ScoringSettings())
+    subject = artifact_subject(artifact, tokenizer.vocab_size, ScoringConfig())
     report = audit(subject, stream, tokenizer.vocab_size, artifact=artifact, tokenizer=tokenizer, rows=5)
     assert not report.passed and report.bytes_exact is not None and not report.bytes_exact.passed
 
@@ -462,7 +462,7 @@ def test_the_audit_counts_the_bytes_of_any_tokens_as_a_score_does(
     counts = _core.NgramCounts(size, 2)
     counts.count_tokens(stream)
     artifact = Artifact.from_bytes(pack(None, counts.dense_oracle(level=1)))
-    settings = ScoringSettings()
+    settings = ScoringConfig()
     subject = artifact_subject(artifact, size, settings)
     for part in (stream, stream[4:], stream[9:]):
         found = audit(subject, part, size, artifact=artifact, tokenizer=tokenizer, rows=2).bytes_exact

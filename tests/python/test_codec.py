@@ -21,11 +21,11 @@ from hybridlm.codec import Codec, segmenter
 from hybridlm.data.shards import data_folder, read_stream
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import FormatError, InputError
-from hybridlm.generation import Generator, SamplingSettings
+from hybridlm.generation import Generator, SamplingConfig
 from hybridlm.model import ModelConfig, neural_blob
 from hybridlm.scoring.audit_subject import artifact_subject
+from hybridlm.scoring.config import ScoringConfig
 from hybridlm.scoring.evaluate import evaluate
-from hybridlm.scoring.settings import ScoringSettings
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_the_claim_is_what_eval_scores(
     text = corpus[3][:20_000]
     tokens = segmenter(tokenizer).encode(text.encode())
     stream = np.concatenate(([tokenizer.bos_id], tokens)).astype(np.uint16)
-    scorer = artifact_subject(artifact, tokenizer.vocab_size, ScoringSettings()).scorer()
+    scorer = artifact_subject(artifact, tokenizer.vocab_size, ScoringConfig()).scorer()
     bits = scorer.score(stream, 1).sum() / np.log(2)
     assert codec.compress(text.encode()).claimed_bits == pytest.approx(bits, rel=1e-5)
 
@@ -162,7 +162,7 @@ def test_with_a_neural_model(
     # What it claims is what is scored, model and all, across several windows.
     tokens = segmenter(tokenizer).encode(text)
     stream = np.concatenate(([tokenizer.bos_id], tokens)).astype(np.uint16)
-    result = evaluate(neural_artifact, stream, tokenizer.byte_table, ScoringSettings(ttt="off", chunk=100))
+    result = evaluate(neural_artifact, stream, tokenizer.byte_table, ScoringConfig(ttt="off", chunk=100))
     assert compressed.claimed_bits == pytest.approx(result.bits_per_token * len(tokens), rel=1e-5)
 
 
@@ -288,17 +288,15 @@ def test_another_artifact_or_tokenizer_is_refused(
 
 def test_sampling_cuts_and_sharpens() -> None:
     row = np.array([0.1, 0.4, 0.2, 0.3], np.float32)
-    np.testing.assert_allclose(SamplingSettings().apply(row), row, rtol=1e-6)
-    np.testing.assert_allclose(SamplingSettings(temperature=0).apply(row), [0, 1, 0, 0])
-    np.testing.assert_allclose(SamplingSettings(top_k=2).apply(row), [0, 4 / 7, 0, 3 / 7], rtol=1e-6)
-    np.testing.assert_allclose(SamplingSettings(top_p=0.65).apply(row), [0, 4 / 7, 0, 3 / 7], rtol=1e-6)
+    np.testing.assert_allclose(SamplingConfig().apply(row), row, rtol=1e-6)
+    np.testing.assert_allclose(SamplingConfig(temperature=0).apply(row), [0, 1, 0, 0])
+    np.testing.assert_allclose(SamplingConfig(top_k=2).apply(row), [0, 4 / 7, 0, 3 / 7], rtol=1e-6)
+    np.testing.assert_allclose(SamplingConfig(top_p=0.65).apply(row), [0, 4 / 7, 0, 3 / 7], rtol=1e-6)
     squared = row.astype(np.float64) ** 2
-    np.testing.assert_allclose(
-        SamplingSettings(temperature=0.5).apply(row), squared / squared.sum(), rtol=1e-6
-    )
+    np.testing.assert_allclose(SamplingConfig(temperature=0.5).apply(row), squared / squared.sum(), rtol=1e-6)
     for wrong in ({"temperature": -1.0}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}):
         with pytest.raises(InputError):
-            SamplingSettings(**wrong)  # type: ignore[arg-type]
+            SamplingConfig(**wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["artifact", "neural_artifact"])
@@ -310,7 +308,7 @@ def test_generation_is_reproducible_and_explains_itself(
     def write(seed: int) -> list[tuple[int, float]]:
         generator = Generator(artifact, tokenizer)
         generator.read(tokenizer.encode("The statement"))
-        drawn = list(itertools.islice(generator.tokens(SamplingSettings(), seed), 60))
+        drawn = list(itertools.islice(generator.tokens(SamplingConfig(), seed), 60))
         for sampled in drawn:
             assert sum(sampled.shares.values()) == pytest.approx(1)
             assert ("neural" in sampled.shares) == (kind == "neural_artifact")
@@ -327,9 +325,9 @@ def test_what_is_written_has_the_probability_that_is_scored(
     kind: str, request: pytest.FixtureRequest, tokenizer: Tokenizer
 ) -> None:
     artifact = request.getfixturevalue(kind)
-    drawn = list(itertools.islice(Generator(artifact, tokenizer).tokens(SamplingSettings(), seed=4), 80))
+    drawn = list(itertools.islice(Generator(artifact, tokenizer).tokens(SamplingConfig(), seed=4), 80))
     stream = np.array([tokenizer.bos_id, *(sampled.token for sampled in drawn)], np.uint16)
-    settings = ScoringSettings(ttt="off" if kind == "neural_artifact" else None)
+    settings = ScoringConfig(ttt="off" if kind == "neural_artifact" else None)
     result = evaluate(artifact, stream, tokenizer.byte_table, settings)
     bits = -np.log2([sampled.probability for sampled in drawn]).sum()
     assert result.bits_per_token * len(drawn) == pytest.approx(bits, rel=1e-5)
@@ -341,7 +339,7 @@ def test_a_held_out_stream_costs_less_with_what_is_learned(
     """The mixture over oracle and adaptive experts is better than any of them, and than Hedge."""
     stream = read_stream(data_folder(shard_dir)[1], tokenizer.vocab_size)
     total = {
-        mixer: artifact_subject(artifact, tokenizer.vocab_size, ScoringSettings(mixer=mixer))
+        mixer: artifact_subject(artifact, tokenizer.vocab_size, ScoringConfig(mixer=mixer))
         .scorer()
         .score(stream, 1)
         .sum()

@@ -15,6 +15,7 @@ from hybridlm.model import GPT, ModelConfig
 from hybridlm.scoring import document_lora
 from hybridlm.scoring.audit import AuditReport, audit
 from hybridlm.scoring.audit_subject import MixtureSubject, Parts
+from hybridlm.scoring.config import TTTConfig
 from hybridlm.scoring.document_lora import DocumentExpert
 from hybridlm.scoring.experts import Scored
 from hybridlm.scoring.experts.counts import AdaptiveCounts
@@ -22,14 +23,11 @@ from hybridlm.scoring.learning import Arm, LearningExpert
 from hybridlm.scoring.lora import Adapters
 from hybridlm.scoring.neural import NeuralExpert
 from hybridlm.scoring.rates import RateMixture
-from hybridlm.scoring.settings import TTTSettings
 from hybridlm.scoring.windows import WindowGrid
 
 V, CONTEXT, STEP = 20, 16, 6
 ALONE = Distributed(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
-OPTIONS = TTTSettings(
-    targets=STEP, documents=3, rank=2, alpha=4.0, warm=False, weight_decay=0.5, margin=100.0
-)
+OPTIONS = TTTConfig(targets=STEP, documents=3, rank=2, alpha=4.0, warm=False, weight_decay=0.5, margin=100.0)
 RATE = 0.05
 
 Tokens = NDArray[np.uint16]
@@ -63,9 +61,7 @@ def small_model() -> GPT:
     return GPT(config).eval()
 
 
-def make_expert(
-    options: TTTSettings = OPTIONS, kind: type[DocumentExpert] = DocumentExpert
-) -> DocumentExpert:
+def make_expert(options: TTTConfig = OPTIONS, kind: type[DocumentExpert] = DocumentExpert) -> DocumentExpert:
     return kind(small_model(), options, ALONE, rate=RATE, context=CONTEXT, untrained=small_model())
 
 
@@ -193,7 +189,7 @@ def test_warm_adapters_and_phases_reach_later_chunks_alone() -> None:
 
 
 def parts_with(
-    options: TTTSettings = OPTIONS, spoil: Callable[[DocumentExpert], None] = lambda expert: None,
+    options: TTTConfig = OPTIONS, spoil: Callable[[DocumentExpert], None] = lambda expert: None,
     rates: type[RateMixture] = RateMixture, kind: type[DocumentExpert] = DocumentExpert,
 ) -> Callable[[], Parts]:  # fmt: skip
     def parts() -> Parts:

@@ -15,6 +15,7 @@ from hybridlm.data.byte_table import ByteTable
 from hybridlm.distributed import Distributed
 from hybridlm.errors import InputError
 from hybridlm.model import GPT, ModelConfig, neural_blob
+from hybridlm.scoring.config import ScoringConfig, TTTConfig
 from hybridlm.scoring.evaluate import (
     EvaluationResult,
     Rate,
@@ -28,14 +29,13 @@ from hybridlm.scoring.experts.oracle import OracleExperts
 from hybridlm.scoring.mixing import Mixers, MixtureSpec, expert_names, gather, rows_of
 from hybridlm.scoring.mixtures import mixture_names, row_mixture_names
 from hybridlm.scoring.neural import NeuralExpert
-from hybridlm.scoring.settings import ScoringSettings, TTTSettings
 from hybridlm.scoring.ttt import TestTimeTrainer
 from hybridlm.scoring.windows import WindowGrid
 
 ALONE = Distributed(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
 V = 24
 WINDOW, STRIDE = 16, 4
-LEARNING = TTTSettings(epochs=2, learning_rates=(0.05,), frozen_blocks=1)
+LEARNING = TTTConfig(epochs=2, learning_rates=(0.05,), frozen_blocks=1)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -87,8 +87,8 @@ def byte_table(vocab_size: int = V) -> ByteTable:
     return ByteTable(lengths, np.zeros(vocab_size, np.bool_), boundary)
 
 
-def settings(**changes: object) -> ScoringSettings:
-    return ScoringSettings(
+def settings(**changes: object) -> ScoringConfig:
+    return ScoringConfig(
         **{
             "stride": STRIDE,
             "chunk": 64,

@@ -16,10 +16,10 @@ from hybridlm.distributed import Distributed
 from hybridlm.errors import InputError
 from hybridlm.model import GPT, ModelConfig, neural_blob
 from hybridlm.scoring.artifact_experts import load_neural
+from hybridlm.scoring.config import ScoringConfig, TTTConfig
 from hybridlm.scoring.evaluate import EvaluationResult, evaluate
 from hybridlm.scoring.neural import NeuralExpert
 from hybridlm.scoring.rates import SHARE, SPAN, RateMixture
-from hybridlm.scoring.settings import ScoringSettings, TTTSettings
 from hybridlm.scoring.ttt import TestTimeTrainer
 
 V, WINDOW = 24, 16
@@ -60,14 +60,14 @@ def artifact() -> Artifact:
     model = GPT(config)
     alone = Distributed(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
     lessons = np.concatenate([text_like(400, 10 + language, language) for language in range(4)])
-    settings = TTTSettings(epochs=8, frozen_blocks=0)
+    settings = TTTConfig(epochs=8, frozen_blocks=0)
     TestTimeTrainer(model, "adamw", settings, alone, rate=0.01, sequence_length=WINDOW).learn(lessons, 1)
     return Artifact.from_bytes(pack(neural_blob.encode(model, tokenizer="ab" * 32), None))
 
 
 def scored(artifact: Artifact, ttt: str = "sgd", chunk: int = 64, **options: Any) -> EvaluationResult:
-    chosen = TTTSettings(**{"epochs": 2, "frozen_blocks": 0, "targets": 8, "documents": 4, **options})
-    settings = ScoringSettings(chunk=chunk, batch=4, ttt=ttt, ttt_options=chosen)  # type: ignore[arg-type]
+    chosen = TTTConfig(**{"epochs": 2, "frozen_blocks": 0, "targets": 8, "documents": 4, **options})
+    settings = ScoringConfig(chunk=chunk, batch=4, ttt=ttt, ttt_options=chosen)  # type: ignore[arg-type]
     return evaluate(artifact, STREAM, TABLE, settings)
 
 
@@ -132,8 +132,8 @@ def test_what_was_good_on_the_trained_chunk_but_bad_on_the_next_is_undone(artifa
     """Half of the stream repeats one pattern, the rest knows nothing of it."""
     pattern = np.tile(np.arange(2, 8), 40)
     stream = np.concatenate([[1], pattern, text_like(200, 3, 3)]).astype(np.uint16)
-    options = TTTSettings(learning_rates=(0.0, 0.3), epochs=3, frozen_blocks=0, margin=0.2)
-    settings = ScoringSettings(chunk=60, batch=4, ttt="sgd", ttt_options=options)
+    options = TTTConfig(learning_rates=(0.0, 0.3), epochs=3, frozen_blocks=0, margin=0.2)
+    settings = ScoringConfig(chunk=60, batch=4, ttt="sgd", ttt_options=options)
     result = evaluate(artifact, stream, TABLE, settings)
     assert result.ttt_undone >= 1
     patient = replace(settings, ttt_options=replace(options, margin=50.0))
@@ -142,7 +142,7 @@ def test_what_was_good_on_the_trained_chunk_but_bad_on_the_next_is_undone(artifa
 
 def test_a_row_that_is_no_distribution_is_the_untrained_model_s(artifact: Artifact) -> None:
     """Position by position, so that what comes later can't change an earlier row."""
-    settings = ScoringSettings(batch=4, ttt="sgd", ttt_options=TTTSettings(learning_rates=(0.01,)))
+    settings = ScoringConfig(batch=4, ttt="sgd", ttt_options=TTTConfig(learning_rates=(0.01,)))
     learning, _ = load_neural(artifact, settings, None)
     untrained, _ = load_neural(artifact, replace(settings, ttt="off"), None)
     expert = learning.arms[0].expert  # type: ignore[attr-defined]
@@ -181,19 +181,19 @@ def test_adapters_of_a_document_learn_its_language(artifact: Artifact) -> None:
         np.arange(len(documents)) % 270 != 0
     ]
     stream = documents.astype(np.uint16)
-    options = TTTSettings(learning_rates=(0.0, 0.01), targets=8, documents=4, weight_decay=0.0)
-    settings = ScoringSettings(chunk=256, batch=4, ttt="documents", ttt_options=options)
+    options = TTTConfig(learning_rates=(0.0, 0.01), targets=8, documents=4, weight_decay=0.0)
+    settings = ScoringConfig(chunk=256, batch=4, ttt="documents", ttt_options=options)
     result = evaluate(artifact, stream, TABLE, settings)
     assert result.experts["neural"].bpb < 0.97 * result.ttt_rates[0].bpb
 
 
 def test_a_control_learns_from_other_tokens(artifact: Artifact) -> None:
     noise = np.random.default_rng(0).integers(2, V, len(STREAM)).astype(np.uint16)
-    options = TTTSettings(
+    options = TTTConfig(
         learning_rates=(0.0, 0.01), epochs=2, frozen_blocks=0, documents=4, targets=8, margin=100.0
     )
     for ttt in ("sgd", "lora", "documents"):
-        settings = ScoringSettings(chunk=64, batch=4, ttt=ttt, ttt_options=options)  # type: ignore[arg-type]
+        settings = ScoringConfig(chunk=64, batch=4, ttt=ttt, ttt_options=options)  # type: ignore[arg-type]
         plain = evaluate(artifact, STREAM, TABLE, settings)
         held, same = (evaluate(artifact, STREAM, TABLE, settings, control=c) for c in (noise, STREAM))
         assert plain.control is None and held.control is not None and same.control is not None

@@ -11,10 +11,10 @@ from hybridlm.artifact import Artifact, pack
 from hybridlm.data.byte_table import ByteTable
 from hybridlm.scoring.audit import audit
 from hybridlm.scoring.audit_subject import artifact_subject
+from hybridlm.scoring.config import ScoringConfig
 from hybridlm.scoring.evaluate import evaluate
 from hybridlm.scoring.experts import interface as experts
 from hybridlm.scoring.mixtures import interface as mixtures
-from hybridlm.scoring.settings import ScoringSettings
 
 V = 20
 PAGE = Path(__file__).parents[2] / "docs" / "mixing.md"
@@ -39,7 +39,7 @@ def test_an_expert_and_a_mixture_take_one_file_each(mixer: str) -> None:
     counts.count_tokens(stream[::-1].copy())
     artifact = Artifact.from_bytes(pack(None, counts.dense_oracle(level=1)))
     table = ByteTable(np.ones(V, np.int32), np.zeros(V, np.bool_), np.zeros(V, np.bool_))
-    settings = ScoringSettings(mixer=mixer, chunk=100)
+    settings = ScoringConfig(mixer=mixer, chunk=100)
     result = evaluate(artifact, stream, table, settings)
     again = (stream[1:] == stream[:-1]).mean()
     expected = -again * np.log2(0.1 + 0.9 / V) - (1 - again) * np.log2(0.9 / V)

@@ -14,12 +14,12 @@ from hybridlm import _core
 from hybridlm.artifact import Artifact, pack
 from hybridlm.data.byte_table import ByteTable
 from hybridlm.errors import InputError
+from hybridlm.scoring.config import ScoringConfig
 from hybridlm.scoring.documents import DocumentTotals
 from hybridlm.scoring.evaluate import ScoreFiles, evaluate, score_chunks
 from hybridlm.scoring.experts import Expert, Scored
 from hybridlm.scoring.experts.counts import AdaptiveCounts
 from hybridlm.scoring.mixing import MixtureSpec
-from hybridlm.scoring.settings import ScoringSettings
 
 V = 20
 STREAM = np.random.default_rng(0).integers(2, V, 300).astype(np.uint16)
@@ -54,7 +54,7 @@ def artifact() -> Artifact:
 
 def test_files_say_where_the_bits_went(artifact: Artifact, tmp_path: Path) -> None:
     files = ScoreFiles(per_document=tmp_path / "d.csv", per_token=tmp_path / "t.npy")
-    result = evaluate(artifact, STREAM, TABLE, ScoringSettings(chunk=64), files=files)
+    result = evaluate(artifact, STREAM, TABLE, ScoringConfig(chunk=64), files=files)
     with (tmp_path / "d.csv").open() as file:
         rows = list(csv.DictReader(file))
     bits = np.load(tmp_path / "t.npy", allow_pickle=False)

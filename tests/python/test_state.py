@@ -22,14 +22,14 @@ from hybridlm.data.byte_table import ByteTable
 from hybridlm.errors import FormatError, InputError
 from hybridlm.model import GPT, ModelConfig, neural_blob
 from hybridlm.scoring import evaluate as module
+from hybridlm.scoring.config import ScoringConfig, TTTConfig
 from hybridlm.scoring.evaluate import EvaluationResult, ScoreFiles, evaluate
-from hybridlm.scoring.settings import ScoringSettings, TTTSettings
 
 V = 20
 STREAM = np.random.default_rng(0).integers(1, V, 400).astype(np.uint16)
 STREAM[::37] = 1
 TABLE = ByteTable(np.full(V, 2, np.int32), np.zeros(V, np.bool_), np.arange(V) == 1)
-OPTIONS = TTTSettings(
+OPTIONS = TTTConfig(
     epochs=1, learning_rates=(0.0, 0.01), frozen_blocks=0, batch=4, targets=8, documents=4, phases=2
 )
 
@@ -56,8 +56,8 @@ def artifact() -> Artifact:
     return Artifact.from_bytes(pack(blob, counts.dense_oracle(level=1)))
 
 
-def settings(ttt: str) -> ScoringSettings:
-    return ScoringSettings(chunk=50, batch=4, ttt=ttt, ttt_options=OPTIONS)  # type: ignore[arg-type]
+def settings(ttt: str) -> ScoringConfig:
+    return ScoringConfig(chunk=50, batch=4, ttt=ttt, ttt_options=OPTIONS)  # type: ignore[arg-type]
 
 
 def without_times(result: EvaluationResult) -> dict[str, object]:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from hybridlm.distributed import Distributed
 from hybridlm.errors import InputError
 from hybridlm.model import GPT, ModelConfig
-from hybridlm.scoring.settings import TTTSettings
+from hybridlm.scoring.config import TTTConfig
 from hybridlm.scoring.ttt import DEFAULT_LEARNING_RATE, TestTimeTrainer
 
 ALONE = Distributed(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
@@ -92,7 +92,7 @@ def slow_training(
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_equal_to_slow_training(optimizer: str) -> None:
     fast, slow = small_model(), small_model()
-    settings = TTTSettings(epochs=2, frozen_blocks=1)
+    settings = TTTConfig(epochs=2, frozen_blocks=1)
     trainer = TestTimeTrainer(
         fast, optimizer, settings, ALONE, rate=DEFAULT_LEARNING_RATE[optimizer], sequence_length=LENGTH
     )  # type: ignore[arg-type]
@@ -112,7 +112,7 @@ def test_frozen_blocks_stay_and_everything_else_learns() -> None:
     model = small_model()
     before = state(model)
     trainer = TestTimeTrainer(
-        model, "sgd", TTTSettings(frozen_blocks=2), ALONE, rate=0.002, sequence_length=LENGTH
+        model, "sgd", TTTConfig(frozen_blocks=2), ALONE, rate=0.002, sequence_length=LENGTH
     )
     trainer.learn(TOKENS, 1)
     for name, value in model.state_dict().items():
@@ -129,7 +129,7 @@ def test_only_the_given_targets_are_learned_from() -> None:
     for stream in (TOKENS, other):
         model = small_model()
         trainer = TestTimeTrainer(
-            model, "sgd", TTTSettings(epochs=1), ALONE, rate=0.002, sequence_length=LENGTH
+            model, "sgd", TTTConfig(epochs=1), ALONE, rate=0.002, sequence_length=LENGTH
         )
         trainer.learn(stream, start)
         models.append(state(model))
@@ -145,7 +145,7 @@ def test_learning_lowers_the_loss_of_what_was_learned() -> None:
             return float(F.cross_entropy(model(tokens[:, :-1])[0], tokens[0, 1:]))
 
     before = loss(copy.deepcopy(model))
-    settings = TTTSettings(epochs=4)
+    settings = TTTConfig(epochs=4)
     TestTimeTrainer(model, "sgd", settings, ALONE, rate=0.02, sequence_length=LENGTH).learn(TOKENS, 1)
     assert loss(model) < before
 
@@ -157,7 +157,7 @@ RANKS = """
     sys.path.insert(0, sys.argv[1])
     from test_ttt import LENGTH, TOKENS, small_model
     from hybridlm.distributed import Distributed
-    from hybridlm.scoring.settings import TTTSettings
+    from hybridlm.scoring.config import TTTConfig
     from hybridlm.scoring.ttt import TestTimeTrainer
 
     def train(rank, world, folder):
@@ -167,7 +167,7 @@ RANKS = """
             )
         dist = Distributed(rank, world, rank, torch.device("cpu"))
         model = small_model()
-        settings = TTTSettings(epochs=1, batch=16)
+        settings = TTTConfig(epochs=1, batch=16)
         TestTimeTrainer(model, "sgd", settings, dist, rate=0.002, sequence_length=LENGTH).learn(TOKENS, 1)
         weights = b"".join(value.numpy().tobytes() for value in model.state_dict().values())
         with open(f"{folder}/{world}-{rank}", "w") as file:
@@ -210,4 +210,4 @@ def test_any_number_of_ranks_trains_to_the_same_bits() -> None:
 )  # fmt: skip
 def test_settings_that_cannot_be_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(InputError, match=r"test-time training"):
-        TTTSettings(**wrong)  # type: ignore[arg-type]
+        TTTConfig(**wrong)  # type: ignore[arg-type]

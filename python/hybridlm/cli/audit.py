@@ -9,7 +9,7 @@ import tyro
 from hybridlm.cli.arguments import ChosenTokenizer
 from hybridlm.cli.output import print_json
 from hybridlm.errors import InputError
-from hybridlm.scoring.settings import ScoringSettings
+from hybridlm.scoring.config import ScoringConfig
 
 CHUNK = 4096
 
@@ -19,7 +19,7 @@ def audit(
     *,
     val: str,
     tokenizer: ChosenTokenizer,
-    scoring: Annotated[ScoringSettings, tyro.conf.arg(name="")] = ScoringSettings(chunk=CHUNK),  # noqa: B008 - frozen
+    scoring: Annotated[ScoringConfig, tyro.conf.arg(name="")] = ScoringConfig(chunk=CHUNK),  # noqa: B008 - frozen
     max_tokens: int = 20_000,
     rows: int = 64,
     changes: int = 6,
@@ -44,7 +44,7 @@ def audit(
         seed: Of the positions and the changes.
         json: Print one JSON object.
     """
-    from hybridlm import settings
+    from hybridlm import config as layers
     from hybridlm.artifact import Artifact
     from hybridlm.data import shards
     from hybridlm.scoring import world_sizes
@@ -61,7 +61,7 @@ def audit(
     stream = opened.tokens
     neural = bundle.neural_blob is not None and not scoring.no_neural
     if neural and scoring.ttt is None:
-        scoring = dataclasses.replace(scoring, ttt=settings.resolve(ScoringSettings).ttt or "sgd")
+        scoring = dataclasses.replace(scoring, ttt=layers.resolve(ScoringConfig).ttt or "sgd")
     dist = None
     if neural:
         from hybridlm.distributed import Distributed, pick_device

@@ -9,7 +9,7 @@ import tyro
 from hybridlm.cli.arguments import ChosenTokenizer
 from hybridlm.cli.output import number_table, print_json, print_provenance, print_table
 from hybridlm.errors import InputError
-from hybridlm.scoring.settings import ScoringSettings
+from hybridlm.scoring.config import ScoringConfig
 
 if TYPE_CHECKING:
     from hybridlm.score import Score
@@ -21,7 +21,7 @@ def evaluate(
     *,
     val: str,
     tokenizer: ChosenTokenizer,
-    scoring: Annotated[ScoringSettings, tyro.conf.arg(name="")] = ScoringSettings(),  # noqa: B008 - frozen
+    scoring: Annotated[ScoringConfig, tyro.conf.arg(name="")] = ScoringConfig(),  # noqa: B008 - frozen
     max_tokens: int | None = None,
     control: str | None = None,
     state: Path | None = None,

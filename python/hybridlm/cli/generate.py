@@ -10,7 +10,7 @@ import tyro
 
 from hybridlm.cli.arguments import ChosenTokenizer
 from hybridlm.errors import InputError
-from hybridlm.generation import SamplingSettings
+from hybridlm.generation import SamplingConfig
 
 
 def generate(
@@ -19,7 +19,7 @@ def generate(
     tokenizer: ChosenTokenizer,
     prompt: str = "",
     tokens: int = 200,
-    sampling: Annotated[SamplingSettings, tyro.conf.arg(name="")] = SamplingSettings(),  # noqa: B008 - frozen
+    sampling: Annotated[SamplingConfig, tyro.conf.arg(name="")] = SamplingConfig(),  # noqa: B008 - frozen
     seed: int = 0,
     shares: bool = False,
 ) -> None:

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from hybridlm.scoring.settings import DEFAULT_MIXER, ScoringSettings, TTTOptimizer
-from hybridlm.settings import peek_option, resolve
+from hybridlm.config import peek_option, resolve
+from hybridlm.scoring.config import DEFAULT_MIXER, ScoringConfig, TTTOptimizer
 from hybridlm.train.config import TrainConfig
 
 DEFAULT_PRESET = "tiny"
@@ -52,7 +52,7 @@ class Run:
     @classmethod
     def with_defaults(cls, arguments: list[str]) -> "Run":
         preset = peek_option(arguments, "--preset") or DEFAULT_PRESET
-        scoring = resolve(ScoringSettings)
+        scoring = resolve(ScoringConfig)
         return cls(
             training=resolve(TrainConfig, preset),
             ttt=scoring.ttt or "sgd",
@@ -72,7 +72,7 @@ class Run:
 
         from hybridlm import pipeline
 
-        settings = pipeline.PipelineSettings(
+        config = pipeline.PipelineConfig(
             text=self.text,
             training=self.training,
             vocab_size=self.vocab_size,
@@ -84,7 +84,7 @@ class Run:
             threads=self.threads,
         )
         try:
-            summary = pipeline.run(settings, out)
+            summary = pipeline.run(config, out)
         except KeyboardInterrupt:
             # Training advises to go on with --resume, which is an option of `hybridlm train` alone.
             raise KeyboardInterrupt("interrupted") from None

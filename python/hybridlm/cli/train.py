@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from hybridlm.cli.arguments import ChosenTokenizer, TokenizerChoice
-from hybridlm.settings import peek_option, resolve
+from hybridlm.config import peek_option, resolve
 from hybridlm.train.config import TrainConfig
 
 

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from hybridlm.artifact import Artifact
 from hybridlm.errors import InputError
+from hybridlm.scoring.config import ScoringConfig
 from hybridlm.scoring.experts import Expert, Learner, online_experts
 from hybridlm.scoring.experts.oracle import OracleExperts
-from hybridlm.scoring.settings import ScoringSettings
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,7 @@ class ArtifactExperts:
 def experts_of(
     artifact: Artifact,
     vocab_size: int,
-    settings: ScoringSettings,
+    config: ScoringConfig,
     dist: "Distributed | None" = None,
     *,
     threads: int | None = None,
@@ -47,7 +47,7 @@ def experts_of(
 ) -> ArtifactExperts:
     """New experts for one score. The artifact stays as it is: the model that learns is a copy.
 
-    ``settings.ttt`` None: sgd where a neural model is scored. ``threads`` are those of oracle look-ups.
+    ``config.ttt`` None: sgd where a neural model is scored. ``threads`` are those of oracle look-ups.
     ``control``, training tokens as long as the stream: one more expert, of the family ``control``, is the
     neural one trained on them instead; None: there is none.
 
@@ -56,22 +56,22 @@ def experts_of(
     """
     experts: list[Expert] = []
     learners: list[Learner] = []
-    if artifact.neural_blob is not None and not settings.no_neural:
-        neural, learner = load_neural(artifact, settings, dist)
+    if artifact.neural_blob is not None and not config.no_neural:
+        neural, learner = load_neural(artifact, config, dist)
         learners += [] if learner is None else [learner]
         _check_vocabulary("model", neural.vocab_size, vocab_size)
         experts.append(neural)
-    elif settings.ttt not in (None, "off"):
-        raise InputError(f"test-time training ({settings.ttt}) needs a neural model, and none is scored")
+    elif config.ttt not in (None, "off"):
+        raise InputError(f"test-time training ({config.ttt}) needs a neural model, and none is scored")
     experts += online_experts(vocab_size)
-    oracle = None if settings.no_oracle else artifact.load_oracle()
+    oracle = None if config.no_oracle else artifact.load_oracle()
     if oracle is not None:
         _check_vocabulary("oracle", oracle.vocab_size, vocab_size)
         experts.append(OracleExperts(oracle, threads))
     if control is not None:
         if not learners:
             raise InputError("a control needs test-time training to be held against")
-        expert, learner = load_neural(artifact, settings, dist, control=control)
+        expert, learner = load_neural(artifact, config, dist, control=control)
         experts.append(expert)
         learners += [] if learner is None else [learner]
     return ArtifactExperts(experts, learners)
@@ -79,7 +79,7 @@ def experts_of(
 
 def load_neural(
     artifact: Artifact,
-    settings: ScoringSettings,
+    config: ScoringConfig,
     dist: "Distributed | None",
     *,
     control: NDArray[np.uint16] | None = None,
@@ -95,27 +95,27 @@ def load_neural(
 
     dist = dist or Distributed(rank=0, world_size=1, local_rank=0, device=pick_device(None))
     untrained = _model(artifact, dist)
-    window = settings.window or untrained.config.sequence_length
+    window = config.window or untrained.config.sequence_length
     if not window:
         raise InputError(f"{artifact.name}: the model names no sequence length; give --window")
-    grid = WindowGrid(window, settings.stride or max(1, window // 2))
-    precision = settings.precision or ("bfloat16" if dist.device.type == "cuda" else "float32")
+    grid = WindowGrid(window, config.stride or max(1, window // 2))
+    precision = config.precision or ("bfloat16" if dist.device.type == "cuda" else "float32")
     autocast = torch.bfloat16 if precision == "bfloat16" else None
-    expert = NeuralExpert(untrained, grid, dist, group=settings.batch, autocast=autocast)
-    if settings.ttt == "off":
+    expert = NeuralExpert(untrained, grid, dist, group=config.batch, autocast=autocast)
+    if config.ttt == "off":
         return expert, None
-    options = settings.ttt_options
-    rates = options.learning_rates or (0.0, DEFAULT_LEARNING_RATE[settings.ttt or "sgd"])
+    options = config.ttt_options
+    rates = options.learning_rates or (0.0, DEFAULT_LEARNING_RATE[config.ttt or "sgd"])
     if control is not None:
         rates = tuple(rate for rate in rates if rate)
-    arms = [_arm(artifact, settings, dist, rate, expert, autocast, control) for rate in rates]
+    arms = [_arm(artifact, config, dist, rate, expert, autocast, control) for rate in rates]
     if not any(rates):
         raise InputError("no learning rate of test-time training is above 0: that is --ttt off")
     learning = LearningExpert(
         arms,
         expert,
         margin=options.margin,
-        probe=settings.batch * grid.stride,
+        probe=config.batch * grid.stride,
         family="neural" if control is None else "control",
         lessons=control,
     )
@@ -124,7 +124,7 @@ def load_neural(
 
 def _arm(
     artifact: Artifact,
-    settings: ScoringSettings,
+    config: ScoringConfig,
     dist: "Distributed",
     rate: float,
     untrained: "NeuralExpert",
@@ -139,7 +139,7 @@ def _arm(
 
     if not rate:
         return Arm(rate, untrained, None)
-    kind, options, grid = settings.ttt or "sgd", settings.ttt_options, untrained.grid
+    kind, options, grid = config.ttt or "sgd", config.ttt_options, untrained.grid
     model = _model(artifact, dist)
     if kind == "documents":
         documents = DocumentExpert(
@@ -156,7 +156,7 @@ def _arm(
     )  # fmt: skip
     expert = NeuralExpert(
         model, grid, dist,
-        group=settings.batch, autocast=autocast, untrained=untrained.model, applied=trainer.applied,
+        group=config.batch, autocast=autocast, untrained=untrained.model, applied=trainer.applied,
     )  # fmt: skip
     return Arm(rate, expert, trainer)
 

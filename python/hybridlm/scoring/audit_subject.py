@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from hybridlm.artifact import Artifact
 from hybridlm.scoring.artifact_experts import experts_of
+from hybridlm.scoring.config import ScoringConfig
 from hybridlm.scoring.evaluate import score_chunks
 from hybridlm.scoring.experts import Expert, Learner
 from hybridlm.scoring.mixing import Mixers, MixtureSpec
-from hybridlm.scoring.settings import ScoringSettings
 
 if TYPE_CHECKING:
     from hybridlm.distributed import Distributed
@@ -75,13 +75,13 @@ class MixtureScorer:
 
 
 def artifact_subject(
-    artifact: Artifact, vocab_size: int, settings: ScoringSettings, dist: "Distributed | None" = None
+    artifact: Artifact, vocab_size: int, config: ScoringConfig, dist: "Distributed | None" = None
 ) -> MixtureSubject:
     """What `hybridlm eval` scores with these settings: its mixture, experts and test-time training, which is
     ``sgd`` where none is named. ``dist`` as in `hybridlm.scoring.evaluate.evaluate`."""
 
     def parts() -> Parts:
-        found = experts_of(artifact, vocab_size, settings, dist)
+        found = experts_of(artifact, vocab_size, config, dist)
         return Parts(found.experts, found.learners)
 
-    return MixtureSubject(parts, settings.mixer)
+    return MixtureSubject(parts, config.mixer)

@@ -27,10 +27,10 @@ from numpy.typing import NDArray
 
 from hybridlm.distributed import Distributed
 from hybridlm.model import GPT
+from hybridlm.scoring.config import TTTConfig
 from hybridlm.scoring.experts import Expert, Scored
 from hybridlm.scoring.lora import Adapters
 from hybridlm.scoring.neural import healthy_logits, state_hash
-from hybridlm.scoring.settings import TTTSettings
 from hybridlm.scoring.ttt import DEFAULT_LEARNING_RATE, TestTimeTrainer, deterministic
 
 _SQUARE_DECAY = 0.99
@@ -73,7 +73,7 @@ class DocumentExpert(Expert):
     def __init__(
         self,
         model: GPT,
-        settings: TTTSettings,
+        config: TTTConfig,
         dist: Distributed,
         *,
         rate: float,
@@ -85,25 +85,25 @@ class DocumentExpert(Expert):
         self.vocab_size = model.config.vocab_size
         self.model = model.requires_grad_(False)
         self._bos_id = model.config.bos_id
-        self._settings = settings
+        self._config = config
         self._dist = dist
         self._rate = rate
         self._context = context
-        self._targets = min(settings.targets, context)
+        self._targets = min(config.targets, context)
         self._untrained = untrained
         self._lessons = lessons
         self._autocast = autocast
-        self._adapters = Adapters(model, settings.rank, settings.alpha)
+        self._adapters = Adapters(model, config.rank, config.alpha)
         self._fresh = self._adapters.fresh().to(dist.device)
         self._begin = self._fresh.clone()
         """What a document's adapters begin with."""
         self._latest = self._fresh[: self._adapters.first_size].clone()
         """The A of the latest document that had a step."""
         self._base = None
-        if settings.phases:
+        if config.phases:
             self.model.requires_grad_(True)
             self._base = TestTimeTrainer(
-                model, "sgd", settings, dist,
+                model, "sgd", config, dist,
                 rate=DEFAULT_LEARNING_RATE["sgd"], sequence_length=context, autocast=autocast,
             )  # fmt: skip
         self._chunks = 0
@@ -132,9 +132,9 @@ class DocumentExpert(Expert):
     def learn(self, stream: NDArray[np.uint16], start: int) -> None:
         """The chunk stream[start:] is committed: later documents begin with what it leaves."""
         self._chunks += 1
-        if self._settings.warm:
+        if self._config.warm:
             self._begin = torch.cat((self._latest, self._fresh[self._adapters.first_size :]))
-        if self._base is not None and self._chunks <= self._settings.phases:
+        if self._base is not None and self._chunks <= self._config.phases:
             before = self._base.updates
             self._base.learn(stream, start)
             self.updates += self._base.updates - before
@@ -197,7 +197,7 @@ class DocumentExpert(Expert):
         steps = {document.origin: self._step_of(document.origin, document.last) for document in documents}
         # Those of like length side by side, so that few rows of a pass are padding.
         order = sorted(documents, key=lambda document: document.steps - steps[document.origin])
-        size = self._settings.documents
+        size = self._config.documents
         groups = [order[at : at + size] for at in range(0, len(order), size)]
         found = torch.zeros(len(stream) - start, dtype=torch.float32, device=self._dist.device)
         last, trained = documents[-1], [document for document in documents if steps[document.origin]]
@@ -253,7 +253,7 @@ class _Group:
         self._stream = stream
         self._documents = documents
         self._end = end
-        size = expert._settings.documents
+        size = expert._config.documents
         self._vectors = expert._begin.repeat(size, 1)
         self._squares = torch.zeros_like(self._vectors)
         self._steps = [document.steps for document in documents]
@@ -302,7 +302,7 @@ class _Group:
     def _inputs(self, active: list[int], tokens: NDArray[np.uint16]) -> torch.Tensor:
         """int64 [documents, context]: what each row's step sees; rows that aren't active are padding."""
         expert = self._expert
-        inputs = np.zeros((expert._settings.documents, expert._context), np.int64)
+        inputs = np.zeros((expert._config.documents, expert._context), np.int64)
         for row in active:
             begin = self._place(row)[2]
             seen = tokens[begin : min(begin + expert._context, self._end, len(tokens))]
@@ -356,7 +356,7 @@ class _Group:
         taken = torch.tensor([self._steps[row] + 1.0 for row in onwards], device=logits.device)[:, None]
         deviation = (square / (1 - _SQUARE_DECAY**taken)).sqrt() + _EPSILON
         after = (
-            before * (1 - expert._rate * expert._settings.weight_decay) - expert._rate * gradient / deviation
+            before * (1 - expert._rate * expert._config.weight_decay) - expert._rate * gradient / deviation
         )
         broken = ~torch.isfinite(after).all(dim=1)
         if broken.any():

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridlm.artifact import Artifact
+from hybridlm.config import as_dict
 from hybridlm.data.byte_table import ByteTable
 from hybridlm.errors import InputError
 from hybridlm.files import atomic_write
@@ -22,13 +23,12 @@ from hybridlm.progress import Progress
 from hybridlm.scoring.ahead import Ahead
 from hybridlm.scoring.artifact_experts import ArtifactExperts, experts_of
 from hybridlm.scoring.confidence import bpb_interval
+from hybridlm.scoring.config import ScoringConfig, TTTOptimizer
 from hybridlm.scoring.documents import DocumentTotals, check_table_path, write_table
 from hybridlm.scoring.experts import Expert
 from hybridlm.scoring.mixing import Mixers, MixtureSpec, expert_names
 from hybridlm.scoring.mixtures import row_mixture_names
-from hybridlm.scoring.settings import ScoringSettings, TTTOptimizer
 from hybridlm.scoring.state import Interruption, ScoreState
-from hybridlm.settings import as_dict
 from hybridlm.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def evaluate(
     artifact: Artifact,
     stream: NDArray[np.uint16],
     byte_table: ByteTable,
-    settings: ScoringSettings | None = None,
+    config: ScoringConfig | None = None,
     dist: "Distributed | None" = None,
     *,
     mixtures: Mapping[str, MixtureSpec] | None = None,
@@ -195,7 +195,7 @@ def evaluate(
     """Scores every token of ``stream`` but the first.
 
     Under a process group it is a collective: the neural expert's windows and test-time training are shared
-    out, and every rank gets the same result. ``mixtures`` are scored besides ``settings.mixer``, over the
+    out, and every rank gets the same result. ``mixtures`` are scored besides ``config.mixer``, over the
     same expert scores. ``control``, training tokens that are at least as many, trains a model as often on
     them instead, to tell what is learned of this text from what any further training gives. The artifact is
     left as it is: the models that learn are copies of what it holds. Memory doesn't grow with the stream, but
@@ -205,7 +205,7 @@ def evaluate(
     that can't be, the state of another score; FormatError for a damaged artifact or state; OSError. With a
     state's file, Ctrl-C and SIGTERM end the score after a chunk, as KeyboardInterrupt.
     """
-    settings = settings or ScoringSettings()
+    config = config or ScoringConfig()
     began = time.perf_counter()
     watch = Stopwatch()
     is_main = dist is None or dist.is_main
@@ -221,10 +221,10 @@ def evaluate(
         raise InputError(f"{files.per_token}: bits per token are written to a .npy file")
 
     with watch.stage("load"):
-        parts = experts_of(artifact, byte_table.vocab_size, settings, dist, threads=threads, control=control)
-    specs = {"": MixtureSpec(settings.mixer), **(mixtures or {})}
+        parts = experts_of(artifact, byte_table.vocab_size, config, dist, threads=threads, control=control)
+    specs = {"": MixtureSpec(config.mixer), **(mixtures or {})}
     names = expert_names(parts.experts)
-    labels = [label or f"mixture_{settings.mixer}" for label in specs]
+    labels = [label or f"mixture_{config.mixer}" for label in specs]
     counter = _Counter(byte_table, stream, [*names, *labels])
     tokens = len(stream) - 1
     experts: Sequence[Expert] = parts.experts
@@ -232,7 +232,7 @@ def evaluate(
     interruption = Interruption()
     with ExitStack() as stack:
         if files.state is not None:
-            state = _open_state(files.state, artifact, stream, settings, specs, parts, control, is_main)
+            state = _open_state(files.state, artifact, stream, config, specs, parts, control, is_main)
             experts = state.wrap(experts)
             stack.enter_context(interruption.caught())
         progress = stack.enter_context(Progress("score", tokens, "tokens")) if is_main else None
@@ -256,7 +256,7 @@ def evaluate(
                 )
 
         needs = learn if parts.learners or state is not None else None
-        for scored in score_chunks(stream, experts, specs, chunk=settings.chunk, learn=needs, watch=watch):
+        for scored in score_chunks(stream, experts, specs, chunk=config.chunk, learn=needs, watch=watch):
             latest = scored
             counter.add(scored)
             if per_token is not None:
@@ -265,14 +265,14 @@ def evaluate(
                 progress.update(scored.start - 1 + scored.log_probs.shape[1])
     if state is not None:
         state.remove()
-    return _result(settings, parts, specs, names, counter, files, is_main, tokens, began, watch)
+    return _result(config, parts, specs, names, counter, files, is_main, tokens, began, watch)
 
 
 def _open_state(
     path: Path,
     artifact: Artifact,
     stream: NDArray[np.uint16],
-    settings: ScoringSettings,
+    config: ScoringConfig,
     specs: Mapping[str, MixtureSpec],
     parts: ArtifactExperts,
     control: NDArray[np.uint16] | None,
@@ -281,13 +281,13 @@ def _open_state(
     kept = [expert for expert in parts.experts if expert.family in ("neural", "control")]
     if kept and any(spec.mixer in row_mixture_names() for spec in specs.values()):
         raise InputError(
-            f"a mixture of whole rows ({settings.mixer}) can't go on from a state: it would take every row "
+            f"a mixture of whole rows ({config.mixer}) can't go on from a state: it would take every row "
             "that the model has given"
         )
     lessons = b"" if control is None else control[: len(stream)].tobytes()
     identity = {
         "artifact": hashlib.sha256(artifact.to_bytes()).hexdigest(),
-        "settings": json.dumps(as_dict(settings), sort_keys=True),
+        "settings": json.dumps(as_dict(config), sort_keys=True),
         "control": hashlib.sha256(lessons).hexdigest(),
     }
     return ScoreState(path, identity, stream, kept, parts.learners, writes=is_main)
@@ -317,7 +317,7 @@ class _Counter:
 
 
 def _result(
-    settings: ScoringSettings,
+    config: ScoringConfig,
     parts: ArtifactExperts,
     specs: Mapping[str, MixtureSpec],
     names: tuple[str, ...],
@@ -352,7 +352,7 @@ def _result(
             "test-time training made no update: the %s targets are a single chunk of up to %s; --chunk makes "
             "smaller ones",
             f"{tokens:,}",
-            f"{settings.chunk:,}",
+            f"{config.chunk:,}",
         )
     # Python's whole numbers, since a column's sum may be more than 64 bits hold.
     totals = [sum(column.tolist()) for column in table[:, 3:].T]
@@ -367,9 +367,9 @@ def _result(
         bpb=result.bpb,
         control=of_experts.pop("control", None),
         experts=of_experts,
-        mixer=settings.mixer,
+        mixer=config.mixer,
         mixtures=of_mixtures,
-        ttt=(settings.ttt or "sgd") if updates else "off",
+        ttt=(config.ttt or "sgd") if updates else "off",
         ttt_updates=updates,
         ttt_undone=sum(one.undone for one in rates),
         ttt_rates=[

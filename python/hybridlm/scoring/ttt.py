@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from hybridlm.distributed import Distributed
 from hybridlm.model import GPT
+from hybridlm.scoring.config import TTTConfig
 from hybridlm.scoring.lora import Adapters
 from hybridlm.scoring.neural import state_hash
-from hybridlm.scoring.settings import TTTSettings
 
 MICRO_BATCH = 4
 """Sequences whose gradient is computed in one go. Ranks beyond batch / MICRO_BATCH are idle here."""
@@ -52,7 +52,7 @@ class TestTimeTrainer:
         self,
         model: GPT,
         optimizer: Literal["sgd", "adamw", "lora"],
-        settings: TTTSettings,
+        config: TTTConfig,
         dist: Distributed,
         *,
         rate: float,
@@ -61,13 +61,13 @@ class TestTimeTrainer:
         autocast: torch.dtype | None = None,
     ) -> None:
         self._model = model
-        self._settings = settings
+        self._config = config
         self._dist = dist
         self._sequence_length = sequence_length
         self._autocast = autocast
         self._adapters = adapters
         if adapters is None:
-            parameters, scales = _trained(model, settings)
+            parameters, scales = _trained(model, config)
         else:
             model.requires_grad_(False)
             parameters, scales = [torch.nn.Parameter(adapters.fresh()[None].to(dist.device))], [1.0]
@@ -106,9 +106,9 @@ class TestTimeTrainer:
     def learn(self, stream: NDArray[np.uint16], start: int) -> None:
         """Trains on targets stream[start:] (start ≥ 1), all of which have been scored. A collective."""
         inputs, targets = self._sequences(stream, start)
-        batch = self._settings.batch
+        batch = self._config.batch
         steps_per_epoch = math.ceil(len(inputs) / batch)
-        steps = steps_per_epoch * self._settings.epochs
+        steps = steps_per_epoch * self._config.epochs
         with deterministic(self._dist.device), self.applied():
             for step in range(steps):
                 first = step % steps_per_epoch * batch
@@ -162,10 +162,10 @@ class TestTimeTrainer:
         gradient = self._summed_gradient(inputs, targets)
         count = (targets != _NO_TARGET).sum()
         norm = torch.linalg.vector_norm(gradient) / count
-        gradient *= (self._settings.clip / (norm + 1e-6)).clamp(max=1.0) / count
+        gradient *= (self._config.clip / (norm + 1e-6)).clamp(max=1.0) / count
         self._steps += 1
         if self._square is None:
-            self._mean.mul_(self._settings.momentum).add_(gradient)
+            self._mean.mul_(self._config.momentum).add_(gradient)
             self._weights.addcmul_(self._rates, self._mean, value=-1)
             return
         decay, square_decay = _ADAM_BETAS
@@ -177,7 +177,7 @@ class TestTimeTrainer:
 
     def _summed_gradient(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Flat gradient of the batch's summed nll, the same on every rank; valid until the next step's."""
-        parts = max(1, self._settings.batch // MICRO_BATCH)
+        parts = max(1, self._config.batch // MICRO_BATCH)
         # The largest power of two that both the parts and the ranks allow: each subtree must be whole.
         owners = min(parts, 1 << (self._dist.world_size.bit_length() - 1))
         own = self._tree_sum(inputs, targets, self._dist.rank * (parts // owners), parts // owners)
@@ -222,9 +222,9 @@ class TestTimeTrainer:
         return [part.view_as(parameter) for part, parameter in zip(parts, self._parameters, strict=True)]
 
 
-def _trained(model: GPT, settings: TTTSettings) -> tuple[list[torch.nn.Parameter], list[float]]:
+def _trained(model: GPT, config: TTTConfig) -> tuple[list[torch.nn.Parameter], list[float]]:
     """Parameters outside the first ``frozen_blocks`` blocks, and what scales each one's learning rate."""
-    frozen = tuple(f"blocks.{block}." for block in range(settings.frozen_blocks))
+    frozen = tuple(f"blocks.{block}." for block in range(config.frozen_blocks))
     parameters, scales = [], []
     for name, parameter in model.named_parameters():
         if name.startswith(frozen):
@@ -232,9 +232,9 @@ def _trained(model: GPT, settings: TTTSettings) -> tuple[list[torch.nn.Parameter
             continue
         parameters.append(parameter)
         if name.endswith(_OUTPUT_PROJECTIONS):
-            scales.append(settings.output_scale)
+            scales.append(config.output_scale)
         elif name.endswith(_INPUT_PROJECTIONS):
-            scales.append(settings.input_scale)
+            scales.append(config.input_scale)
         else:
             scales.append(1.0)
     return parameters, scales

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridlm.artifact import Artifact
+from hybridlm.config import as_dict, from_values
 from hybridlm.errors import InputError
 from hybridlm.files import atomic_write_bytes
-from hybridlm.scoring.settings import ScoringSettings
-from hybridlm.settings import as_dict, from_values
+from hybridlm.scoring.config import ScoringConfig
 
 SIZES = (1, 2)
 
@@ -52,26 +52,26 @@ class WorldSize:
 
 
 def prefix(
-    artifact: Artifact, stream: NDArray[np.uint16], settings: ScoringSettings
-) -> tuple[NDArray[np.uint16], ScoringSettings]:
+    artifact: Artifact, stream: NDArray[np.uint16], config: ScoringConfig
+) -> tuple[NDArray[np.uint16], ScoringConfig]:
     """As much of the stream as gives each of two processes a forward pass of the model, in two chunks: one to
     learn from, and one to score with what was learned."""
     neural = artifact.neural_header()
-    window = settings.window or (neural.model.get("sequence_length", 0) if neural else 0)
-    stride = settings.stride or max(1, window // 2)
-    targets = min(len(stream) - 1, 2 * settings.batch * stride + window)
-    chunk = max(1, min(settings.chunk, targets // 2))
-    return stream[: targets + 1], dataclasses.replace(settings, chunk=chunk)
+    window = config.window or (neural.model.get("sequence_length", 0) if neural else 0)
+    stride = config.stride or max(1, window // 2)
+    targets = min(len(stream) - 1, 2 * config.batch * stride + window)
+    chunk = max(1, min(config.chunk, targets // 2))
+    return stream[: targets + 1], dataclasses.replace(config, chunk=chunk)
 
 
 def compare(
     artifact: Artifact,
     stream: NDArray[np.uint16],
-    settings: ScoringSettings,
+    config: ScoringConfig,
     *,
     worker: str = "hybridlm.scoring.world_sizes",
 ) -> WorldSize:
-    """Scores ``stream`` under torchrun, in chunks of ``settings.chunk``, once for each of `SIZES`.
+    """Scores ``stream`` under torchrun, in chunks of ``config.chunk``, once for each of `SIZES`.
 
     ``worker`` is the module that the processes run. Raises InputError where they fail.
     """
@@ -79,14 +79,14 @@ def compare(
         folder = Path(name)
         atomic_write_bytes(folder / "artifact.pgar", artifact.to_bytes())
         np.save(folder / "stream.npy", stream, allow_pickle=False)
-        (folder / "settings.json").write_text(json.dumps(as_dict(settings)))
+        (folder / "config.json").write_text(json.dumps(as_dict(config)))
         scores = [score for size in SIZES for score in _torchrun(worker, folder, size)]
     first = None
     for other in scores[1:]:
         different = np.flatnonzero(scores[0].view(np.int64) != other.view(np.int64))
         if len(different) and (first is None or different[0] + 1 < first):
             first = int(different[0]) + 1
-    return WorldSize(first is None, SIZES, len(stream) - 1, settings.chunk, settings.ttt or "sgd", first)
+    return WorldSize(first is None, SIZES, len(stream) - 1, config.chunk, config.ttt or "sgd", first)
 
 
 def _torchrun(worker: str, folder: Path, size: int) -> list[NDArray[np.float64]]:
@@ -111,15 +111,15 @@ def run_worker(folder: Path) -> None:
     from hybridlm.distributed import initialise
     from hybridlm.scoring.audit_subject import artifact_subject
 
-    options: dict[str, Any] = json.loads((folder / "settings.json").read_text())
-    settings = from_values(ScoringSettings, options, "settings.json")
+    options: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    config = from_values(ScoringConfig, options, "config.json")
     stream = np.load(folder / "stream.npy", allow_pickle=False)
     dist = initialise("cpu")
     try:
         artifact = Artifact.from_file(folder / "artifact.pgar")
         vocab_size = int(artifact.summary()["vocab_size"])
-        subject = artifact_subject(artifact, vocab_size, settings, dist)
-        nll = np.concatenate([chunk for _, chunk in subject.run(stream, settings.chunk)])
+        subject = artifact_subject(artifact, vocab_size, config, dist)
+        nll = np.concatenate([chunk for _, chunk in subject.run(stream, config.chunk)])
         np.save(_result(folder, dist.world_size, dist.rank), nll, allow_pickle=False)
     finally:
         dist.close()

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 import hybridlm
+from hybridlm.config import as_dict
 from hybridlm.data import shards
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.distributed import Distributed
@@ -26,7 +27,6 @@ from hybridlm.files import atomic_write_text
 from hybridlm.model.gpt import GPT
 from hybridlm.oracle import Oracle
 from hybridlm.progress import quantity
-from hybridlm.settings import as_dict
 from hybridlm.threads import thread_count
 from hybridlm.train import checkpoint as checkpoints
 from hybridlm.train.checkpoint import Checkpoint, ModelMetadata

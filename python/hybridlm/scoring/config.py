@@ -13,10 +13,10 @@ Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
-class TTTSettings:
+class TTTConfig:
     """Test-time training of the neural model on what has been scored.
 
-    >>> hybridlm.TTTSettings(epochs=1, learning_rate=0.001).batch
+    >>> hybridlm.TTTConfig(epochs=1, learning_rate=0.001).batch
     8
     """
 
@@ -80,10 +80,10 @@ class TTTSettings:
 
 
 @dataclass(frozen=True)
-class ScoringSettings:
+class ScoringConfig:
     """The protocol's choices. None of them may depend on the text that is scored.
 
-    >>> hybridlm.ScoringSettings(mixer="eg", ttt="off", no_oracle=True).chunk
+    >>> hybridlm.ScoringConfig(mixer="eg", ttt="off", no_oracle=True).chunk
     32768
     """
 
@@ -107,7 +107,7 @@ class ScoringSettings:
     """Windows of one forward pass."""
     precision: Precision | None = None
     """Of the model's matrix products; unset: float32 on a CPU, bfloat16 on a GPU."""
-    ttt_options: TTTSettings = field(default_factory=TTTSettings)
+    ttt_options: TTTConfig = field(default_factory=TTTConfig)
 
     def __post_init__(self) -> None:
         for name in ("window", "stride", "chunk", "batch"):

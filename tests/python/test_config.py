@@ -4,8 +4,8 @@ from typing import Literal
 
 import pytest
 
+from hybridlm.config import as_dict, load_preset, preset_names, resolve
 from hybridlm.errors import InputError
-from hybridlm.settings import as_dict, load_preset, preset_names, resolve
 
 
 @dataclass(frozen=True)
