@@ -5,18 +5,19 @@
 mod common;
 
 use criterion::{criterion_group, criterion_main, BenchmarkId, Criterion, Throughput};
-use hybridlm_core::count::{Counts, Layout, Stream};
-use hybridlm_core::oracle::dense::{DenseOracle, Table};
+use hybridlm_core::oracle::dense::counts::{Counts, Stream, TableSpec};
+use hybridlm_core::oracle::dense::oracle::DenseOracle;
+use hybridlm_core::oracle::dense::table::{DenseTables, Table};
 use hybridlm_core::oracle::{log_probs, mixture, target_log_probs};
 use hybridlm_core::parallel::Control;
 
 fn oracle(tokens: &[u16]) -> DenseOracle {
-    let layout = Layout::with_defaults(common::VOCABULARY, 8, &[]).unwrap();
-    let mut counts = Counts::new(layout.clone()).unwrap();
+    let spec = TableSpec::with_defaults(common::VOCABULARY, 8, &[]).unwrap();
+    let mut counts = Counts::new(spec.clone()).unwrap();
     counts.count(&[Stream { tokens, path: None }], 2, &Control::default()).unwrap();
-    let tables = layout.tables().iter().enumerate();
+    let tables = spec.tables().iter().enumerate();
     let tables = tables.map(|(i, &(order, rows))| Table { order, rows, cells: counts.quantise(i, 2) });
-    DenseOracle::new(common::VOCABULARY, tables.collect()).unwrap()
+    DenseTables::new(common::VOCABULARY, tables.collect()).unwrap().into()
 }
 
 fn lookups(criterion: &mut Criterion) {

@@ -8,9 +8,9 @@
 mod common;
 
 use criterion::{criterion_group, criterion_main, BatchSize, BenchmarkId, Criterion, Throughput};
-use hybridlm_core::experts::{AdaptiveExperts, Scored, EVIDENCE, GATES, NAMES};
-use hybridlm_core::mix::{self, geometric::Geometric, Sources};
-use hybridlm_core::online::{self, OnlineExperts};
+use hybridlm_core::experts::adaptive::{AdaptiveExperts, Scored, EVIDENCE, GATES, NAMES};
+use hybridlm_core::experts::reference::{self, OnlineExperts};
+use hybridlm_core::mixtures::{self, geometric::Geometric, Sources};
 
 const TARGETS: usize = 1 << 18;
 /// Experts of an oracle of six orders: copies of others here, whose values cost the mixture as much.
@@ -31,10 +31,10 @@ fn mix(name: &str, log_probs: &[f32], gates: &[u8], targets: usize) -> Vec<f64> 
     let experts = NAMES.len() + ORDERS;
     let base: Vec<usize> = (2..experts).collect();
     let sources = Sources { experts, gates: &GATES, base: &base, lengths: EVIDENCE.len() };
-    let mut mixture = mix::create(name, sources).unwrap();
+    let mut mixture = mixtures::create(name, sources).unwrap();
     let mut nll = vec![0.0; targets];
     let (rows, kinds) = (experts + mixture.lengths(), mixture.gates().len());
-    mix::mix(mixture.as_mut(), &log_probs[..rows * targets], &gates[..kinds * targets], &mut nll, None)
+    mixtures::score(mixture.as_mut(), &log_probs[..rows * targets], &gates[..kinds * targets], &mut nll)
         .unwrap();
     nll
 }
@@ -45,7 +45,7 @@ fn mixing(criterion: &mut Criterion) {
     group.sample_size(10);
     group.throughput(Throughput::Elements(TARGETS as u64));
     group.bench_function("the reference's online experts", |bencher| {
-        let mut out = vec![0.0; online::NAMES.len() * TARGETS];
+        let mut out = vec![0.0; reference::NAMES.len() * TARGETS];
         let start = || OnlineExperts::new(common::VOCABULARY).unwrap();
         bencher.iter_batched(
             start,
@@ -62,7 +62,7 @@ fn mixing(criterion: &mut Criterion) {
     });
     let scored = adaptive().score(&tokens, None).unwrap();
     let (log_probs, gates) = inputs(&scored, TARGETS);
-    for name in mix::NAMES {
+    for name in mixtures::NAMES {
         group.bench_function(BenchmarkId::new("mixture of 9", name), |bencher| {
             bencher.iter(|| mix(name, &log_probs, &gates, TARGETS));
         });

@@ -6,9 +6,9 @@ mod common;
 
 use criterion::{criterion_group, criterion_main, BenchmarkId, Criterion, Throughput};
 use hybridlm_core::oracle::sparse::build::{build, Settings};
-use hybridlm_core::oracle::sparse::count::count_streams;
-use hybridlm_core::oracle::sparse::counts::Kind;
-use hybridlm_core::oracle::sparse::format;
+use hybridlm_core::oracle::sparse::counting::count_streams;
+use hybridlm_core::oracle::sparse::ngram::NgramSpec;
+use hybridlm_core::oracle::sparse::ngsp;
 use hybridlm_core::oracle::{log_probs, target_log_probs};
 use hybridlm_core::parallel::Control;
 
@@ -24,13 +24,13 @@ fn sparse(criterion: &mut Criterion) {
     const POSITIONS: usize = 2048;
     let control = Control::default();
     let tokens = common::tokens(TOKENS);
-    let kind = Kind::new(common::VOCABULARY, ORDER).unwrap();
+    let spec = NgramSpec::new(common::VOCABULARY, ORDER).unwrap();
     let make = |threads: usize| {
-        let counts = count_streams(&[&tokens[..]], kind, threads, &control).unwrap();
+        let counts = count_streams(&[&tokens[..]], spec, threads, &control).unwrap();
         build(&counts, &settings(threads), &control).unwrap()
     };
     let file = make(2);
-    let oracle = format::decode(&file, "bench", &control).unwrap();
+    let oracle = ngsp::decode(&file, "bench", &control).unwrap();
     let stream = &tokens[..TARGETS];
     let positions: Vec<usize> = (TARGETS - POSITIONS..TARGETS).collect();
     let mut group = criterion.benchmark_group("sparse");
@@ -53,7 +53,7 @@ fn sparse(criterion: &mut Criterion) {
     }
     group.throughput(Throughput::Bytes(file.len() as u64));
     group.bench_function("load (bytes)", |bencher| {
-        bencher.iter(|| format::decode(&file, "bench", &control).unwrap());
+        bencher.iter(|| ngsp::decode(&file, "bench", &control).unwrap());
     });
     group.finish();
 }

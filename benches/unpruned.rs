@@ -8,15 +8,16 @@
 
 use std::io::{BufWriter, Write};
 
-use hybridlm_core::oracle::sparse::count::count_streams;
-use hybridlm_core::oracle::sparse::counts::Kind;
-use hybridlm_core::oracle::sparse::discounts;
-use hybridlm_core::oracle::sparse::flow::{discount, Discounts, FullModel};
+use hybridlm_core::oracle::sparse::counting::count_streams;
+use hybridlm_core::oracle::sparse::discount::{discount, Discounts};
+use hybridlm_core::oracle::sparse::estimate::FullModel;
+use hybridlm_core::oracle::sparse::fit_discounts;
+use hybridlm_core::oracle::sparse::ngram::NgramSpec;
 use hybridlm_core::oracle::sparse::trie::Trie;
 use hybridlm_core::parallel::Control;
 use hybridlm_core::tokens::Shard;
 
-/// −log2 p of each token but the first, straight from the definition in `flow.rs`.
+/// −log2 p of each token but the first, straight from the definition in `estimate.rs`.
 fn bits(trie: &Trie, full: &FullModel, discounts: &Discounts, tokens: &[u16]) -> Vec<f64> {
     let mut bits = Vec::with_capacity(tokens.len());
     // The n-gram of each order that ends at the previous token, from the empty one on.
@@ -30,7 +31,7 @@ fn bits(trie: &Trie, full: &FullModel, discounts: &Discounts, tokens: &[u16]) ->
             if n == 1 {
                 continue;
             }
-            let masses = &full.masses[n][trie.levels[n - 1].successors(context)];
+            let masses = &full.masses[n][trie.orders[n - 1].successors(context)];
             let total: f64 = masses.iter().copied().map(f64::from).sum();
             if total <= 0.0 {
                 break;
@@ -51,15 +52,16 @@ fn main() {
     let [order, vocab_size, shards @ ..] = &arguments[..] else {
         panic!("see the first lines of the source")
     };
-    let (order, vocab_size) = (order.parse().unwrap(), vocab_size.parse().unwrap());
+    let (order, vocab_size): (usize, usize) = (order.parse().unwrap(), vocab_size.parse().unwrap());
     let (val, train) = shards.split_last().unwrap();
     let train: Vec<Shard> =
         train.iter().filter(|path| *path != "--").map(|path| Shard::open(path).unwrap()).collect();
     let val = Shard::open(val).unwrap();
     let (threads, control) = (std::thread::available_parallelism().unwrap().get(), Control::default());
     let train: Vec<&[u16]> = train.iter().map(Shard::tokens).collect();
-    let counts = count_streams(&train, Kind::new(vocab_size, order).unwrap(), threads, &control).unwrap();
-    let discounts = discounts::fit(&counts, threads, &control).unwrap();
+    let counts =
+        count_streams(&train, NgramSpec::new(vocab_size, order).unwrap(), threads, &control).unwrap();
+    let discounts = fit_discounts::fit(&counts, threads, &control).unwrap();
     let trie = Trie::build(&counts, 0, threads, &control).unwrap();
     let full = FullModel::estimate(&trie, &discounts, threads, &control).unwrap();
     let mut out = BufWriter::new(std::io::stdout());

@@ -14,9 +14,13 @@ import pytest
 import sentencepiece
 
 import hybridlm
+from hybridlm import _core
+from hybridlm.artifact import pack
 from hybridlm.data import documents, shard_writer
 from hybridlm.data.documents import Document
+from hybridlm.data.shards import data_folder
 from hybridlm.data.tokenizer import BOS, EOS, PAD, UNK, Tokenizer
+from hybridlm.model import ModelConfig, neural_blob
 
 # As `hybridlm` itself does: on a busy machine, threads that spin while they wait cost more than they save.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -84,6 +88,33 @@ def shard_dir(tmp_path_factory: pytest.TempPathFactory, corpus: list[str], token
 
 
 @pytest.fixture(scope="session")
+def oracle_artifact(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer, shard_dir: Path) -> Path:
+    """An artifact of version 1 with a small dense oracle alone."""
+    counts = _core.NgramCounts(tokenizer.vocab_size, 3, {3: 256})
+    counts.count_shards(data_folder(shard_dir)[0])
+    path = tmp_path_factory.mktemp("artifact") / "oracle.pgar"
+    path.write_bytes(pack(None, counts.dense_oracle(level=1)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def neural_artifact(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
+    """An artifact of version 1 with a tiny, untrained model alone."""
+    import torch
+
+    from hybridlm.model import GPT
+
+    torch.manual_seed(4)
+    config = ModelConfig(
+        vocab_size=tokenizer.vocab_size, sequence_length=16, layers=2, width=32, heads=2, kv_heads=1,
+        mlp_hidden=32, rope_dims=8, bigram_rows=32, bigram_width=32, zero_init_projections=False,
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("artifact") / "neural.pgar"
+    path.write_bytes(pack(neural_blob.encode(GPT(config), tokenizer=tokenizer.fingerprint), None))
+    return path
+
+
+@pytest.fixture(scope="session")
 def sentencepiece_model(corpus: list[str]) -> Callable[..., bytes]:
     """Makes small SentencePiece models unlike ours: 380 BPE pieces but for the settings that are given.
 
@@ -126,3 +157,30 @@ def example_folder(
     (folder / "oracle.ngsp").write_bytes(oracle)
     (folder / "artifact.pgar").write_bytes(hybridlm.bundle(None, oracle, tokenizer).to_bytes())
     return folder
+
+
+@pytest.fixture(scope="session")
+def recipe() -> ModelConfig:
+    """Every piece of the best trained stack at once, small. Its unrolled layers: 0 1 2 1 2 3 4."""
+    return ModelConfig(
+        vocab_size=64,
+        layers=5,
+        width=32,
+        heads=4,
+        kv_heads=2,
+        mlp_hidden=48,
+        rope_dims=4,
+        recurrences=2,
+        recurrence_first=1,
+        recurrence_last=2,
+        lane_layers=2,
+        xsa_layers=5,
+        query_gain_start=5.0,
+        gated_attention=False,
+        sparse_gate_channels=12,
+        bigram_rows=0,
+        smear_gate=False,
+        smear_channels=12,
+        asymmetric_softcap=True,
+        document_attention=True,
+    )

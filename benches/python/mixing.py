@@ -29,7 +29,7 @@ from hybridlm.data.byte_table import ByteTable
 from hybridlm.data.shards import expand, read_stream
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.oracle import Oracle
-from hybridlm.oracle.mixture import best_static_weights
+from hybridlm.oracle.static_weights import best_static_weights
 from hybridlm.scoring.artifact_experts import load_neural
 from hybridlm.scoring.config import DEFAULT_MIXER, ScoringConfig
 from hybridlm.scoring.evaluate import Learn

@@ -22,7 +22,7 @@ from hybridlm import _core
 from hybridlm.data.shards import read_stream
 from hybridlm.oracle import Oracle
 from hybridlm.oracle.build import build_dense
-from hybridlm.oracle.hashing import context_buckets
+from hybridlm.oracle.context_hash import context_buckets
 
 V = 1024
 ROWS = {1: 1, 2: V, 3: 4096, 4: 2048, 5: 1024, 6: 512, 7: 256, 8: 256}

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from hybridlm import _core
 from hybridlm.oracle.build import estimate_dense
-from hybridlm.oracle.counting import Tables
+from hybridlm.oracle.dense_counting import Tables
 
 
 def cost(work: Callable[[], object], runs: int = 5) -> float:

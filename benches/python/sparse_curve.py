@@ -21,7 +21,7 @@ from hybridlm.data.shards import expand, read_stream
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.oracle import Oracle
 from hybridlm.oracle.build import build_dense, build_sparse
-from hybridlm.oracle.evaluate import evaluate
+from hybridlm.oracle.oracle_score import evaluate
 from hybridlm.report.chart import Series, line_chart
 
 Row = dict[str, Any]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hybridlm.data.vocabulary import Vocabulary
     from hybridlm.generation import Generator, SamplingConfig, generate
     from hybridlm.oracle.builder import OracleBuilder
-    from hybridlm.oracle.frozen import Oracle
+    from hybridlm.oracle.oracle import Oracle
     from hybridlm.score import evaluate
     from hybridlm.scorer import Scorer
     from hybridlm.scoring import mixtures
@@ -29,7 +29,7 @@ _HOMES = {
     "Artifact": "hybridlm.artifact",
     "Codec": "hybridlm.codec",
     "Generator": "hybridlm.generation",
-    "Oracle": "hybridlm.oracle.frozen",
+    "Oracle": "hybridlm.oracle.oracle",
     "OracleBuilder": "hybridlm.oracle.builder",
     "SamplingConfig": "hybridlm.generation",
     "Scorer": "hybridlm.scorer",

@@ -7,7 +7,7 @@ an exception raised there stops the work and is passed on.
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Protocol, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,18 @@ __all__ = [
     "shard_tokens",
     "write_shard",
 ]
+
+class _Vocabulary(Protocol):
+    """What ``hybridlm.data.vocabulary.Vocabulary`` has. A number of tokens in its place stands for document
+    token 1 and a tokenizer that isn't known."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def bos_id(self) -> int: ...
+    @property
+    def fingerprint(self) -> str | None:
+        """64 hexadecimal digits."""
 
 class InputError(ValueError): ...
 class FormatError(InputError): ...
@@ -81,10 +93,18 @@ class NgramCounts:
     """
 
     def __new__(
-        cls, vocab_size: int, orders: int = 8, buckets: Mapping[int, int] | None = None
+        cls, vocabulary: _Vocabulary | int, orders: int = 8, buckets: Mapping[int, int] | None = None
     ) -> NgramCounts: ...
     @property
     def vocab_size(self) -> int: ...
+    @property
+    def vocabulary(self) -> tuple[int, int, str | None]:
+        """Size, document token, and the tokenizer's fingerprint, if it is known."""
+
+    @property
+    def has_document_token(self) -> bool:
+        """Whether the document token occurs in what was counted."""
+
     @property
     def orders(self) -> tuple[int, ...]: ...
     @property
@@ -117,7 +137,10 @@ class NgramCounts:
         """(file name, tokens, BLAKE3 of the file in hexadecimal) of each shard counted, by hash."""
 
     def merge(self, other: NgramCounts) -> None:
-        """Adds the counts of ``other``, of the same vocabulary and tables and of other shards."""
+        """Adds the counts of ``other``, of the same vocabulary and tables and of other shards.
+
+        Where one of them doesn't know its tokenizer, the sum doesn't. InputError where they differ.
+        """
 
     def merge_bytes(self, data: bytes, name: str = "partial counts", threads: int = 1) -> None:
         """Adds the counts of a file that ``to_bytes`` made, which errors call ``name``.
@@ -148,7 +171,7 @@ class NgramCounts:
         progress: Callable[[int], object] | None = None,
         packed: bool = False,
     ) -> bytes:
-        """An NGOR file, version 1 or (packed) version 2, compressed at a zstd level. ``progress`` is told
+        """An NGOR file, version 1 or (packed) version 3, compressed at a zstd level. ``progress`` is told
         bytes."""
 
 SPARSE_COUNTS_MAGIC: bytes
@@ -167,7 +190,7 @@ class SparseCounts:
     @staticmethod
     def count(
         paths: Sequence[str | os.PathLike[str]],
-        vocab_size: int,
+        vocabulary: _Vocabulary | int,
         order: int,
         memory: int,
         out: str | os.PathLike[str] | None = None,
@@ -205,6 +228,14 @@ class SparseCounts:
     @property
     def vocab_size(self) -> int: ...
     @property
+    def vocabulary(self) -> tuple[int, int, str | None]:
+        """Size, document token, and the tokenizer's fingerprint, if it is known."""
+
+    @property
+    def has_document_token(self) -> bool:
+        """Whether the document token occurs in what was counted."""
+
+    @property
     def order(self) -> int: ...
     @property
     def tokens(self) -> int:
@@ -231,7 +262,7 @@ class SparseCounts:
         threads: int = 1,
         progress: Callable[[int], object] | None = None,
     ) -> bytes:
-        """The best sparse oracle of at most ``max_bytes`` bytes: a file NGSP, version 1.
+        """The best sparse oracle of at most ``max_bytes`` bytes: a file NGSP, version 2.
 
         InputError when nothing fits, or when the build would take more than about ``memory`` bytes.
         """
@@ -248,6 +279,10 @@ class FrozenOracle:
     def estimator(self) -> str: ...
     @property
     def vocab_size(self) -> int: ...
+    @property
+    def vocabulary(self) -> tuple[int, int, str | None]:
+        """Size, document token, and the tokenizer's fingerprint, if the file says."""
+
     @property
     def orders(self) -> tuple[int, ...]: ...
     @property
@@ -387,11 +422,6 @@ class LinearMixture:
         """The nll of the next n targets in nats, [n], from log_probs [K + L, n] and gates [G, n]. Each target
         is mixed with what was learned from targets before it; cuts between calls change no bit."""
 
-    def mix_with_weights(
-        self, log_probs: NDArray[np.float32], gates: NDArray[np.uint8] | None = None
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """``mix``, and the weights that each target met, [n, K + L]."""
-
     def fingerprint(self) -> bytes:
         """A hash of the whole state, 32 bytes: unchanged as long as nothing has been learned."""
 
@@ -418,7 +448,10 @@ class GeometricMixture:
 
 @final
 class ByteModel:
-    """A byte model to compare with: ``ctw`` or ``ppm``, of up to ``depth`` (1 to 8) bytes of context."""
+    """A byte model to compare with: ``ctw`` or ``kn``, of up to ``depth`` (1 to 8) bytes of context.
+
+    ``ppm`` is an old name of ``kn``; ``method`` is then ``kn`` all the same.
+    """
 
     def __new__(cls, method: str, depth: int | None = None) -> ByteModel: ...
     @staticmethod
@@ -443,7 +476,8 @@ CODEC_BLOCK: int
 @final
 class Predictor:
     """The next token's distribution, step by step: neural model, adaptive experts, oracle, and their
-    ``mixture``; ``first`` is the token that begins the stream.
+    ``mixture``; ``first`` is the token that begins the stream. There are K experts, and the mixture takes the
+    evidence of L lengths of context besides (``stacked`` does, others have L = 0).
 
     ``neural`` is given the token that came last and returns the probability of each possible next one,
     float32 [V]; it is called once per token, in order, and what it raises is raised.
@@ -455,21 +489,21 @@ class Predictor:
         *,
         neural: Callable[[int], NDArray[np.float32]] | None = None,
         oracle: FrozenOracle | None = None,
-        mixture: str = "eg",
+        mixture: str = "stacked",
         first: int = 1,
     ) -> Predictor: ...
     @property
     def names(self) -> list[str]:
-        """Of the K experts, in the order of ``hybridlm eval``."""
+        """Of the K experts, in the order of ``hybridlm eval``, then of the L lengths of context."""
 
     def predict(self) -> NDArray[np.float32]:
         """The probability of each possible next token, [V]; sums to one."""
 
     def weights(self) -> NDArray[np.float64]:
-        """Each expert's weight in ``predict``, [K]."""
+        """The weights of the experts and of the lengths of context in ``predict``, [K + L]."""
 
     def expert_probabilities(self, token: int) -> NDArray[np.float64]:
-        """What each expert gives a next token, [K]."""
+        """What each expert gives a next token, and its share in each context, [K + L]."""
 
     def update(self, token: int) -> None:
         """Learns the token that came."""

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import FormatError, InputError
+from hybridlm.extras import require_torch
 from hybridlm.model.neural_blob import NeuralHeader, encode, load_model, read
 from hybridlm.oracle import Oracle
 
@@ -89,8 +90,8 @@ def bundle(
 ) -> "Artifact":
     """The artifact of a training run's final weights, quantised, and of an oracle file's bytes.
 
-    Raises InputError when a part was made with another tokenizer or, unless ``over_budget``, when the whole
-    is larger than `BUDGET_BYTES`; FormatError for a damaged part.
+    Raises InputError when a part was made with another tokenizer, when there is a run and no PyTorch, or,
+    unless ``over_budget``, when the whole is larger than `BUDGET_BYTES`; FormatError for a damaged part.
 
     >>> tokenizer = hybridlm.Tokenizer.load("tok.model")
     >>> artifact = hybridlm.bundle(None, Path("oracle.ngsp").read_bytes(), tokenizer)
@@ -99,6 +100,7 @@ def bundle(
     """
     neural = None
     if run is not None:
+        require_torch("packing a model")
         from hybridlm.train.checkpoint import load_model as load_trained
 
         model, metadata = load_trained(run)
@@ -268,8 +270,17 @@ class Artifact:
                 self.name,
             )
 
+    def require_torch(self) -> None:
+        """Raises InputError, saying what to install, where a neural part has no PyTorch to run it."""
+        if self.neural_blob is not None:
+            require_torch(f"{self.name}: its neural part")
+
     def load_model(self) -> "GPT | None":
-        """The model in float32 on the CPU, in evaluation mode; a new one each time. Raises FormatError."""
+        """The model in float32 on the CPU, in evaluation mode; a new one each time.
+
+        Raises FormatError, and InputError where there is no PyTorch.
+        """
+        self.require_torch()
         return load_model(self.neural_blob, self._part("neural")) if self.neural_blob else None
 
     def load_oracle(self) -> Oracle | None:

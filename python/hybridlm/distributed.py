@@ -5,8 +5,10 @@ take the same number of steps and no collective is left waiting.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -19,7 +21,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Distributed:
-    """This process's place among the ranks. Collectives are no-ops in a group of one."""
+    """This process's place among the ranks. Collectives are no-ops in a group of one.
+
+    A collective raises ConnectionError when another rank has died or keeps this one waiting too long.
+    """
 
     rank: int
     world_size: int
@@ -32,14 +37,16 @@ class Distributed:
 
     def barrier(self) -> None:
         if self.world_size > 1:
-            torch_distributed.barrier()
+            with _others_alive():
+                torch_distributed.barrier()
 
     def broadcast_object(self, value: T) -> T:
         """Rank 0's ``value``, on every rank. Picklable values of this program's own making only."""
         if self.world_size == 1:
             return value
         box = [value]
-        torch_distributed.broadcast_object_list(box, src=0, device=self._object_device())
+        with _others_alive():
+            torch_distributed.broadcast_object_list(box, src=0, device=self._object_device())
         return box[0]
 
     def all_gather_object(self, value: T) -> list[T]:
@@ -47,13 +54,15 @@ class Distributed:
         if self.world_size == 1:
             return [value]
         gathered: list[Any] = [None] * self.world_size
-        torch_distributed.all_gather_object(gathered, value)
+        with _others_alive():
+            torch_distributed.all_gather_object(gathered, value)
         return gathered
 
     def all_reduce_sum_(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sums ``tensor`` over the ranks, in place."""
         if self.world_size > 1:
-            torch_distributed.all_reduce(tensor)
+            with _others_alive():
+                torch_distributed.all_reduce(tensor)
         return tensor
 
     def all_gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
@@ -61,13 +70,15 @@ class Distributed:
         if self.world_size == 1:
             return [tensor]
         gathered = [torch.empty_like(tensor) for _ in range(self.world_size)]
-        torch_distributed.all_gather(gathered, tensor.contiguous())
+        with _others_alive():
+            torch_distributed.all_gather(gathered, tensor.contiguous())
         return gathered
 
     def broadcast_(self, tensor: torch.Tensor, source: int = 0) -> torch.Tensor:
         """Overwrites ``tensor`` with that of rank ``source``."""
         if self.world_size > 1:
-            torch_distributed.broadcast(tensor, src=source)
+            with _others_alive():
+                torch_distributed.broadcast(tensor, src=source)
         return tensor
 
     def on_main(self, function: Callable[[], T]) -> T:
@@ -83,12 +94,31 @@ class Distributed:
             raise raised
         return result  # type: ignore[return-value]
 
+    def is_first_to_fail(self) -> bool:
+        """Whether no other rank has called this yet: of ranks that fail together, one tells the user."""
+        if self.world_size == 1:
+            return True
+        try:
+            store = torch_distributed.distributed_c10d._get_default_store()
+            return bool(store.add("hybridlm/failed", 1) == 1)
+        except (RuntimeError, ValueError):  # the store is gone, with the launcher that kept it
+            return self.is_main
+
     def close(self) -> None:
         if self.world_size > 1 and torch_distributed.is_initialized():
             torch_distributed.destroy_process_group()
 
     def _object_device(self) -> torch.device | None:
         return self.device if self.device.type == "cuda" else None
+
+
+@contextmanager
+def _others_alive() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # what gloo and NCCL raise for a closed connection and for a timeout
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
+        raise ConnectionError(f"another rank has died or doesn't answer ({reason})") from error
 
 
 def pick_device(name: str | None, local_rank: int = 0) -> torch.device:
@@ -107,8 +137,12 @@ def pick_device(name: str | None, local_rank: int = 0) -> torch.device:
     return device
 
 
-def initialise(device: str | None = None) -> Distributed:
-    """Joins the group that torchrun's environment names (gloo on CPU, NCCL on CUDA), or stays alone."""
+def initialise(device: str | None = None, *, timeout: float | None = None) -> Distributed:
+    """Joins the group that torchrun's environment names (gloo on CPU, NCCL on CUDA), or stays alone.
+
+    timeout: seconds that a rank waits for the others in a collective on CPUs; None: torch's half hour. (On
+    GPUs ranks may wait for each other's compiler, and NCCL has a watchdog of its own.)
+    """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
@@ -116,6 +150,8 @@ def initialise(device: str | None = None) -> Distributed:
     if world_size > 1 and not torch_distributed.is_initialized():
         on_cuda = picked.type == "cuda"
         torch_distributed.init_process_group(
-            "nccl" if on_cuda else "gloo", device_id=picked if on_cuda else None
+            "nccl" if on_cuda else "gloo",
+            device_id=picked if on_cuda else None,
+            timeout=None if on_cuda or timeout is None else timedelta(seconds=timeout),
         )
     return Distributed(rank, world_size, local_rank, picked)

@@ -4,18 +4,25 @@ Nothing of hybridlm or of its dependencies is imported before the check that is 
 part is a line in the report.
 """
 
+import importlib
 import os
 import platform
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
-REQUIRED = ("numpy", "rich", "safetensors", "sentencepiece", "torch", "tyro")
-OPTIONAL = {"ray": "oracle build --engine ray needs it: pip install 'hybridlm[ray]'"}
+from hybridlm.extras import installed
+
+REQUIRED = ("numpy", "rich", "safetensors", "sentencepiece", "tyro")
+OPTIONAL = {
+    "torch": "training and neural models need it: pip install 'hybridlm[train]'",
+    "ray": "oracle build --engine ray needs it: pip install 'hybridlm[ray]'",
+}
 
 Outcome = Literal["ok", "warning", "failed"]
 
@@ -30,26 +37,42 @@ class Check:
 
 
 def examine() -> Iterator[Check]:
-    """Every check's result, in order, as it becomes known."""
+    """Every check's result, in order, as it becomes known.
+
+    What needs a part that is missing or broken is not looked at: each cause is one result.
+    """
     yield Check("python", "ok", f"{platform.python_version()} on {platform.platform()}")
-    yield from _packages()
-    for name, check in CHECKS.items():
+    unusable: set[str] = set()
+    for package in (*REQUIRED, *OPTIONAL):
+        check = _package(package)
+        if check.outcome != "ok":
+            unusable.add(package)
+        yield check
+    for name, (needed, look) in CHECKS.items():
+        if not unusable.isdisjoint(needed):
+            unusable.add(name)
+            continue
         try:
-            outcome, found = check()
+            outcome, found = look()
         except Exception as error:  # whatever it is, it is what the user has to know
             outcome, found = "failed", f"{type(error).__name__}: {error}"
+        if outcome == "failed":
+            unusable.add(name)
         yield Check(name, outcome, found)
 
 
-def _packages() -> Iterator[Check]:
-    for name in (*REQUIRED, *OPTIONAL):
-        try:
-            yield Check(name, "ok", version(name))
-        except PackageNotFoundError:
-            if name in OPTIONAL:
-                yield Check(name, "warning", f"not installed; {OPTIONAL[name]}")
-            else:
-                yield Check(name, "failed", f"not installed: pip install {name}")
+def _package(name: str) -> Check:
+    if not installed(name):
+        if name in OPTIONAL:
+            return Check(name, "warning", f"not installed; {OPTIONAL[name]}")
+        return Check(name, "failed", f"not installed: pip install {name}")
+    try:
+        # Ray is only asked for its version: importing it takes seconds.
+        if name != "ray":
+            importlib.import_module(name)
+        return Check(name, "ok", version(name))
+    except Exception as error:
+        return Check(name, "failed", f"{type(error).__name__}: {error}; install it again")
 
 
 def _native_code() -> tuple[Outcome, str]:
@@ -73,10 +96,11 @@ def _native_code() -> tuple[Outcome, str]:
 
 
 def _hashes() -> tuple[Outcome, str]:
-    from hybridlm.oracle.hashing import verify_hash_twins
+    from hybridlm.oracle.context_hash import verify_hash_twins
 
-    verify_hash_twins(with_torch=True)
-    return "ok", "Rust, NumPy and torch agree on the rows of contexts"
+    with_torch = "torch" in sys.modules  # imported above, where it is installed and can be
+    verify_hash_twins(with_torch=with_torch)
+    return "ok", f"Rust{', NumPy and torch' if with_torch else ' and NumPy'} agree on the rows of contexts"
 
 
 def _threads() -> tuple[Outcome, str]:
@@ -127,13 +151,14 @@ def _compiler() -> tuple[Outcome, str]:
     return "ok", compiler
 
 
-CHECKS: dict[str, Callable[[], tuple[Outcome, str]]] = {
-    "native code": _native_code,
-    "hashes": _hashes,
-    "threads": _threads,
-    "memory": _memory,
-    "temporary files": _temporary_files,
-    "devices": _devices,
-    "torchrun": _distributed,
-    "torch.compile": _compiler,
+CHECKS: dict[str, tuple[tuple[str, ...], Callable[[], tuple[Outcome, str]]]] = {
+    "native code": (("numpy",), _native_code),
+    "hashes": (("numpy", "native code"), _hashes),
+    "threads": (("native code",), _threads),
+    "memory": ((), _memory),
+    "temporary files": ((), _temporary_files),
+    "devices": (("torch",), _devices),
+    "torchrun": (("torch",), _distributed),
+    "torch.compile": (("torch",), _compiler),
 }
+"""Each with the packages and earlier checks without which it would have nothing of its own to say."""

@@ -19,8 +19,10 @@ from hybridlm.data.shard_writer import total_tokens, write_shards
 from hybridlm.data.shards import data_folder, open_stream
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
+from hybridlm.extras import require_tensorboard, require_torch
 from hybridlm.files import atomic_write_bytes, atomic_write_text
-from hybridlm.oracle.build import Estimator, build_dense, build_sparse
+from hybridlm.oracle.build import build_dense, build_sparse
+from hybridlm.oracle.sources import Estimator
 from hybridlm.report.summary import Score, Summary
 from hybridlm.score import provenance
 from hybridlm.scoring.config import ScoringConfig, TTTOptimizer
@@ -34,6 +36,9 @@ from hybridlm.train.config import TrainConfig
 logger = logging.getLogger("hybridlm.run")
 
 WITHOUT_ORACLE = "mixture without oracle"
+
+ORACLE_FILE: dict[Estimator, str] = {"sparse": "oracle.ngsp", "dense": "oracle.ngor"}
+"""In the run's folder, named after its format."""
 
 CHUNK = 8192
 """Targets between two rounds of test-time training: a small validation text still has a dozen of them."""
@@ -59,6 +64,10 @@ class PipelineConfig:
 
 def run(config: PipelineConfig, out: Path) -> Summary:
     """Runs every stage, leaving in ``out`` what each made. Raises what the stages raise."""
+    # Training comes late; that it can't be done is said now.
+    require_torch("the pipeline")
+    if config.training.tensorboard:
+        require_tensorboard("--training.tensorboard")
     if (out / "data").exists():
         raise InputError(f"{out} holds an earlier run; name another folder, or remove it")
     out.mkdir(parents=True, exist_ok=True)
@@ -83,13 +92,13 @@ def run(config: PipelineConfig, out: Path) -> Summary:
 
     with watch.stage("oracle"):
         oracle = (
-            build_dense(train_shards, tokenizer.vocab_size, threads=threads)
+            build_dense(train_shards, tokenizer.vocabulary, threads=threads)
             if config.estimator == "dense"
             else build_sparse(
-                train_shards, tokenizer.vocab_size, max_bytes=config.oracle_bytes, threads=threads
+                train_shards, tokenizer.vocabulary, max_bytes=config.oracle_bytes, threads=threads
             )
         )
-        atomic_write_bytes(out / "oracle.ngor", oracle)
+        atomic_write_bytes(out / ORACLE_FILE[config.estimator], oracle)
 
     with watch.stage("train"):
         # Imported late: torch takes seconds to load, and bad text shouldn't have to wait for it.

@@ -25,9 +25,13 @@ Step = Callable[[int], NDArray[np.float32]]
 
 
 class Prediction:
-    """What an artifact predicts. Raises InputError for an artifact of another tokenizer."""
+    """What an artifact predicts.
+
+    Raises InputError for an artifact of another tokenizer, or of a neural model where there is no PyTorch.
+    """
 
     def __init__(self, artifact: Artifact, tokenizer: Tokenizer) -> None:
+        artifact.require_torch()
         artifact.check_tokenizer(tokenizer.vocabulary)
         self.artifact = artifact
         self._vocab_size = tokenizer.vocab_size

@@ -15,8 +15,8 @@ from hybridlm.data.shards import Stream, open_stream
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
 from hybridlm.oracle import Oracle
-from hybridlm.oracle.evaluate import OracleEvaluation
-from hybridlm.oracle.evaluate import evaluate as evaluate_oracle
+from hybridlm.oracle.oracle_score import OracleEvaluation
+from hybridlm.oracle.oracle_score import evaluate as evaluate_oracle
 from hybridlm.provenance import FileRecord, Provenance, versions
 from hybridlm.scoring.config import ScoringConfig
 from hybridlm.scoring.evaluate import EvaluationResult, ScoreFiles
@@ -98,6 +98,8 @@ def score_artifact(
     config = config or ScoringConfig()
     vocabulary = Tokenizer.load(tokenizer, bos_id)
     bundle = Artifact.from_file(artifact)
+    if not config.no_neural:
+        bundle.require_torch()
     bundle.check_tokenizer(vocabulary.vocabulary)
     stream = open_stream(
         shards, vocabulary.vocabulary, max_tokens=None if max_tokens is None else max_tokens + 1

@@ -12,7 +12,7 @@ from hybridlm import config as layers
 from hybridlm.data.shards import ShardRecord, inspect_shards
 from hybridlm.errors import FormatError, InputError
 from hybridlm.files import read_json
-from hybridlm.oracle.evaluate import OracleEvaluation
+from hybridlm.oracle.oracle_score import OracleEvaluation
 from hybridlm.provenance import FileRecord, Provenance
 from hybridlm.score import File, score_artifact, score_oracle
 from hybridlm.scoring.config import ScoringConfig

@@ -2,7 +2,47 @@
 
 use crate::{Error, Result};
 
-/// Takes fields one after the other; every error names the data and the offset.
+/// Fields of a file, one after the other, little-endian. Errors name `field` and where it is.
+pub trait Fields {
+    fn fill(&mut self, buffer: &mut [u8], field: &str) -> Result<()>;
+
+    /// What is wrong with the field read last.
+    fn error(&self, message: impl ToString) -> Error;
+
+    fn array<const N: usize>(&mut self, field: &str) -> Result<[u8; N]> {
+        let mut array = [0; N];
+        self.fill(&mut array, field)?;
+        Ok(array)
+    }
+
+    fn u16(&mut self, field: &str) -> Result<u16> {
+        Ok(u16::from_le_bytes(self.array(field)?))
+    }
+
+    fn u32(&mut self, field: &str) -> Result<u32> {
+        Ok(u32::from_le_bytes(self.array(field)?))
+    }
+
+    fn u64(&mut self, field: &str) -> Result<u64> {
+        Ok(u64::from_le_bytes(self.array(field)?))
+    }
+
+    /// So many bytes; memory grows with those that are really there.
+    fn bytes(&mut self, length: usize, field: &str) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        while bytes.len() < length {
+            let start = bytes.len();
+            bytes.resize(length.min(start + PIECE), 0);
+            self.fill(&mut bytes[start..], field)?;
+        }
+        Ok(bytes)
+    }
+}
+
+/// Bytes that are allocated at a time.
+const PIECE: usize = 1 << 16;
+
+/// Reads fields from memory.
 pub struct Reader<'a> {
     data: &'a [u8],
     offset: usize,
@@ -22,10 +62,6 @@ impl<'a> Reader<'a> {
         self.data.len() - self.offset
     }
 
-    pub fn error(&self, message: impl ToString) -> Error {
-        Error::format(self.what, format!("before offset {}: {}", self.offset, message.to_string()))
-    }
-
     pub fn take(&mut self, bytes: usize, field: &str) -> Result<&'a [u8]> {
         let end = self.offset.checked_add(bytes).filter(|&end| end <= self.data.len()).ok_or_else(|| {
             let message = format!(
@@ -40,20 +76,6 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    pub fn array<const N: usize>(&mut self, field: &str) -> Result<[u8; N]> {
-        let mut array = [0; N];
-        array.copy_from_slice(self.take(N, field)?);
-        Ok(array)
-    }
-
-    pub fn u32(&mut self, field: &str) -> Result<u32> {
-        Ok(u32::from_le_bytes(self.array(field)?))
-    }
-
-    pub fn u64(&mut self, field: &str) -> Result<u64> {
-        Ok(u64::from_le_bytes(self.array(field)?))
-    }
-
     /// Refuses bytes after the last field.
     pub fn end(&self) -> Result<()> {
         match self.remaining() {
@@ -63,6 +85,17 @@ impl<'a> Reader<'a> {
                 format!("{left} bytes follow the end of the data at offset {}", self.offset),
             )),
         }
+    }
+}
+
+impl Fields for Reader<'_> {
+    fn fill(&mut self, buffer: &mut [u8], field: &str) -> Result<()> {
+        buffer.copy_from_slice(self.take(buffer.len(), field)?);
+        Ok(())
+    }
+
+    fn error(&self, message: impl ToString) -> Error {
+        Error::format(self.what, format!("before offset {}: {}", self.offset, message.to_string()))
     }
 }
 

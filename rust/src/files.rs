@@ -1,15 +1,10 @@
-//! Files: bytes in whole, results written so that a reader never meets half of one, zstd frames.
+//! Reading whole files, and writing files so that a reader never finds half of one.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::Duration;
 
-use zstd::zstd_safe::CParameter;
-
-use crate::parallel::Control;
 use crate::{Error, Result};
 
 /// A file that appears under its name only when it is complete.
@@ -50,8 +45,7 @@ impl AtomicFile {
 
 impl Drop for AtomicFile {
     fn drop(&mut self) {
-        // After a commit there is nothing under this name any more, and nothing else to be done about
-        // a failure.
+        // After a commit nothing has this name any more; and nothing can be done about a failure.
         let _ = fs::remove_file(&self.hidden);
     }
 }
@@ -76,126 +70,15 @@ pub fn read(path: impl AsRef<Path>) -> Result<Vec<u8>> {
     fs::read(&path).map_err(|source| Error::io(&path, source))
 }
 
-/// Opens a file for reading, and its length.
+/// Opens a file for reading; also returns its length.
 pub fn open(path: &Path) -> Result<(File, u64)> {
     let inner = || {
         let file = File::open(path)?;
         let metadata = file.metadata()?;
         if metadata.is_dir() {
-            return Err(io::Error::from_raw_os_error(21)); // EISDIR, which opening alone doesn't give
+            return Err(io::Error::from_raw_os_error(21)); // EISDIR, which opening a folder doesn't raise by itself
         }
         Ok((file, metadata.len()))
     };
     inner().map_err(|source| Error::io(path, source))
-}
-
-/// zstd's levels as this crate accepts them.
-pub const LEVELS: std::ops::RangeInclusive<i32> = 1..=22;
-
-/// Bytes handed to zstd at a time: at level 22 some hundredths of a second, so a request to stop is soon
-/// honoured. The frame's bytes depend on this number.
-const COMPRESS_PIECE: usize = 1 << 17;
-
-fn check_level(level: i32) -> Result<()> {
-    if LEVELS.contains(&level) {
-        return Ok(());
-    }
-    Err(Error::input(format!("zstd levels run from 1 to 22, not {level}")))
-}
-
-fn encoder(level: i32, bytes: u64) -> io::Result<zstd::Encoder<'static, Vec<u8>>> {
-    let mut encoder = zstd::Encoder::new(Vec::new(), level)?;
-    encoder.set_pledged_src_size(Some(bytes))?;
-    encoder.include_contentsize(true)?;
-    encoder.include_checksum(true)?;
-    Ok(encoder)
-}
-
-/// One zstd frame with content checksum and content size.
-pub fn compress(data: &[u8], level: i32, control: &Control) -> Result<Vec<u8>> {
-    check_level(level)?;
-    let failed = |source| Error::io("zstd", source);
-    let mut encoder = encoder(level, data.len() as u64).map_err(failed)?;
-    for piece in data.chunks(COMPRESS_PIECE) {
-        encoder.write_all(piece).map_err(failed)?;
-        control.advance(piece.len() as u64)?;
-    }
-    encoder.finish().map_err(failed)
-}
-
-/// How often a call looks whether it is to stop while zstd's own threads work.
-const POLL: Duration = Duration::from_millis(20);
-
-/// One zstd frame like [`compress`]'s, made by several threads of zstd's own.
-///
-/// What follows the first megabytes sees less of what came before: at the strongest level, 0.7% more
-/// bytes. They are the same for any number of threads.
-pub fn compress_on_threads(data: Vec<u8>, level: i32, threads: usize, control: &Control) -> Result<Vec<u8>> {
-    // Six jobs of the default tables, as many for each of two threads or three.
-    const JOB: u32 = 1_600_000;
-    // A thirty-second of the window: no more work than one stream makes, for 0.1% more bytes than an eighth.
-    const OVERLAP_LOG: u32 = 4;
-    check_level(level)?;
-    let (done, result) = mpsc::channel();
-    let length = data.len() as u64;
-    let work = move || -> io::Result<Vec<u8>> {
-        let mut encoder = encoder(level, length)?;
-        encoder.multithread(threads.clamp(1, 64) as u32)?;
-        encoder.set_parameter(CParameter::JobSize(JOB))?;
-        encoder.set_parameter(CParameter::OverlapSizeLog(OVERLAP_LOG))?;
-        encoder.write_all(&data)?;
-        encoder.finish()
-    };
-    // Not a scoped thread: zstd can't be stopped in the middle, so an interrupted call leaves it to end by
-    // itself, with data of its own.
-    std::thread::spawn(move || {
-        let _ = done.send(work());
-    });
-    loop {
-        match result.recv_timeout(POLL) {
-            Ok(frame) => {
-                control.advance(length)?;
-                return frame.map_err(|source| Error::io("zstd", source));
-            }
-            Err(RecvTimeoutError::Timeout) => control.check()?,
-            Err(RecvTimeoutError::Disconnected) => {
-                return Err(Error::io("zstd", io::Error::other("a thread ended before its time")));
-            }
-        }
-    }
-}
-
-/// The content of one zstd frame of at most `max_bytes`, with nothing after it.
-///
-/// Memory grows with what is really there, never with what the frame's header claims. `what` names the
-/// data in errors.
-pub fn decompress(data: &[u8], max_bytes: usize, what: &str) -> Result<Vec<u8>> {
-    let invalid = |detail: String| Error::format(what, detail);
-    let declared = zstd::zstd_safe::get_frame_content_size(data)
-        .map_err(|_| invalid("no zstd frame where one should begin".into()))?;
-    if declared.is_some_and(|bytes| bytes > max_bytes as u64) {
-        let bytes = declared.unwrap_or_default();
-        return Err(invalid(format!(
-            "the zstd frame declares {bytes} bytes, more than the {max_bytes} allowed"
-        )));
-    }
-    let mut rest = data;
-    let mut content = Vec::new();
-    {
-        let mut decoder = zstd::Decoder::with_buffer(&mut rest)
-            .map_err(|error| invalid(format!("zstd: {error}")))?
-            .single_frame();
-        // One byte more than allowed tells too much from exactly enough.
-        (&mut decoder)
-            .take(max_bytes as u64 + 1)
-            .read_to_end(&mut content)
-            .map_err(|error| invalid(format!("the zstd frame is damaged: {error}")))?;
-    }
-    if content.len() > max_bytes {
-        return Err(invalid(format!("the zstd frame holds more than the {max_bytes} bytes allowed")));
-    }
-    if !rest.is_empty() {
-        return Err(invalid(format!("{} bytes follow the zstd frame", rest.len())));
-    }
-    Ok(content)
 }

@@ -5,14 +5,15 @@
 
 use crate::codec::predict::Predictor;
 use crate::codec::segment::{Piece, Segmenter};
-use crate::oracle::sparse::counts::{self, SparseCounts};
-use crate::oracle::sparse::cutoff;
-use crate::oracle::sparse::format;
+use crate::oracle::dense::ngor_v1;
+use crate::oracle::dense::oracle::DenseOracle;
+use crate::oracle::dense::partial::{self, PartialCounts};
+use crate::oracle::sparse::counts::SparseCounts;
 use crate::oracle::sparse::trie::Trie;
+use crate::oracle::sparse::{counts_file, cutoff, ngsp};
 use crate::oracle::{self, Oracle};
 use crate::parallel::Control;
-use crate::partial::{self, PartialCounts};
-use crate::{codec as coder, files, tokens, Result};
+use crate::{codec as coder, tokens, zstd_frame, Result};
 
 /// What the readers may unpack here; small, so that many inputs are tried in a second.
 const MAX_BYTES: usize = 1 << 20;
@@ -27,8 +28,8 @@ pub fn oracle(data: &[u8]) {
     if let Ok(oracle) = oracle::load(data, "fuzz", 1, &Control::default()) {
         look_up(&*oracle);
     }
-    if let Ok(oracle) = oracle::ngor::parse(data, "fuzz") {
-        look_up(&oracle);
+    if let Ok(tables) = ngor_v1::parse(data, "fuzz") {
+        look_up(&DenseOracle::from(tables));
     }
 }
 
@@ -39,13 +40,15 @@ fn look_up(oracle: &dyn Oracle) {
     assert!(found.is_ok() && out.iter().all(|value| value.is_finite() && *value < 1e-3));
 }
 
-/// Reads a sparse oracle past what would refuse nearly every altered file: the beginning, the last stream's
-/// length and the checksum are made right first.
+/// Reads a sparse oracle after its beginning, the last stream's length and the checksum were made right, without
+/// which nearly every altered file would be refused at once.
 pub fn sparse(data: &[u8]) {
-    let mut sealed = data.to_vec();
-    format::seal(&mut sealed);
-    if let Ok(oracle) = format::decode(&sealed, "fuzz", &Control::default()) {
-        look_up(&oracle);
+    for version in 1..=ngsp::VERSION {
+        let mut sealed = data.to_vec();
+        ngsp::forge(&mut sealed, version);
+        if let Ok(oracle) = ngsp::decode(&sealed, "fuzz", &Control::default()) {
+            look_up(&oracle);
+        }
     }
 }
 
@@ -58,7 +61,7 @@ pub fn shard(data: &[u8]) {
 
 /// Unpacks a zstd frame.
 pub fn zstd(data: &[u8]) {
-    if let Ok(content) = files::decompress(data, MAX_BYTES, "fuzz") {
+    if let Ok(content) = zstd_frame::decompress(data, MAX_BYTES, "fuzz") {
         assert!(content.len() <= MAX_BYTES);
     }
 }
@@ -82,7 +85,7 @@ pub fn partial(data: &[u8]) {
 pub fn sparse_counts(data: &[u8]) {
     let control = Control::default();
     let mut sealed = data.to_vec();
-    counts::seal(&mut sealed);
+    counts_file::forge(&mut sealed);
     for data in [data, &sealed] {
         let Ok(counts) = SparseCounts::from_bytes(data.to_vec(), "fuzz", &control) else { continue };
         for rare in [0, 1] {
@@ -93,8 +96,8 @@ pub fn sparse_counts(data: &[u8]) {
     }
 }
 
-/// Codes bytes and decodes them again; decodes what was never coded. A vocabulary has few pieces here, and
-/// some bytes that are no piece.
+/// Codes bytes and decodes them again, and decodes what was never coded, with a small vocabulary that lacks some
+/// bytes.
 pub fn codec(data: &[u8]) {
     const LONGEST: usize = 512;
     let data = &data[..data.len().min(LONGEST)];
@@ -117,6 +120,6 @@ pub fn codec(data: &[u8]) {
         assert!(decode(&coded.payload, data.len())? == data);
         Ok(())
     };
-    // Only bytes that the vocabulary hasn't may be refused.
+    // Only bytes that the vocabulary lacks may be refused.
     assert!(attempt().is_ok() || data.iter().any(|&byte| byte > 250));
 }

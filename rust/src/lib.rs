@@ -5,23 +5,23 @@
 pub mod baseline;
 pub mod bytes;
 pub mod codec;
-pub mod count;
-pub mod counters;
+pub mod counted_shards;
 pub mod error;
 pub mod experts;
 pub mod files;
 pub mod fingerprint;
+#[cfg(feature = "forge")]
 pub mod fuzz;
-pub mod hash;
-pub mod memory;
-pub mod mix;
-pub mod online;
+mod leb128;
+mod memory;
+pub mod mixtures;
 pub mod oracle;
 pub mod parallel;
-pub mod partial;
 #[cfg(feature = "python")]
 mod python;
-pub mod quant;
+mod simd;
 pub mod tokens;
+pub mod vocabulary;
+pub mod zstd_frame;
 
 pub use error::{Error, Result};

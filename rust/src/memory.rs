@@ -1,4 +1,4 @@
-//! Large tables of zeros.
+//! Large tables of zeros, and prefetching.
 
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
@@ -31,11 +31,11 @@ impl<T: Integer> Zeroed<T> {
     /// None if there is no memory for it.
     pub fn new(length: usize) -> Option<Self> {
         let bytes = length.checked_mul(size_of::<T>())?;
-        // An empty mapping is an error.
+        // An empty range cannot be mapped.
         let map = if bytes == 0 { None } else { Some(MmapMut::map_anon(bytes).ok()?) };
         #[cfg(target_os = "linux")]
         if let Some(map) = &map {
-            // Only a wish; small pages do as well.
+            // Only a hint; small pages work too.
             let _ = map.advise(memmap2::Advice::HugePage);
         }
         Some(Self { map, length, kind: PhantomData })
@@ -65,7 +65,7 @@ impl<T: Integer> DerefMut for Zeroed<T> {
     }
 }
 
-/// Begins to bring the line of memory that `value` begins in into the cache, where the processor can be asked to.
+/// Prefetches the cache line that `value` begins in, on processors that have an instruction for it.
 #[inline(always)]
 pub fn prefetch<T>(value: &T) {
     #[cfg(target_arch = "x86_64")]

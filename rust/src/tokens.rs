@@ -33,7 +33,7 @@ impl Shard {
         let path = path.as_ref();
         let (file, length) = files::open(path)?;
         if length == 0 {
-            // Nothing can't be mapped.
+            // An empty file cannot be mapped.
             check_header(&[], path)?;
         }
         let map = map(&file).map_err(|source| Error::io(path, source))?;
@@ -60,8 +60,7 @@ impl Shard {
 }
 
 fn map(file: &File) -> std::io::Result<Mmap> {
-    // SAFETY: the mapping is read-only, and its documentation on `Shard` passes on what the caller must
-    // keep to.
+    // SAFETY: the mapping is read-only; that the file must not shrink meanwhile is documented on `Shard`.
     let map = unsafe { Mmap::map(file)? };
     #[cfg(unix)]
     map.advise(memmap2::Advice::Sequential)?;
@@ -119,12 +118,23 @@ pub fn check_vocabulary(tokens: &[u16], first: usize, vocab_size: usize, path: &
 
 /// The position of the first token that is not below `vocab_size`.
 pub fn out_of_vocabulary(tokens: &[u16], vocab_size: usize) -> Option<usize> {
-    // The maximum vectorises, a search that may stop early doesn't; it is only for the error.
+    // Taking the maximum vectorises; a search that may stop early doesn't, and is needed for the error only.
     let largest = tokens.iter().fold(0, |largest, &token| largest.max(token));
     if usize::from(largest) < vocab_size {
         return None;
     }
     tokens.iter().position(|&token| usize::from(token) >= vocab_size)
+}
+
+/// Refuses a stream with a token that is not below `vocab_size`, and names its position.
+pub fn check_tokens(stream: &[u16], vocab_size: usize) -> Result<()> {
+    match out_of_vocabulary(stream, vocab_size) {
+        Some(index) => Err(Error::input(format!(
+            "token {} at position {index} is outside the vocabulary of {vocab_size}",
+            stream[index]
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// Writes a shard; it appears under `path` only when complete.

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -94,3 +95,18 @@ def test_help_does_not_wait_for_torch(name: str) -> None:
 @pytest.mark.parametrize("arguments", [["oracle", "build", "-o", "x"], ["data", "tokenizer", "-o", "x"]])
 def test_no_files_is_wrong_usage(arguments: list[str]) -> None:
     assert cli.main(arguments) == 2
+
+
+def test_a_command_that_was_renamed_works_and_says_its_new_name(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    text = tmp_path / "text"
+    text.write_bytes(b"the same words and the same words again " * 20)
+    options = ["--train", str(text), "--test", str(text), "--json"]
+    assert cli.main(["baseline", "kn", *options]) == 0
+    now = capsys.readouterr()
+    assert cli.main(["baseline", "ppm", *options]) == 0
+    before = capsys.readouterr()
+    assert (now.err, before.err) == ("", "hybridlm: `baseline ppm` is now called `baseline kn`\n")
+    assert json.loads(before.out)["bits"] == json.loads(now.out)["bits"]
+    assert "ppm" not in cli.overview()

@@ -1,11 +1,13 @@
 """`hybridlm oracle` as a user types it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from hybridlm.cli.main import main
+from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.oracle import Oracle
 
 
@@ -79,7 +81,7 @@ def test_mistakes_are_one_line_and_leave_nothing_behind(
     cut.write_bytes(Path(shards[0]).read_bytes()[:-3])
     cases = [
         ([str(cut)], "cut.bin: "),
-        ([*shards, "--vocab-size", "300"], "outside the vocabulary of 300"),
+        ([*shards, "--vocab-size", "300"], "vocabulary's size is 512, but by what is given it is 300"),
         ([str(tmp_path / "none_*.bin")], "none_*.bin: no file matches"),
         ([*shards, "--orders", "9"], "orders run from 1 to 8"),
         ([*shards, "--level", "23"], "levels run from 1 to 22"),
@@ -95,3 +97,49 @@ def test_mistakes_are_one_line_and_leave_nothing_behind(
     assert build(*shards, "-o", str(tmp_path / "no" / "o.ngor")) == 1
     assert build(*shards, "-o", str(out), "--buckets", "three") == 2
     assert main(["oracle", "inspect", shards[0]]) == 1
+
+
+def test_an_oracle_is_held_to_its_tokenizer(
+    shards: list[str],
+    shard_dir: Path,
+    tokenizer_path: Path,
+    corpus: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    other = tmp_path / "other.model"
+    Tokenizer.train([text[:3000] for text in corpus], other, vocab_size=512)
+    out, part = str(tmp_path / "o.ngsp"), str(tmp_path / "part")
+    tokenizer = ["--tokenizer", str(tokenizer_path)]
+    assert main(["oracle", "count", shards[0], "-o", part, *tokenizer]) == 0
+    assert main(["oracle", "build", part, "-o", out, "--max-bytes", "9000"]) == 0
+    capsys.readouterr()
+    assert main(["oracle", "inspect", out, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    fingerprint = Tokenizer.load(tokenizer_path).fingerprint
+    assert (shown["tokenizer"], shown["bos_id"]) == (fingerprint, 1)
+    assert main(["oracle", "inspect", out]) == 0
+    assert fingerprint in capsys.readouterr().out
+    val = ["--val", str(shard_dir / "*_val_*.bin")]
+    assert main(["oracle", "eval", out, *val, *tokenizer, "--json"]) == 0
+    assert "doesn't say" not in capsys.readouterr().err
+    assert main(["oracle", "eval", out, *val, "--tokenizer", str(other)]) == 1
+    assert "but the one given is" in capsys.readouterr().err
+    # Of a vocabulary by its size nobody knows, which is said.
+    bare = str(tmp_path / "without_a_sidecar.bin")
+    shutil.copyfile(shards[0], bare)
+    numbers = ["--vocab-size", "512", "--bos-id", "5"]
+    assert main(["oracle", "build", bare, "-o", out, "--max-bytes", "9000", *numbers]) == 0
+    assert "token 5 begins no document" in capsys.readouterr().err
+    assert main(["oracle", "inspect", out, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["tokenizer"], shown["bos_id"]) == (None, 5)
+    assert main(["oracle", "eval", out, *val, *tokenizer, "--json"]) == 0
+    assert capsys.readouterr().err.count("doesn't say which tokenizer") == 1
+    for options, message in (
+        ([*tokenizer, "--bos-id", "5"], "--bos-id is 5, but in "),
+        (["--bos-id", "5"], "with partial counts --bos-id needs --vocab-size or --tokenizer"),
+        (["--vocab-size", "512", "--bos-id", "2"], "counts with document token 1, but 2 is asked for"),
+    ):
+        assert main(["oracle", "build", part, "-o", out, *options]) == 1
+        assert message in capsys.readouterr().err

@@ -15,7 +15,7 @@ from hybridlm import _core
 from hybridlm.cli.main import main
 from hybridlm.errors import InputError
 from hybridlm.files import atomic_write_bytes
-from hybridlm.oracle.counting import Tables, count
+from hybridlm.oracle.dense_counting import Tables, count
 from hybridlm.oracle.ray_counting import count_on_ray
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"

@@ -1,5 +1,6 @@
 """Counting apart, merging, building from parts, and builds that were killed."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ import pytest
 
 from hybridlm import _core
 from hybridlm.cli.main import main
-from hybridlm.oracle.counting import read_partial
+from hybridlm.oracle.dense_counting import read_partial
 
 
 @pytest.fixture
@@ -48,7 +49,9 @@ def test_mistakes_are_one_line(shards: list[str], tmp_path: Path, capsys: pytest
     assert main(["oracle", "count", shards[0], "-o", part, *OPTIONS]) == 0
     assert main(["oracle", "count", *shards[:2], "-o", again, *OPTIONS]) == 0
     options = ["--estimator", "dense", "--vocab-size", "513"]
-    assert main(["oracle", "count", shards[2], "-o", other, *options]) == 0
+    bare = str(tmp_path / Path(shards[2]).name)
+    shutil.copyfile(shards[2], bare)
+    assert main(["oracle", "count", bare, "-o", other, *options]) == 0
     Path(cut).write_bytes(Path(part).read_bytes()[:200])
     capsys.readouterr()
     out = tmp_path / "out" / "o"
@@ -56,14 +59,20 @@ def test_mistakes_are_one_line(shards: list[str], tmp_path: Path, capsys: pytest
     cases = [
         (["merge", part, again], f"again: shard {Path(shards[0]).name} has been counted already"),
         (["build", shards[0], part], "has been counted already"),
-        (["merge", part, other], "other: counts of 513 tokens with rows 1=1"),
+        (
+            ["merge", part, other],
+            "other: counts of 513 tokens with document token 1 of an unknown tokenizer, with rows 1=1",
+        ),
         (["merge", cut], "cut: "),
-        (["merge", shards[0]], "not how partial counts begin"),
+        (["merge", shards[0]], "not a file of partial counts"),
         (["build", part, "--vocab-size", "1024"], "part: counts of a vocabulary of 512"),
         (["build", part, "--orders", "6"], "part: counts of orders 1 to 5, not 1 to 6"),
         (["count", shards[0], "--checkpoint-seconds", "-1", *OPTIONS], "must not be negative"),
         (["build", shards[0], "--ray-address", "x", *OPTIONS], "is for --engine ray"),
-        (["count", shards[0], "--vocab-size", "100"], "outside the vocabulary of 100"),
+        (
+            ["count", shards[0], "--vocab-size", "100"],
+            "vocabulary's size is 512, but by what is given it is 100",
+        ),
     ]
     for (command, *arguments), message in cases:
         assert main(["oracle", command, *arguments, "-o", str(out)]) == 1
@@ -82,7 +91,7 @@ def test_a_killed_build_is_resumed_with_the_same_bytes(tmp_path: Path) -> None:
     out = tmp_path / "o.ngor"
     unfinished = tmp_path / "o.ngor.unfinished"
     command = [sys.executable, "-m", "hybridlm", "oracle", "build", *shards, "-o", str(out)]
-    command += ["--layout", "packed", "--checkpoint-seconds", "0"]
+    command += ["--bos-id", "1", "--layout", "packed", "--checkpoint-seconds", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as build:
         while not unfinished.exists() and build.poll() is None:
             time.sleep(0.005)
@@ -96,7 +105,7 @@ def test_a_killed_build_is_resumed_with_the_same_bytes(tmp_path: Path) -> None:
     # Whatever the killed process was writing aside is its own; what this one made is all in place.
     assert not unfinished.exists()
     whole = tmp_path / "whole.ngor"
-    assert main(["oracle", "build", *shards, "-o", str(whole), "--layout", "packed"]) == 0
+    assert main(["oracle", "build", *shards, "-o", str(whole), "--bos-id", "1", "--layout", "packed"]) == 0
     assert out.read_bytes() == whole.read_bytes()
 
 
@@ -130,7 +139,7 @@ def test_sparse_counts_are_merged_and_built_from(
         (["build", shards[0], parts[0], *size], "has been counted already"),
         (["build", parts[0], *SPARSE, "--max-bytes", "20"], "20 bytes"),
         (["count", *shards, *SPARSE, "--buckets", "3=10"], "--buckets needs"),
-        (["merge", parts[0], shards[1]], "not how sparse partial counts begin"),
+        (["merge", parts[0], shards[1]], "not a file of partial counts"),
         (["build", *shards, *options, *size, "--memory", "1M"], "at least 512M of memory"),
     ]
     folder = tmp_path / "empty"
@@ -150,7 +159,7 @@ def test_a_killed_sparse_build_is_resumed_with_the_same_bytes(tmp_path: Path) ->
         _core.write_shard(shard, generator.integers(0, 1024, 300_000, np.uint16))
     out = tmp_path / "o.part"
     unfinished = tmp_path / "o.part.unfinished"
-    command = [sys.executable, "-m", "hybridlm", "oracle", "count", *shards, *SPARSE]
+    command = [sys.executable, "-m", "hybridlm", "oracle", "count", *shards, *SPARSE, "--bos-id", "1"]
     resumable = [*command, "-o", str(out), "--checkpoint-seconds", "0"]
     with subprocess.Popen(resumable, stderr=subprocess.PIPE) as count:
         while not list(unfinished.glob("counted*.part")) and count.poll() is None:
@@ -179,7 +188,18 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
         ["-o", str(folder / "o.part"), "--checkpoint-seconds", "0"],
     ):
         failed = subprocess.run(
-            [sys.executable, "-m", "hybridlm", "oracle", "count", shard, *SPARSE, *arguments],
+            [
+                sys.executable,
+                "-m",
+                "hybridlm",
+                "oracle",
+                "count",
+                shard,
+                "--bos-id",
+                "1",
+                *SPARSE,
+                *arguments,
+            ],
             stderr=subprocess.PIPE,
             text=True,
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,10 +13,12 @@ import pytest
 
 from hybridlm import _core
 from hybridlm.cli.main import main
+from hybridlm.config import resolve
 from hybridlm.data import shards
 from hybridlm.files import atomic_write_bytes
 from hybridlm.oracle.build import build_dense
 from hybridlm.train.checkpoint import complete_checkpoints, load_model
+from hybridlm.train.config import TrainConfig
 
 SETTINGS = """
 iterations = 5
@@ -86,13 +89,27 @@ def test_train_writes_a_run(
     assert load_model(run)[0].config.mlp_hidden == 64
 
 
-@pytest.mark.parametrize("preset", ["tiny", "kaggle", "full"])
-def test_presets_are_sound(preset: str) -> None:
-    from hybridlm.config import resolve
-    from hybridlm.train.config import TrainConfig
-
+@pytest.mark.parametrize("preset", ["tiny", "small", "kaggle", "full", "record"])
+def test_presets_are_sound_and_say_what_they_take(preset: str, capsys: pytest.CaptureFixture[str]) -> None:
     config = resolve(TrainConfig, preset, {})
     assert config.micro_batch_tokens % config.sequence_length == 0
+    assert main(["train", "--preset", preset, "--dry-run"]) == 0
+    said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert list(said) == ["parameters", "operations", "memory", "activations", "packed", "pace"]
+    pieces = "8192 pieces (as set)" if preset == "record" else "1024 pieces (assumed: give --tokenizer)"
+    assert pieces in said["parameters"]
+    assert f"{config.iterations / config.max_seconds:.2f} steps/s" in said["pace"]
+
+
+def test_a_dry_run_knows_the_tokenizer_and_leaves_nothing(
+    preset: Path, tokenizer_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--preset", str(preset), "--tokenizer", str(tokenizer_path), "--out", str(tmp_path / "run")]
+    assert main(["train", *options, "--dry-run"]) == 0
+    assert "512 pieces (the tokenizer's)" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+    assert main(["train", "--preset", "record", "--tokenizer", str(tokenizer_path), "--dry-run"]) == 1
+    assert "model.vocab_size is 8192, but the tokenizer has 512 pieces" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -153,46 +170,88 @@ def test_shards_of_another_vocabulary_are_refused(
     assert "x_train_0.bin" in capsys.readouterr().err
 
 
-def torchrun(processes: int, arguments: list[str]) -> None:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [sys.executable, *launcher, "-m", "hybridlm.train", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def wait_for_steps(run: Path, count: int, process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 120
+    metrics = run / "metrics.jsonl"
+    while not metrics.exists() or metrics.read_text().count("\n") < count:
+        assert process.poll() is None and time.monotonic() < deadline, "the run didn't start"
+        time.sleep(0.05)
+
+
+def children_of(process: int) -> list[int]:
+    """Process ids, in the order in which they were started."""
+    tasks = Path(f"/proc/{process}/task").glob("*/children")
+    return sorted(int(child) for file in tasks for child in file.read_text().split())
 
 
 @pytest.mark.slow
-def test_two_ranks_train_as_one(arguments: list[str], shard_dir: Path, tmp_path: Path) -> None:
-    """Weighted by an oracle, and with a micro-batch that doesn't divide a rank's share."""
-    oracle = tmp_path / "topics.ngor"
-    atomic_write_bytes(oracle, build_dense(shards.data_folder(shard_dir)[0], vocab_size=512))
-    arguments += ["--oracle", str(oracle), "--micro-batch-tokens", "96", "--schedule.warmup-steps", "1"]
-    out = arguments.index("--out") + 1
-    lines = []
-    for ranks in (1, 2):
-        arguments[out] = str(tmp_path / f"of{ranks}")
-        torchrun(ranks, arguments) if ranks > 1 else main(["train", *arguments])
-        lines.append(metrics_of(tmp_path / f"of{ranks}"))
-    assert [line["step"] for line in lines[0]] == [line["step"] for line in lines[1]] == [1, 2, 3, 4, 5]
-    for one, two in zip(*lines, strict=True):
-        assert one["train_loss"] == pytest.approx(two["train_loss"], rel=1e-4)
-    assert lines[0][-1]["val_bpb"] == pytest.approx(lines[1][-1]["val_bpb"], rel=1e-4)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_says_how_to_go_on_and_does(
-    arguments: list[str], tmp_path: Path, number: signal.Signals
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the ranks in /proc")
+def test_two_ranks_train_as_one_and_end_when_one_is_killed(
+    arguments: list[str], shard_dir: Path, tmp_path: Path
 ) -> None:
+    """Weighted by an oracle, with a micro-batch that doesn't divide a rank's share, and a validation."""
+    oracle = tmp_path / "topics.ngor"
+    atomic_write_bytes(oracle, build_dense(shards.data_folder(shard_dir)[0], 512))
+    arguments += ["--oracle", str(oracle), "--micro-batch-tokens", "96", "--schedule.warmup-steps", "1"]
+    arguments += ["--validation.every", "5", "--checkpoint.every", "5", "--checkpoint.keep", "1000"]
+    # By steps the schedule would know how many there are.
+    arguments += ["--iterations", "1000000", "--schedule.warmdown", "0"]
+    out = arguments.index("--out") + 1
+    arguments[out] = str(tmp_path / "of2")
+    command = [sys.executable, "-m", "hybridlm", "train", *arguments, "--processes", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    wait_for_steps(tmp_path / "of2", 6, process)
+    victim = children_of(process.pid)[-1]
+    os.kill(victim, signal.SIGKILL)
+    killed = time.monotonic()
+    _, errors = process.communicate(timeout=120)
+    assert time.monotonic() - killed < 60
+    assert process.returncode == 1
+    assert "Traceback" not in errors
+    complaints = [line for line in errors.splitlines() if "error" in line.lower()]
+    assert len(complaints) == 1, errors
+    assert re.search(r"rank [01] was killed by SIGKILL; .* --resume", complaints[0])
+    assert complete_checkpoints(tmp_path / "of2")
+
+    arguments[out] = str(tmp_path / "of1")
+    arguments[arguments.index("--iterations", arguments.index("--oracle")) + 1] = "6"
+    assert main(["train", *arguments]) == 0
+    ones, twos = metrics_of(tmp_path / "of1")[:5], metrics_of(tmp_path / "of2")[:5]
+    assert [line["step"] for line in ones] == [line["step"] for line in twos] == [1, 2, 3, 4, 5]
+    for one, two in zip(ones, twos, strict=True):
+        for key in ("train_loss", "train_bpb", "gradient_norm"):
+            assert one[key] == pytest.approx(two[key], rel=1e-4)
+    assert ones[-1]["val_bpb"] == pytest.approx(twos[-1]["val_bpb"], rel=1e-4)
+
+
+def test_of_several_ranks_one_tells_of_a_mistake(
+    arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments[arguments.index("--data") + 1] = str(tmp_path / "nowhere")
+    assert main(["train", *arguments, "--processes", "2"]) == 1
+    output = capfd.readouterr()
+    assert output.err == f"hybridlm: error: {tmp_path / 'nowhere'}: no such folder\n"
+    assert not output.out
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_of_several_ranks_the_first_tells_of_wrong_usage(
+    arguments: list[str], rank: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    assert main(["train", *arguments, "--model.heads", "3"]) == 2
+    output = capsys.readouterr()
+    assert ("not a multiple of model.heads 3" in output.err + output.out) == (rank == "0")
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_does(arguments: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [sys.executable, "-m", "hybridlm", "train", *arguments]
     process = subprocess.Popen(
         [*command, "--iterations", "1000000"], stderr=subprocess.PIPE, text=True, env=os.environ
     )
-    metrics = run / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (metrics.exists() and metrics.stat().st_size):
-        assert process.poll() is None and time.monotonic() < deadline, "the run didn't start"
-        time.sleep(0.05)
-    process.send_signal(number)
+    wait_for_steps(run, 1, process)
+    process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "--resume" in errors.splitlines()[-1]

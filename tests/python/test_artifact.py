@@ -166,7 +166,7 @@ def forge(neural: bytes, change: str) -> bytes:
         case "many layers":
             metadata["model"] = {**content.header.model, "layers": 10**9}
         case "huge":
-            metadata["model"] = {**content.header.model, "vocab_size": 2**50}
+            metadata["model"] = {**content.header.model, "vocab_size": 2**24}
         case "type":
             metadata["model"] = {**content.header.model, "layers": "two"}
         case "dtype":

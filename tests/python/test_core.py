@@ -97,7 +97,8 @@ def test_an_exception_from_the_progress_function_stops_the_work() -> None:
         seen.append(done)
         raise Enough
 
-    tokens = np.random.default_rng(0).integers(0, 1024, 4_000_000).astype(np.uint16)
+    # So many that the first call of `progress` comes in the middle of the work, not at its end.
+    tokens = np.random.default_rng(0).integers(0, 1024, 20_000_000, dtype=np.uint16)
     counts = _core.NgramCounts(1024)
     with pytest.raises(Enough):
         for _ in range(1000):  # until one call is long enough to be asked

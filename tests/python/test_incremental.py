@@ -31,6 +31,14 @@ SWITCHES = [
     {"qk_norm": False, "query_gain": False, "rope_dims": 0},
     {"xsa_layers": 0, "value_residual": False, "gated_attention": False},
     {"mlp_affine": False, "bigram_rows": 0, "smear_gate": False, "leaky_relu_slope": 0.75},
+    {"recurrences": 3, "recurrence_first": 0, "recurrence_last": 2},
+    {"recurrences": 2, "recurrence_first": 4, "recurrence_last": 4},
+    {"lane_layers": 5, "unet_skips": False},
+    {"lane_layers": 2, "branch_scales": False},
+    {"sparse_gate_channels": 12, "gated_attention": False},
+    {"smear_channels": 12, "smear_gate": False},
+    {"asymmetric_softcap": True},
+    {"document_attention": True},
 ]
 
 
@@ -72,9 +80,22 @@ def test_steps_equal_the_whole_window(switches: dict[str, object]) -> None:
     torch.testing.assert_close(rows(model, tokens, 24, 12), whole, rtol=2e-4, atol=2e-4)
 
 
+@pytest.mark.parametrize("recurrent", [True, False])
+@torch.no_grad()
+def test_steps_of_the_whole_recipe_equal_the_whole_window(recipe: ModelConfig, recurrent: bool) -> None:
+    model = make_model(**dataclasses.asdict(recipe))
+    model.set_recurrence(recurrent)
+    tokens = some_tokens(24)
+    whole = torch.log_softmax(model(torch.tensor([tokens]))[0], dim=-1)
+    torch.testing.assert_close(rows(model, tokens, 24, 12), whole, rtol=2e-4, atol=2e-4)
+
+
 @pytest.mark.parametrize("window, stride", [(16, 4), (16, 8), (16, 16), (7, 1), (1, 1)])
-def test_steps_equal_the_windows_of_scoring(window: int, stride: int) -> None:
-    model = make_model()
+@pytest.mark.parametrize("with_recipe", [False, True])
+def test_steps_equal_the_windows_of_scoring(
+    window: int, stride: int, with_recipe: bool, recipe: ModelConfig
+) -> None:
+    model = make_model(**(dataclasses.asdict(recipe) if with_recipe else {}))
     tokens = some_tokens(90)
     stream = np.array(tokens, np.uint16)
     alone = Distributed(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))

@@ -12,7 +12,17 @@ from torch import Tensor
 
 from hybridlm.errors import FormatError, InputError
 from hybridlm.model import GPT, ModelConfig
-from hybridlm.model.gpt import Attention, Block, SmearGate, exclude_own_value
+from hybridlm.model.gpt import (
+    Attention,
+    Block,
+    SmearGate,
+    TokenSmearGate,
+    attend,
+    document_block_mask,
+    document_mask,
+    exclude_own_value,
+    rotary_angles,
+)
 from hybridlm.model.quantise import fake_quantise_int6, is_quantised
 
 BOS = 1
@@ -88,21 +98,30 @@ def test_logits_do_not_depend_on_the_batch_or_on_what_follows() -> None:
         ({"depth_scaled_norm": False}, set()),
         ({"logit_softcap": 0.0}, set()),
         ({"leaky_relu_slope": 0.75}, set()),
+        ({"lane_layers": 2}, {"lane_mix"}),
+        ({"sparse_gate_channels": 12, "gated_attention": False}, {"sparse_gate", "gate_weight", "gate_bias"}),
+        ({"smear_channels": 12, "smear_gate": False}, {"smear_gate.strength"}),
+        ({"asymmetric_softcap": True}, {"softcap"}),
+        ({"document_attention": True}, set()),
+        ({"unet_skips": False, "recurrences": 3}, {"skip_weight", "skip_gate"}),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_each_switch_changes_the_result_and_its_own_parameters_alone(
     switch: dict[str, Any], parameters: set[str]
 ) -> None:
-    full, other = randomised(SMALL), GPT(dataclasses.replace(SMALL, **switch))
+    full, other = randomised(SMALL), randomised(dataclasses.replace(SMALL, **switch), seed=1)
     state = full.state_dict()
+    if other.softcap is not None:
+        torch.nn.init.constant_(other.softcap, 3.0)
     differing = state.keys() ^ other.state_dict().keys()
     endings = {next((end for end in parameters if name.endswith(end)), name) for name in differing}
     assert endings == parameters
 
-    other.load_state_dict({name: value for name, value in state.items() if name in other.state_dict()}, False)
-    if other.head is not None:
-        torch.nn.init.normal_(other.head.weight)
+    mine = {name: value.shape for name, value in other.state_dict().items()}
+    other.load_state_dict(
+        {name: value for name, value in state.items() if mine.get(name) == value.shape}, False
+    )
     tokens = some_tokens(2, 12)
     with torch.no_grad():
         assert not torch.allclose(full(tokens), other(tokens), atol=1e-3)
@@ -110,8 +129,13 @@ def test_each_switch_changes_the_result_and_its_own_parameters_alone(
     assert all(parameter.grad is not None for parameter in other.parameters())
 
 
-def slow_attention(module: Attention, config: ModelConfig, x: Tensor, first_value: Tensor | None) -> Tensor:
-    """One head and one position at a time, with complex numbers for the rotations. x: float64 [T, D]."""
+def slow_attention(
+    module: Attention, config: ModelConfig, x: Tensor, first_value: Tensor | None, starts: list[int]
+) -> Tensor:
+    """One head and one position at a time, with complex numbers for the rotations. x: float64 [T, D].
+
+    starts: the first position that each may see.
+    """
     weights = {name: value.double() for name, value in module.state_dict().items()}
     width, shared = config.head_width, config.heads // config.kv_heads
     query = x @ weights["query.weight"].T
@@ -139,32 +163,40 @@ def slow_attention(module: Attention, config: ModelConfig, x: Tensor, first_valu
             group = slice(head // shared * width, (head // shared + 1) * width)
             q = turned(query[position, head * width : (head + 1) * width], position)
             q = q * weights["query_gain"][head]
-            scores = torch.stack([q @ turned(key[p, group], p) for p in range(position + 1)])
-            y = torch.softmax(scores / math.sqrt(width), 0) @ value[: position + 1, group]
+            start = starts[position]
+            scores = torch.stack([q @ turned(key[p, group], p) for p in range(start, position + 1)])
+            y = torch.softmax(scores / math.sqrt(width), 0) @ value[start : position + 1, group]
             if module.excludes_own_value:
                 own = value[position, group]
                 y = y - (y @ own) / (own @ own) * own
-            gate = torch.sigmoid(weights["gate_weight"][head] @ x[position] + weights["gate_bias"][head])
+            if config.sparse_gate_channels:
+                gate = torch.sigmoid(0.5 * (weights["sparse_gate"][head] @ x[position, :12]))
+            else:
+                gate = torch.sigmoid(weights["gate_weight"][head] @ x[position] + weights["gate_bias"][head])
             heads.append(gate * y)
         rows.append(torch.cat(heads) @ weights["output.weight"].T)
     return torch.stack(rows)
 
 
 @pytest.mark.parametrize("layer", [0, 1])
-def test_attention_equals_a_slow_reference(layer: int) -> None:
-    model = randomised(SMALL)
+@pytest.mark.parametrize("sparse", [False, True])
+def test_attention_equals_a_slow_reference(layer: int, sparse: bool) -> None:
+    """Sparse: with the sparse gate, and for a text of three documents that don't see each other."""
+    config = dataclasses.replace(SMALL, sparse_gate_channels=12, gated_attention=False) if sparse else SMALL
+    model = randomised(config)
     module = cast(Block, model.blocks[layer]).attention
     assert module.excludes_own_value == (layer == 1)
+    tokens = torch.tensor([[5, 5, BOS, 5, 5, 5, BOS, BOS, 5]])
+    mask = document_mask(tokens, BOS) if sparse else None
+    starts = [0, 0, 2, 2, 2, 2, 6, 7, 7] if sparse else [0] * 9
     x = torch.randn(9, SMALL.width)
     first_value = torch.randn(9, SMALL.kv_heads * SMALL.head_width) if layer else None
-    from hybridlm.model.gpt import rotary_angles
-
     split = None if first_value is None else first_value.view(1, 9, SMALL.kv_heads, -1).transpose(1, 2)
     angles = rotary_angles(9, SMALL.rope_dims, SMALL.rope_base, x.device)
     with torch.no_grad():
-        got, value = module(x[None], split, angles)
+        got, value = module(x[None], split, angles, mask)
         wanted = slow_attention(
-            module, SMALL, x.double(), None if first_value is None else first_value.double()
+            module, config, x.double(), None if first_value is None else first_value.double(), starts
         )
     torch.testing.assert_close(got[0].double(), wanted, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(value.transpose(1, 2).reshape(9, -1), x @ module.value.weight.T)
@@ -193,6 +225,21 @@ def test_smear_gate_blends_neighbours_but_not_across_the_start_of_a_document() -
             for t in range(16):
                 blended = (1 - share) * x[row, t] + share * x[row, t - 1]
                 wanted = x[row, t] if t == 0 or tokens[row, t] == BOS else blended
+                torch.testing.assert_close(got[row, t], wanted)
+
+
+def test_token_smear_gate_adds_the_previous_embedding_within_a_document(recipe: ModelConfig) -> None:
+    gate = TokenSmearGate(recipe)
+    tokens, x = some_tokens(2, 16), torch.randn(2, 16, recipe.width)
+    assert torch.equal(gate(x, tokens), x), "at first, λ = 0 leaves everything as it is"
+    torch.nn.init.constant_(gate.strength, 0.7)
+    torch.nn.init.normal_(gate.gate)
+    with torch.no_grad():
+        got = gate(x, tokens)
+        for row in range(2):
+            for t in range(16):
+                added = 0.7 * torch.sigmoid(gate.gate @ x[row, t, :12]) * x[row, t - 1]
+                wanted = x[row, t] if t == 0 or tokens[row, t] == BOS else x[row, t] + added
                 torch.testing.assert_close(got[row, t], wanted)
 
 
@@ -248,6 +295,130 @@ def test_skips_are_taken_up_last_out_first_in() -> None:
         torch.testing.assert_close(model(tokens), 30 * torch.tanh(logits / 30), rtol=1e-4, atol=1e-4)
 
 
+def slow_stack(model: GPT, tokens: Tensor, order: list[int], lanes_from: int) -> Tensor:
+    """Logits of tokens [T], by the layers in the given order; lanes are a list, skips are looked up."""
+    config = model.config
+    x = F.rms_norm(model.token_embedding.weight[tokens], (config.width,))
+    assert model.smear_gate is not None
+    x0 = model.smear_gate(x[None], tokens[None])[0]
+    rotation = rotary_angles(len(tokens), config.rope_dims, config.rope_base, x.device)
+    mask = document_mask(tokens[None], BOS)
+    half = len(order) // 2
+    lanes, outputs, first_value = [x0, x0], [], None
+    for position, layer in enumerate(order):
+        block = cast(Block, model.blocks[layer])
+        two = layer >= lanes_from
+        if position >= half and position - half < half:
+            share = torch.sigmoid(model.skip_gate[position - half])
+            weight = model.skip_weight[position - half]
+            lanes[0] = share * lanes[0] + (1 - share) * weight * outputs[2 * half - 1 - position]
+            if not two:
+                lanes[1] = lanes[0]
+        mix, attention_scale, mlp_scale = block.residual_mix, block.attention_scale, block.mlp_scale
+        assert mix is not None and attention_scale is not None and mlp_scale is not None
+        read = mix[0] * lanes[0] + mix[1] * x0
+
+        def normed(x: Tensor, layer: int = layer) -> Tensor:
+            return (F.rms_norm(x, (config.width,)) / math.sqrt(layer + 1))[None]
+
+        attended, value = block.attention(normed(read), first_value, rotation, mask)
+        first_value = value if first_value is None else first_value
+        attended = attention_scale * attended[0]
+        if two:
+            assert block.lane_mix is not None
+            computed = mlp_scale * block.mlp(normed(lanes[1]))[0]
+            lanes = [
+                r * lane + a * attended + m * computed
+                for lane, (r, a, m) in zip(lanes, block.lane_mix, strict=True)
+            ]
+        else:
+            x = read + attended
+            x = x + mlp_scale * block.mlp(normed(x))[0]
+            lanes = [x, x]
+        outputs.append(lanes[0])
+    z = F.rms_norm((lanes[0] + lanes[1]) / 2, (config.width,)) @ model.token_embedding.weight.T
+    assert model.softcap is not None
+    return torch.stack(
+        [torch.stack([c * torch.tanh(v / c) for v in row for c in [model.softcap[int(v < 0)]]]) for row in z]
+    )
+
+
+@torch.no_grad()
+def test_recurrence_lanes_skips_and_caps_equal_a_slow_reference(recipe: ModelConfig) -> None:
+    model = randomised(recipe)
+    assert model.softcap is not None and model.skip_weight.shape == (3, recipe.width)
+    model.softcap.copy_(torch.tensor([3.0, 5.0]))
+    tokens = some_tokens(12)
+    for recurrent, order in ((True, [0, 1, 2, 1, 2, 3, 4]), (False, [0, 1, 2, 3, 4])):
+        model.set_recurrence(recurrent)
+        assert recipe.layer_order(recurrent) == order
+        wanted = slow_stack(model, tokens, order, lanes_from=3)
+        torch.testing.assert_close(model(tokens[None])[0], wanted, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_recurrence_of_once_is_the_plain_model_and_off_leaves_one_pass() -> None:
+    plain = randomised(SMALL)
+    for switches in ({"recurrence_last": 3}, {"recurrences": 3, "recurrence_last": 2, "recurrence_first": 1}):
+        config = dataclasses.replace(SMALL, **switches)  # type: ignore[arg-type]
+        model = randomised(config)
+        state = {name: value for name, value in plain.state_dict().items() if "skip" not in name}
+        model.load_state_dict(state, strict=False)
+        rows = len(plain.skip_weight)
+        model.skip_weight[:rows], model.skip_gate[:rows] = plain.skip_weight, plain.skip_gate
+        model.set_recurrence(False)
+        tokens = some_tokens(2, 9)
+        assert torch.equal(model(tokens), plain(tokens))
+
+
+def test_a_fresh_model_of_the_whole_recipe_is_its_embedding_alone(recipe: ModelConfig) -> None:
+    """Lanes only scale the stream alike at first, the smear gate adds nothing, both caps are one."""
+    model = GPT(dataclasses.replace(recipe, unet_skips=False))
+    tokens = some_tokens(2, 8)
+    x = F.rms_norm(model.token_embedding.weight[tokens], (recipe.width,))
+    wanted = 30 * torch.tanh(F.rms_norm(x, (recipe.width,)) @ model.token_embedding.weight.T / 30)
+    torch.testing.assert_close(model(tokens), wanted)
+    block = cast(Block, model.blocks[4])
+    assert block.lane_mix is not None and block.attention.query_gain is not None
+    assert block.lane_mix.tolist() == [pytest.approx([1.1, 1, 1])] * 2
+    assert block.attention.query_gain.tolist() == [5.0] * 4
+    # σ(0): every head is heard at half its strength.
+    y = torch.randn(1, 3, recipe.width)
+    torch.nn.init.eye_(block.attention.output.weight)
+    half = block.attention(y, None, None)[0]
+    block.attention.sparse_gate = None
+    torch.testing.assert_close(2 * half, block.attention(y, None, None)[0])
+
+
+@torch.no_grad()
+def test_documents_are_read_as_if_each_were_alone(recipe: ModelConfig) -> None:
+    """With attention limited to documents, neither it nor the smear gate carries anything across."""
+    model = randomised(recipe)
+    tokens = some_tokens(1, 20)
+    tokens[0, 3] = BOS
+    together = model(tokens)[0]
+    starts = [t for t in range(20) if tokens[0, t] == BOS]
+    for start, end in zip(starts, [*starts[1:], 20], strict=True):
+        alone = model(tokens[:, start:end])[0]
+        torch.testing.assert_close(together[start:end], alone, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_the_blockwise_mask_of_cuda_sees_what_the_plain_one_sees() -> None:
+    """Within a compiled graph, as there; and with the dtypes that normalisation under autocast leaves."""
+    tokens = some_tokens(2, 40)
+    tokens[1, 5:9] = BOS
+    query, key, value = torch.randn(2, 4, 40, 8), torch.randn(2, 2, 40, 8), torch.randn(2, 2, 40, 8)
+
+    def blockwise(value: Tensor) -> Tensor:
+        return attend(query, key, value, document_block_mask((tokens == BOS).cumsum(1)))
+
+    traced = torch.compile(blockwise, fullgraph=True, backend="eager")
+    wanted = attend(query, key, value, document_mask(tokens, BOS))
+    torch.testing.assert_close(traced(value), wanted)
+    torch.testing.assert_close(traced(value.bfloat16()).float(), wanted, rtol=0.05, atol=0.05)
+
+
 def test_logits_stay_below_the_cap() -> None:
     model = randomised(dataclasses.replace(SMALL, logit_softcap=3.0))
     torch.nn.init.normal_(model.token_embedding.weight, std=50.0)
@@ -289,12 +460,24 @@ def test_quantisation_aware_training_sees_int6_and_moves_what_it_rounds() -> Non
         assert not torch.equal(aware(tokens), rounded(tokens))
 
 
-def test_forward_is_one_graph() -> None:
-    model = randomised(dataclasses.replace(SMALL, layers=2))
+def test_each_phase_of_training_is_one_graph_that_is_compiled_once(recipe: ModelConfig) -> None:
+    """So that neither depth recurrence nor rounding brings compilation into the middle of a run."""
+    model = randomised(recipe)
     tokens = some_tokens(2, 10)
     weights, total = torch.rand(2, 9), torch.tensor(7.0)
-    traced = torch.compile(model.loss, fullgraph=True, backend="eager")
-    torch.testing.assert_close(traced(tokens, weights, total), model.loss(tokens, weights, total))
+    compiled = []
+
+    def backend(module: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        compiled.append(module)
+        return module.forward
+
+    traced = torch.compile(model.loss, fullgraph=True, dynamic=False, backend=backend)
+    phases = [(False, False), (True, False), (True, True)]
+    for recurrent, quantised in [*phases, *phases]:
+        model.set_recurrence(recurrent)
+        model.set_fake_quantisation(quantised)
+        torch.testing.assert_close(traced(tokens, weights, total), model.loss(tokens, weights, total))
+    assert len(compiled) == len(phases)
 
 
 def test_the_configuration_survives_json() -> None:
@@ -328,10 +511,27 @@ def test_a_foreign_configuration_is_refused_by_name(text: str, complaint: str) -
         {"rope_dims": 10},
         {"mlp_hidden": 0},
         {"bigram_width": 0},
+        {"layers": 1 << 31},
+        {"rope_base": math.inf},
+        {"rope_base": 0.5},
+        {"logit_softcap": math.nan},
+        {"bos_id": -1},
+        {"recurrences": 0},
+        {"recurrence_last": 5},
+        {"recurrence_first": 2, "recurrence_last": 1},
+        {"recurrence_first": -1},
+        {"recurrences": 1 << 23},
+        {"lane_layers": 6},
+        {"lane_layers": 2, "recurrences": 2, "recurrence_last": 3},
+        {"sparse_gate_channels": 12},
+        {"sparse_gate_channels": 33, "gated_attention": False},
+        {"smear_channels": 12},
+        {"asymmetric_softcap": True, "logit_softcap": 0.0},
     ],
+    ids=str,
 )
-def test_sizes_that_do_not_fit_are_refused(sizes: dict[str, int]) -> None:
-    with pytest.raises(InputError):
+def test_sizes_that_do_not_fit_are_refused(sizes: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=rf"model\.{next(iter(sizes))}"):
         dataclasses.replace(SMALL, **sizes)
 
 

@@ -19,8 +19,8 @@ from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
 from hybridlm.oracle import Oracle, hashing
 from hybridlm.oracle.build import build_dense
-from hybridlm.oracle.evaluate import evaluate
-from hybridlm.oracle.mixture import best_static_weights
+from hybridlm.oracle.oracle_score import evaluate
+from hybridlm.oracle.static_weights import best_static_weights
 
 V = 512
 Tokens = NDArray[np.uint16]
@@ -256,7 +256,7 @@ def test_refusals(oracle: Oracle, tmp_path: Path, train: list[Path]) -> None:
         Oracle.from_file(tmp_path / "none.ngor")
     with pytest.raises(InputError, match="no shards"):
         build_dense([], V)
-    with pytest.raises(InputError, match="outside the vocabulary of 100"):
+    with pytest.raises(InputError, match="vocabulary's size is 512, but by what is given it is 100"):
         build_dense(train, 100)
     _core.write_shard(tmp_path / "empty.bin", np.zeros(0, np.uint16))
     with pytest.raises(InputError, match="no tokens"):

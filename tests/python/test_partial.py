@@ -13,7 +13,8 @@ from hybridlm import _core
 from hybridlm.errors import FormatError, InputError
 from hybridlm.oracle import hashing
 from hybridlm.oracle.build import build_dense
-from hybridlm.oracle.counting import Checkpoint, Tables, count, is_partial, merge, read_partial
+from hybridlm.oracle.dense_counting import Checkpoint, Tables, count, merge, read_partial
+from hybridlm.oracle.sources import Sources
 
 V = 20
 TABLES = Tables(V, 4, {3: 11, 4: 64})
@@ -85,7 +86,8 @@ def test_a_file_says_what_it_is_of(shards: list[Path], tmp_path: Path) -> None:
     assert counts.tokens == 2001
     assert {(name, tokens) for name, tokens, _ in counts.shards} == {("0.bin", 1000), ("1.bin", 1001)}
     assert counts.shards == sorted(_core.identify_shards(shards[:2]), key=lambda shard: shard[2])
-    assert is_partial(path) and not is_partial(shards[0])
+    sources = Sources.of([path, shards[0]])
+    assert (sources.dense_counts, sources.shards) == ((str(path),), (str(shards[0]),))
 
 
 def test_tables_are_taken_from_partial_counts_unless_others_are_asked_for(
@@ -97,7 +99,7 @@ def test_tables_are_taken_from_partial_counts_unless_others_are_asked_for(
         shards[:2], V, orders=4, buckets={3: 11, 4: 64}
     )
     for tables, message in [
-        (Tables(vocab_size=V + 1), "part: counts of a vocabulary of 20, but 21 is asked for"),
+        (Tables(V + 1), "part: counts of a vocabulary of 20, but 21 is asked for"),
         (Tables(orders=3), "part: counts of orders 1 to 4, not 1 to 3"),
         (Tables(buckets={4: 63}), "part: counts with 64 rows for order 4, not 63"),
         (Tables(buckets={5: 63}), "part: counts with no rows for order 5"),

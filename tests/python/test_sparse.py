@@ -14,7 +14,7 @@ from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import FormatError, InputError
 from hybridlm.oracle import Oracle
 from hybridlm.oracle.build import build_dense, build_sparse
-from hybridlm.oracle.evaluate import evaluate
+from hybridlm.oracle.oracle_score import evaluate
 
 VOCAB_SIZE = 512
 
@@ -91,7 +91,7 @@ def test_what_cannot_be_is_refused(train: list[Path], files: dict[int, bytes]) -
         build_sparse(train, VOCAB_SIZE, max_bytes=50)
     with pytest.raises(InputError, match="order 2 to 8"):
         build_sparse(train, VOCAB_SIZE, max_bytes=10_000, order=9)
-    with pytest.raises(FormatError, match="offset"):
+    with pytest.raises(InputError, match="vocabulary's size is 512"):
         build_sparse(train, 100, max_bytes=10_000)
     with pytest.raises(InputError, match="no shards"):
         build_sparse([], VOCAB_SIZE, max_bytes=10_000)

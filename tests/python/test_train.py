@@ -1,7 +1,15 @@
 import dataclasses
+import functools
+import hashlib
+import importlib.util
 import json
 import math
 import shutil
+import signal
+import sys
+import time
+import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +41,20 @@ from hybridlm.train.config import (
     ValidationConfig,
 )
 from hybridlm.train.ema import EMA
+from hybridlm.train.estimate import flops_per_token
 from hybridlm.train.loader import TokenLoader, check_shards
-from hybridlm.train.loop import TrainResult, train
-from hybridlm.train.schedule import learning_rate_scale, muon_momentum, progress, warmdown_scale
+from hybridlm.train.loop import LossGuard, TrainResult, phases, train
+from hybridlm.train.optimizer import Optimizers
+from hybridlm.train.schedule import (
+    SharedClock,
+    StepPlan,
+    decay_scale,
+    learning_rate_scale,
+    muon_momentum,
+    plan,
+    progress,
+    warmdown_scale,
+)
 from hybridlm.train.validation import Validator
 
 ALONE = Distributed(0, 1, 0, torch.device("cpu"))
@@ -63,7 +82,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 def oracle_path(tmp_path_factory: pytest.TempPathFactory, shard_dir: Path, tokenizer: Tokenizer) -> Path:
     path = tmp_path_factory.mktemp("oracle") / "topics.ngor"
     train_shards, _ = shards.data_folder(shard_dir)
-    atomic_write_bytes(path, build_dense(train_shards, vocab_size=tokenizer.vocab_size, threads=1))
+    atomic_write_bytes(path, build_dense(train_shards, tokenizer.vocab_size, threads=1))
     return path
 
 
@@ -174,12 +193,41 @@ def test_an_oracle_must_fit_the_tokenizer_and_have_such_orders(oracle_path: Path
 # Schedule and average
 
 
-def test_learning_rate_rises_holds_and_falls() -> None:
-    schedule = ScheduleConfig(ramp_steps=3, warmdown=0.5, final_lr_scale=0.2)
+def test_learning_rate_rises_holds_and_falls_to_its_floor() -> None:
+    schedule = ScheduleConfig(ramp_steps=3, warmdown=0.5, lr_floor=0.3)
     scales = [learning_rate_scale(step, step / 10, schedule) for step in range(11)]
-    assert scales == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 0.84, 0.68, 0.52, 0.36, 0.2])
-    assert warmdown_scale(1.3, schedule) == pytest.approx(0.2)
+    assert scales == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 0.8, 0.6, 0.4, 0.3, 0.3])
+    assert warmdown_scale(1.3, schedule) == 0.3
+    assert warmdown_scale(1.3, ScheduleConfig(warmdown=0.5)) == 0.0
     assert warmdown_scale(1.0, ScheduleConfig(warmdown=0.0)) == 1.0
+
+
+def test_weight_decay_holds_and_tapers_off() -> None:
+    schedule = ScheduleConfig(decay_taper=0.4, final_decay_scale=0.5)
+    scales = [decay_scale(tenth / 10, schedule) for tenth in (0, 5, 6, 7, 8, 9, 10, 13)]
+    assert scales == pytest.approx([1, 1, 1, 0.875, 0.75, 0.625, 0.5, 0.5])
+    assert decay_scale(1.0, ScheduleConfig()) == 1.0
+
+
+def test_recurrence_and_rounding_set_in_at_their_time() -> None:
+    recurrent = dataclasses.replace(MODEL, recurrences=2)
+    config = dataclasses.replace(
+        CONFIG,
+        model=recurrent,
+        schedule=ScheduleConfig(recurrence_start=0.5, warmdown=1.0),
+        late_qat_lr_scale=0.25,
+    )
+    plans = [plan(0, tenth / 10, config) for tenth in range(10)]
+    assert [planned.recurrent for planned in plans] == [False] * 5 + [True] * 5
+    assert [planned.quantised for planned in plans] == [False] * 8 + [True] * 2
+    assert [(p.recurrent, p.quantised) for p in phases(config)] == [
+        (False, False),
+        (True, False),
+        (True, True),
+    ]
+    assert not plan(0, 0.9, dataclasses.replace(config, model=MODEL)).recurrent
+    at_its_floor = dataclasses.replace(config, schedule=ScheduleConfig(lr_floor=0.25))
+    assert [(p.recurrent, p.quantised) for p in phases(at_its_floor)] == [(False, False), (True, False)]
 
 
 def test_progress_follows_the_budget_that_ends_first() -> None:
@@ -195,6 +243,20 @@ def test_momentum_rises_to_its_end() -> None:
     assert [muon_momentum(step, config) for step in (0, 750, 1500, 9999)] == pytest.approx(
         [0.92, 0.955, 0.99, 0.99]
     )
+
+
+def test_the_clock_stands_still_while_paused_and_counts_each_stretch_once() -> None:
+    now = 100.0
+    clock = SharedClock(ALONE, 1, step=0, seconds=5.0, timer=lambda: now)
+    now += 24
+    with clock.paused():
+        assert clock.measured() == 29
+        now += 1000
+        assert clock.measured() == 29
+    assert clock.measured() == 29
+    now += 2
+    assert clock.measured() == 31
+    assert clock.read(0, interrupted=False) == (31, False)
 
 
 @given(decay=st.floats(0, 0.999), values=st.lists(st.floats(-5, 5, width=32), min_size=1, max_size=20))
@@ -237,12 +299,53 @@ def test_validation_counts_each_target_once(shard_dir: Path, tokenizer: Tokenize
 # The run
 
 
+@pytest.fixture(scope="session")
+def everything(recipe: ModelConfig, oracle_path: Path) -> dict[str, Any]:
+    """Settings that switch on all that there is. In 6 steps recurrence sets in with the third, rounding with
+    the fifth."""
+    return {
+        "model": dataclasses.replace(
+            recipe, vocab_size=0, layers=2, recurrence_first=0, recurrence_last=0, lane_layers=1, rope_dims=8
+        ),
+        "oracle": oracle_path,
+        "micro_batch_tokens": 96,
+        "late_qat_lr_scale": 0.5,
+        "optimizer": OptimizerConfig(
+            newton_schulz="polar_express",
+            normalise_rows=True,
+            gradient_clip=0.3,
+            embedding_decay=0.085,
+            scalar_decay=0.02,
+            decoder_lr_factor=1.5,
+            momentum_steps=4,
+        ),
+        "schedule": ScheduleConfig(
+            ramp_steps=1, warmdown=0.85, lr_floor=0.1, decay_taper=0.5, recurrence_start=0.3, warmup_steps=1
+        ),
+    }
+
+
 @pytest.fixture
 def run(shard_dir: Path, tokenizer: Tokenizer, tmp_path: Path) -> Any:
-    def run(name: str, resume: bool = False, **settings: Any) -> tuple[TrainResult, Path]:
+    def run(
+        name: str,
+        resume: bool = False,
+        allow_changes: bool = False,
+        timer: Callable[[], float] = time.perf_counter,
+        **settings: Any,
+    ) -> tuple[TrainResult, Path]:
         config = dataclasses.replace(CONFIG, **settings)
         out = tmp_path / name
-        result = train(config, data=shard_dir, tokenizer=tokenizer, out=out, dist=ALONE, resume=resume)
+        result = train(
+            config,
+            data=shard_dir,
+            tokenizer=tokenizer,
+            out=out,
+            dist=ALONE,
+            resume=resume,
+            allow_changes=allow_changes,
+            timer=timer,
+        )
         return result, out
 
     return run
@@ -260,8 +363,11 @@ def test_a_run_learns_and_leaves_what_it_should(run: Any, tokenizer: Tokenizer) 
     result, out = run("r", iterations=30, validation=ValidationConfig(every=10, max_tokens=2000))
     lines = metrics_of(out)
     assert [line["step"] for line in lines] == list(range(1, 31))
-    keys = {"step", "train_loss", "lr_scale", "tokens", "tokens_per_second", "seconds"}
+    keys = {"step", "train_loss", "train_bpb", "lr_scale", "matrix_lr", "embedding_lr", "scalar_lr"}
+    keys |= {"weight_decay", "gradient_norm", "tokens", "tokens_per_second", "loader_share", "seconds"}
     assert all(keys <= line.keys() for line in lines)
+    assert all(line["gradient_norm"] > 0 and 0 <= line["loader_share"] < 1 for line in lines)
+    assert "mfu" not in lines[0]
     assert [line["step"] for line in lines if "val_bpb" in line] == [10, 20, 30]
     assert lines[-1]["tokens"] == 30 * 256
     assert lines[0]["train_loss"] == pytest.approx(math.log(512), rel=0.05)
@@ -279,25 +385,149 @@ def test_a_run_learns_and_leaves_what_it_should(run: Any, tokenizer: Tokenizer) 
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
-def test_warm_up_leaves_no_trace(run: Any) -> None:
-    _, plain = run("plain")
-    _, warmed = run("warmed", schedule=ScheduleConfig(warmup_steps=2))
+def test_the_log_says_what_the_step_did(run: Any, shard_dir: Path, tokenizer: Tokenizer) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        _, out = run(
+            "r",
+            timer=Turned(patch),
+            iterations=3,
+            peak_tflops=1e-6,
+            schedule=ScheduleConfig(warmdown=1.0, decay_taper=1.0),
+        )
+    config = dataclasses.replace(MODEL, vocab_size=tokenizer.vocab_size, sequence_length=32)
+    for step, line in enumerate(metrics_of(out)):
+        scale = 1 - step / 3
+        assert line["matrix_lr"] == pytest.approx(0.02 * scale)
+        assert line["embedding_lr"] == pytest.approx(0.03 * scale)
+        assert line["weight_decay"] == pytest.approx(0.04 * scale)
+        assert line["tokens_per_second"] == 256
+        assert line["mfu"] == pytest.approx(256 * flops_per_token(config) / 1e6)
+        batch = loader_of(shard_dir, sequences_per_step=8, sequence_length=32, seed=1337).batch(step).tokens
+        text_bytes = sum(tokenizer.byte_table.lengths(row.numpy().astype(np.uint16)).sum() for row in batch)
+        bits = line["train_loss"] / math.log(2) * 256
+        assert line["train_bpb"] == pytest.approx(bits / text_bytes)
+
+
+def test_tensorboard_gets_every_number(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"pip install 'hybridlm\[tensorboard\]'"):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+        run("r", tensorboard=True)
+    written: dict[str, dict[int, float]] = {}
+
+    class SummaryWriter:
+        def __init__(self, folder: str, purge_step: int) -> None:
+            assert folder.endswith("r/tensorboard") and purge_step == 1
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            written.setdefault(name, {})[step] = value
+
+        def flush(self) -> None:
+            pass
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: "there")
+    stub = types.SimpleNamespace(SummaryWriter=SummaryWriter)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", stub)  # type: ignore[arg-type]
+    _, out = run("r", tensorboard=True, iterations=2)
+    lines = metrics_of(out)
+    assert written == {
+        name: {line["step"]: line[name] for line in lines if name in line} for name in lines[-1]
+    }
+
+
+def test_warm_up_leaves_no_trace(run: Any, everything: dict[str, Any]) -> None:
+    cold = dataclasses.replace(everything["schedule"], warmup_steps=0)
+    _, plain = run("plain", **(everything | {"schedule": cold}))
+    _, warmed = run("warmed", **everything)
     assert losses_of(plain) == losses_of(warmed)
     assert (plain / "model.safetensors").read_bytes() == (warmed / "model.safetensors").read_bytes()
 
 
-def test_a_resumed_run_ends_as_one_without_interruption(run: Any) -> None:
-    _, whole = run("whole", checkpoint=CheckpointConfig(every=2, keep=5))
+@pytest.mark.parametrize("with_everything", [False, True])
+def test_a_resumed_run_ends_as_one_without_interruption(
+    run: Any, everything: dict[str, Any], with_everything: bool
+) -> None:
+    settings = everything if with_everything else {}
+    settings = settings | {"checkpoint": CheckpointConfig(every=1, keep=9)}
+    _, whole = run("whole", **settings)
+    for done in (4, 1) if with_everything else (5,):
+        cut = whole.parent / f"cut after {done}"
+        shutil.copytree(whole, cut)
+        (cut / "model.safetensors").unlink()
+        # The next checkpoint was being written when the machine went down, and a line of the log too.
+        for later in range(done + 1, 7):
+            (cut / "checkpoints" / f"step-{later:08d}" / "state.json").unlink()
+        lines = (cut / "metrics.jsonl").read_text().splitlines(keepends=True)
+        (cut / "metrics.jsonl").write_text("".join(lines[:done]) + lines[done][:20])
+        run(cut.name, resume=True, **settings)
+        assert losses_of(cut) == losses_of(whole)
+        assert (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+class Turned:
+    """A clock that a training step moves on by one second, and that interrupts the run before one of them."""
+
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        interrupt_at: float = math.inf,
+        by: signal.Signals = signal.SIGINT,
+    ) -> None:
+        self.now, self._interrupt_at, self._by = 0.0, interrupt_at, by
+        step = Optimizers.step
+
+        def timed_step(*arguments: Any) -> None:
+            step(*arguments)
+            self.now += 1
+
+        monkeypatch.setattr(Optimizers, "step", timed_step)
+
+    def __call__(self) -> float:
+        if self.now >= self._interrupt_at:
+            self._interrupt_at = math.inf
+            signal.raise_signal(self._by)
+        return self.now
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_run_resumed_under_a_time_limit_goes_on_at_its_second(run: Any, by: signal.Signals) -> None:
+    settings = {"iterations": 1000, "max_seconds": 8.0, "schedule": ScheduleConfig(warmdown=0.75)}
+    with pytest.MonkeyPatch.context() as patch:
+        whole_result, whole = run("whole", timer=Turned(patch), **settings)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt, match="after step 3"):
+        run("cut", timer=Turned(patch, interrupt_at=3, by=by), **settings)
     cut = whole.parent / "cut"
-    shutil.copytree(whole, cut)
-    (cut / "model.safetensors").unlink()
-    # The checkpoint of step 6 was being written when the machine went down, and a line of the log too.
-    (cut / "checkpoints" / "step-00000006" / "state.json").unlink()
-    lines = (cut / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (cut / "metrics.jsonl").write_text("".join(lines[:5]) + lines[5][:20])
-    run("cut", resume=True, checkpoint=CheckpointConfig(every=2, keep=5))
-    assert losses_of(cut) == losses_of(whole)
+    assert checkpoints.load_checkpoint(checkpoints.complete_checkpoints(cut)[-1]).seconds == 3
+    with pytest.MonkeyPatch.context() as patch:
+        cut_result, _ = run("cut", resume=True, timer=Turned(patch), **settings)
+    assert cut_result == whole_result
+    assert (whole_result.steps, whole_result.seconds) == (8, 8.0)
+    steps, of_whole = (
+        [
+            (line["step"], line["seconds"], line["train_loss"], line["lr_scale"])
+            for line in metrics_of(out)
+            if "train_loss" in line
+        ]
+        for out in (cut, whole)
+    )
+    assert steps == of_whole
+    assert [scale for *_, scale in steps] == pytest.approx([1, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
     assert (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_an_interrupt_during_the_last_validation_is_not_lost(
+    run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    call = Validator.__call__
+
+    def interrupted(*arguments: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return call(*arguments)
+
+    monkeypatch.setattr(Validator, "__call__", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="was complete"):
+        run("r", iterations=2)
+    assert checkpoints.load_model(tmp_path / "r")[1].step == 2
+    assert "val_bpb" in metrics_of(tmp_path / "r")[-1]
 
 
 def test_micro_batches_and_their_remainder_change_nothing(run: Any) -> None:
@@ -325,9 +555,10 @@ def test_an_oracle_changes_the_objective(run: Any, oracle_path: Path) -> None:
     assert losses_of(plain) == losses_of(indifferent)
 
 
-def test_bfloat16_activations_stay_close(run: Any) -> None:
-    _, full = run("full")
-    _, half = run("half", precision="bfloat16", optimizer=OptimizerConfig(newton_schulz_dtype="bfloat16"))
+def test_bfloat16_activations_stay_close(run: Any, everything: dict[str, Any]) -> None:
+    optimizer = dataclasses.replace(everything["optimizer"], newton_schulz_dtype="bfloat16")
+    _, full = run("full", **everything)
+    _, half = run("half", **(everything | {"precision": "bfloat16", "optimizer": optimizer}))
     assert losses_of(full) != losses_of(half)
     for (_, one), (_, other) in zip(losses_of(full), losses_of(half), strict=True):
         assert one == pytest.approx(other, rel=0.02)
@@ -335,15 +566,33 @@ def test_bfloat16_activations_stay_close(run: Any) -> None:
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
 
 
-@pytest.mark.slow
-def test_a_compiled_run_has_the_same_losses(run: Any) -> None:
-    schedule = ScheduleConfig(warmup_steps=1)
-    # One layer, because compiling takes most of this test's time.
-    settings = {"iterations": 3, "late_qat_lr_scale": 0.0, "model": dataclasses.replace(MODEL, layers=1)}
+def test_a_compiled_run_has_the_same_losses_and_compiles_in_the_warm_up_alone(
+    run: Any, everything: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As torch's tracer sees it; turning graphs into machine code takes a minute and is not ours."""
+    graphs: list[int] = []  # how many optimiser steps were done at each compilation
+
+    def backend(module: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        graphs.append(steps)
+        return module.forward
+
+    steps = 0
+    step_of_optimizers = Optimizers.step
+
+    def counted(*arguments: Any) -> None:
+        nonlocal steps
+        steps += 1
+        step_of_optimizers(*arguments)
+
+    # A micro-batch that divides the batch: a remainder would be a shape, and so a graph, of its own.
+    settings = everything | {"micro_batch_tokens": 128}
     _, plain = run("plain", **settings)
-    _, compiled = run("compiled", compile=True, schedule=schedule, **settings)
+    monkeypatch.setattr(Optimizers, "step", counted)
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    _, compiled = run("compiled", compile=True, **settings)
     for (_, one), (_, other) in zip(losses_of(plain), losses_of(compiled), strict=True):
         assert one == pytest.approx(other, rel=1e-3)
+    assert graphs == [0, 1, 2], "one for each phase, while the warm-up's three steps are taken"
 
 
 def test_seconds_end_a_run_before_its_steps_do(run: Any) -> None:
@@ -352,19 +601,88 @@ def test_seconds_end_a_run_before_its_steps_do(run: Any) -> None:
     assert metrics_of(out)[-1]["step"] == result.steps
 
 
-def test_a_diverging_run_says_so(run: Any) -> None:
-    with pytest.raises(InputError, match="lower the learning rates"):
-        run("r", optimizer=OptimizerConfig(matrix_lr=1e20, scalar_lr=1e20, embedding_lr=1e20))
+def test_a_diverging_run_says_so_and_saves_nothing_of_it(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Optimizers.step
+
+    def breaking(self: Optimizers, planned: StepPlan) -> None:
+        step(self, planned)
+        if planned.momentum > 0.92:  # from the third step on
+            with torch.no_grad():
+                next(iter(self._names)).fill_(math.nan)
+
+    monkeypatch.setattr(Optimizers, "step", breaking)
+    optimizer = OptimizerConfig(momentum_start=0.9, momentum_end=0.96, momentum_steps=4)
+    settings = {"optimizer": optimizer, "checkpoint": CheckpointConfig(every=1, keep=1)}
+    # The weights are bad before a loss shows it: what would be saved is looked at itself.
+    with pytest.raises(InputError, match=r"skip_weight.* step 3: .*step-00000002.*--resume") as stopped:
+        run("r", **settings)
+    assert "lower the learning rates (--optimizer.matrix-lr" in str(stopped.value)
+    out = Path(str(stopped.value).split("last good checkpoint is ")[1].split(":")[0]).parents[1]
+    assert [path.name for path in checkpoints.complete_checkpoints(out)] == ["step-00000002"]
+    assert not (out / "model.safetensors").exists()
+    with pytest.raises(InputError, match=r"the loss is nan at step 4: .*no checkpoint to go back to"):
+        run("without", optimizer=optimizer)
+    # At its last step a run has no next loss to notice by.
+    with pytest.raises(InputError, match=r"holds a value that is not finite at step 3"):
+        run("short", optimizer=optimizer, iterations=3)
 
 
-def test_a_run_is_not_written_over_nor_resumed_otherwise(run: Any) -> None:
-    run("r", iterations=2, checkpoint=CheckpointConfig(every=1))
+def test_a_spike_is_told_from_noise() -> None:
+    guard = LossGuard(2.0)
+    assert all(guard.problem(loss) is None for loss in (6.0, 5.0, 7.5, 4.0, 6.0))
+    assert "up from an average of 5.8" in str(guard.problem(8.0))
+    assert guard.problem(7.0) is None
+    assert guard.problem(math.nan) == "the loss is nan"
+    without_limit = LossGuard(0.0)
+    assert without_limit.problem(1.0) is None and without_limit.problem(1e9) is None
+    assert without_limit.problem(math.inf) == "the loss is inf"
+
+
+def test_a_run_is_not_written_over_nor_resumed_otherwise_unless_told_to(run: Any) -> None:
+    settings = {"iterations": 2, "checkpoint": CheckpointConfig(every=1)}
+    _, out = run("r", **settings)
     with pytest.raises(InputError, match="holds a training run already"):
         run("r")
-    with pytest.raises(InputError, match="batch_tokens was 256, is 320"):
-        run("r", resume=True, batch_tokens=320)
+    slower = OptimizerConfig(matrix_lr=0.001)
+    with pytest.raises(InputError, match=r"batch_tokens was 256, is 320; optimizer was .*--allow-changes"):
+        run("r", resume=True, batch_tokens=320, optimizer=slower)
+    run("r", resume=True, allow_changes=True, optimizer=slower, **(settings | {"iterations": 3}))
+    assert metrics_of(out)[-1]["matrix_lr"] == pytest.approx(0.001 * metrics_of(out)[-1]["lr_scale"])
     with pytest.raises(FileNotFoundError):
         run("nothing", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        (
+            "ema/token_embedding.weight",
+            math.nan,
+            "ema/token_embedding.weight holds a value",
+        ),
+        ("optimizer/blocks.0.attention.query.weight/momentum", None, "query.weight/momentum is missing"),
+        ("optimizer/token_embedding.weight/exp_avg", torch.zeros(3), r"exp_avg is torch.float32 \[3\]"),
+        ("optimizer/token_embedding.weight/more", torch.zeros(3), "weight/more is unknown"),
+        ("model/blocks.0.attention.query.weight", torch.zeros(3), r"query.weight has shape \[3\]"),
+        ("random", None, "random numbers is missing"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_resumed_from_is_refused(
+    run: Any, name: str, value: float | torch.Tensor | None, complaint: str
+) -> None:
+    settings = {"iterations": 2, "checkpoint": CheckpointConfig(every=1, keep=1)}
+    _, out = run("r", **settings)
+    (folder,) = checkpoints.complete_checkpoints(out)
+    tensors = dict(checkpoints.load_checkpoint(folder).tensors)
+    if value is None:
+        del tensors[name]
+    elif isinstance(value, float):
+        tensors[name].flatten()[5] = value
+    else:
+        tensors[name] = value
+    checkpoints.save_checkpoint(out, checkpoints.Checkpoint(2, 1.0, tensors), keep=1)
+    with pytest.raises(FormatError, match=complaint):
+        run("r", resume=True, **settings)
 
 
 def test_settings_that_the_tokenizer_denies_are_refused(run: Any) -> None:
@@ -401,6 +719,19 @@ def test_only_the_latest_complete_checkpoints_stay(tmp_path: Path) -> None:
     assert (loaded.step, loaded.seconds, loaded.tensors["a"].tolist()) == (100, 50.0, [100.0] * 3)
 
 
+def test_a_checkpoint_whose_sum_is_right_must_be_one(tmp_path: Path) -> None:
+    folder = checkpoints.save_checkpoint(
+        tmp_path, checkpoints.Checkpoint(1, 0.0, {"a": torch.ones(3)}), keep=1
+    )
+    data = b"not tensors"
+    (folder / "tensors.safetensors").write_bytes(data)
+    state = json.loads((folder / "state.json").read_text())
+    state["sha256"] = hashlib.sha256(data).hexdigest()
+    (folder / "state.json").write_text(json.dumps(state))
+    with pytest.raises(FormatError, match=r"tensors\.safetensors: not in safetensors form"):
+        checkpoints.load_checkpoint(folder)
+
+
 @pytest.mark.parametrize("file", ["tensors.safetensors", "state.json"])
 def test_a_damaged_checkpoint_is_refused_by_name(tmp_path: Path, file: str) -> None:
     point = checkpoints.Checkpoint(1, 0.0, {"a": torch.ones(3)})
@@ -425,6 +756,7 @@ def test_a_foreign_model_file_is_refused_by_name(run: Any, tmp_path: Path) -> No
         return {"hybridlm": json.dumps({"model": model, "tokenizer": "x", "step": step})}
 
     less = {name: tensor for name, tensor in tensors.items() if name != "skip_gate"}
+    broken = tensors | {"skip_gate": tensors["skip_gate"] + math.inf}
     half = {name: tensor.half() for name, tensor in tensors.items()}
     for data, complaint in [
         (whole[:-1], "not in safetensors form"),
@@ -432,6 +764,8 @@ def test_a_foreign_model_file_is_refused_by_name(run: Any, tmp_path: Path) -> No
         (safetensors.torch.save(tensors), "the metadata lacks"),
         (safetensors.torch.save(tensors, header(step="x")), "the metadata lacks"),
         (safetensors.torch.save(tensors, header(layers=0)), "at least 1"),
+        (safetensors.torch.save(tensors, header(layers=1 << 20)), "tensors can't be 1048576 layers"),
+        (safetensors.torch.save(broken, header()), "skip_gate holds a value that is not finite"),
         (safetensors.torch.save(less, header()), "skip_gate is missing"),
         (safetensors.torch.save(half, header()), "not float32"),
         (safetensors.torch.save(tensors, header(vocab_size=500)), "token_embedding.weight has shape"),

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import json
 import math
 import subprocess
@@ -89,9 +90,18 @@ def slow_training(
                     parameters[name] -= lr * scale_of(name) * update
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_equal_to_slow_training(optimizer: str) -> None:
-    fast, slow = small_model(), small_model()
+@pytest.mark.parametrize(("optimizer", "recipe_on"), [("sgd", False), ("adamw", False), ("sgd", True)])
+def test_equal_to_slow_training(optimizer: str, recipe_on: bool, recipe: ModelConfig) -> None:
+    def make() -> GPT:
+        if not recipe_on:
+            return small_model()
+        torch.manual_seed(0)
+        config = dataclasses.replace(
+            recipe, vocab_size=40, zero_init_projections=False, embedding_std=0.3, bos_id=7
+        )
+        return GPT(config).eval()
+
+    fast, slow = make(), make()
     settings = TTTConfig(epochs=2, frozen_blocks=1)
     trainer = TestTimeTrainer(
         fast, optimizer, settings, ALONE, rate=DEFAULT_LEARNING_RATE[optimizer], sequence_length=LENGTH
@@ -100,7 +110,7 @@ def test_equal_to_slow_training(optimizer: str) -> None:
     trainer.learn(TOKENS[:cut], 1)
     trainer.learn(TOKENS, cut)
     slow_training(slow, optimizer, [(1, cut), (cut, end)], 2, DEFAULT_LEARNING_RATE[optimizer])
-    before = state(small_model())
+    before = state(make())
     for name, value in state(slow).items():
         # Compared as changes: the weights themselves would hide a wrong step.
         torch.testing.assert_close(

@@ -1,16 +1,15 @@
 //! The codec: exact segmentation, exact frequencies, exact round trips.
 
-#![allow(clippy::unwrap_used)]
-
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use constriction::stream::model::{DecoderModel, EncoderModel};
+use hybridlm_core::codec::frequencies::{Frequencies, PRECISION};
 use hybridlm_core::codec::predict::{Neural, Predictor};
-use hybridlm_core::codec::quantise::{Frequencies, PRECISION};
 use hybridlm_core::codec::segment::{Piece, Segmenter};
 use hybridlm_core::codec::{compress, decompress, BLOCK};
-use hybridlm_core::oracle::dense::{DenseOracle, Table};
+use hybridlm_core::oracle::dense::oracle::DenseOracle;
+use hybridlm_core::oracle::dense::table::{DenseTables, Table};
 use hybridlm_core::oracle::Oracle;
 use hybridlm_core::parallel::Control;
 use hybridlm_core::{Error, Result};
@@ -86,7 +85,9 @@ fn some_oracle(vocab: usize) -> Arc<dyn Oracle> {
         rows: rows as u32,
         cells: (0..rows * vocab).map(|cell| -((cell * 7919 % 1009 % 128) as i8)).collect(),
     };
-    Arc::new(DenseOracle::new(vocab, vec![table(1, 1), table(2, vocab), table(3, 64)]).unwrap())
+    Arc::new(DenseOracle::from(
+        DenseTables::new(vocab, vec![table(1, 1), table(2, vocab), table(3, 64)]).unwrap(),
+    ))
 }
 
 fn texts() -> impl Strategy<Value = Vec<u8>> {

@@ -1,8 +1,6 @@
 //! Context-tree weighting against its definition: the weighted block probability of the whole string,
 //! computed by recursion over all contexts, in float64 and without any sequential trick.
 
-#![allow(clippy::unwrap_used)]
-
 use std::collections::BTreeMap;
 
 use hybridlm_core::baseline::ctw::{ContextTree, Settings};

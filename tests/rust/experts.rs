@@ -1,13 +1,11 @@
 //! The adaptive experts against slow, obvious versions of themselves.
 
-#![allow(clippy::unwrap_used)]
-
 use std::collections::{BTreeMap, HashMap};
 
+use hybridlm_core::experts::adaptive::{AdaptiveExperts, Scored, Settings, CLASS_GATES, GATES, NAMES};
 use hybridlm_core::experts::backoff::{self, Backoff};
 use hybridlm_core::experts::cache::Cache;
 use hybridlm_core::experts::longest_match::{self, LongestMatch};
-use hybridlm_core::experts::{AdaptiveExperts, Scored, Settings, CLASS_GATES, GATES, NAMES};
 use proptest::prelude::*;
 
 const VOCAB: usize = 7;

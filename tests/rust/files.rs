@@ -1,12 +1,11 @@
 //! Atomic files and bounded decompression.
 
-#![allow(clippy::unwrap_used)]
-
 use std::fs;
 use std::io::Write;
 
-use hybridlm_core::files::{compress, compress_on_threads, decompress, write_atomically, AtomicFile};
+use hybridlm_core::files::{write_atomically, AtomicFile};
 use hybridlm_core::parallel::Control;
+use hybridlm_core::zstd_frame::{compress, compress_on_threads, decompress};
 use hybridlm_core::Error;
 use proptest::prelude::*;
 

@@ -1,11 +1,10 @@
 //! Fingerprints: nothing that only looks changes one, and whatever is learned does.
 
-#![allow(clippy::unwrap_used)]
-
-use hybridlm_core::experts::{longest_match, AdaptiveExperts, Settings, GATES, NAMES};
+use hybridlm_core::experts::adaptive::{AdaptiveExperts, Settings, GATES, NAMES};
+use hybridlm_core::experts::longest_match;
+use hybridlm_core::experts::reference::OnlineExperts;
 use hybridlm_core::fingerprint::Stateful;
-use hybridlm_core::mix::{self, geometric::Geometric, Sources};
-use hybridlm_core::online::OnlineExperts;
+use hybridlm_core::mixtures::{self, geometric::Geometric, Sources};
 
 const V: usize = 20;
 const TOKENS: [u16; 12] = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 1, 4];
@@ -45,9 +44,9 @@ fn online_experts() {
 
 #[test]
 fn mixtures() {
-    for name in mix::NAMES {
+    for name in mixtures::NAMES {
         let sources = Sources { experts: 3, gates: &GATES, base: &[0, 1], lengths: 0 };
-        let mut mixture = mix::create(name, sources).unwrap();
+        let mut mixture = mixtures::create(name, sources).unwrap();
         let mut seen = vec![mixture.fingerprint()];
         for token in TOKENS {
             let gates = [token as u8 % 3; GATES.len()];

@@ -1,7 +1,5 @@
 //! The fuzz targets' entry points on altered golden files and random bytes, for some seconds each.
 
-#![allow(clippy::unwrap_used)]
-
 use std::fs;
 use std::time::{Duration, Instant};
 

@@ -3,16 +3,19 @@
 //! `good/` are files that readers must understand for ever; what they hold is worked out here from the
 //! definition, independently of the code that wrote them. `bad/` are named after what is wrong with them.
 
-#![allow(clippy::unwrap_used)]
-
 use std::fs;
 use std::path::PathBuf;
 
-use hybridlm_core::hash::fnv1a;
+use hybridlm_core::bytes::checksum;
+use hybridlm_core::oracle::dense::contexts::fnv1a;
+use hybridlm_core::oracle::dense::counts::TableSpec;
+use hybridlm_core::oracle::dense::ngor_packed;
+use hybridlm_core::oracle::dense::partial::PartialCounts;
+use hybridlm_core::oracle::dense::table::Table;
 use hybridlm_core::oracle::load;
 use hybridlm_core::parallel::Control;
-use hybridlm_core::partial::PartialCounts;
 use hybridlm_core::tokens::Shard;
+use hybridlm_core::vocabulary::Vocabulary;
 use hybridlm_core::Error;
 
 const V: usize = 16;
@@ -25,6 +28,11 @@ fn folder(name: &str) -> PathBuf {
 /// The tokens of the golden shard: 0, 1, 4, 9, ... modulo 13.
 fn tokens() -> Vec<u16> {
     (0..400u32).map(|i| (i * i % 13) as u16).collect()
+}
+
+/// Of the golden files that know their tokenizer.
+fn vocabulary() -> Vocabulary {
+    Vocabulary { size: V, bos: 3, fingerprint: Some(std::array::from_fn(|index| index as u8 + 1)) }
 }
 
 fn cells(order: usize, rows: usize) -> Vec<i8> {
@@ -51,10 +59,12 @@ fn cells(order: usize, rows: usize) -> Vec<i8> {
 #[test]
 fn good_files_mean_what_they_always_meant() {
     assert_eq!(Shard::open(folder("good").join("tokens.bin")).unwrap().tokens(), tokens());
-    for name in ["dense_v1.ngor", "dense_v2.ngor"] {
+    for (name, vocabulary) in
+        [("dense_v1.ngor", V.into()), ("dense_v2.ngor", V.into()), ("dense_v3.ngor", vocabulary())]
+    {
         let oracle =
             load(&fs::read(folder("good").join(name)).unwrap(), name, 1, &Control::default()).unwrap();
-        assert_eq!(oracle.vocab_size(), V);
+        assert_eq!(*oracle.vocabulary(), vocabulary);
         let found = oracle.dense().unwrap().tables();
         assert_eq!(found.len(), ROWS.len());
         for (table, (order, rows)) in found.iter().zip(ROWS) {
@@ -78,13 +88,55 @@ fn bad_files_are_refused() {
         seen += 1;
     }
     assert!(seen >= 10);
+    for (name, part) in [
+        ("v3_document_token", "document token 16 is outside the vocabulary of 16 tokens"),
+        (
+            "v3_truncated_identity",
+            "the tokenizer's fingerprint at offset 28 needs 32 bytes where 31 are left",
+        ),
+    ] {
+        let data = fs::read(folder("bad").join(format!("{name}.ngor"))).unwrap();
+        let error = load(&data, name, 1, &Control::default()).err().unwrap().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+#[ignore = "rewrites the golden files; for a new version of the format"]
+fn golden_files_are_made_like_this() {
+    let control = Control::default();
+    let spec = TableSpec::new(vocabulary(), &ROWS.map(|(order, rows)| (order, rows as u32))).unwrap();
+    let mut counts = PartialCounts::new(spec).unwrap();
+    counts.count(&[folder("good").join("tokens.bin")], 1, &control).unwrap();
+    let part = counts.to_bytes(1, &control).unwrap();
+    fs::write(folder("good").join("counts_v2.part"), &part).unwrap();
+    let table = |(order, rows)| Table { order, rows: rows as u32, cells: cells(order, rows) };
+    let oracle = ngor_packed::encode(&vocabulary(), 400, &ROWS.map(table), 1, 1, &control).unwrap();
+    fs::write(folder("good").join("dense_v3.ngor"), &oracle).unwrap();
+
+    let bad = |name: &str, data: &[u8]| fs::write(folder("bad").join(name), data).unwrap();
+    let with = |offset: usize, value: u32| {
+        let mut data = part[..part.len() - 32].to_vec();
+        data[offset..offset + 4].copy_from_slice(&value.to_le_bytes());
+        data.extend(blake3::hash(&data).as_bytes());
+        data
+    };
+    bad("part_version.part", &with(4, 3));
+    bad("part_document_token.part", &with(28, 16));
+    let mut other = oracle.clone();
+    other[24] = 16;
+    let end = 60 + 16 * ROWS.len();
+    let sum = checksum(&other[..end]);
+    other[end..end + 8].copy_from_slice(&sum.to_le_bytes());
+    bad("v3_document_token.ngor", &other);
+    bad("v3_truncated_identity.ngor", &oracle[..59]);
 }
 
 /// What is wrong with each file of partial counts under `bad/`, in the words of its refusal. All but the
 /// first five have a right checksum.
-const BAD_PARTS: [(&str, &str); 21] = [
+const BAD_PARTS: [(&str, &str); 22] = [
     ("magic", "is not how partial counts begin"),
-    ("version", "version 2; this program reads version 1"),
+    ("version", "version 3; this program reads versions up to 2"),
     ("truncated", "a file of 302 bytes, but 301 are here"),
     ("trailing", "a file of 302 bytes, but 303 are here"),
     ("flipped", "the checksum is wrong"),
@@ -103,6 +155,7 @@ const BAD_PARTS: [(&str, &str); 21] = [
     ("cells_too_many", "the chunk has more counts than cells"),
     ("cell_outside", "a count lies beyond the chunk's cells"),
     ("count_beyond_tokens", "an n-gram is counted more often than there are tokens"),
+    ("document_token", "document token 16 is outside the vocabulary of 16 tokens"),
     ("sum", "order 1 counts 399 n-grams, but its shards hold 400"),
 ];
 
@@ -116,8 +169,8 @@ fn bad_partial_counts_are_refused_for_what_is_wrong() {
         let message = error.to_string();
         assert!(message.starts_with(&name) && message.contains(expected), "{message}");
     }
-    let parts = fs::read_dir(folder("bad")).unwrap().filter(|entry| {
-        entry.as_ref().unwrap().path().extension().is_some_and(|extension| extension == "part")
-    });
+    let parts = fs::read_dir(folder("bad"))
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().file_name().to_str().unwrap().starts_with("part_"));
     assert_eq!(parts.count(), BAD_PARTS.len());
 }

@@ -1,7 +1,5 @@
 //! Jobs over threads: each once, and the error of the first one that failed.
 
-#![allow(clippy::unwrap_used)]
-
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Mutex;
 

@@ -1,7 +1,5 @@
 //! Shards: what is read back, and what is refused.
 
-#![allow(clippy::unwrap_used)]
-
 use std::fs;
 use std::path::PathBuf;
 

@@ -9,6 +9,7 @@ from hybridlm.artifact import Artifact, bundle
 from hybridlm.cli.arguments import ChosenTokenizer
 from hybridlm.cli.output import print_json
 from hybridlm.errors import InputError
+from hybridlm.extras import require_torch
 from hybridlm.files import atomic_write_bytes
 
 
@@ -37,6 +38,8 @@ def pack(
         raise InputError("an artifact needs a model, an oracle or both: give --model or --oracle")
     if clip is not None and model is None:
         raise InputError("--clip is about a model's weights: give --model, too")
+    if model is not None:
+        require_torch("packing a model")
     rule = None
     if clip is not None:
         from hybridlm.model.quantise import ClipRule  # brings torch

@@ -56,6 +56,8 @@ def audit(
             raise InputError(f"{name} must be at least 1, not {value}")
     vocabulary = tokenizer.load()
     bundle = Artifact.from_file(artifact)
+    if not scoring.no_neural:
+        bundle.require_torch()
     bundle.check_tokenizer(vocabulary.vocabulary)
     opened = shards.open_stream(shards.expand(val), vocabulary.vocabulary, max_tokens=max_tokens + 1)
     stream = opened.tokens

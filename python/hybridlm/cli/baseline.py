@@ -1,9 +1,9 @@
-"""`hybridlm baseline ctw` and `hybridlm baseline ppm`: what plain byte models reach, to compare with."""
+"""`hybridlm baseline ctw` and `hybridlm baseline kn`: what plain byte models reach, to compare with."""
 
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -12,6 +12,8 @@ from hybridlm.cli.output import print_json
 from hybridlm.errors import InputError
 from hybridlm.files import atomic_write_bytes
 from hybridlm.progress import Progress
+
+Method = Literal["ctw", "kn"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Options:
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Where to store the trained model."""
     depth: int | None = None
-    """Bytes of context, 1 to 8; unset: 6 for ctw, 8 for ppm."""
+    """Bytes of context, 1 to 8; unset: 6 for ctw, 8 for kn."""
     max_train_bytes: int | None = None
     """Learn only the first so many bytes."""
     max_test_bytes: int | None = None
@@ -47,15 +49,15 @@ def ctw(options: Unprefixed) -> None:
     _measure("ctw", options)
 
 
-def ppm(options: Unprefixed) -> None:
-    """A PPM-like model over bytes: bits per byte of a text after learning another.
+def kn(options: Unprefixed) -> None:
+    """Interpolated Kneser–Ney over bytes: bits per byte of a text after learning another.
 
     The model goes on learning while it is measured: each byte is predicted, then learned.
     """
-    _measure("ppm", options)
+    _measure("kn", options)
 
 
-def _measure(method: str, options: Options) -> None:
+def _measure(method: Method, options: Options) -> None:
     test = _read(options.test, options.max_test_bytes, "--max-test-bytes")
     if not test:
         raise InputError(f"{options.test}: empty, so there is nothing to measure")
@@ -83,13 +85,13 @@ def _measure(method: str, options: Options) -> None:
     _show(result, options.json)
 
 
-def _trained(method: str, options: Options) -> ByteModel:
+def _trained(method: Method, options: Options) -> ByteModel:
     if options.model is not None and options.train is None:
         if options.depth is not None:
             raise InputError("the depth of a stored model is in its file: leave --depth out")
         baseline = ByteModel.from_bytes(options.model.read_bytes(), str(options.model))
         if baseline.method != method:
-            raise InputError(f"{options.model}: a stored {baseline.method} model, not one of {method}")
+            raise InputError(f"{options.model}: a stored model of another method than {method}")
         return baseline
     if options.train is None or options.model is not None:
         raise InputError("what is learned first comes from --train or from --model: give one of them")

@@ -10,7 +10,9 @@ Exit codes: 0 done, 1 failed (the input's or the system's fault, one line on std
 audit, a check) returns it as a bool: False is exit code 1 as well, without a line on stderr.
 """
 
+import contextlib
 import importlib
+import io
 import logging
 import os
 import sys
@@ -40,10 +42,13 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "decompress": ("hybridlm.cli.codec", "decompress", "and back"),
     "generate": ("hybridlm.cli.generate", "generate", "text from an artifact"),
     "baseline ctw": ("hybridlm.cli.baseline", "ctw", "what context-tree weighting over bytes reaches"),
-    "baseline ppm": ("hybridlm.cli.baseline", "ppm", "what a PPM-like model over bytes reaches"),
+    "baseline kn": ("hybridlm.cli.baseline", "kn", "what interpolated Kneser-Ney over bytes reaches"),
     "report": ("hybridlm.cli.report", "report", "a run as one HTML page"),
     "doctor": ("hybridlm.cli.doctor", "doctor", "can this installation do its work?"),
 }
+
+# Earlier names. They still work, and say what to write instead.
+RENAMED = {"baseline ppm": "baseline kn"}
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ def find(argv: Sequence[str]) -> Command | None:
     """The longest command name that ``argv`` starts with, and what follows it."""
     for words in (2, 1):
         name = " ".join(argv[:words])
+        name = RENAMED.get(name, name)
         if len(argv) >= words and name in COMMANDS:
             module, function, _ = COMMANDS[name]
             return Command(name, module, function, list(argv[words:]))
@@ -84,6 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     _log_to_stderr()
     command = find(argv)
+    if command is not None and (old := " ".join(argv[: len(command.name.split())])) != command.name:
+        print(f"hybridlm: `{old}` is now called `{command.name}`", file=sys.stderr)
     try:
         code = _without_command(argv) if command is None else _call(command)
         # Here rather than when Python exits, so that a reader who left early is met by the handler below.
@@ -115,13 +123,17 @@ def _call(command: Command) -> int:
     target = command.load()
     layers = {"default": target.with_defaults(command.arguments)} if hasattr(target, "with_defaults") else {}
     try:
-        parsed = tyro.cli(
-            target,
-            prog=f"hybridlm {command.name}",
-            args=command.arguments,
-            config=(tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff),
-            **layers,
-        )
+        # Under torchrun, one rank says what is wrong with the command. (tyro's own switch for this still
+        # prints what a configuration's __post_init__ complains of.)
+        silent = layers and os.environ.get("RANK", "0") != "0"
+        with contextlib.redirect_stderr(io.StringIO()) if silent else contextlib.nullcontext():
+            parsed = tyro.cli(
+                target,
+                prog=f"hybridlm {command.name}",
+                args=command.arguments,
+                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff),
+                **layers,
+            )
         verdict = parsed.run() if layers else parsed
     except SystemExit as stop:  # tyro's answer to --help (0) and to wrong usage (2)
         return stop.code if isinstance(stop.code, int) else 1

@@ -6,7 +6,6 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from hybridlm._core import NgramCounts, SparseCounts
+    from hybridlm.data.vocabulary import Vocabulary
+    from hybridlm.oracle.sources import Sources
 
 log = logging.getLogger("hybridlm.oracle")
 
@@ -78,41 +79,34 @@ SizeOption = Annotated[
 ]
 
 
-def _vocab_size(vocab_size: int | None, tokenizer: Path | None) -> int | None:
-    """The vocabulary that is asked for, by number or by tokenizer, if it is."""
-    if tokenizer is None:
-        return vocab_size
+def _vocabulary(
+    sources: "Sources", vocab_size: int | None, bos_id: int | None, tokenizer: Path | None
+) -> "Vocabulary | None":
+    """What the ids mean, by options, tokenizer and sidecars; None: as partial counts among them say."""
+    from hybridlm.data.shards import known_vocabulary
     from hybridlm.data.tokenizer import Tokenizer
 
-    pieces = Tokenizer.load(tokenizer).vocab_size
-    if vocab_size is not None and vocab_size != pieces:
-        raise InputError(f"--vocab-size is {vocab_size}, but {tokenizer} has {pieces} pieces")
-    return pieces
+    fingerprint = None
+    if tokenizer is not None:
+        made_with = Tokenizer.load(tokenizer, bos_id).vocabulary
+        if vocab_size not in (None, made_with.size):
+            raise InputError(f"--vocab-size is {vocab_size}, but {tokenizer} has {made_with.size} pieces")
+        vocab_size, bos_id, fingerprint = made_with.size, made_with.bos_id, made_with.fingerprint
+    if sources.estimator is not None and vocab_size is None:
+        if bos_id is not None:
+            raise InputError("with partial counts --bos-id needs --vocab-size or --tokenizer")
+        return None
+    return known_vocabulary(sources.heads(), size=vocab_size, bos_id=bos_id, fingerprint=fingerprint)
 
 
-def _sources(patterns: tuple[Path, ...]) -> list[Path]:
+def _sources(patterns: tuple[Path, ...]) -> "Sources":
     from hybridlm.data.shards import expand
+    from hybridlm.oracle.sources import Sources
 
-    return [path for pattern in patterns for path in expand(os.fspath(pattern))]
+    return Sources.of([path for pattern in patterns for path in expand(os.fspath(pattern))])
 
 
 Estimator = Literal["dense", "sparse"]
-
-
-def _estimator(asked: Estimator | None, sources: Sequence[Path], dense_options: bool) -> Estimator:
-    """The estimator that is asked for, or else that of the partial counts among the sources, or else dense
-    where options are used that only it has, or else sparse."""
-    from hybridlm.oracle.counting import is_partial
-    from hybridlm.oracle.sparse_counting import is_sparse_partial
-
-    if asked is not None:
-        return asked
-    for source in sources:
-        if is_sparse_partial(source):
-            return "sparse"
-        if is_partial(source):
-            return "dense"
-    return "dense" if dense_options else "sparse"
 
 
 def _unfinished(out: Path, seconds: float) -> Path:
@@ -132,6 +126,7 @@ def build(
     max_bytes: int | None = None,
     buckets: tuple[BucketsOption, ...] = (),
     vocab_size: int | None = None,
+    bos_id: int | None = None,
     tokenizer: Path | None = None,
     layout: Literal["reference", "packed"] = "reference",
     level: int | None = None,
@@ -155,8 +150,12 @@ def build(
             (sparse).
         max_bytes: The largest file that sparse may make, 4,000,000 by default; it comes just within.
         buckets: Rows of single orders' tables, from order 3 on (dense).
-        vocab_size: Tokens in the vocabulary; 1024 by default, or as in the partial counts.
-        tokenizer: A SentencePiece model to take the vocabulary's size from.
+        vocab_size: Tokens in the vocabulary; by default as the shards' sidecars or the partial counts say, or
+            else 1024.
+        bos_id: The token that every document begins with; by default as the tokenizer, the sidecars or the
+            partial counts say, or else 1 if all shards begin with it.
+        tokenizer: The SentencePiece model of the shards, where no sidecar names it. What is made carries its
+            fingerprint, by which other tokenizers are refused later.
         layout: The dense file's layout. reference: NGOR version 1, which other programs read too. packed:
             NGOR version 2, a fifth smaller and built many times faster.
         level: zstd's level for a dense file, 1 to 22; by default 22 for the reference layout and 1 for the
@@ -172,16 +171,16 @@ def build(
     """
     from hybridlm.files import atomic_write_bytes
     from hybridlm.oracle.build import estimate_dense, estimate_sparse
-    from hybridlm.oracle.counting import Checkpoint, Tables, count
+    from hybridlm.oracle.dense_counting import Checkpoint, Tables, count
     from hybridlm.oracle.sparse_counting import Ngrams, counted
 
     if ray_address is not None and engine != "ray":
         raise InputError("--ray-address is for --engine ray")
-    vocabulary = _vocab_size(vocab_size, tokenizer)
     unfinished = _unfinished(out, checkpoint_seconds)
     sources = _sources(shards)
+    vocabulary = _vocabulary(sources, vocab_size, bos_id, tokenizer)
     dense_options = bool(buckets) or layout != "reference" or level is not None
-    estimator = _estimator(estimator, sources, dense_options)
+    estimator = estimator or sources.estimator or ("dense" if dense_options else "sparse")
     if estimator == "sparse":
         if dense_options:
             raise InputError(
@@ -230,6 +229,7 @@ def count(
     orders: int | None = None,
     buckets: tuple[BucketsOption, ...] = (),
     vocab_size: int | None = None,
+    bos_id: int | None = None,
     tokenizer: Path | None = None,
     threads: int | None = None,
     memory: SizeOption = 4 << 30,
@@ -247,21 +247,25 @@ def count(
         orders: The highest n-gram order, up to 8; by default as in the partial counts, or else 8 (dense) or 6
             (sparse).
         buckets: Rows of single orders' tables, from order 3 on (dense).
-        vocab_size: Tokens in the vocabulary; 1024 by default, or as in the partial counts.
-        tokenizer: A SentencePiece model to take the vocabulary's size from.
+        vocab_size: Tokens in the vocabulary; by default as the shards' sidecars or the partial counts say, or
+            else 1024.
+        bos_id: The token that every document begins with; by default as the tokenizer, the sidecars or the
+            partial counts say, or else 1 if all shards begin with it.
+        tokenizer: The SentencePiece model of the shards, where no sidecar names it. What is made carries its
+            fingerprint, by which other tokenizers are refused later.
         threads: Threads to use; all cores by default. The bytes don't depend on it.
         memory: About how much memory sparse may use, such as 2G (G is 2^30). The bytes don't depend on it.
         checkpoint_seconds: How often OUT.unfinished is written; 0 for after every shard. Sparse writes it
             whenever as many shards have been counted as fit the memory.
     """
-    from hybridlm.oracle.counting import Checkpoint, Tables
-    from hybridlm.oracle.counting import count as count_shards
+    from hybridlm.oracle.dense_counting import Checkpoint, Tables
+    from hybridlm.oracle.dense_counting import count as count_shards
     from hybridlm.oracle.sparse_counting import Ngrams, counted
 
     unfinished = _unfinished(out, checkpoint_seconds)
-    vocabulary = _vocab_size(vocab_size, tokenizer)
     sources = _sources(shards)
-    estimator = _estimator(estimator, sources, bool(buckets))
+    vocabulary = _vocabulary(sources, vocab_size, bos_id, tokenizer)
+    estimator = estimator or sources.estimator or ("dense" if buckets else "sparse")
     if estimator == "sparse":
         if buckets:
             raise InputError("--buckets needs --estimator dense; a sparse oracle has no tables")
@@ -297,15 +301,21 @@ def merge(
         out: The file of their sum.
         threads: Threads to use; all cores by default. The bytes don't depend on it.
     """
-    from hybridlm.oracle.counting import merge as merge_dense
-    from hybridlm.oracle.sparse_counting import is_sparse_partial
+    from hybridlm.oracle.dense_counting import merge as merge_dense
     from hybridlm.oracle.sparse_counting import merge as merge_sparse
 
-    paths = _sources(parts)
-    if any(map(is_sparse_partial, paths)):
-        _log_counts(merge_sparse(paths, out, threads=threads), out)
+    sources = _sources(parts)
+    if sources.shards:
+        raise InputError(f"{sources.shards[0]}: not a file of partial counts; `oracle count` makes them")
+    if sources.sparse_counts and sources.dense_counts:
+        raise InputError(
+            f"{sources.dense_counts[0]}: counts of the dense estimator, which can't be added to those of the "
+            f"sparse one in {sources.sparse_counts[0]}"
+        )
+    if sources.sparse_counts:
+        _log_counts(merge_sparse(sources.sparse_counts, out, threads=threads), out)
     else:
-        _save_counts(merge_dense(paths, threads=threads), out, threads)
+        _save_counts(merge_dense(sources.dense_counts, threads=threads), out, threads)
 
 
 def _save_counts(counts: "NgramCounts", out: Path, threads: int | None) -> None:
@@ -340,6 +350,8 @@ def inspect(oracle: tyro.conf.Positional[Path], json: bool = False) -> None:
         "estimator": loaded.estimator,
         "vocab_size": loaded.vocab_size,
         "orders": list(loaded.orders),
+        "bos_id": loaded.vocabulary.bos_id,
+        "tokenizer": loaded.fingerprint,
         "bytes": loaded.nbytes,
         **loaded.info(),
     }
@@ -351,6 +363,10 @@ def inspect(oracle: tyro.conf.Positional[Path], json: bool = False) -> None:
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(
         f"{oracle}: {loaded.estimator} estimator, {loaded.vocab_size} tokens, {loaded.nbytes:,} bytes",
+        highlight=False,
+    )
+    console.print(
+        f"tokenizer {loaded.fingerprint or 'not known'}, document token {loaded.vocabulary.bos_id}",
         highlight=False,
     )
     if loaded.estimator == "dense":

@@ -79,11 +79,17 @@ def data_folder(folder: str | os.PathLike[str]) -> tuple[list[Path], list[Path]]
 
 
 @dataclass(frozen=True)
-class ShardRecord:
-    """A shard that has been read: the name it was given by, all of its tokens, the SHA-256 of its file."""
+class ShardHead:
+    """A shard whose header has been read: the name it was given by, and how many tokens it has."""
 
     path: str
     tokens: int
+
+
+@dataclass(frozen=True)
+class ShardRecord(ShardHead):
+    """A shard that has been read to its end: also the SHA-256 of its file."""
+
     sha256: str
 
 
@@ -213,35 +219,36 @@ def refuse_repeated(records: Sequence[ShardRecord]) -> None:
 
 
 def known_vocabulary(
-    records: Sequence[ShardRecord],
+    shards: Sequence[ShardHead],
     *,
     size: int | None = None,
     bos_id: int | None = None,
     fingerprint: str | None = None,
+    default_bos: int | None = None,
 ) -> Vocabulary:
     """What the ids of these shards mean: what is given, and for the rest what their sidecars say.
 
-    Where neither knows, the size is `DEFAULT_SIZE`, and documents begin with 1 if all shards do. Raises
-    InputError where a sidecar says otherwise than what is given or than another sidecar, and where nobody
-    knows what documents begin with.
+    Where neither knows, the size is `DEFAULT_SIZE`, and documents begin with ``default_bos``, or with 1 if
+    all shards do. Raises InputError where a sidecar says otherwise than what is given or than another
+    sidecar, and where nobody knows what documents begin with.
     """
     known: dict[str, tuple[Any, str]] = {}
     for field, value in (("fingerprint", fingerprint), ("size", size), ("bos_id", bos_id)):
         if value is not None:
             known[field] = value, "what is given"
     silent = []
-    for record in records:
-        sidecar = Sidecar.beside(record.path)
+    for shard in shards:
+        sidecar = Sidecar.beside(shard.path)
         if sidecar is None:
-            silent.append(record.path)
+            silent.append(shard.path)
             continue
-        sidecar.check(record.path, record.tokens, record.sha256)
+        sidecar.check(shard.path, shard.tokens, shard.sha256 if isinstance(shard, ShardRecord) else None)
         for field, words in _FIELDS.items():
             found = getattr(sidecar.vocabulary, field)
-            value, said_by = known.setdefault(field, (found, sidecar_path(record.path).name))
+            value, said_by = known.setdefault(field, (found, sidecar_path(shard.path).name))
             if value != found:
                 raise InputError(
-                    f"{record.path}: made with another tokenizer: its {words} is {found}, but by {said_by} "
+                    f"{shard.path}: made with another tokenizer: its {words} is {found}, but by {said_by} "
                     f"it is {value}"
                 )
     if silent and "fingerprint" in known:
@@ -251,6 +258,8 @@ def known_vocabulary(
             "this shard" if len(silent) == 1 else "these shards",
             "that of the other shards" if fingerprint is None else "the one given",
         )
+    if "bos_id" not in known and default_bos is not None:
+        known["bos_id"] = default_bos, ""
     if "bos_id" not in known:
         for path in silent:
             first = _core.read_shard(path, 0, min(1, _core.shard_tokens(path)))

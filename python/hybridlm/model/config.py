@@ -2,10 +2,14 @@
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from hybridlm.errors import FormatError, InputError
+
+# No size of a model comes near. What is larger asks for memory that there isn't.
+_LARGEST = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class ModelConfig:
     embedding_std: float = 0.005
     logit_softcap: float = 30.0
     """Logits z become c tanh(z / c); 0 leaves them alone."""
+    asymmetric_softcap: bool = False
+    """Logits from zero up and logits below zero have a cap each, learned; both start at logit_softcap."""
     unet_skips: bool = True
     """Outputs of the first half of the layers are gated into the second half, last out first in."""
     residual_mix: bool = True
@@ -42,10 +48,19 @@ class ModelConfig:
     depth_scaled_norm: bool = True
     """A block's normalised inputs are divided by sqrt(layer + 1)."""
 
+    recurrences: int = 1
+    """How many times the layers recurrence_first to recurrence_last are run, one after the other."""
+    recurrence_first: int = 0
+    recurrence_last: int = 0
+    """The last recurrent layer, counted from 0 and included."""
+    lane_layers: int = 0
+    """In this many last layers, attention and MLP read a stream each; both write to both."""
+
     qk_norm: bool = True
     """RMS-normalised queries and keys."""
     query_gain: bool = True
-    """A learned gain per query head, 1.5 at first."""
+    """A learned gain per query head."""
+    query_gain_start: float = 1.5
     rope_dims: int = 16
     """How many channels of each head rotary embedding turns; 0: no positions but causality."""
     rope_base: float = 10_000.0
@@ -54,7 +69,11 @@ class ModelConfig:
     value_residual: bool = True
     """Values are a learned mix with those of the first layer."""
     gated_attention: bool = True
-    """A sigmoid gate per head on attention's output."""
+    """A sigmoid gate per head on attention's output, which reads the whole of attention's input."""
+    sparse_gate_channels: int = 0
+    """A gate per head that reads this many first channels of attention's input; 0: none."""
+    document_attention: bool = False
+    """Attention ends at the start of the document."""
     zero_init_projections: bool = True
     """Projections back into the stream start at zero: every block starts as the identity."""
 
@@ -67,13 +86,25 @@ class ModelConfig:
     """Rows of the hashed bigram embedding; 0: none."""
     bigram_width: int = 128
     smear_gate: bool = True
-    """Embeddings are blended with the previous position's, but not across the start of a document."""
+    """Embeddings are blended with the previous position's, per channel, not across a document's start."""
+    smear_channels: int = 0
+    """The previous embedding is added by a gate that reads this many first channels; 0: it isn't."""
 
     def __post_init__(self) -> None:
-        for name in ("layers", "width", "heads", "kv_heads", "mlp_hidden"):
+        for field_ in dataclasses.fields(self):
+            value = getattr(self, field_.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InputError(f"model.{field_.name} must be a finite number, not {value}")
+            if type(value) is int and abs(value) > _LARGEST:
+                raise InputError(f"model.{field_.name} {value} is beyond {_LARGEST}")
+        for name in ("layers", "width", "heads", "kv_heads", "mlp_hidden", "recurrences"):
             if getattr(self, name) < 1:
                 raise InputError(f"model.{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("vocab_size", "sequence_length", "xsa_layers", "bigram_rows", "rope_dims"):
+        for name in (
+            *("vocab_size", "sequence_length", "bos_id", "xsa_layers", "bigram_rows", "rope_dims"),
+            *("recurrence_first", "lane_layers", "sparse_gate_channels", "smear_channels"),
+            *("embedding_std", "logit_softcap"),
+        ):
             if getattr(self, name) < 0:
                 raise InputError(f"model.{name} must not be negative, it is {getattr(self, name)}")
         if self.width % self.heads:
@@ -86,15 +117,53 @@ class ModelConfig:
             )
         if self.bigram_rows and self.bigram_width < 1:
             raise InputError(f"model.bigram_width must be at least 1, not {self.bigram_width}")
+        if self.rope_dims and self.rope_base <= 1:
+            raise InputError(f"model.rope_base must be above 1, not {self.rope_base}")
+        if not self.recurrence_first <= self.recurrence_last < self.layers:
+            raise InputError(
+                f"model.recurrence_first {self.recurrence_first} to model.recurrence_last "
+                f"{self.recurrence_last} are not layers of a model of {self.layers}, counted from 0"
+            )
+        if self.lane_layers > self.layers:
+            raise InputError(f"model.lane_layers {self.lane_layers} is more than model.layers {self.layers}")
+        if self.recurrences > 1 and self.lane_layers and self.recurrence_last >= self.first_lane_layer:
+            raise InputError(
+                f"model.recurrence_last {self.recurrence_last} is among the last {self.lane_layers} layers "
+                "(model.lane_layers), which have two lanes: a recurrent layer can't be among them"
+            )
+        if self.recurrences * self.layers > _LARGEST:
+            raise InputError(f"model.recurrences {self.recurrences} makes more than {_LARGEST} layers")
+        for name in ("sparse_gate_channels", "smear_channels"):
+            if getattr(self, name) > self.width:
+                raise InputError(f"model.{name} {getattr(self, name)} is more than model.width {self.width}")
+        if self.gated_attention and self.sparse_gate_channels:
+            raise InputError(
+                "model.gated_attention and model.sparse_gate_channels gate the same: switch one off"
+            )
+        if self.smear_gate and self.smear_channels:
+            raise InputError("model.smear_gate and model.smear_channels blend the same: switch one off")
+        if self.asymmetric_softcap and not self.logit_softcap:
+            raise InputError("model.asymmetric_softcap needs a model.logit_softcap to start from, not 0")
 
     @property
     def head_width(self) -> int:
         return self.width // self.heads
 
     @property
-    def encoder_layers(self) -> int:
-        """Layers of the first half, whose outputs the second half (the decoder) takes up."""
-        return self.layers // 2
+    def first_lane_layer(self) -> int:
+        """The first of the layers that have two lanes; ``layers`` if none has."""
+        return self.layers - self.lane_layers
+
+    def layer_order(self, recurrent: bool = True) -> list[int]:
+        """The layers in the order in which a forward pass runs them, with or without depth recurrence."""
+        first, end = self.recurrence_first, self.recurrence_last + 1
+        times = self.recurrences if recurrent else 1
+        return [*range(first), *(list(range(first, end)) * times), *range(end, self.layers)]
+
+    @property
+    def skips(self) -> int:
+        """How many U-Net skips the longest layer order has: half of its positions."""
+        return len(self.layer_order()) // 2 if self.unet_skips else 0
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))

@@ -3,15 +3,18 @@
 Shapes: B sequences, T positions, D = ``width``, H query heads, G key/value heads, C = D / H channels a
 head, V = ``vocab_size``. Weights are float32; under autocast the matrix products run in its dtype.
 
-Attention is causal and looks at the whole window, across document boundaries: a window that starts in the
-middle of a document can't see where it began anyway, and what a finished document says about words and
-style helps with the next one. Only the smear gate, which blends neighbouring embeddings unconditionally,
-stops at the token that starts a document.
+Attention is causal and, unless ``document_attention`` is set, looks at the whole window, across document
+boundaries: a window that starts in the middle of a document can't see where it began anyway, and what a
+finished document says about words and style helps with the next one. The smear gates, which blend
+neighbouring embeddings, stop at the token that starts a document.
+
+Depth recurrence, parallel lanes, the sparse gate, the token smear gate and the asymmetric cap are those of
+the parameter-golf records (PRs 1394, 1530, 1736, 1787, 1855 and 2135).
 """
 
 import math
 from collections.abc import Callable
-from typing import cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +23,14 @@ from torch import Tensor, nn
 from hybridlm.errors import InputError
 from hybridlm.model.config import ModelConfig
 from hybridlm.model.quantise import fake_quantise_int6, is_quantised
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
+AttentionMask: TypeAlias = "Tensor | BlockMask | None"
+
+SPARSE_GATE_SCALE = 0.5
+_LANE_KEPT = 1.1  # what a lane is multiplied with at first, where the branches' outputs are added
 
 
 class Linear(nn.Linear):
@@ -87,6 +98,44 @@ def exclude_own_value(y: Tensor, value: Tensor) -> Tensor:
     return (grouped - (grouped * unit).sum(-1, keepdim=True) * unit).view(y.shape)
 
 
+def document_mask(tokens: Tensor, bos_id: int) -> AttentionMask:
+    """Who may see whom when attention is causal and ends at the start of the document. tokens: [B, T].
+
+    A bool tensor [B, 1, T, T], true where row t may see column s; in a compiled graph for CUDA, what
+    FlexAttention skips whole blocks by.
+    """
+    document = (tokens == bos_id).cumsum(dim=1)
+    if tokens.device.type == "cuda" and torch.compiler.is_compiling():
+        return document_block_mask(document)
+    same = document.unsqueeze(2) == document.unsqueeze(1)
+    return same.tril().unsqueeze(1)
+
+
+def document_block_mask(document: Tensor) -> "BlockMask":
+    """The mask of documents numbered ``document``, int64 [B, T], in FlexAttention's form."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def may_see(batch: Tensor, head: Tensor, row: Tensor, column: Tensor) -> Tensor:
+        return (row >= column) & (document[batch, row] == document[batch, column])
+
+    batch, positions = document.shape
+    return create_block_mask(may_see, batch, None, positions, positions, device=document.device)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask) -> Tensor:
+    """Softmax attention of query [B, H, T, C] over key and value [B, G, T, C]; causal where mask is None."""
+    grouped = query.shape[1] != key.shape[1]
+    if mask is None or isinstance(mask, Tensor):
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
+        )
+    from torch.nn.attention.flex_attention import flex_attention
+
+    # Autocast, which makes this conversion for the other form, doesn't know this one.
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    return flex_attention(query, key, value, block_mask=mask, enable_gqa=grouped)
+
+
 class Attention(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -97,7 +146,9 @@ class Attention(nn.Module):
         self.key = Linear(config.width, config.kv_heads * config.head_width)
         self.value = Linear(config.width, config.kv_heads * config.head_width)
         self.output = Linear(config.width, config.width)
-        self.query_gain = nn.Parameter(torch.full((config.heads,), 1.5)) if config.query_gain else None
+        self.query_gain = (
+            nn.Parameter(torch.full((config.heads,), config.query_gain_start)) if config.query_gain else None
+        )
         self.value_mix = (
             nn.Parameter(torch.tensor([0.5, 0.5] if layer else [0.0, 1.0])) if config.value_residual else None
         )
@@ -105,9 +156,18 @@ class Attention(nn.Module):
             self.gate_weight = nn.Parameter(torch.zeros(config.heads, config.width))
             self.gate_bias = nn.Parameter(torch.full((config.heads,), 4.0))
         self.gated = config.gated_attention
+        self.sparse_gate = (
+            nn.Parameter(torch.zeros(config.heads, config.sparse_gate_channels))
+            if config.sparse_gate_channels
+            else None
+        )
 
     def forward(
-        self, x: Tensor, first_value: Tensor | None, rotation: tuple[Tensor, Tensor] | None
+        self,
+        x: Tensor,
+        first_value: Tensor | None,
+        rotation: tuple[Tensor, Tensor] | None,
+        mask: AttentionMask = None,
     ) -> tuple[Tensor, Tensor]:
         """x [B, T, D] → what attention adds [B, T, D], and this layer's unmixed values [B, G, T, C]."""
         batch, positions, width = x.shape
@@ -126,14 +186,15 @@ class Attention(nn.Module):
             mix = self.value_mix.to(value.dtype)
             value = mix[0] * (own_value if first_value is None else first_value) + mix[1] * own_value
 
-        y = F.scaled_dot_product_attention(
-            query, key, value, is_causal=True, enable_gqa=self.heads != self.kv_heads
-        )
+        y = attend(query, key, value, mask)
         if self.excludes_own_value:
             y = exclude_own_value(y, value)
         y = y.transpose(1, 2)
         if self.gated:
             y = y * torch.sigmoid(F.linear(x, self.gate_weight) + self.gate_bias).to(y.dtype)[..., None]
+        if self.sparse_gate is not None:
+            gate = F.linear(x[..., : self.sparse_gate.shape[1]], self.sparse_gate)
+            y = y * torch.sigmoid(SPARSE_GATE_SCALE * gate).to(y.dtype)[..., None]
         return self.output(y.reshape(batch, positions, width)), own_value
 
 
@@ -172,16 +233,45 @@ class Block(nn.Module):
         self.attention_scale = nn.Parameter(torch.ones(config.width)) if config.branch_scales else None
         self.mlp_scale = nn.Parameter(torch.ones(config.width)) if config.branch_scales else None
 
+        # A row per lane: how much of itself, of attention's output and of the MLP's it goes on with.
+        self.lane_mix = (
+            nn.Parameter(torch.tensor([[_LANE_KEPT, 1.0, 1.0]] * 2))
+            if layer >= config.first_lane_layer
+            else None
+        )
+
     def forward(
-        self, x: Tensor, x0: Tensor, first_value: Tensor | None, rotation: tuple[Tensor, Tensor] | None
-    ) -> tuple[Tensor, Tensor]:
-        """Stream x and embedding output x0, both [B, T, D] → the stream after the block, and its values."""
+        self,
+        x: Tensor,
+        lane: Tensor | None,
+        x0: Tensor,
+        first_value: Tensor | None,
+        rotation: tuple[Tensor, Tensor] | None,
+        mask: AttentionMask = None,
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Stream x, the second lane where the block has two, and embedding output x0, all [B, T, D] → the
+        stream and the second lane after the block, and its unmixed values [B, G, T, C].
+
+        With one lane, the MLP reads what attention has written. With two (parameter-golf PR 1530), attention
+        reads x and the MLP the other lane, at the same time.
+        """
+        read = x
         if self.residual_mix is not None:
-            x = torch.addcmul(self.residual_mix[1] * x0, self.residual_mix[0], x)
-        added, value = self.attention(rms_norm(x) * self.norm_scale, first_value, rotation)
-        x = add_scaled(x, added, self.attention_scale)
-        added = self.mlp(rms_norm(x) * self.norm_scale)
-        return add_scaled(x, added, self.mlp_scale), value
+            read = torch.addcmul(self.residual_mix[1] * x0, self.residual_mix[0], x)
+        attended, value = self.attention(rms_norm(read) * self.norm_scale, first_value, rotation, mask)
+        if lane is None or self.lane_mix is None:
+            x = add_scaled(read, attended, self.attention_scale)
+            return add_scaled(x, self.mlp(rms_norm(x) * self.norm_scale), self.mlp_scale), None, value
+        computed = self.mlp(rms_norm(lane) * self.norm_scale)
+        if self.attention_scale is not None and self.mlp_scale is not None:
+            attended, computed = self.attention_scale * attended, self.mlp_scale * computed
+        attended, computed = attended.to(x.dtype), computed.to(x.dtype)
+        mix = self.lane_mix.to(x.dtype)
+        return (
+            mix[0, 0] * x + mix[0, 1] * attended + mix[0, 2] * computed,
+            mix[1, 0] * lane + mix[1, 1] * attended + mix[1, 2] * computed,
+            value,
+        )
 
 
 class BigramHash(nn.Module):
@@ -214,6 +304,26 @@ class SmearGate(nn.Module):
         return torch.lerp(x, previous, gate.to(x.dtype))
 
 
+class TokenSmearGate(nn.Module):
+    """x_t ← x_t + λ σ(w · x_t[: channels]) x_{t−1}, but not where a document or the window starts.
+
+    λ = 0 and w = 0 at first. A gate that lets the first token of a document see the end of the one before
+    leaks what attention may be forbidden to see (parameter-golf PR 1855).
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.bos_id = config.bos_id
+        self.strength = nn.Parameter(torch.zeros(1))
+        self.gate = nn.Parameter(torch.zeros(config.smear_channels))
+
+    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
+        previous = F.pad(x[:, :-1], (0, 0, 1, 0))
+        gate = torch.sigmoid(x[..., : self.gate.shape[0]] @ self.gate.to(x.dtype))
+        share = self.strength * gate * (tokens != self.bos_id)
+        return torch.addcmul(x, share.to(x.dtype).unsqueeze(-1), previous)
+
+
 class GPT(nn.Module):
     """Next-token model over windows of a token stream. Raises InputError for a config without vocabulary."""
 
@@ -224,15 +334,22 @@ class GPT(nn.Module):
         self.config = config
         self.token_embedding = Embedding(config.vocab_size, config.width)
         self.bigram_hash = BigramHash(config) if config.bigram_rows else None
-        self.smear_gate = SmearGate(config) if config.smear_gate else None
+        self.smear_gate: SmearGate | TokenSmearGate | None = None
+        if config.smear_gate or config.smear_channels:
+            self.smear_gate = TokenSmearGate(config) if config.smear_channels else SmearGate(config)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
-        if config.unet_skips and config.encoder_layers:
-            # Row i belongs to the skip that the decoder's layer i takes up.
-            self.skip_weight = nn.Parameter(torch.ones(config.encoder_layers, config.width))
-            self.skip_gate = nn.Parameter(torch.zeros(config.encoder_layers, config.width))
+        if config.skips:
+            # Row i belongs to the skip that position i of the decoder takes up.
+            self.skip_weight = nn.Parameter(torch.ones(config.skips, config.width))
+            self.skip_gate = nn.Parameter(torch.zeros(config.skips, config.width))
         self.head = None if config.tied_embeddings else Linear(config.width, config.vocab_size)
         # What an adapter adds to the logits, since a tied head is no module that a hook could hang on.
         self.head_adapter: Callable[[Tensor], Tensor] | None = None
+        # The caps of logits from zero up and of those below.
+        self.softcap = (
+            nn.Parameter(torch.full((2,), config.logit_softcap)) if config.asymmetric_softcap else None
+        )
+        self.recurrent = True
         self._initialise()
 
     def _initialise(self) -> None:
@@ -266,29 +383,40 @@ class GPT(nn.Module):
         if self.smear_gate is not None:
             x = self.smear_gate(x, tokens)
 
-        x0 = x
+        mask = document_mask(tokens, config.bos_id) if config.document_attention else None
+
+        order = config.layer_order(self.recurrent)
+        encoder = len(order) // 2 if config.unet_skips else 0
+        x0, lane = x, None
         first_value: Tensor | None = None
         skips: list[Tensor] = []
-        for layer, block in enumerate(self.blocks):
-            if config.unet_skips and layer >= config.encoder_layers and skips:
-                row = config.encoder_layers - len(skips)
-                gate = torch.sigmoid(self.skip_gate[row])
-                x = torch.addcmul((1 - gate) * self.skip_weight[row] * skips.pop(), gate, x)
-            x, value = block(x, x0, first_value, rotation)
+        for position, layer in enumerate(order):
+            if layer == config.first_lane_layer:
+                lane = x
+            if position >= encoder and skips:
+                gate = torch.sigmoid(self.skip_gate[position - encoder])
+                x = torch.addcmul((1 - gate) * self.skip_weight[position - encoder] * skips.pop(), gate, x)
+            x, lane, value = self.blocks[layer](x, lane, x0, first_value, rotation, mask)
             first_value = value if first_value is None else first_value
-            if config.unet_skips and layer < config.encoder_layers:
+            if position < encoder:
                 skips.append(x)
 
-        x = rms_norm(x)
-        if config.logit_softcap:
-            # Divided here and not after the product, because the logits are the largest tensor there is.
-            x = x / config.logit_softcap
+        return self._logits(rms_norm(x if lane is None else (x + lane) / 2))
+
+    def _logits(self, x: Tensor) -> Tensor:
         head = self.token_embedding if self.head is None else self.head
+        cap = self.config.logit_softcap
+        if cap and self.softcap is None:
+            # Divided here and not after the product, because the logits are the largest tensor there is.
+            x = x / cap
         logits = F.linear(x, seen_weight(head))
         if self.head_adapter is not None:
             logits = logits + self.head_adapter(x)
         logits = logits.float()
-        return config.logit_softcap * torch.tanh(logits) if config.logit_softcap else logits
+        if self.softcap is not None:
+            caps = torch.where(logits < 0, self.softcap[1], self.softcap[0])
+            return caps * torch.tanh(logits / caps)
+        return cap * torch.tanh(logits) if cap else logits
 
     def loss(self, tokens: Tensor, weights: Tensor, total_weight: Tensor) -> tuple[Tensor, Tensor]:
         """This batch's part of the objective Σ w·nll / Σ w, and its plain Σ nll, in nats.
@@ -305,3 +433,7 @@ class GPT(nn.Module):
         for module in self.modules():
             if isinstance(module, Linear | Embedding):
                 module.fake_quantise = enabled
+
+    def set_recurrence(self, enabled: bool) -> None:
+        """Switches depth recurrence, which is on in a new model, where the configuration has any."""
+        self.recurrent = enabled

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hybridlm.errors import InputError
-from hybridlm.model.gpt import GPT, Block, rotary_angles, seen_weight
+from hybridlm.model.config import ModelConfig
+from hybridlm.model.gpt import GPT, SPARSE_GATE_SCALE, Block, TokenSmearGate, rotary_angles, seen_weight
 
 _EPSILON = torch.finfo(torch.float32).eps  # what F.rms_norm adds
 
@@ -27,10 +28,18 @@ def _rms_norm(x: Tensor) -> Tensor:
     return x * x.square().mean(-1, keepdim=True).add_(_EPSILON).rsqrt_()
 
 
-class _Layer:
-    """A block's weights, multiplied out, and its keys and values in the current window."""
+class _Kept:
+    """Keys and values of the current window, [G, window, C] each, where the forward pass runs a layer."""
 
-    def __init__(self, block: Block, gpt: GPT, layer: int, window: int) -> None:
+    def __init__(self, config: ModelConfig, window: int) -> None:
+        self.keys = torch.zeros(config.kv_heads, window, config.head_width)
+        self.values = torch.zeros(config.kv_heads, window, config.head_width)
+
+
+class _Layer:
+    """A block's weights, multiplied out."""
+
+    def __init__(self, block: Block, gpt: GPT, layer: int) -> None:
         config = gpt.config
         attention, mlp = block.attention, block.mlp
         self.heads, self.groups, self.channels = config.heads, config.kv_heads, config.head_width
@@ -42,20 +51,21 @@ class _Layer:
 
         # Queries, keys, values and gates in one product.
         value = seen_weight(attention.value)
-        self.from_own: float | None = None
-        self.from_first = 0.0
+        self.from_first, self.from_own = 0.0, 1.0
         if attention.value_mix is not None:
-            of_first, of_own = attention.value_mix.tolist()
-            if self.first:
-                # Other layers need these values unmixed.
-                self.from_own = of_first + of_own
-            else:
-                value, self.from_first = value * of_own, of_first
+            self.from_first, self.from_own = attention.value_mix.tolist()
+            if not self.first:
+                # Others need the first layer's values unmixed, but nobody those of this one.
+                value, self.from_own = value * self.from_own, 1.0
         parts = [seen_weight(attention.query), seen_weight(attention.key), value]
         self.gate_bias = None
         if attention.gated:
             parts.append(attention.gate_weight)
             self.gate_bias = attention.gate_bias[:, None]
+        elif attention.sparse_gate is not None:
+            gate = attention.sparse_gate
+            parts.append(SPARSE_GATE_SCALE * F.pad(gate, (0, config.width - gate.shape[1])))
+            self.gate_bias = torch.zeros(self.heads, 1)
         self.inputs = torch.cat(parts) * block.norm_scale
         self.splits = [part.shape[0] for part in (torch.cat(parts[:2]), *parts[2:])]
         gain = torch.ones(self.heads) if attention.query_gain is None else attention.query_gain
@@ -69,25 +79,49 @@ class _Layer:
         down = scaled(seen_weight(mlp.down), block.mlp_scale)
         self.bias = None if mlp.hidden_bias is None else down @ mlp.hidden_bias
         self.down = down if mlp.hidden_scale is None else down * mlp.hidden_scale
-
-        self.keys = torch.zeros(self.groups, window, self.channels)
-        self.values = torch.zeros(self.groups, window, self.channels)
+        self.lane_mix = None if block.lane_mix is None else block.lane_mix.tolist()
 
     def run(
-        self, x: Tensor, x0: Tensor, first_value: Tensor | None, turn: "_Rotation | None", at: int
-    ) -> tuple[Tensor, Tensor]:
-        """Stream x and embedding output x0, both [n, D], of positions from ``at`` on → the stream after the
-        block, and its unmixed values [G, n, C]."""
+        self,
+        x: Tensor,
+        lane: Tensor | None,
+        x0: Tensor,
+        first_value: Tensor | None,
+        turn: "_Rotation | None",
+        kept: _Kept,
+        span: "_Span",
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Stream x, second lane and embedding output x0, all [n, D], of the positions in ``span`` → stream
+        and second lane after the block, and its unmixed values [G, n, C]."""
+        read = x
         if self.residual_mix is not None:
-            x = torch.addcmul(self.residual_mix[1] * x0, self.residual_mix[0], x)
-        added, value = self._attend(_rms_norm(x), first_value, turn, at)
-        x = x + added
+            read = torch.addcmul(self.residual_mix[1] * x0, self.residual_mix[0], x)
+        attended, value = self._attend(_rms_norm(read), first_value, turn, kept, span)
+        if lane is None or self.lane_mix is None:
+            x = read + attended
+            return x + self._compute(x), None, value
+        computed = self._compute(lane)
+        (keep, attention, mlp), (lane_keep, lane_attention, lane_mlp) = self.lane_mix
+        return (
+            keep * x + attention * attended + mlp * computed,
+            lane_keep * lane + lane_attention * attended + lane_mlp * computed,
+            value,
+        )
+
+    def _compute(self, x: Tensor) -> Tensor:
+        """What the MLP makes of x [n, D]."""
         hidden = F.leaky_relu(F.linear(_rms_norm(x), self.up), self.slope)
-        return x + F.linear(hidden.square_(), self.down, self.bias), value
+        return F.linear(hidden.square_(), self.down, self.bias)
 
     def _attend(
-        self, x: Tensor, first_value: Tensor | None, turn: "_Rotation | None", at: int
+        self,
+        x: Tensor,
+        first_value: Tensor | None,
+        turn: "_Rotation | None",
+        kept: _Kept,
+        span: "_Span",
     ) -> tuple[Tensor, Tensor]:
+        at, start = span.at, span.start
         n, end = x.shape[0], at + x.shape[0]
         both, own, *gates = torch.split(F.linear(x, self.inputs), self.splits, dim=1)
         both = both.view(n, -1, self.channels).transpose(0, 1)  # [H + G, n, C]
@@ -97,21 +131,20 @@ class _Layer:
         if turn is not None:
             both = turn.apply(both, at)
         query = both[: self.heads] * self.query_gain[:, :, None]
-        value = own
-        if self.from_own is not None:
-            value = own * self.from_own
-        elif first_value is not None and self.from_first:
-            value = torch.add(own, first_value, alpha=self.from_first)
-        self.keys[:, at:end] = both[self.heads :]
-        self.values[:, at:end] = value
+        if first_value is None:
+            value = own * (self.from_first + self.from_own)
+        else:
+            value = own if self.from_own == 1 else own * self.from_own
+            value = torch.add(value, first_value, alpha=self.from_first) if self.from_first else value
+        kept.keys[:, at:end] = both[self.heads :]
+        kept.values[:, at:end] = value
 
         # Query heads of a group side by side: [G, R·n, C].
         query = query.reshape(self.groups, -1, self.channels)
-        scores = torch.bmm(query, self.keys[:, :end].transpose(1, 2))
-        if n > 1:
-            later = torch.ones(n, end, dtype=torch.bool).triu_(at + 1)
-            scores.view(self.groups, -1, n, end).masked_fill_(later, -math.inf)
-        y = torch.bmm(scores.softmax(dim=-1), self.values[:, :end])
+        scores = torch.bmm(query, kept.keys[:, start:end].transpose(1, 2))
+        if span.hidden is not None:
+            scores.view(self.groups, -1, n, end - start).masked_fill_(span.hidden, -math.inf)
+        y = torch.bmm(scores.softmax(dim=-1), kept.values[:, start:end])
         if self.excludes_own_value:
             y = self._without_own_value(y, value)
         y = y.view(self.heads, n, self.channels)
@@ -144,6 +177,26 @@ class _Rotation:
         return torch.addcmul(x * self.cos[at:end], x.index_select(2, self.swapped), self.sin[at:end])
 
 
+class _Span:
+    """Positions from ``at`` to the end of ``tokens``, a window's so far, and what each of them may see.
+
+    start: the first position that any of them may see. hidden: bool [n, end − start], true where a row may
+    not see a column, or None where each may see all.
+    """
+
+    def __init__(self, tokens: Tensor, at: int, config: ModelConfig) -> None:
+        self.at, self.start = at, 0
+        self.hidden: Tensor | None = None
+        n, end = len(tokens) - at, len(tokens)
+        document = (tokens == config.bos_id).cumsum(0) if config.document_attention else None
+        if document is not None:
+            self.start = int(torch.searchsorted(document, document[at]))
+        if n > 1:
+            self.hidden = torch.ones(n, end - self.start, dtype=torch.bool).triu_(at - self.start + 1)
+            if document is not None:
+                self.hidden |= document[at:, None] != document[self.start :]
+
+
 class IncrementalGPT:
     """ln p of each next token, step by step, over the windows of scoring.
 
@@ -168,21 +221,29 @@ class IncrementalGPT:
         if model.bigram_hash is not None:
             table = seen_weight(model.bigram_hash.table)
             self._bigrams = F.linear(table, seen_weight(model.bigram_hash.projection))
-        self._smear = None if model.smear_gate is None else torch.sigmoid(model.smear_gate.gate)
+        self._smear: tuple[Tensor, Tensor] | Tensor | None = None
+        if isinstance(model.smear_gate, TokenSmearGate):
+            self._smear = (model.smear_gate.strength, model.smear_gate.gate)
+        elif model.smear_gate is not None:
+            self._smear = torch.sigmoid(model.smear_gate.gate)
         self._rotation = (
             _Rotation(window, config.head_width, config.rope_dims, config.rope_base)
             if config.rope_dims
             else None
         )
-        self._layers = [
-            _Layer(cast(Block, block), model, layer, window) for layer, block in enumerate(model.blocks)
+        layers = [_Layer(cast(Block, block), model, layer) for layer, block in enumerate(model.blocks)]
+        # In the order of the forward pass, in which a recurrent layer comes several times.
+        self._order = [
+            (layer, layers[layer], _Kept(config, window)) for layer in config.layer_order(model.recurrent)
         ]
-        self._skips = config.encoder_layers if config.unet_skips else 0
-        if self._skips:
+        self._encoder = len(self._order) // 2 if config.unet_skips else 0
+        if self._encoder:
             gate = torch.sigmoid(model.skip_gate)
             self._of_skip, self._of_stream = (1 - gate) * model.skip_weight, gate
         head = seen_weight(model.token_embedding if model.head is None else model.head)
-        self._head = head / config.logit_softcap if config.logit_softcap else head
+        cap = config.logit_softcap
+        self._softcap = model.softcap
+        self._head = head / cap if cap and self._softcap is None else head
         self._tokens = torch.zeros(window, dtype=torch.int64)
         self._filled = 0
         self._last: Tensor | None = None  # the latest embedding, as the smear gate needs it
@@ -206,17 +267,23 @@ class IncrementalGPT:
     def _logits(self, at: int) -> Tensor:
         """Runs the window's tokens from position ``at`` on; what the last of them makes of the next, [V]."""
         x = self._embed(at)
-        x0, first_value = x, None
+        span = _Span(self._tokens[: self._filled], at, self._config)
+        x0, lane, first_value = x, None, None
         skips: list[Tensor] = []
-        for index, layer in enumerate(self._layers):
-            if index >= self._skips and skips:
-                row = self._skips - len(skips)
+        for position, (index, layer, kept) in enumerate(self._order):
+            if index == self._config.first_lane_layer:
+                lane = x
+            if position >= self._encoder and skips:
+                row = position - self._encoder
                 x = torch.addcmul(self._of_skip[row] * skips.pop(), self._of_stream[row], x)
-            x, value = layer.run(x, x0, first_value, self._rotation, at)
+            x, lane, value = layer.run(x, lane, x0, first_value, self._rotation, kept, span)
             first_value = value if first_value is None else first_value
-            if index < self._skips:
+            if position < self._encoder:
                 skips.append(x)
-        logits = torch.mv(self._head, _rms_norm(x[-1]))
+        logits = torch.mv(self._head, _rms_norm(x[-1] if lane is None else (x[-1] + lane[-1]) / 2))
+        if self._softcap is not None:
+            caps = torch.where(logits < 0, self._softcap[1], self._softcap[0])
+            return torch.tanh_(logits.div_(caps)).mul_(caps)
         return torch.tanh_(logits).mul_(cap) if (cap := self._config.logit_softcap) else logits
 
     def _embed(self, at: int) -> Tensor:
@@ -228,6 +295,13 @@ class IncrementalGPT:
         x = _rms_norm(x)
         if self._smear is None:
             return x
-        before = x[:1] if at == 0 or self._last is None else self._last
-        self._last, previous_x = x[-1:], torch.cat((before, x[:-1]))
-        return torch.lerp(x, previous_x, self._smear * (tokens != self._config.bos_id).unsqueeze(-1))
+        inside = (tokens != self._config.bos_id).unsqueeze(-1)
+        if isinstance(self._smear, Tensor):
+            before = x[:1] if at == 0 or self._last is None else self._last
+            self._last, previous = x[-1:], torch.cat((before, x[:-1]))
+            return torch.lerp(x, previous, self._smear * inside)
+        before = torch.zeros_like(x[:1]) if at == 0 or self._last is None else self._last
+        self._last, previous = x[-1:], torch.cat((before, x[:-1]))
+        strength, weight = self._smear
+        gate = torch.sigmoid(x[:, : len(weight)] @ weight).unsqueeze(-1)
+        return torch.addcmul(x, strength * gate * inside, previous)

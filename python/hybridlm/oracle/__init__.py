@@ -3,6 +3,6 @@
 Importing this package needs NumPy only; torch is imported where tables are put on a device.
 """
 
-from hybridlm.oracle.frozen import Oracle
+from hybridlm.oracle.oracle import Oracle
 
 __all__ = ["Oracle"]

@@ -1,17 +1,17 @@
 """Shards to an oracle's bytes."""
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 from hybridlm import _core
 from hybridlm.errors import InputError
-from hybridlm.oracle.counting import Tables, count
+from hybridlm.oracle.dense_counting import Tables, count
+from hybridlm.oracle.sources import Paths, Sources
 from hybridlm.oracle.sparse_counting import DEFAULT_MEMORY, Ngrams, counted
+from hybridlm.oracle.vocabularies import VocabularyLike
 from hybridlm.progress import Progress
 from hybridlm.threads import thread_count
 
-Estimator = Literal["dense", "sparse"]
 Layout = Literal["reference", "packed"]
 
 DEFAULT_LEVEL: dict[Layout, int] = {"reference": 22, "packed": 1}
@@ -43,8 +43,8 @@ def estimate_dense(
 
 
 def build_dense(
-    sources: Sequence[str | os.PathLike[str]],
-    vocab_size: int,
+    sources: Paths | Sources,
+    vocabulary: VocabularyLike,
     *,
     orders: int = 8,
     buckets: Mapping[int, int] | None = None,
@@ -58,7 +58,7 @@ def build_dense(
     The bytes depend neither on the sources' order and grouping nor on ``threads``. Raises InputError,
     FormatError or OSError.
     """
-    counts = count(sources, Tables(vocab_size, orders, buckets or {}), threads=threads)
+    counts = count(sources, Tables(vocabulary, orders, buckets or {}), threads=threads)
     return estimate_dense(counts, layout=layout, level=level, threads=threads)
 
 
@@ -79,8 +79,8 @@ def estimate_sparse(
 
 
 def build_sparse(
-    sources: Sequence[str | os.PathLike[str]],
-    vocab_size: int | None = None,
+    sources: Paths | Sources,
+    vocabulary: VocabularyLike | None = None,
     *,
     max_bytes: int,
     order: int | None = None,
@@ -93,6 +93,6 @@ def build_sparse(
     1024 and 6. The bytes depend neither on the sources' order and grouping nor on ``threads`` and ``memory``.
     Raises InputError (nothing fits, or no tokens), FormatError or OSError.
     """
-    ngrams = Ngrams(vocab_size, order)
+    ngrams = Ngrams(vocabulary, order)
     with counted(sources, ngrams, threads=threads, memory=memory) as counts:
         return estimate_sparse(counts, max_bytes=max_bytes, threads=threads, memory=memory)

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from hybridlm import _core
 from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import InputError
-from hybridlm.oracle.build import Estimator, build_dense, build_sparse
-from hybridlm.oracle.frozen import Oracle
+from hybridlm.oracle.build import build_dense, build_sparse
+from hybridlm.oracle.oracle import Oracle
+from hybridlm.oracle.sources import Estimator
 
 DEFAULT_MAX_BYTES = 4_000_000
 
@@ -82,13 +83,11 @@ class OracleBuilder:
         if self._estimator == "dense":
             if max_bytes is not None:
                 raise InputError("a dense oracle has the size of its tables: max_bytes is for a sparse one")
-            data = build_dense(
-                self._sources, self.vocabulary.size, orders=self._order or 8, threads=self._threads
-            )
+            data = build_dense(self._sources, self.vocabulary, orders=self._order or 8, threads=self._threads)
         else:
             data = build_sparse(
                 self._sources,
-                self.vocabulary.size,
+                self.vocabulary,
                 max_bytes=DEFAULT_MAX_BYTES if max_bytes is None else max_bytes,
                 order=self._order,
                 threads=self._threads,

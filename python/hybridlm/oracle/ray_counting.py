@@ -17,7 +17,10 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 from hybridlm import _core
+from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import InputError
+from hybridlm.extras import require_ray
+from hybridlm.oracle.vocabularies import vocabulary_of
 from hybridlm.progress import Progress
 
 _FAN_IN = 4
@@ -55,7 +58,7 @@ def count_on_ray(
 
 def count_sparse_on_ray(
     shards: Sequence[str | os.PathLike[str]],
-    vocab_size: int,
+    vocabulary: Vocabulary,
     order: int,
     *,
     memory: int,
@@ -79,7 +82,7 @@ def count_sparse_on_ray(
             with Progress("counting", len(shards), "shards") as progress:
                 while waiting or running:
                     while waiting and len(running) < 2 * slots:
-                        running.append(count.remote(waiting.popleft(), vocab_size, order, memory, threads))
+                        running.append(count.remote(waiting.popleft(), vocabulary, order, memory, threads))
                     finished, running = ray.wait(running)
                     yield ray.get(finished[0])
                     done += 1
@@ -92,12 +95,8 @@ def count_sparse_on_ray(
 @contextlib.contextmanager
 def _cluster(address: str | None) -> Iterator[Any]:
     """The module ray, connected; what it raises as errors of ours."""
-    try:
-        import ray
-    except ImportError:
-        raise InputError(
-            "--engine ray needs Ray, which is not installed: pip install 'hybridlm[ray]'"
-        ) from None
+    require_ray("--engine ray")
+    import ray
 
     ours = not ray.is_initialized()
     if ours:
@@ -143,7 +142,7 @@ def _reduce(
     size = -(-len(paths) // (slots * _TASKS_PER_CPU))
     waiting = deque(paths[first : first + size] for first in range(0, len(paths), size))
     hashed_rows = {order: rows for order, rows in counts.buckets.items() if order >= 3}
-    layout = (counts.vocab_size, len(counts.orders), hashed_rows)
+    layout = (vocabulary_of(counts), len(counts.orders), hashed_rows)
     running: dict[Any, Any] = {}
     ready: list[Any] = []
     done = 0
@@ -177,7 +176,9 @@ def _reduce(
             ray.cancel(number, force=True)
 
 
-def _count(shards: list[str], layout: tuple[int, int, dict[int, int]], threads: int) -> tuple[int, bytes]:
+def _count(
+    shards: list[str], layout: tuple[Vocabulary, int, dict[int, int]], threads: int
+) -> tuple[int, bytes]:
     """On a worker: the number of shards and their counts."""
     counts = _core.NgramCounts(*layout)
     with _naming_the_node():
@@ -185,10 +186,10 @@ def _count(shards: list[str], layout: tuple[int, int, dict[int, int]], threads: 
     return len(shards), counts.to_bytes(threads)
 
 
-def _count_sparse(shard: str, vocab_size: int, order: int, memory: int, threads: int) -> bytes:
+def _count_sparse(shard: str, vocabulary: Vocabulary, order: int, memory: int, threads: int) -> bytes:
     """On a worker: a shard's counts."""
     with _naming_the_node():
-        return _core.SparseCounts.count([shard], vocab_size, order, memory, threads=threads).to_bytes()
+        return _core.SparseCounts.count([shard], vocabulary, order, memory, threads=threads).to_bytes()
 
 
 @contextlib.contextmanager

@@ -15,9 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hybridlm import _core
+from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import InputError
 from hybridlm.files import atomic_write_bytes
-from hybridlm.oracle.counting import DEFAULT_VOCAB_SIZE, Engine, groups, is_partial
+from hybridlm.oracle.dense_counting import Engine, groups
+from hybridlm.oracle.resume import not_yet_counted
+from hybridlm.oracle.sources import Paths, Sources
+from hybridlm.oracle.vocabularies import (
+    VocabularyLike,
+    as_vocabulary,
+    check_asked,
+    vocabulary_of,
+    warn_about,
+)
 from hybridlm.progress import Progress
 from hybridlm.threads import thread_count
 
@@ -45,23 +55,20 @@ _PART = "counted"
 class Ngrams:
     """What to count. What is None is as in the partial counts given, or the default."""
 
-    vocab_size: int | None = None
+    vocabulary: VocabularyLike | None = None
     order: int | None = None
+
+    @property
+    def asked(self) -> Vocabulary | None:
+        return None if self.vocabulary is None else as_vocabulary(self.vocabulary)
 
     def of(self, counts: _core.SparseCounts, name: str) -> "Ngrams":
         """What ``counts``, read from ``name``, are of. Raises InputError where other ones are asked for."""
-        if self.vocab_size is not None and counts.vocab_size != self.vocab_size:
-            raise InputError(
-                f"{name}: counts of a vocabulary of {counts.vocab_size}, but {self.vocab_size} is asked for"
-            )
+        found = vocabulary_of(counts)
+        check_asked(self.asked, found, name)
         if self.order is not None and counts.order != self.order:
             raise InputError(f"{name}: counts up to order {counts.order}, not {self.order}")
-        return Ngrams(counts.vocab_size, counts.order)
-
-
-def is_sparse_partial(path: str | os.PathLike[str]) -> bool:
-    """Whether the file begins as sparse partial counts do. Raises OSError."""
-    return is_partial(path, _core.SPARSE_COUNTS_MAGIC)
+        return Ngrams(self.asked or found, counts.order)
 
 
 class _Folder:
@@ -99,7 +106,7 @@ class _Folder:
                 return path
 
     def resume(
-        self, shards: Sequence[str], vocab_size: int, order: int, threads: int
+        self, shards: Sequence[str], vocabulary: Vocabulary, order: int, threads: int
     ) -> tuple[list[_core.SparseCounts], list[str]]:
         """The counts that an interrupted run left, and the shards still to be counted.
 
@@ -111,23 +118,15 @@ class _Folder:
         if not self._path.is_dir():
             raise InputError(f"{self._path}: not what a sparse build leaves when interrupted; {advice}")
         found = [_core.SparseCounts.open(path) for path in sorted(self._path.glob(f"{_PART}*.part"))]
-        given = [content for _, _, content in _core.identify_shards(shards, threads)]
-        counted = set()
+        counted = {}
         for counts in found:
-            if (counts.vocab_size, counts.order) != (vocab_size, order):
+            if (vocabulary_of(counts), counts.order) != (vocabulary, order):
                 raise InputError(
-                    f"{self._path}: an interrupted run left counts of another vocabulary or order; {advice}"
+                    f"{self._path}: an interrupted run left counts of another vocabulary, document token, "
+                    f"tokenizer or order; {advice}"
                 )
-            for name, _, content in counts.shards:
-                counted.add(content)
-                if content not in given:
-                    raise InputError(
-                        f"{self._path}: an interrupted run has counted {name}, not given now; {advice}"
-                    )
-        if found:
-            log.info("%s: resuming, %d of %d shards are counted", self._path, len(counted), len(shards))
-        rest = [shard for shard, content in zip(shards, given, strict=True) if content not in counted]
-        return found, rest
+            counted.update({content: name for name, _, content in counts.shards})
+        return found, not_yet_counted(shards, counted, self._path, threads)
 
     def merge(
         self, parts: Sequence[_core.SparseCounts], threads: int, out: Path | None = None
@@ -146,7 +145,7 @@ class _Folder:
 
 @contextlib.contextmanager
 def counted(
-    sources: Sequence[str | os.PathLike[str]],
+    sources: Paths | Sources,
     ngrams: Ngrams | None = None,
     *,
     threads: int | None = None,
@@ -164,34 +163,33 @@ def counted(
     Without it they go to a temporary folder, which is always removed. ``every_shard`` makes a file of each.
     On Ray, ``threads`` are those of a task, one if None. Raises InputError, FormatError or OSError.
     """
-    if not sources:
-        raise InputError("no shards to count")
     if memory < _LEAST_MEMORY:
         raise InputError(
             f"a sparse build needs at least {_LEAST_MEMORY >> 20}M of memory, not {memory:,} bytes"
         )
-    for source in sources:
-        if is_partial(source):
-            raise InputError(
-                f"{os.fspath(source)}: counts of the dense estimator; count the shards as sparse"
-            )
-    partials = [os.fspath(source) for source in sources if is_sparse_partial(source)]
-    shards = [os.fspath(source) for source in sources if not is_sparse_partial(source)]
-    given = [_core.SparseCounts.open(path) for path in partials]
+    classified = Sources.of(sources)
+    if classified.dense_counts:
+        raise InputError(
+            f"{classified.dense_counts[0]}: counts of the dense estimator; count the shards as sparse"
+        )
+    shards = classified.shards
+    given = [_core.SparseCounts.open(path) for path in classified.sparse_counts]
     ngrams = ngrams or Ngrams()
+    asked = ngrams.asked
+    of_counts = None
     if given:
-        ngrams = ngrams.of(given[0], partials[0])
-    vocab_size = DEFAULT_VOCAB_SIZE if ngrams.vocab_size is None else ngrams.vocab_size
+        ngrams, of_counts = ngrams.of(given[0], classified.sparse_counts[0]), vocabulary_of(given[0])
+    vocabulary = classified.vocabulary(ngrams.vocabulary, of_counts)
     order = DEFAULT_ORDER if ngrams.order is None else ngrams.order
     native = thread_count(threads)
     group_tokens = min(memory // _BYTES_PER_TOKEN, _GROUP_TOKENS)
     with _Folder(unfinished) as folder:
-        found, rest = folder.resume(shards, vocab_size, order, native)
+        found, rest = folder.resume(shards, vocabulary, order, native)
         if rest and engine == "ray":
             from hybridlm.oracle.ray_counting import count_sparse_on_ray
 
             of_shards = count_sparse_on_ray(
-                rest, vocab_size, order, memory=memory, address=ray_address, threads=threads or 1
+                rest, vocabulary, order, memory=memory, address=ray_address, threads=threads or 1
             )
             # Closed at once when something is raised here, which ends the tasks.
             with contextlib.closing(of_shards):
@@ -214,11 +212,13 @@ def counted(
 
                     out = None if fits else folder.file()
                     found.append(
-                        _core.SparseCounts.count(group, vocab_size, order, memory, out, native, report)
+                        _core.SparseCounts.count(group, vocabulary, order, memory, out, native, report)
                     )
                     done += sum(sizes[shard] for shard in group)
         parts = [*given, *found]
-        yield parts[0] if len(parts) == 1 else folder.merge(parts, native)
+        counts = parts[0] if len(parts) == 1 else folder.merge(parts, native)
+        warn_about(counts, asked)
+        yield counts
 
 
 def merge(

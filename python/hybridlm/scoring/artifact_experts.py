@@ -51,8 +51,8 @@ def experts_of(
     ``control``, training tokens as long as the stream: one more expert, of the family ``control``, is the
     neural one trained on them instead; None: there is none.
 
-    Raises InputError for another vocabulary than the artifact's and for settings that can't be, FormatError
-    for a damaged artifact.
+    Raises InputError for another vocabulary than the artifact's, for settings that can't be, and for a neural
+    model where there is no PyTorch; FormatError for a damaged artifact.
     """
     experts: list[Expert] = []
     learners: list[Learner] = []
@@ -85,6 +85,7 @@ def load_neural(
     control: NDArray[np.uint16] | None = None,
 ) -> tuple[Expert, Learner | None]:
     """The artifact's neural expert, and what makes it learn; raises as `experts_of` does."""
+    artifact.require_torch()
     import torch
 
     from hybridlm.distributed import Distributed, pick_device

@@ -16,7 +16,7 @@ Precision = Literal["float32", "bfloat16"]
 class TTTConfig:
     """Test-time training of the neural model on what has been scored.
 
-    >>> hybridlm.TTTConfig(epochs=1, learning_rate=0.001).batch
+    >>> hybridlm.TTTConfig(epochs=1, learning_rates=(0.0, 0.001)).batch
     8
     """
 

@@ -77,10 +77,15 @@ def load_model(run: Path) -> tuple[GPT, ModelMetadata]:
     except (ValueError, KeyError, TypeError):
         raise FormatError(f"{path}: the metadata lacks model, tokenizer or step") from None
     config = ModelConfig.from_json(model_json, str(path))
+    if config.layers > len(tensors):
+        raise FormatError(f"{path}: {len(tensors)} tensors can't be {config.layers} layers")
     # Without memory at first: shapes are compared before a configuration can ask for any.
     with torch.device("meta"):
         model = GPT(config)
     check_shapes(tensors, {name: weight.shape for name, weight in model.state_dict().items()}, str(path))
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise FormatError(f"{path}: tensor {name} holds a value that is not finite: the run diverged")
     model.load_state_dict(tensors, assign=True)
     return model.eval(), ModelMetadata(config, fingerprint, step)
 
@@ -150,4 +155,14 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             f"{folder / _TENSORS}: damaged: its SHA-256 is not the one in {_STATE}; remove {folder} to "
             "resume from an earlier checkpoint"
         )
-    return Checkpoint(step, seconds, safetensors.torch.load(data))
+    try:
+        tensors = safetensors.torch.load(data)
+    except (safetensors.SafetensorError, KeyError) as error:  # KeyError: a dtype that torch lacks
+        raise FormatError(f"{folder / _TENSORS}: not in safetensors form: {error}") from None
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise FormatError(
+                f"{folder / _TENSORS}: {name} holds a value that is not finite; remove {folder} to resume "
+                "from an earlier checkpoint"
+            )
+    return Checkpoint(step, seconds, tensors)

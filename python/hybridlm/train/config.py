@@ -19,7 +19,9 @@ class OptimizerConfig:
     decoder_lr_factor: float = 2.0
     """Learning rates of the second half of the layers are this many times those of the first."""
     weight_decay: float = 0.04
-    """Decoupled, times the learning rate; on Muon's matrices only."""
+    """Of Muon's matrices; decoupled, times the learning rate, as the two that follow."""
+    embedding_decay: float = 0.0
+    scalar_decay: float = 0.0
     gradient_clip: float = 0.0
     """Largest global norm of the gradient; 0: whatever it is."""
 
@@ -27,9 +29,13 @@ class OptimizerConfig:
     momentum_end: float = 0.99
     momentum_steps: int = 1500
     """Muon's momentum goes from start to end, linearly, in so many steps."""
+    newton_schulz: Literal["quintic", "polar_express"] = "quintic"
+    """Coefficients of the orthogonalisation: Jordan's, the same in each step, or Polar Express's."""
     newton_schulz_steps: int = 5
     newton_schulz_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """auto: bfloat16 on CUDA, float32 elsewhere."""
+    normalise_rows: bool = False
+    """Rows of Muon's direction get the same norm before it is orthogonalised (MuonEq-R)."""
 
     adam_beta1: float = 0.8
     adam_beta2: float = 0.95
@@ -37,7 +43,11 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         _at_least_zero(
-            self, "optimizer.", "matrix_lr", "embedding_lr", "scalar_lr", "weight_decay", "gradient_clip"
+            self,
+            "optimizer.",
+            *("matrix_lr", "embedding_lr", "scalar_lr", "decoder_lr_factor", "gradient_clip"),
+            *("weight_decay", "embedding_decay", "scalar_decay", "newton_schulz_steps", "momentum_steps"),
+            *("adam_epsilon",),
         )
         for name in ("momentum_start", "momentum_end", "adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
@@ -51,15 +61,25 @@ class ScheduleConfig:
     ramp_steps: int = 0
     """The first steps, in which learning rates rise from near zero."""
     warmdown: float = 0.5
-    """The last part of the run, as a fraction, in which learning rates fall linearly."""
-    final_lr_scale: float = 0.0
+    """The last part of the run, as a fraction, in which learning rates fall linearly towards zero."""
+    lr_floor: float = 0.0
+    """As a fraction of the full rates: in the warm-down they don't fall below."""
+    decay_taper: float = 0.0
+    """The last part of the run, as a fraction, in which weight decay falls linearly."""
+    final_decay_scale: float = 0.0
+    """What it falls to, as a fraction of itself."""
+    recurrence_start: float = 0.35
+    """How far the run is, from 0 to 1, when depth recurrence sets in."""
     warmup_steps: int = 0
     """Steps before the clock starts, which compile kernels and are then undone completely."""
 
     def __post_init__(self) -> None:
-        _at_least_zero(self, "schedule.", "ramp_steps", "warmup_steps", "final_lr_scale")
-        if not 0 <= self.warmdown <= 1:
-            raise InputError(f"schedule.warmdown must be in [0, 1], not {self.warmdown}")
+        _at_least_zero(self, "schedule.", "ramp_steps", "warmup_steps")
+        for name in ("warmdown", "lr_floor", "decay_taper", "final_decay_scale"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"schedule.{name} must be in [0, 1], not {getattr(self, name)}")
+        if not 0 <= self.recurrence_start < 1:
+            raise InputError(f"schedule.recurrence_start must be in [0, 1), not {self.recurrence_start}")
 
 
 @dataclass(frozen=True)
@@ -126,6 +146,15 @@ class TrainConfig:
     late_qat_lr_scale: float = 0.15
     """Quantisation-aware training starts when the learning-rate scale falls below; 0: never."""
     log_every: int = 10
+    tensorboard: bool = False
+    """Write the log for TensorBoard too, into the run's folder; needs the extra `tensorboard`."""
+    peak_tflops: float = 0.0
+    """What one device can do in the run's precision, in 10¹² operations a second; then the log has the
+    share of it that is used (MFU)."""
+    spike_nats: float = 2.0
+    """A loss that is this much above the average of those logged before stops the run; 0: none does."""
+    rank_timeout: float = 60.0
+    """Under torchrun, on CPUs: seconds that a rank waits for the others before it takes them for dead."""
     device: str | None = None
     """cpu, cuda or cuda:N; none: CUDA where there is one."""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
@@ -144,7 +173,9 @@ class TrainConfig:
         for name in ("iterations", "batch_tokens", "micro_batch_tokens", "sequence_length", "log_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
-        _at_least_zero(self, "", "max_seconds", "late_qat_lr_scale", "seed")
+        _at_least_zero(
+            self, "", "max_seconds", "late_qat_lr_scale", "seed", "peak_tflops", "spike_nats", "rank_timeout"
+        )
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"ema_decay must be in [0, 1), not {self.ema_decay}")
         if self.batch_tokens % self.sequence_length:

@@ -7,19 +7,22 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 import hybridlm
 from hybridlm.config import as_dict
 from hybridlm.data import shards
+from hybridlm.data.byte_table import ByteTable
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.distributed import Distributed
 from hybridlm.errors import FormatError, InputError
@@ -33,16 +36,11 @@ from hybridlm.train.checkpoint import Checkpoint, ModelMetadata
 from hybridlm.train.complementary import ComplementaryWeights
 from hybridlm.train.config import TrainConfig
 from hybridlm.train.ema import EMA
-from hybridlm.train.loader import TokenLoader, check_shards
-from hybridlm.train.metrics import MetricsLog
-from hybridlm.train.optimizer import Optimizers
-from hybridlm.train.schedule import (
-    SharedClock,
-    learning_rate_scale,
-    muon_momentum,
-    progress,
-    warmdown_scale,
-)
+from hybridlm.train.estimate import flops_per_token
+from hybridlm.train.loader import Batch, TokenLoader, check_shards
+from hybridlm.train.metrics import MetricsLog, require_tensorboard
+from hybridlm.train.optimizer import Optimizers, clip_norm_
+from hybridlm.train.schedule import SharedClock, StepPlan, plan, progress
 from hybridlm.train.validation import Validator
 
 log = logging.getLogger("hybridlm.train")
@@ -54,6 +52,10 @@ _FREE_TO_CHANGE = (
     "iterations",
     "max_seconds",
     "log_every",
+    "tensorboard",
+    "peak_tflops",
+    "spike_nats",
+    "rank_timeout",
     "device",
     "compile",
     "validation",
@@ -80,14 +82,18 @@ def train(
     out: Path,
     dist: Distributed,
     resume: bool = False,
+    allow_changes: bool = False,
+    timer: Callable[[], float] = time.perf_counter,
 ) -> TrainResult:
     """Trains a GPT on the data folder's training shards and leaves it in ``out``/model.safetensors.
 
     A collective: every rank calls it alike. ``resume`` continues from the latest checkpoint in ``out``, and
-    on a CPU ends with the very weights that a run without interruption ends with.
+    on a CPU ends with the very weights that a run without interruption ends with; ``allow_changes`` lets it
+    go on with other settings. ``timer`` gives the seconds that ``max_seconds`` and the schedule go by.
 
-    Raises InputError for data, tokenizer, oracle and settings that don't fit each other, or when ``out``
-    holds a run already; OSError; and KeyboardInterrupt, once a checkpoint is written, for SIGINT and SIGTERM.
+    Raises InputError for data, tokenizer, oracle and settings that don't fit each other, when ``out`` holds
+    a run already, and for a run that diverges; ConnectionError when another rank is gone; OSError; and
+    KeyboardInterrupt, once a checkpoint is written, for SIGINT, SIGTERM and SIGHUP.
     """
     device = dist.device
     if device.type == "cpu":
@@ -95,6 +101,8 @@ def train(
     precision = activation_dtype(config, device)
 
     config = with_facts(config, tokenizer)
+    if config.tensorboard:
+        require_tensorboard()
     train_shards, val_shards = shards.data_folder(data)
     check_shards([*train_shards, *val_shards], tokenizer.vocabulary, dist)
     loader = TokenLoader(
@@ -112,31 +120,11 @@ def train(
 
     torch.manual_seed(config.seed)
     model = GPT(config.model).to(device)
-    parameters = list(model.parameters())
-    for parameter in parameters:
+    for parameter in model.parameters():
         dist.broadcast_(parameter.data)
-    gradient = flat_gradient(parameters)
-    optimizers = Optimizers(model, config.optimizer, dist)
-    loss_of = torch.compile(model.loss, dynamic=False) if config.compile else model.loss
-    rows_at_once = max(1, config.micro_batch_tokens // config.sequence_length)
-
-    def learn(tokens: Tensor, weights: Tensor, step: int, lr_scale: float) -> Tensor:
-        """One optimiser step on this rank's share of a batch; returns the share's Σ nll (nats)."""
-        total_weight = dist.all_reduce_sum_(weights.sum())
-        gradient.zero_()
-        nats = torch.zeros((), device=device)
-        for rows, row_weights in zip(
-            torch.split(tokens, rows_at_once), torch.split(weights, rows_at_once), strict=True
-        ):
-            with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
-                loss, row_nats = loss_of(rows, row_weights, total_weight)
-            loss.backward()  # type: ignore[no-untyped-call]
-            nats += row_nats
-        dist.all_reduce_sum_(gradient)
-        if config.optimizer.gradient_clip:
-            gradient.mul_((config.optimizer.gradient_clip / (gradient.norm() + 1e-6)).clamp(max=1.0))
-        optimizers.step(lr_scale, muon_momentum(step, config.optimizer))
-        return nats
+    learner = Learner(model, config, dist, precision)
+    ema = EMA(model, config.ema_decay)
+    state = TrainingState(model, learner.optimizers, ema)
 
     setting = {
         "data": str(data),
@@ -144,16 +132,14 @@ def train(
         "tokenizer": tokenizer.fingerprint,
         "training": as_dict(config),
     }
-    dist.on_main(lambda: open_run(out, setting, resume))
-    ema = EMA(model, config.ema_decay)
-    state = TrainingState(model, optimizers, ema)
+    dist.on_main(lambda: open_run(out, setting, resume, allow_changes))
     step, seconds = 0, 0.0
     if resume:
         latest = latest_checkpoint(out)
         state.load(latest.tensors, f"the checkpoint of step {latest.step} in {out}")
         step, seconds = latest.step, latest.seconds
         del latest
-    size = sum(parameter.numel() for parameter in parameters)
+    size = sum(parameter.numel() for parameter in model.parameters())
     log.info(
         "%s: %s parameters, %s training tokens, %s targets a step, %s × %s, %s",
         f"resumed at step {step}" if resume else "training",
@@ -165,31 +151,47 @@ def train(
         str(precision).removeprefix("torch."),
     )
     if config.schedule.warmup_steps:
-        warm_up(state, loader, config, learn)
+        warm_up(state, loader, config, learner)
 
-    metrics = MetricsLog(out, step) if dist.is_main else None
-    clock = SharedClock(dist, 1 if device.type == "cpu" else 10, step, seconds)
+    metrics = MetricsLog(out, step, tensorboard=config.tensorboard) if dist.is_main else None
+    clock = SharedClock(dist, 1 if device.type == "cpu" else 10, step, seconds, timer)
+    guard = LossGuard(config.spike_nats)
     batches = loader.batches(step)
-    logged_step, logged_seconds = step, seconds
-    nats, lr_scale = torch.zeros((), device=device), 1.0
+    logged_step, logged_seconds, waited = step, seconds, 0.0
 
-    def measured_step(nats: Tensor, lr_scale: float) -> dict[str, float]:
-        """What there is to say of the step just done. A collective, and it makes the host wait."""
-        nonlocal logged_step, logged_seconds
-        loss = float(dist.all_reduce_sum_(nats.clone())) / config.batch_tokens
-        if not math.isfinite(loss):
-            raise InputError(f"the loss is {loss} at step {step}: lower the learning rates")
+    def measured_step(batch: Batch, planned: StepPlan, outcome: StepOutcome) -> dict[str, float]:
+        """What there is to say of the step just done. A collective, and it makes the host wait.
+
+        Raises InputError for a loss that says that the run has diverged.
+        """
+        nonlocal logged_step, logged_seconds, waited
+        sums = torch.stack((outcome.nats.double(), target_bytes(batch, tokenizer.byte_table).to(device)))
+        nats, text_bytes = dist.all_reduce_sum_(sums).tolist()
+        loss = nats / config.batch_tokens
+        if problem := guard.problem(loss):
+            raise InputError(f"{problem} at step {step}: the run diverged; {what_to_do(out)}")
         now = clock.measured()
-        rate = (step - logged_step) * config.batch_tokens / (now - logged_seconds)
-        logged_step, logged_seconds = step, now
-        return {
+        rate = (step - logged_step) * config.batch_tokens / max(now - logged_seconds, 1e-9)
+        line = {
             "step": step,
             "train_loss": loss,
-            "lr_scale": lr_scale,
+            "train_bpb": nats / math.log(2) / max(1.0, text_bytes),
+            "gradient_norm": float(outcome.gradient_norm),
+            "lr_scale": planned.lr_scale,
+            "matrix_lr": planned.lr_scale * config.optimizer.matrix_lr,
+            "embedding_lr": planned.lr_scale * config.optimizer.embedding_lr,
+            "scalar_lr": planned.lr_scale * config.optimizer.scalar_lr,
+            "weight_decay": planned.decay_scale * config.optimizer.weight_decay,
             "tokens": step * config.batch_tokens,
             "tokens_per_second": rate,
+            "loader_share": waited / max(now - logged_seconds, 1e-9),
             "seconds": now,
         }
+        if config.peak_tflops:
+            flops = rate * flops_per_token(config.model, planned.recurrent)
+            line["mfu"] = flops / (dist.world_size * config.peak_tflops * 1e12)
+        logged_step, logged_seconds, waited = step, now, 0.0
+        return line
 
     def measured_weights() -> dict[str, float]:
         """How the weights that the run would leave now do, in full precision. A collective."""
@@ -198,48 +200,161 @@ def train(
             result = validate(model, precision)
         return {"val_loss": result.loss, "val_bpb": result.bpb}
 
+    def save_checkpoint() -> None:
+        """A collective. Raises InputError instead of saving what is not worth resuming from."""
+        tensors = state.tensors()
+        check_finite(tensors, f"step {step}: the run diverged; {what_to_do(out)}")
+        with clock.paused():
+            point = Checkpoint(step, clock.measured(), tensors)
+            dist.on_main(lambda: checkpoints.save_checkpoint(out, point, config.checkpoint.keep))
+
     with interruptible() as interruption:
         while True:
             seconds, interrupted = clock.read(step, interruption.is_set())
             done = progress(step, seconds, config)
             if interrupted or done >= 1:
                 break
-            lr_scale = learning_rate_scale(step, done, config.schedule)
-            model.set_fake_quantisation(warmdown_scale(done, config.schedule) < config.late_qat_lr_scale)
+            planned = plan(step, done, config)
+            before = timer()
             batch = next(batches)
-            tokens = batch.tokens.to(device, non_blocking=True)
-            weights = batch.weights.to(device, non_blocking=True)
-            nats = learn(tokens, weights, step, lr_scale)
+            waited += timer() - before
+            outcome = learner.step(
+                batch.tokens.to(device, non_blocking=True),
+                batch.weights.to(device, non_blocking=True),
+                planned,
+            )
             ema.update(model, step)
             step += 1
 
             validating = config.validation.every and step % config.validation.every == 0
-            if (step % config.log_every == 0 or step == 1 or validating) and step < config.iterations:
-                line = measured_step(nats, lr_scale)
+            saving = config.checkpoint.every and step % config.checkpoint.every == 0
+            if (
+                step % config.log_every == 0 or step == 1 or validating or saving
+            ) and step < config.iterations:
+                line = measured_step(batch, planned, outcome)
                 if validating:
                     with clock.paused():
                         line |= measured_weights()
                 report(line, config, metrics)
-            if config.checkpoint.every and step % config.checkpoint.every == 0:
-                save_checkpoint(state, step, clock, out, config, dist)
+            if saving:
+                save_checkpoint()
 
         batches.close()
+        line = {"step": step, "seconds": seconds}
+        if step > logged_step:
+            line = measured_step(batch, planned, outcome)
         if interrupted:
-            save_checkpoint(state, step, clock, out, config, dist)
+            save_checkpoint()
             dist.barrier()  # a rank that exits earlier would have rank 0 killed
             raise KeyboardInterrupt(
                 f"interrupted after step {step}; the same command with --resume added continues"
             )
-        line = {"step": step, "seconds": seconds}
-        if step > logged_step:
-            line = measured_step(nats, lr_scale)
-        if dist.is_main:
-            metadata = ModelMetadata(config.model, tokenizer.fingerprint, step)
-            checkpoints.save_model(out, ema.average, metadata)
-    line |= measured_weights()
-    report(line, config, metrics)
-    dist.barrier()  # so that no rank returns before the model is there
+        model.set_recurrence(True)  # as the model is used from now on
+        check_finite(ema.average, f"step {step}: the run diverged; {what_to_do(out)}")
+        line |= measured_weights()
+        if not math.isfinite(line["val_loss"]):
+            raise InputError(f"the validation loss is {line['val_loss']}; {what_to_do(out)}")
+        metadata = ModelMetadata(config.model, tokenizer.fingerprint, step)
+        dist.on_main(lambda: checkpoints.save_model(out, ema.average, metadata))
+        report(line, config, metrics)
+        if interruption.is_set():  # too late for the run, but what called it may have more to do
+            raise KeyboardInterrupt(f"interrupted when {out / checkpoints.MODEL_FILE} was complete")
     return TrainResult(step, line["seconds"], size, line["val_loss"], line["val_bpb"])
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """nats: Σ nll of this rank's targets. gradient_norm: before clipping. Scalars, still on the device."""
+
+    nats: Tensor
+    gradient_norm: Tensor
+
+
+class Learner:
+    """The one step that changes the weights. On a GPU the host never waits for it here."""
+
+    def __init__(self, model: GPT, config: TrainConfig, dist: Distributed, precision: torch.dtype) -> None:
+        self.model = model
+        self.optimizers = Optimizers(model, config.optimizer, dist)
+        self._gradient = flat_gradient(list(model.parameters()))
+        self._loss = (
+            torch.compile(model.loss, fullgraph=True, dynamic=False) if config.compile else model.loss
+        )
+        self._rows_at_once = max(1, config.micro_batch_tokens // config.sequence_length)
+        self._clip = config.optimizer.gradient_clip
+        self._precision = precision
+        self._dist = dist
+
+    def step(self, tokens: Tensor, weights: Tensor, plan: StepPlan) -> StepOutcome:
+        """On this rank's share of a batch: tokens int64 [B, T + 1], weights float32 [B, T]. A collective."""
+        device, precision = tokens.device, self._precision
+        self.model.set_recurrence(plan.recurrent)
+        self.model.set_fake_quantisation(plan.quantised)
+        total_weight = self._dist.all_reduce_sum_(weights.sum())
+        self._gradient.zero_()
+        nats = torch.zeros((), device=device)
+        for rows, row_weights in zip(
+            torch.split(tokens, self._rows_at_once), torch.split(weights, self._rows_at_once), strict=True
+        ):
+            with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
+                loss, row_nats = self._loss(rows, row_weights, total_weight)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nats += row_nats
+        self._dist.all_reduce_sum_(self._gradient)
+        norm = clip_norm_(self._gradient, self._clip)
+        self.optimizers.step(plan)
+        return StepOutcome(nats, norm)
+
+
+class LossGuard:
+    """Tells a run that goes wrong from one that is noisy.
+
+    Wrong is a loss that is not finite, and one more than ``spike_nats`` above the exponential moving average
+    (0.9) of those before it; with 0 only the former.
+    """
+
+    def __init__(self, spike_nats: float) -> None:
+        self._spike = spike_nats
+        self._average: float | None = None
+
+    def problem(self, loss: float) -> str | None:
+        """What is wrong with ``loss``, the next one, if anything is."""
+        if not math.isfinite(loss):
+            return f"the loss is {loss}"
+        average = loss if self._average is None else self._average
+        if self._spike and loss > average + self._spike:
+            return f"the loss is {loss:.3f} nats, up from an average of {average:.3f},"
+        self._average = average + 0.1 * (loss - average)
+        return None
+
+
+def what_to_do(out: Path) -> str:
+    """For the user of a run that diverged."""
+    advice = "lower the learning rates (--optimizer.matrix-lr and others) or set --optimizer.gradient-clip"
+    complete = checkpoints.complete_checkpoints(out)
+    if not complete:
+        return f"there is no checkpoint to go back to: {advice} and start anew"
+    return (
+        f"the last good checkpoint is {complete[-1]}: {advice}, and go on from there with --resume "
+        "--allow-changes"
+    )
+
+
+def target_bytes(batch: Batch, table: ByteTable) -> Tensor:
+    """float64 scalar: the bytes of text that the batch's targets stand for."""
+    rows = batch.tokens.numpy().astype(np.uint16)
+    return torch.tensor(sum(int(table.lengths(row).sum()) for row in rows), dtype=torch.float64)
+
+
+def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Raises InputError, naming a tensor, unless all are finite. The host waits once, for all of them."""
+    names = [name for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel()]
+    if not names:
+        return
+    finite = torch.stack([tensors[name].isfinite().all().cpu() for name in names])
+    if not finite.all():
+        name = names[int(finite.int().argmin())]
+        raise InputError(f"{name} holds a value that is not finite at {where}")
 
 
 def activation_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
@@ -317,38 +432,53 @@ class TrainingState:
         for name, value in self.model.state_dict().items():
             value.copy_(parts["model"][name])
             self.ema.average[name].copy_(parts["ema"][name])
-        self.optimizers.load_state(parts["optimizer"])
-        torch.set_rng_state(parts["random"][""])
+        self.optimizers.load_state(parts["optimizer"], where)
+        random = parts["random"].get("", torch.empty(0))
+        if random.shape != torch.get_rng_state().shape or random.dtype != torch.uint8:
+            raise FormatError(f"{where}: the state of the random numbers is missing or has another form")
+        torch.set_rng_state(random)
 
 
-def warm_up(
-    state: TrainingState,
-    loader: TokenLoader,
-    config: TrainConfig,
-    learn: Callable[[Tensor, Tensor, int, float], Tensor],
-) -> None:
-    """Steps that compile and allocate what training will use; afterwards nothing has changed."""
+def warm_up(state: TrainingState, loader: TokenLoader, config: TrainConfig, learner: Learner) -> None:
+    """Steps that compile and allocate what training will use; afterwards nothing has changed.
+
+    Depth recurrence and quantisation-aware training each make graphs of their own: every combination that
+    the run will come to is met here.
+    """
     device = state.model.token_embedding.weight.device
     before = {name: tensor.clone() for name, tensor in state.tensors().items()}
     batch = loader.batch(0)
     tokens, weights = batch.tokens.to(device), batch.weights.to(device)
-    for _ in range(config.schedule.warmup_steps):
-        learn(tokens, weights, 0, 1.0)
-    if config.late_qat_lr_scale > config.schedule.final_lr_scale and config.schedule.warmdown:
-        state.model.set_fake_quantisation(True)  # a graph of its own, to be compiled before it is needed
-        learn(tokens, weights, 0, 1.0)
-        state.model.set_fake_quantisation(False)
+    for planned in phases(config):
+        for _ in range(config.schedule.warmup_steps):
+            learner.step(tokens, weights, planned)
     state.load(before, "the state before the warm-up")
 
 
-def open_run(out: Path, setting: dict[str, Any], resume: bool) -> None:
+def phases(config: TrainConfig) -> list[StepPlan]:
+    """A plan for each combination of depth recurrence and rounding that the run comes to, in order."""
+    found: dict[tuple[bool, bool], StepPlan] = {}
+    for progress_ in range(1000):
+        planned = plan(0, progress_ / 1000, config)
+        found.setdefault((planned.recurrent, planned.quantised), planned)
+    return list(found.values())
+
+
+def open_run(out: Path, setting: dict[str, Any], resume: bool, allow_changes: bool) -> None:
     """Makes the run's folder and writes down what it runs.
 
-    Raises InputError when that would write over a run worth keeping, or resume one that was set otherwise.
+    Raises InputError when that would write over a run worth keeping, or resume one that was set otherwise,
+    unless ``allow_changes``.
     """
     path = out / CONFIG_FILE
     if resume:
-        check_same_setting(path, setting)
+        differences = "; ".join(setting_differences(path, setting))
+        if differences and not allow_changes:
+            raise InputError(
+                f"can't resume {out} with other settings: {differences}; --allow-changes does it anyway"
+            )
+        if differences:
+            log.warning("resuming with other settings: %s", differences)
     elif checkpoints.complete_checkpoints(out) or (out / checkpoints.MODEL_FILE).exists():
         raise InputError(
             f"{out} holds a training run already: continue it with --resume, or give another --out"
@@ -359,8 +489,8 @@ def open_run(out: Path, setting: dict[str, Any], resume: bool) -> None:
     atomic_write_text(path, json.dumps(versions | setting, indent=2) + "\n")
 
 
-def check_same_setting(path: Path, setting: dict[str, Any]) -> None:
-    """Raises InputError, naming what differs, unless ``setting`` goes on with the run of ``path``."""
+def setting_differences(path: Path, setting: dict[str, Any]) -> list[str]:
+    """What ``setting`` sets otherwise than the run that wrote ``path``, but for what it may."""
     try:
         before = json.loads(path.read_text())
         differences = [
@@ -375,8 +505,7 @@ def check_same_setting(path: Path, setting: dict[str, Any]) -> None:
         ]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise FormatError(f"{path}: not the configuration of a run") from None
-    if differences:
-        raise InputError(f"can't resume {path.parent} with other settings: {'; '.join(differences)}")
+    return differences
 
 
 def latest_checkpoint(out: Path) -> Checkpoint:
@@ -384,20 +513,6 @@ def latest_checkpoint(out: Path) -> Checkpoint:
     if not complete:
         raise InputError(f"{out / checkpoints.CHECKPOINTS}: no complete checkpoint to resume from")
     return checkpoints.load_checkpoint(complete[-1])
-
-
-def save_checkpoint(
-    state: TrainingState,
-    step: int,
-    clock: SharedClock,
-    out: Path,
-    config: TrainConfig,
-    dist: Distributed,
-) -> None:
-    if dist.is_main:
-        with clock.paused():
-            point = Checkpoint(step, clock.measured(), state.tensors())
-            checkpoints.save_checkpoint(out, point, config.checkpoint.keep)
 
 
 def report(line: dict[str, float], config: TrainConfig, metrics: MetricsLog | None) -> None:
@@ -408,10 +523,13 @@ def report(line: dict[str, float], config: TrainConfig, metrics: MetricsLog | No
     words = [f"step {line['step']}/{config.iterations}", f"{line['seconds']:.1f} s"]
     if "train_loss" in line:
         words += [
-            f"loss {line['train_loss']:.4f} nats",
+            f"loss {line['train_loss']:.4f} nats, {line['train_bpb']:.4f} bits per byte",
             f"learning rate × {line['lr_scale']:.3f}",
+            f"gradient {line['gradient_norm']:.3g}",
             f"{quantity(line['tokens_per_second'])} tokens/s",
         ]
+    if "mfu" in line:
+        words += [f"{line['mfu']:.1%} of the stated peak"]
     if "val_bpb" in line:
         words += [f"validation {line['val_loss']:.4f} nats, {line['val_bpb']:.4f} bits per byte"]
     log.info("%s", " · ".join(words))
@@ -419,7 +537,8 @@ def report(line: dict[str, float], config: TrainConfig, metrics: MetricsLog | No
 
 @contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set instead of what they would do; a second SIGINT does as usual.
+    """An event that SIGINT, SIGTERM and SIGHUP set instead of what they would do; a second SIGINT does as
+    usual. A SIGHUP that is ignored (nohup) stays so.
 
     Under torchrun signals come several times, from the terminal and from the agent, so there no number of
     them breaks off the step that is being finished.
@@ -435,7 +554,10 @@ def interruptible() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         event.set()
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield event
     finally:

@@ -1,19 +1,24 @@
 """RUN/metrics.jsonl: one JSON object a line, in order of steps."""
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
-from hybridlm.errors import FormatError
+from hybridlm.errors import FormatError, InputError
 from hybridlm.files import atomic_write_bytes
 
 METRICS_FILE = "metrics.jsonl"
+TENSORBOARD_FOLDER = "tensorboard"
 
 
 class MetricsLog:
-    """Appends to the log of a run that has done ``step`` steps; later lines, of a lost past, are dropped."""
+    """Appends to the log of a run that has done ``step`` steps; later lines, of a lost past, are dropped.
 
-    def __init__(self, run: Path, step: int) -> None:
+    With ``tensorboard``, every number also becomes a scalar in RUN/tensorboard.
+    """
+
+    def __init__(self, run: Path, step: int, *, tensorboard: bool = False) -> None:
         path = run / METRICS_FILE
         kept = b""
         if step and path.is_file():
@@ -21,10 +26,25 @@ class MetricsLog:
             kept = b"".join(line for line in lines if _step_of(line) <= step)
         atomic_write_bytes(path, kept)
         self._path = path
+        self._tensorboard: Any = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._tensorboard = SummaryWriter(str(run / TENSORBOARD_FOLDER), purge_step=step + 1)
 
     def write(self, **values: Any) -> None:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
+        if self._tensorboard is not None:
+            for name, value in values.items():
+                self._tensorboard.add_scalar(name, value, values["step"])
+            self._tensorboard.flush()
+
+
+def require_tensorboard() -> None:
+    """Raises InputError where the optional package isn't installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise InputError("--tensorboard needs the package tensorboard: pip install 'hybridlm[tensorboard]'")
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:

@@ -4,33 +4,72 @@ Muon (Keller Jordan, https://kellerjordan.github.io/posts/muon/) replaces the mo
 nearest semi-orthogonal matrix, approximately, so that a step moves all its singular directions alike.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hybridlm.distributed import Distributed
+from hybridlm.errors import FormatError
 from hybridlm.model.gpt import GPT, Linear
 from hybridlm.train.config import OptimizerConfig
+from hybridlm.train.schedule import StepPlan
+
+Coefficients = Sequence[tuple[float, float, float]]
 
 # Odd quintic whose iteration drives singular values from (0, 1] to around 1, found by Jordan for speed: it
 # doesn't converge to 1, it settles between about 0.7 and 1.2, which serves as well.
-_QUINTIC = (3.4445, -4.7750, 2.0315)
+QUINTIC: Coefficients = ((3.4445, -4.7750, 2.0315),)
+# Polar Express (Amsel et al., 2025, https://arxiv.org/abs/2505.16932): the best quintic for the interval
+# that the steps before have left, computed for 5 steps with a safety margin of 2%.
+POLAR_EXPRESS: Coefficients = (
+    (8.1566, -22.4833, 15.8788),
+    (4.0429, -2.8089, 0.5000),
+    (3.8917, -2.7725, 0.5061),
+    (3.2858, -2.3681, 0.4645),
+    (2.3465, -1.7098, 0.4232),
+)
+_COEFFICIENTS = {"quintic": QUINTIC, "polar_express": POLAR_EXPRESS}
+_MARGIN = {"quintic": 1.0, "polar_express": 1.02}
+_EPSILON = 1e-7
 
 
-def newton_schulz(matrix: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
-    """U Vᵀ of ``matrix`` [rows, columns] = U Σ Vᵀ, approximately, by products in ``dtype``; 0 for 0."""
-    a, b, c = _QUINTIC
+def newton_schulz(
+    matrix: Tensor, steps: int, dtype: torch.dtype, coefficients: Coefficients = QUINTIC, margin: float = 1.0
+) -> Tensor:
+    """U Vᵀ of ``matrix`` [rows, columns] = U Σ Vᵀ, approximately, by products in ``dtype``; 0 for 0.
+
+    X ← aX + (bA + cA²)X with A = XXᵀ, from X = matrix / (margin · its Frobenius norm); step i takes the
+    i-th coefficients (a, b, c), and the last ones from then on.
+    """
     x = matrix.to(dtype)
     tall = x.shape[0] > x.shape[1]
     x = x.mT if tall else x
-    x = x / (x.norm() + 1e-7)
-    for _ in range(steps):
+    x = x / (margin * x.norm() + _EPSILON)
+    for step in range(steps):
+        a, b, c = coefficients[min(step, len(coefficients) - 1)]
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
     orthogonal: Tensor = x.mT if tall else x
     return orthogonal
+
+
+def normalised_rows(matrix: Tensor) -> Tensor:
+    """Each row over its norm; rows of zeros stay."""
+    rows: Tensor = matrix / (matrix.norm(dim=1, keepdim=True) + _EPSILON)
+    return rows
+
+
+def clip_norm_(gradient: Tensor, largest: float) -> Tensor:
+    """Scales ``gradient`` [n], in place, to a norm of at most ``largest`` (0: any); returns its norm before.
+
+    The norm is a scalar tensor on the device; the host doesn't wait for it.
+    """
+    norm: Tensor = torch.linalg.vector_norm(gradient)
+    if largest:
+        gradient.mul_((largest / (norm + 1e-6)).clamp(max=1.0))
+    return norm
 
 
 class Muon(torch.optim.Optimizer):
@@ -54,7 +93,7 @@ class Muon(torch.optim.Optimizer):
         }
         super().__init__(groups, defaults)
         self._distributed = distributed
-        self._steps = config.newton_schulz_steps
+        self._config = config
         on_cuda = distributed.device.type == "cuda"
         names = {"bfloat16": torch.bfloat16, "float32": torch.float32}
         self._dtype = names.get(config.newton_schulz_dtype, torch.bfloat16 if on_cuda else torch.float32)
@@ -84,12 +123,22 @@ class Muon(torch.optim.Optimizer):
                     alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5,
                 )
 
+    def _orthogonal(self, direction: Tensor) -> Tensor:
+        config = self._config
+        return newton_schulz(
+            normalised_rows(direction) if config.normalise_rows else direction,
+            config.newton_schulz_steps,
+            self._dtype,
+            _COEFFICIENTS[config.newton_schulz],
+            _MARGIN[config.newton_schulz],
+        )
+
     def _orthogonalise(self, directions: dict[Tensor, Tensor]) -> dict[Tensor, Tensor]:
         length = max(sum(parameter.numel() for parameter in share) for share in self._shares)
         mine = torch.zeros(length, dtype=self._dtype, device=self._distributed.device)
         start = 0
         for parameter in self._shares[self._distributed.rank]:
-            update = newton_schulz(directions[parameter], self._steps, self._dtype)
+            update = self._orthogonal(directions[parameter])
             mine[start : start + update.numel()] = update.flatten()
             start += update.numel()
         updates: dict[Tensor, Tensor] = {}
@@ -128,12 +177,27 @@ def parameter_groups(model: GPT, config: OptimizerConfig) -> dict[str, dict[str,
         "scalars": config.scalar_lr,
         "decoder_scalars": config.scalar_lr * config.decoder_lr_factor,
     }
+    decays = {
+        "matrices": config.weight_decay,
+        "decoder_matrices": config.weight_decay,
+        "embeddings": config.embedding_decay,
+        "scalars": config.scalar_decay,
+        "decoder_scalars": config.scalar_decay,
+    }
     groups: dict[str, dict[str, Any]] = {
-        name: {"name": name, "params": [], "lr": rate, "base_lr": rate} for name, rate in rates.items()
+        name: {
+            "name": name,
+            "params": [],
+            "lr": rate,
+            "base_lr": rate,
+            "weight_decay": decays[name],
+            "base_decay": decays[name],
+        }
+        for name, rate in rates.items()
     }
     decoder = {
         id(parameter)
-        for block in list(model.blocks)[model.config.encoder_layers :]
+        for block in list(model.blocks)[model.config.layers // 2 :]
         for parameter in block.parameters()
     }
     for module in model.modules():
@@ -160,16 +224,16 @@ class Optimizers:
             others,
             betas=(config.adam_beta1, config.adam_beta2),
             eps=config.adam_epsilon,
-            weight_decay=0.0,
             fused=distributed.device.type == "cuda",
         )
 
-    def step(self, lr_scale: float, momentum: float) -> None:
+    def step(self, plan: StepPlan) -> None:
         for optimizer in (self._muon, self._adamw):
             for group in optimizer.param_groups:
-                group["lr"] = group["base_lr"] * lr_scale
+                group["lr"] = group["base_lr"] * plan.lr_scale
+                group["weight_decay"] = group["base_decay"] * plan.decay_scale
                 if optimizer is self._muon:
-                    group["momentum"] = momentum
+                    group["momentum"] = plan.momentum
             optimizer.step()
 
     def state(self) -> dict[str, Tensor]:
@@ -181,17 +245,43 @@ class Optimizers:
             for quantity, value in state.items()
         }
 
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """The inverse of :meth:`state`; tensors are moved to where their parameter is, and kept."""
+    def load_state(self, state: dict[str, Tensor], where: str) -> None:
+        """The inverse of :meth:`state`; tensors are moved to where their parameter is, and kept.
+
+        Raises FormatError, naming ``where`` and the tensor, for the state of other parameters.
+        """
+        self._check(state, where)
         for optimizer in (self._muon, self._adamw):
             optimizer.state.clear()
-            for group in optimizer.param_groups:
+            for group in optimizer.param_groups if state else ():
                 for parameter in group["params"]:
-                    prefix = f"{self._names[parameter]}/"
-                    for name, value in state.items():
-                        if name.startswith(prefix):
-                            quantity = name.removeprefix(prefix)
-                            # AdamW's step count lives on the CPU unless its fused kernel reads it.
-                            stays = quantity == "step" and not group.get("fused")
-                            device = value.device if stays else parameter.device
-                            optimizer.state[parameter][quantity] = value.to(device)
+                    for quantity in _QUANTITIES[type(optimizer)]:
+                        value = state[f"{self._names[parameter]}/{quantity}"]
+                        # AdamW's step count lives on the CPU unless its fused kernel reads it.
+                        stays = quantity == "step" and not group.get("fused")
+                        optimizer.state[parameter][quantity] = value.to(
+                            value.device if stays else parameter.device
+                        )
+
+    def _check(self, state: dict[str, Tensor], where: str) -> None:
+        wanted = {
+            f"{self._names[parameter]}/{quantity}": torch.Size() if quantity == "step" else parameter.shape
+            for optimizer in (self._muon, self._adamw)
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+            for quantity in _QUANTITIES[type(optimizer)]
+        }
+        for name in sorted(state.keys() | wanted.keys()) if state else ():
+            if name not in state or name not in wanted:
+                problem = "missing" if name in wanted else "unknown"
+            elif state[name].shape != wanted[name] or state[name].dtype != torch.float32:
+                problem = f"{state[name].dtype} {list(state[name].shape)}, not float32 {list(wanted[name])}"
+            else:
+                continue
+            raise FormatError(f"{where} (optimizer): tensor {name} is {problem}")
+
+
+_QUANTITIES: dict[type, tuple[str, ...]] = {
+    Muon: ("momentum",),
+    torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
+}

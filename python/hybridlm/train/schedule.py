@@ -1,8 +1,9 @@
-"""Learning rate and momentum as functions of the run's progress, and the clock that progress may follow."""
+"""What a step does as a function of the run's progress, and the clock that progress may follow."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 
@@ -16,18 +17,52 @@ def progress(step: int, seconds: float, config: TrainConfig) -> float:
     return max(by_steps, seconds / config.max_seconds) if config.max_seconds else by_steps
 
 
+@dataclass(frozen=True)
+class StepPlan:
+    """How one optimiser step is taken.
+
+    lr_scale, decay_scale: what base learning rates and weight decays are multiplied with. momentum: Muon's.
+    recurrent: with depth recurrence. quantised: the model sees its matrices rounded.
+    """
+
+    lr_scale: float
+    decay_scale: float
+    momentum: float
+    recurrent: bool
+    quantised: bool
+
+
+def plan(step: int, progress: float, config: TrainConfig) -> StepPlan:
+    """Of step number ``step``, counted from 0, which starts when the run has come as far as ``progress``."""
+    schedule = config.schedule
+    return StepPlan(
+        learning_rate_scale(step, progress, schedule),
+        decay_scale(progress, schedule),
+        muon_momentum(step, config.optimizer),
+        config.model.recurrences > 1 and progress >= schedule.recurrence_start,
+        warmdown_scale(progress, schedule) < config.late_qat_lr_scale,
+    )
+
+
 def warmdown_scale(progress: float, config: ScheduleConfig) -> float:
-    """1 until the warm-down, then falling linearly to ``final_lr_scale`` at the run's end."""
+    """1 until the warm-down, then falling linearly to 0 at the run's end, but not below ``lr_floor``."""
     if not config.warmdown or progress <= 1 - config.warmdown:
         return 1.0
-    left = max(0.0, 1 - progress) / config.warmdown
-    return config.final_lr_scale + (1 - config.final_lr_scale) * left
+    return max(config.lr_floor, (1 - progress) / config.warmdown)
 
 
 def learning_rate_scale(step: int, progress: float, config: ScheduleConfig) -> float:
     """What base learning rates are multiplied with in step number ``step``, counted from 0."""
     ramp = min(1.0, (step + 1) / (config.ramp_steps + 1))
     return ramp * warmdown_scale(progress, config)
+
+
+def decay_scale(progress: float, config: ScheduleConfig) -> float:
+    """1 until the taper, then falling linearly to ``final_decay_scale`` at the run's end."""
+    if not config.decay_taper or progress <= 1 - config.decay_taper:
+        return 1.0
+    left = max(0.0, 1 - progress) / config.decay_taper
+    return config.final_decay_scale + (1 - config.final_decay_scale) * left
 
 
 def muon_momentum(step: int, config: OptimizerConfig) -> float:
@@ -40,14 +75,22 @@ class SharedClock:
 
     Ranks meet every ``meet_every`` steps, and go on from there by the pace of the last stretch: a meeting on
     a GPU makes the host wait for it. Whether to stop on a signal, which may reach only some, is settled in
-    the same meeting.
+    the same meeting. ``timer``: seconds since any fixed moment, never falling.
     """
 
-    def __init__(self, distributed: Distributed, meet_every: int, step: int, seconds: float) -> None:
+    def __init__(
+        self,
+        distributed: Distributed,
+        meet_every: int,
+        step: int,
+        seconds: float,
+        timer: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._distributed = distributed
         self._meet_every = meet_every
+        self._timer = timer
         self._before = seconds
-        self._since = time.perf_counter()
+        self._since: float | None = timer()  # None while paused
         self._met_at = (step, seconds)
         self._pace = 0.0
         self._first_step = step
@@ -70,14 +113,14 @@ class SharedClock:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """For what is not training: validation, checkpoints."""
+        """For what is not training: validation, checkpoints. Meanwhile the clock stands still."""
         if self._distributed.device.type == "cuda":
             torch.cuda.synchronize()
-        self._before = self.measured()
+        self._before, self._since = self.measured(), None
         try:
             yield
         finally:
-            self._since = time.perf_counter()
+            self._since = self._timer()
 
     def measured(self) -> float:
-        return self._before + time.perf_counter() - self._since
+        return self._before if self._since is None else self._before + self._timer() - self._since

@@ -1,4 +1,4 @@
-//! What plain byte models reach, to compare with: context-tree weighting and a PPM-like model.
+//! What plain byte models reach, to compare with: context-tree weighting and interpolated Kneser–Ney.
 //!
 //! A trained model is stored as its settings and the text that it learned, compressed. Learning is
 //! deterministic and takes a second or two for a megabyte; the nodes themselves would take a hundred times
@@ -9,9 +9,8 @@ pub mod ctw;
 use ctw::ContextTree;
 
 use crate::experts::backoff::{self, Backoff};
-use crate::files;
 use crate::parallel::Control;
-use crate::{Error, Result};
+use crate::{zstd_frame, Error, Result};
 
 const MAGIC: &[u8; 4] = b"HLBM";
 const VERSION: u8 = 1;
@@ -19,27 +18,30 @@ const HEADER: usize = 8;
 /// The longest text that a stored model may unpack to.
 const MAX_TEXT: usize = 1 << 30;
 const LEVEL: i32 = 19;
-/// Bytes between two looks at whether to stop.
+/// Bytes between two checks whether to stop.
 const PIECE: usize = 1 << 14;
-const PPM_CONTEXTS: usize = 1 << 23;
-const PPM_LENGTHS: [usize; backoff::MAX_LENGTH] = [1, 2, 3, 4, 5, 6, 7, 8];
+const KN_CONTEXTS: usize = 1 << 23;
+const KN_LENGTHS: [usize; backoff::MAX_LENGTH] = [1, 2, 3, 4, 5, 6, 7, 8];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
     /// Context-tree weighting.
     Ctw,
-    /// Prediction by partial matching: [`Backoff`] over bytes.
-    Ppm,
+    /// Interpolated Kneser–Ney with learned back-off: [`Backoff`] over bytes.
+    KneserNey,
 }
 
 impl Method {
-    const ALL: [(Method, &'static str); 2] = [(Method::Ctw, "ctw"), (Method::Ppm, "ppm")];
+    const ALL: [(Method, &'static str); 2] = [(Method::Ctw, "ctw"), (Method::KneserNey, "kn")];
 
+    /// `ppm` is an old name of `kn`.
     pub fn parse(name: &str) -> Result<Self> {
+        // What kn was called at first, though it is no prediction by partial matching.
+        let name = if name == "ppm" { "kn" } else { name };
         let found = Self::ALL.iter().find(|(_, known)| *known == name);
         found
             .map(|(method, _)| *method)
-            .ok_or_else(|| Error::input(format!("there is no baseline {name:?}; there are ctw and ppm")))
+            .ok_or_else(|| Error::input(format!("there is no baseline {name:?}; there are ctw and kn")))
     }
 
     pub fn name(self) -> &'static str {
@@ -50,14 +52,14 @@ impl Method {
     pub fn default_depth(self) -> usize {
         match self {
             Method::Ctw => 6,
-            Method::Ppm => 8,
+            Method::KneserNey => 8,
         }
     }
 }
 
 enum Model {
     Ctw(ContextTree),
-    Ppm(Box<Backoff>),
+    KneserNey(Box<Backoff>),
 }
 
 /// A byte model and what it has learned.
@@ -76,9 +78,9 @@ impl Baseline {
         }
         let model = match method {
             Method::Ctw => Model::Ctw(ContextTree::new(ctw::Settings { depth, ..Default::default() })?),
-            Method::Ppm => {
-                let settings = backoff::Settings { lengths: &PPM_LENGTHS[..depth], contexts: PPM_CONTEXTS };
-                Model::Ppm(Box::new(Backoff::new(256, settings)?))
+            Method::KneserNey => {
+                let settings = backoff::Settings { lengths: &KN_LENGTHS[..depth], contexts: KN_CONTEXTS };
+                Model::KneserNey(Box::new(Backoff::new(256, settings)?))
             }
         };
         Ok(Self { method, depth, model, text: Vec::new() })
@@ -99,7 +101,7 @@ impl Baseline {
         for piece in text.chunks(PIECE) {
             bits += match &mut self.model {
                 Model::Ctw(tree) => piece.iter().map(|&byte| tree.code(byte)).sum::<f64>(),
-                Model::Ppm(model) => {
+                Model::KneserNey(model) => {
                     piece.iter().map(|&byte| -f64::from(model.update(byte.into()).0).log2()).sum()
                 }
             };
@@ -113,7 +115,7 @@ impl Baseline {
     pub fn to_bytes(&self, control: &Control) -> Result<Vec<u8>> {
         let mut data = MAGIC.to_vec();
         data.extend([VERSION, self.method as u8, self.depth as u8, 0]);
-        data.extend(files::compress(&self.text, LEVEL, control)?);
+        data.extend(zstd_frame::compress(&self.text, LEVEL, control)?);
         Ok(data)
     }
 
@@ -134,7 +136,7 @@ impl Baseline {
         if !(1..=8).contains(&depth) || header[7] != 0 {
             return Err(wrong(&format!("depth {depth} and padding {} at offset 6", header[7])));
         }
-        let text = files::decompress(frame, MAX_TEXT, name)?;
+        let text = zstd_frame::decompress(frame, MAX_TEXT, name)?;
         let mut model = Self::new(method, depth)?;
         model.code(&text, control)?;
         Ok(model)

@@ -1,15 +1,15 @@
 //! Lossless coding by the mixture: the proof of a score is a file of that size which decodes.
 //!
 //! Bytes are cut into pieces of the vocabulary ([`segment`]), each token's distribution comes from the
-//! experts and their mixture ([`predict`]), is rounded to integers ([`quantise`]), and drives a range coder
+//! experts and their mixture ([`predict`]), is rounded to integers ([`frequencies`]), and drives a range coder
 //! (the crate `constriction`). The decoder makes the same predictions from what it has decoded. Both run
 //! the same code on one thread. What is here adds, multiplies, divides and compares floats in a fixed
 //! order, and takes exponentials where an oracle holds logarithms; a neural model is run by whoever hands
 //! it in. A file decodes where all of it comes out the same: with the same build on the same kind of
 //! machine. Where it doesn't, that is noticed early, by [`Checks`].
 
+pub mod frequencies;
 pub mod predict;
-pub mod quantise;
 pub mod segment;
 
 use constriction::stream::queue::{DefaultRangeDecoder, DefaultRangeEncoder};
@@ -17,11 +17,11 @@ use constriction::stream::{Decode, Encode};
 
 use crate::parallel::Control;
 use crate::{Error, Result};
+use frequencies::Frequencies;
 use predict::Predictor;
-use quantise::Frequencies;
 use segment::Segmenter;
 
-/// Tokens between two looks at whether to stop.
+/// Tokens between two checks whether to stop.
 const PIECE: usize = 64;
 /// Tokens whose distributions are compared before anything else.
 const FIRST: usize = 64;

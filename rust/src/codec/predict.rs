@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::experts::{self, AdaptiveExperts, COUNTING, EVIDENCE, GATES};
-use crate::mix::{self, Mixture, Sources};
-use crate::oracle::{check_tokens, Oracle};
+use crate::experts::adaptive::{self, AdaptiveExperts, COUNTING, EVIDENCE, GATES};
+use crate::mixtures::{self, Mixture, Sources};
+use crate::oracle::Oracle;
+use crate::tokens::check_tokens;
 use crate::{Error, Result};
 
 /// Tokens that an oracle may look back, at the least.
@@ -38,7 +39,7 @@ pub struct Predictor {
 
 impl Predictor {
     /// Predicts what follows `first`, the token that begins every stream. `mixture` is a name that
-    /// [`mix::create`] knows.
+    /// [`mixtures::create`] knows.
     pub fn new(
         vocab_size: usize,
         neural: Option<Box<dyn Neural>>,
@@ -54,15 +55,15 @@ impl Predictor {
         experts.observe(&[first])?;
         let context = vec![first];
         let first = usize::from(neural.is_some());
-        let rows = first + experts::NAMES.len();
+        let rows = first + adaptive::NAMES.len();
         let count = rows + oracle.as_ref().map_or(0, |oracle| oracle.orders().len());
         let counting = |expert: &usize| {
-            let name = expert.checked_sub(first).and_then(|expert| experts::NAMES.get(expert));
+            let name = expert.checked_sub(first).and_then(|expert| adaptive::NAMES.get(expert));
             name.is_some_and(|name| COUNTING.contains(name))
         };
         let base: Vec<usize> = (0..count).filter(|expert| !counting(expert)).collect();
         let sources = Sources { experts: count, gates: &GATES, base: &base, lengths: EVIDENCE.len() };
-        let mixture = mix::create(mixture, sources)?;
+        let mixture = mixtures::create(mixture, sources)?;
         Ok(Self {
             neural,
             oracle,
@@ -90,7 +91,7 @@ impl Predictor {
     /// Of the experts and the evidence, in the order of [`Self::weights`]: the order of `hybridlm eval`.
     pub fn names(&self) -> Vec<String> {
         let neural = self.neural.iter().map(|_| "neural".to_owned());
-        let adaptive = experts::NAMES.iter().map(ToString::to_string);
+        let adaptive = adaptive::NAMES.iter().map(ToString::to_string);
         let orders = self.oracle.iter().flat_map(|oracle| oracle.orders());
         let evidence = EVIDENCE[..self.mixture.lengths()].iter().map(ToString::to_string);
         let experts = neural.chain(adaptive).chain(orders.map(|order| format!("oracle_{order}")));

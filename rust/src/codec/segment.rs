@@ -9,6 +9,7 @@
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap};
 
+use crate::tokens::check_tokens;
 use crate::{Error, Result};
 
 /// Stretches without a space are cut after so many bytes, so that no text takes long.
@@ -113,7 +114,7 @@ impl Segmenter {
 
     /// The bytes of all these tokens.
     pub fn decode(&self, tokens: &[u16]) -> Result<Vec<u8>> {
-        crate::oracle::check_tokens(tokens, self.vocab_size())?;
+        check_tokens(tokens, self.vocab_size())?;
         Ok(tokens.iter().flat_map(|&token| self.bytes(token)).copied().collect())
     }
 

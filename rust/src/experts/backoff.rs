@@ -14,7 +14,7 @@
 //! context that was seen only once, or not at all since the sweep before; if that doesn't free half of the
 //! room, also those seen less than 4 times, 8 times, and so on. Nothing else is ever forgotten.
 
-use super::mix;
+use super::hash::finalise;
 use crate::fingerprint::{Fingerprint, Stateful};
 use crate::{Error, Result};
 
@@ -26,7 +26,7 @@ pub const LENGTHS: [usize; 5] = [1, 2, 3, 5, 8];
 
 /// D, the absolute discount.
 pub const DISCOUNT: f32 = 0.75;
-/// What the unigram takes for granted of each token.
+/// The count that the unigram adds to each token's.
 const PRIOR: f32 = 0.5;
 
 /// Places that the table of contexts begins with.
@@ -425,7 +425,7 @@ impl Backoff {
         context.types += u16::from(found.is_none());
     }
 
-    /// Sees to it that the contexts of one more token find room.
+    /// Makes room for the contexts of one more token.
     fn make_room(&mut self) {
         let crowded = self.taken + self.lengths.len() > self.contexts.len() / 4 * 3;
         if self.store.words.len() > 2 * self.room || crowded && self.contexts.len() == self.room {
@@ -479,7 +479,7 @@ impl Backoff {
         let (mut hash, mut known) = (0x9e37_79b9_7f4a_7c15, 0);
         for (n, &length) in self.lengths.iter().enumerate() {
             for &token in &self.recent[known..length] {
-                hash = mix(hash ^ (u64::from(token) + 1));
+                hash = finalise(hash ^ (u64::from(token) + 1));
             }
             known = length;
             self.hashes[n] = hash.max(1);

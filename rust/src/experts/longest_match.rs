@@ -1,10 +1,10 @@
 //! A match model: where did the latest tokens occur before, and what came next there?
 //!
-//! While a match lasts it predicts one token, with a confidence that is learned for each length of match.
-//! That alone is no distribution; what remains of the probability is another expert's to share out. Memory is bounded: a ring of the latest tokens, and a table with the latest
-//! place of every hash. A place that has left the ring is no match.
+//! While a match lasts it predicts one token, with a confidence that is learned for each length of match. That alone is no
+//! distribution; another expert distributes the rest of the probability. Memory is bounded: a ring of the latest tokens,
+//! and a table with the latest place of every hash. A place that has left the ring is no match.
 
-use super::mix;
+use super::hash::finalise;
 use crate::fingerprint::{Fingerprint, Stateful};
 use crate::{Error, Result};
 
@@ -104,7 +104,7 @@ impl LongestMatch {
             return;
         }
         let hash = (1..=self.least)
-            .fold(0, |hash, back| mix(hash ^ (u64::from(self.ring[(self.seen - back) & mask]) + 1)));
+            .fold(0, |hash, back| finalise(hash ^ (u64::from(self.ring[(self.seen - back) & mask]) + 1)));
         let latest = &mut self.latest[hash as usize & mask];
         let place = *latest as usize;
         *latest = self.seen as u32;

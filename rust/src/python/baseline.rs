@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use super::interruptible;
+use super::interruptible::interruptible;
 use crate::baseline::{Baseline, Method};
 
 #[pyclass(module = "hybridlm._core", frozen)]

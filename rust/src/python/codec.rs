@@ -6,8 +6,9 @@ use numpy::{IntoPyArray, PyArray1};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use super::arrays::{array, slice, tokens as tokens_array};
+use super::interruptible::interruptible;
 use super::oracle::FrozenOracle;
-use super::{array, interruptible, slice, tokens as tokens_array};
 use crate::codec::predict::{Neural, Predictor as Core};
 use crate::codec::segment::{Piece, Segmenter as CoreSegmenter};
 use crate::codec::{compress, decompress, Checks};
@@ -75,7 +76,7 @@ impl Predictor {
 #[pymethods]
 impl Predictor {
     #[new]
-    #[pyo3(signature = (vocab_size, *, neural=None, oracle=None, mixture="eg", first=1))]
+    #[pyo3(signature = (vocab_size, *, neural=None, oracle=None, mixture="stacked", first=1))]
     fn new(
         vocab_size: usize,
         neural: Option<Py<PyAny>>,

@@ -9,15 +9,20 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
-use super::{interruptible, slice, tokens as tokens_array, InputError};
-use crate::count::{Counts, Layout, Stream};
-use crate::oracle::dense::Table;
-use crate::oracle::{ngor, packed};
-use crate::partial::{self, CountedShard, PartialCounts};
+use super::arrays::{slice, tokens as tokens_array};
+use super::errors::InputError;
+use super::interruptible::interruptible;
+use super::vocabulary::{hex, identity, vocabulary, Identity};
+use crate::counted_shards::{identify, CountedShard};
+use crate::oracle::dense::counts::{Counts, Stream, TableSpec};
+use crate::oracle::dense::partial::{self, PartialCounts};
+use crate::oracle::dense::table::Table;
+use crate::oracle::dense::{ngor_packed, ngor_v1};
+use crate::vocabulary::Vocabulary;
 
 #[pyclass(module = "hybridlm._core", frozen)]
 struct NgramCounts {
-    layout: Layout,
+    spec: TableSpec,
     /// None after an error in the middle of counting.
     core: Mutex<Option<PartialCounts>>,
 }
@@ -42,7 +47,7 @@ impl NgramCounts {
     }
 
     fn index(&self, order: usize) -> PyResult<usize> {
-        let found = self.layout.tables().iter().position(|&(other, _)| other == order);
+        let found = self.spec.tables().iter().position(|&(other, _)| other == order);
         found.ok_or_else(|| InputError::new_err(format!("order {order} was not counted")))
     }
 
@@ -51,7 +56,7 @@ impl NgramCounts {
         py: Python<'py>,
         cells: Vec<T>,
     ) -> PyResult<Bound<'py, PyArray2<T>>> {
-        let vocab_size = self.layout.vocab_size();
+        let vocab_size = self.spec.vocab_size();
         let array = Array2::from_shape_vec((cells.len() / vocab_size, vocab_size), cells);
         Ok(array.map_err(|error| PyRuntimeError::new_err(error.to_string()))?.into_pyarray(py))
     }
@@ -64,8 +69,12 @@ fn spoiled() -> crate::Error {
 #[pymethods]
 impl NgramCounts {
     #[new]
-    #[pyo3(signature = (vocab_size, orders=8, buckets=None))]
-    fn new(vocab_size: usize, orders: usize, buckets: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
+    #[pyo3(signature = (vocabulary, orders=8, buckets=None))]
+    fn new(
+        #[pyo3(from_py_with = vocabulary)] vocabulary: Vocabulary,
+        orders: usize,
+        buckets: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Self> {
         let rows: Vec<(usize, u32)> = match buckets {
             Some(buckets) => buckets
                 .iter()
@@ -73,24 +82,36 @@ impl NgramCounts {
                 .collect::<PyResult<_>>()?,
             None => Vec::new(),
         };
-        let layout = Layout::with_defaults(vocab_size, orders, &rows)?;
-        Ok(Self { core: Mutex::new(Some(PartialCounts::new(layout.clone())?)), layout })
+        let spec = TableSpec::with_defaults(vocabulary, orders, &rows)?;
+        Ok(Self { core: Mutex::new(Some(PartialCounts::new(spec.clone())?)), spec })
     }
 
     #[getter]
     fn vocab_size(&self) -> usize {
-        self.layout.vocab_size()
+        self.spec.vocab_size()
+    }
+
+    /// Size, document token, fingerprint of the tokenizer.
+    #[getter]
+    fn vocabulary(&self) -> PyResult<Identity> {
+        // What is added may be of a tokenizer that isn't known.
+        Ok(self.with(|counts| Ok(identity(counts.spec().vocabulary())))?)
+    }
+
+    #[getter]
+    fn has_document_token(&self) -> PyResult<bool> {
+        Ok(self.with(|counts| Ok(counts.has_document_token()))?)
     }
 
     #[getter]
     fn orders<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, self.layout.tables().iter().map(|&(order, _)| order))
+        PyTuple::new(py, self.spec.tables().iter().map(|&(order, _)| order))
     }
 
     #[getter]
     fn buckets<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let dict = PyDict::new(py);
-        for &(order, rows) in self.layout.tables() {
+        for &(order, rows) in self.spec.tables() {
             dict.set_item(order, rows)?;
         }
         Ok(dict)
@@ -138,7 +159,7 @@ impl NgramCounts {
     fn from_bytes(py: Python<'_>, data: &[u8], name: &str, threads: usize) -> PyResult<Self> {
         let partial =
             interruptible(py, None, |control| PartialCounts::from_bytes(data, name, threads, control))?;
-        Ok(Self { layout: partial.counts().layout().clone(), core: Mutex::new(Some(partial)) })
+        Ok(Self { spec: partial.counts().spec().clone(), core: Mutex::new(Some(partial)) })
     }
 
     #[pyo3(signature = (data, name="partial counts", threads=1))]
@@ -195,20 +216,20 @@ impl NgramCounts {
         packed: bool,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let bytes = interruptible(py, progress, |control| {
-            let (tokens, tables) = self.with(|counts| {
+            let (vocabulary, tokens, tables) = self.with(|counts| {
                 let table = |(index, &(order, rows)): (usize, &(usize, u32))| Table {
                     order,
                     rows,
                     cells: counts.quantise(index, threads),
                 };
-                let tables = self.layout.tables().iter().enumerate().map(table);
-                Ok((counts.tokens(), tables.collect::<Vec<_>>()))
+                let tables = self.spec.tables().iter().enumerate().map(table);
+                Ok((*counts.spec().vocabulary(), counts.tokens(), tables.collect::<Vec<_>>()))
             })?;
-            let vocab_size = self.layout.vocab_size();
+            let vocab_size = self.spec.vocab_size();
             if packed {
-                packed::encode(vocab_size, tokens, &tables, level, threads, control)
+                ngor_packed::encode(&vocabulary, tokens, &tables, level, threads, control)
             } else {
-                ngor::encode(vocab_size, &tables, level, threads, control)
+                ngor_v1::encode(vocab_size, &tables, level, threads, control)
             }
         })?;
         Ok(PyBytes::new(py, &bytes))
@@ -216,8 +237,7 @@ impl NgramCounts {
 }
 
 pub(super) fn described(shard: &CountedShard) -> (String, u64, String) {
-    let hash = shard.hash.iter().map(|byte| format!("{byte:02x}")).collect();
-    (shard.name.clone(), shard.tokens, hash)
+    (shard.name.clone(), shard.tokens, hex(&shard.hash))
 }
 
 #[pyfunction]
@@ -227,7 +247,7 @@ fn identify_shards(
     paths: Vec<PathBuf>,
     threads: usize,
 ) -> PyResult<Vec<(String, u64, String)>> {
-    let shards = interruptible(py, None, |control| partial::identify(&paths, threads, control))?;
+    let shards = interruptible(py, None, |control| identify(&paths, threads, control))?;
     Ok(shards.iter().map(described).collect())
 }
 

@@ -11,10 +11,10 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use super::{slice, tokens as tokens_array};
-use crate::experts::{self, CLASS_GATES, COUNTING, EVIDENCE, GATES, NAMES};
+use super::arrays::{slice, tokens as tokens_array};
+use crate::experts::adaptive::{self, CLASS_GATES, COUNTING, EVIDENCE, GATES, NAMES};
 use crate::fingerprint::Stateful;
-use crate::mix::{self, geometric::Geometric, Mixture, Sources};
+use crate::mixtures::{self, geometric::Geometric, Mixture, Sources};
 use crate::{Error, Result};
 
 /// Waits for the lock without the GIL, which its holder might be waiting for.
@@ -68,7 +68,7 @@ pub fn rows_array<'py>(value: &Bound<'py, PyAny>) -> PyResult<PyReadwriteArrayDy
 
 #[pyclass(module = "hybridlm._core", frozen)]
 struct AdaptiveExperts {
-    core: Mutex<experts::AdaptiveExperts>,
+    core: Mutex<adaptive::AdaptiveExperts>,
     vocab_size: usize,
 }
 
@@ -76,7 +76,7 @@ struct AdaptiveExperts {
 impl AdaptiveExperts {
     #[new]
     fn new(vocab_size: usize) -> PyResult<Self> {
-        let core = experts::AdaptiveExperts::new(vocab_size, Default::default())?;
+        let core = adaptive::AdaptiveExperts::new(vocab_size, Default::default())?;
         Ok(Self { core: core.into(), vocab_size })
     }
 
@@ -144,11 +144,11 @@ impl AdaptiveExperts {
     }
 
     fn next_log_probs<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray2<f32>>> {
-        self.rows(py, NAMES.len(), experts::AdaptiveExperts::rows)
+        self.rows(py, NAMES.len(), adaptive::AdaptiveExperts::rows)
     }
 
     fn next_shares<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray2<f32>>> {
-        self.rows(py, EVIDENCE.len(), experts::AdaptiveExperts::share_rows)
+        self.rows(py, EVIDENCE.len(), adaptive::AdaptiveExperts::share_rows)
     }
 
     fn next_classes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray1<u8>>> {
@@ -172,7 +172,7 @@ impl AdaptiveExperts {
         &self,
         py: Python<'py>,
         count: usize,
-        fill: impl FnOnce(&experts::AdaptiveExperts, &mut [f32]) + Send,
+        fill: impl FnOnce(&adaptive::AdaptiveExperts, &mut [f32]) + Send,
     ) -> PyResult<Bound<'py, PyArray2<f32>>> {
         let mut rows = vec![0f32; count * self.vocab_size];
         with(py, &self.core, |core| {
@@ -204,13 +204,13 @@ impl LinearMixture {
         lengths: usize,
     ) -> PyResult<Self> {
         let sources = Sources { experts, gates: &gate_sizes, base: &base, lengths };
-        let core = mix::create(name, sources)?;
+        let core = mixtures::create(name, sources)?;
         Ok(Self { rows: experts + core.lengths(), gates: core.gates().len(), core: core.into() })
     }
 
     #[classattr]
     fn names(py: Python<'_>) -> PyResult<Py<PyTuple>> {
-        Ok(PyTuple::new(py, mix::NAMES)?.unbind())
+        Ok(PyTuple::new(py, mixtures::NAMES)?.unbind())
     }
 
     #[pyo3(signature = (log_probs, gates=None))]
@@ -220,20 +220,7 @@ impl LinearMixture {
         log_probs: &Bound<'py, PyAny>,
         gates: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyArray1<f64>>> {
-        Ok(self.run(py, log_probs, gates, false)?.0)
-    }
-
-    #[pyo3(signature = (log_probs, gates=None))]
-    #[allow(clippy::type_complexity)] // two arrays
-    fn mix_with_weights<'py>(
-        &self,
-        py: Python<'py>,
-        log_probs: &Bound<'py, PyAny>,
-        gates: Option<&Bound<'py, PyAny>>,
-    ) -> PyResult<(Bound<'py, PyArray1<f64>>, Bound<'py, PyArray2<f64>>)> {
-        let (nll, weights) = self.run(py, log_probs, gates, true)?;
-        let targets = nll.len();
-        Ok((nll, matrix(py, weights, [targets, self.rows])?))
+        self.run(py, log_probs, gates)
     }
 
     fn fingerprint(&self, py: Python<'_>) -> PyResult<Cow<'static, [u8]>> {
@@ -263,8 +250,7 @@ impl LinearMixture {
         py: Python<'py>,
         log_probs: &Bound<'py, PyAny>,
         gates: Option<&Bound<'py, PyAny>>,
-        with_weights: bool,
-    ) -> PyResult<(Bound<'py, PyArray1<f64>>, Vec<f64>)> {
+    ) -> PyResult<Bound<'py, PyArray1<f64>>> {
         let log_probs = array::<f32>(log_probs, "log_probs", "float32", 2)?;
         let [rows, targets] = [log_probs.shape()[0], log_probs.shape()[1]];
         if rows != self.rows {
@@ -282,12 +268,8 @@ impl LinearMixture {
             None => &[],
         };
         let mut nll = vec![0f64; targets];
-        let mut weights = vec![0f64; if with_weights { targets * rows } else { 0 }];
-        with(py, &self.core, |core| {
-            let weights = with_weights.then_some(&mut weights[..]);
-            mix::mix(core.as_mut(), log_probs, gates, &mut nll, weights)
-        })?;
-        Ok((nll.into_pyarray(py), weights))
+        with(py, &self.core, |core| mixtures::score(core.as_mut(), log_probs, gates, &mut nll))?;
+        Ok(nll.into_pyarray(py))
     }
 }
 

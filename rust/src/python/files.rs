@@ -6,9 +6,12 @@ use numpy::{IntoPyArray, PyArray1};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use super::{interruptible, slice, tokens as tokens_array, InputError};
-use crate::files;
+use super::arrays::{slice, tokens as tokens_array};
+use super::errors::InputError;
+use super::interruptible::interruptible;
+use crate::oracle::dense::contexts;
 use crate::tokens::{self, Shard};
+use crate::zstd_frame;
 
 #[pyfunction]
 fn shard_tokens(py: Python<'_>, path: PathBuf) -> PyResult<usize> {
@@ -60,7 +63,7 @@ fn compress<'py>(
     level: i32,
     progress: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyBytes>> {
-    let frame = interruptible(py, progress, |control| files::compress(data, level, control))?;
+    let frame = interruptible(py, progress, |control| zstd_frame::compress(data, level, control))?;
     Ok(PyBytes::new(py, &frame))
 }
 
@@ -72,7 +75,7 @@ fn decompress<'py>(
     max_bytes: usize,
     what: &str,
 ) -> PyResult<Bound<'py, PyBytes>> {
-    let content = py.detach(|| files::decompress(data, max_bytes, what))?;
+    let content = py.detach(|| zstd_frame::decompress(data, max_bytes, what))?;
     Ok(PyBytes::new(py, &content))
 }
 
@@ -86,11 +89,11 @@ fn context_buckets<'py>(
 ) -> PyResult<Bound<'py, PyArray1<u32>>> {
     let tokens = tokens_array(tokens)?;
     let tokens = slice(&tokens);
-    if !(1..=crate::hash::MAX_ORDER).contains(&order) || rows == 0 {
+    if !(1..=contexts::MAX_ORDER).contains(&order) || rows == 0 {
         return Err(InputError::new_err(format!("no table has order {order} and {rows} rows")));
     }
     let mut out = vec![0u32; tokens.len()];
-    py.detach(|| crate::hash::context_rows_in(tokens, 0..tokens.len(), order, rows, &mut out));
+    py.detach(|| contexts::context_rows_in(tokens, 0..tokens.len(), order, rows, &mut out));
     Ok(out.into_pyarray(py))
 }
 

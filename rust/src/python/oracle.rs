@@ -11,7 +11,11 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
-use super::{interruptible, positions as positions_array, slice, tokens as tokens_array, InputError};
+use super::arrays::{positions as positions_array, slice, tokens as tokens_array};
+use super::errors::InputError;
+use super::interruptible::interruptible;
+use super::vocabulary::{identity, Identity};
+use crate::oracle::dense::table::Table;
 use crate::oracle::{self, Info, Oracle};
 
 #[pyclass(module = "hybridlm._core", frozen)]
@@ -37,6 +41,12 @@ impl FrozenOracle {
     #[getter]
     fn vocab_size(&self) -> usize {
         self.core.vocab_size()
+    }
+
+    /// Size, document token, fingerprint of the tokenizer.
+    #[getter]
+    fn vocabulary(&self) -> Identity {
+        identity(self.core.vocabulary())
     }
 
     #[getter]
@@ -162,8 +172,8 @@ impl FrozenOracle {
     /// Per table (order, int8 cells [rows, V], float32 log-sums [rows]); None unless the oracle is dense.
     fn dense_tables<'py>(&self, py: Python<'py>) -> PyResult<Option<Vec<DenseTable<'py>>>> {
         let Some(dense) = self.core.dense() else { return Ok(None) };
-        let convert = |(index, table): (usize, &oracle::dense::Table)| {
-            let shape = (table.rows as usize, dense.vocab_size());
+        let convert = |(index, table): (usize, &Table)| {
+            let shape = (table.rows as usize, dense.vocabulary().size);
             let cells = Array2::from_shape_vec(shape, table.cells.clone());
             let cells = cells.map_err(|error| InputError::new_err(error.to_string()))?.into_pyarray(py);
             Ok((table.order, cells, PyArray1::from_slice(py, dense.log_sums(index))))
@@ -185,7 +195,6 @@ fn to_python(py: Python<'_>, info: Info) -> PyResult<Bound<'_, PyAny>> {
     Ok(match info {
         Info::Int(value) => value.into_pyobject(py)?.into_any(),
         Info::Float(value) => value.into_pyobject(py)?.into_any(),
-        Info::Text(value) => value.into_pyobject(py)?.into_any(),
         Info::List(items) => {
             let items: Vec<_> = items.into_iter().map(|item| to_python(py, item)).collect::<PyResult<_>>()?;
             PyList::new(py, items)?.into_any()

@@ -6,12 +6,15 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use super::counts::described;
-use super::interruptible;
+use super::interruptible::interruptible;
+use super::vocabulary::{identity, vocabulary, Identity};
 use crate::files::AtomicFile;
 use crate::oracle::sparse::build::{self, Settings};
-use crate::oracle::sparse::count::count_shards;
-use crate::oracle::sparse::counts::{self, Kind};
+use crate::oracle::sparse::counting::count_shards;
+use crate::oracle::sparse::ngram::NgramSpec;
+use crate::oracle::sparse::{counts, counts_file, merge};
 use crate::parallel::Control;
+use crate::vocabulary::Vocabulary;
 use crate::Result;
 
 #[pyclass(module = "hybridlm._core", frozen)]
@@ -22,21 +25,21 @@ struct SparseCounts {
 #[pymethods]
 impl SparseCounts {
     #[staticmethod]
-    #[pyo3(signature = (paths, vocab_size, order, memory, out=None, threads=1, progress=None))]
+    #[pyo3(signature = (paths, vocabulary, order, memory, out=None, threads=1, progress=None))]
     #[allow(clippy::too_many_arguments)]
     fn count(
         py: Python<'_>,
         paths: Vec<PathBuf>,
-        vocab_size: usize,
+        #[pyo3(from_py_with = vocabulary)] vocabulary: Vocabulary,
         order: usize,
         memory: usize,
         out: Option<PathBuf>,
         threads: usize,
         progress: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
-        let kind = Kind::new(vocab_size, order)?;
+        let spec = NgramSpec::new(vocabulary, order)?;
         let core = interruptible(py, progress, |control| {
-            count_shards(&paths, kind, memory, out.as_deref(), threads, control)
+            count_shards(&paths, spec, memory, out.as_deref(), threads, control)
         })?;
         Ok(Self { core })
     }
@@ -65,7 +68,7 @@ impl SparseCounts {
     ) -> PyResult<Self> {
         let parts: Vec<&counts::SparseCounts> = parts.iter().map(|part| &part.core).collect();
         let merge = |control: &Control| -> Result<_> {
-            counts::merge(&parts, AtomicFile::create(&out)?, &out, threads, control)?.commit()?;
+            merge::merge(&parts, AtomicFile::create(&out)?, &out, threads, control)?.commit()?;
             counts::SparseCounts::open(&out, control)
         };
         Ok(Self { core: interruptible(py, progress, merge)? })
@@ -73,12 +76,23 @@ impl SparseCounts {
 
     #[getter]
     fn vocab_size(&self) -> usize {
-        self.core.kind().vocab_size
+        self.core.spec().vocab_size()
+    }
+
+    /// Size, document token, fingerprint of the tokenizer.
+    #[getter]
+    fn vocabulary(&self) -> Identity {
+        identity(&self.core.spec().vocabulary)
+    }
+
+    #[getter]
+    fn has_document_token(&self) -> bool {
+        self.core.has_document_token()
     }
 
     #[getter]
     fn order(&self) -> usize {
-        self.core.kind().order
+        self.core.spec().order
     }
 
     #[getter]
@@ -123,6 +137,6 @@ impl SparseCounts {
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("SPARSE_PROGRESS", build::PROGRESS)?;
-    module.add("SPARSE_COUNTS_MAGIC", PyBytes::new(module.py(), &counts::MAGIC.to_le_bytes()))?;
+    module.add("SPARSE_COUNTS_MAGIC", PyBytes::new(module.py(), &counts_file::MAGIC.to_le_bytes()))?;
     module.add_class::<SparseCounts>()
 }

@@ -2,7 +2,7 @@
 
 Where linear mixtures ask how probable each expert finds the target, this one asks what they all say of
 every token: experts that agree sharpen each other. It takes whole rows, so it costs about as many times more
-as there are tokens in the vocabulary. Formulas stand with the implementation, rust/src/mix/geometric.rs.
+as there are tokens in the vocabulary. Formulas stand with the implementation, rust/src/mixtures/geometric.rs.
 """
 
 from collections.abc import Sequence

@@ -6,7 +6,7 @@
 - ``fixed-share``: Bayes over experts the best of which may change at any target.
 - ``bayes``: Bayes over the experts; it ends at the best single one.
 
-Formulas and sources stand with the implementations, in rust/src/mix.
+Formulas and sources stand with the implementations, in rust/src/mixtures.
 """
 
 from collections.abc import Sequence

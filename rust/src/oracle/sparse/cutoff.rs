@@ -1,31 +1,30 @@
-//! Leaving out n-grams that are too rare to be worth their bytes, before a trie of them is made.
+//! Cutting n-grams that are too rare to be worth their bytes, before a trie is made of the rest.
 //!
-//! A large corpus has far more n-grams than a file of some megabytes will keep, most of which occur once or
-//! twice. Those that occur no more than a cutoff are never candidates for the model. What they would pass
-//! to shorter n-grams is passed all the same: an n-gram that isn't kept passes all its mass to its suffix,
-//! so it ends at the longest suffix that is a candidate; and the contexts before them know how often
-//! something else came. An n-gram occurs at most as often as the n-grams in it, so with every candidate its
-//! prefixes and suffixes are candidates too.
+//! A large corpus has far more n-grams than a file of some megabytes can keep, and most of them occur once or twice.
+//! Those that occur no more often than a cutoff are never candidates for the model. Their mass isn't lost: an n-gram that
+//! isn't kept passes all of its mass to its suffix, so the mass ends at the longest suffix that is a candidate, and each
+//! context on the way records how much mass was cut after it. An n-gram occurs at most as often as any n-gram in it, so
+//! the prefixes and suffixes of a candidate are candidates too.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::counts::{Ngram, SparseCounts};
-use super::flow;
+use super::counts::SparseCounts;
+use super::masses::{fixed, settle, zeros};
+use super::ngram::{weight, Ngram, MAX_ORDER};
 use super::trie::{for_each_ngram, Trie};
-use super::MAX_ORDER;
 use crate::parallel::{self, Control};
 use crate::Result;
 
-/// How many n-grams of order 2 and above occur how often.
+/// How many n-grams of order 2 and above occur once, twice, and so on.
 #[derive(Debug)]
 pub struct Histogram {
-    /// `at_most[k]`: those that occur `k` times.
+    /// `exactly[k]`: how many n-grams occur `k` times.
     exactly: Vec<u64>,
     more: u64,
 }
 
 impl Histogram {
-    /// No cutoff is higher.
+    /// The highest cutoff.
     const MOST: usize = 1 << 12;
 
     pub fn of(counts: &SparseCounts, threads: usize, control: &Control) -> Result<Self> {
@@ -58,7 +57,7 @@ impl Histogram {
     }
 }
 
-/// Completes a trie that was built with a cutoff by what was cut.
+/// Passes the mass of what was cut to a trie that was built with a cutoff.
 pub fn pass_on(
     counts: &SparseCounts,
     trie: &mut Trie,
@@ -70,46 +69,45 @@ pub fn pass_on(
         return Ok(());
     }
     let order = trie.order();
-    let sums = || -> Vec<Vec<AtomicU64>> {
-        trie.levels[..order].iter().map(|level| flow::zeros(level.len())).collect()
-    };
+    let sums =
+        || -> Vec<Vec<AtomicU64>> { trie.orders[..order].iter().map(|ngrams| zeros(ngrams.len())).collect() };
     let (passed, cut) = (sums(), sums());
     let chain = Chain { trie, passed: &passed, cut: &cut };
     parallel::run(threads, counts.chunk_count(), |chunk| {
-        let mut walk = Walk { longest: [(0, 0); MAX_ORDER + 1], last: None };
+        let mut suffixes = LongestSuffixes { longest: [(0, 0); MAX_ORDER + 1], last: None };
         for entry in counts.read_chunk(chunk)? {
             if entry.count <= cutoff && entry.ngram.length() == order {
-                walk.to(trie, entry.ngram);
-                chain.add(&walk.longest, flow::fixed(flow::weight(entry.count, entry.documents)));
+                suffixes.extend_to(trie, entry.ngram);
+                chain.add(&suffixes.longest, fixed(weight(entry.count, entry.documents)));
             }
         }
         control.check()
     })?;
-    for ((level, passed), cut) in trie.levels.iter_mut().zip(passed).zip(cut).skip(1) {
-        level.masses = flow::settle(passed);
-        level.cut = flow::settle(cut);
+    for ((ngrams, passed), cut) in trie.orders.iter_mut().zip(passed).zip(cut).skip(1) {
+        ngrams.masses = settle(passed);
+        ngrams.cut = settle(cut);
     }
     Ok(())
 }
 
-/// For each beginning of an n-gram, the longest suffix of it that is in the trie, as order and index.
-struct Walk {
+/// For each prefix of an n-gram, the longest suffix of it that is in the trie: its order and index.
+struct LongestSuffixes {
     longest: [(usize, usize); MAX_ORDER + 1],
     last: Option<Ngram>,
 }
 
-impl Walk {
-    fn to(&mut self, trie: &Trie, ngram: Ngram) {
+impl LongestSuffixes {
+    fn extend_to(&mut self, trie: &Trie, ngram: Ngram) {
         let shared = self.last.map_or(0, |last| last.common(ngram));
         for (index, token) in ngram.tokens().enumerate().skip(shared) {
-            // As in Aho and Corasick (1975): the suffix of a suffix is where to go on when one ends.
+            // As in Aho and Corasick (1975): where a suffix has no such continuation, the next shorter one may.
             let (mut length, mut at) = self.longest[index];
             self.longest[index + 1] = loop {
                 if let Some(found) = (length < trie.order()).then(|| trie.find(length, at, token)).flatten() {
                     break (length + 1, found);
                 }
                 // The empty context is continued by every token.
-                at = trie.levels[length].suffixes[at] as usize;
+                at = trie.orders[length].suffixes[at] as usize;
                 length -= 1;
             };
         }
@@ -133,7 +131,7 @@ impl Chain<'_> {
         let (mut context_length, mut context) = longest[order - 1];
         while context_length >= length {
             self.cut[context_length][context].fetch_add(weight, Ordering::Relaxed);
-            context = self.trie.levels[context_length].suffixes[context] as usize;
+            context = self.trie.orders[context_length].suffixes[context] as usize;
             context_length -= 1;
         }
     }

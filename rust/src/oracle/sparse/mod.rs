@@ -1,20 +1,31 @@
 //! The sparse estimator: an interpolated n-gram model of real contexts, pruned to a byte budget.
+//!
+//! The steps, in their order: [`counting`] shards ([`counts`], in files [`counts_file`] and [`chunk`], added up by
+//! [`merge`]); [`fit_discounts`]; leaving out what is too rare ([`cutoff`]) and making a [`trie`] of the rest;
+//! [`estimate`]; [`prune`] at the [`threshold`] whose file fits; [`quantise`]; writing the file ([`ngsp`], whose
+//! streams are [`order_stream`] and [`binary_coder`]). What is read is [`restore`]d and looked up ([`oracle`]).
+//! [`build`] does all of it.
 
+pub mod binary_coder;
 pub mod build;
-pub mod coder;
-pub mod count;
+pub mod chunk;
+pub mod counting;
 pub mod counts;
+pub mod counts_file;
 pub mod cutoff;
-pub mod discounts;
-pub mod flow;
-pub mod format;
+pub mod discount;
+pub mod estimate;
+pub mod fit_discounts;
 mod logarithm;
-pub mod model;
-pub mod quantise;
-pub mod rounding;
+mod masses;
+pub mod merge;
+pub mod ngram;
+pub mod ngsp;
+pub mod oracle;
+mod order_stream;
+pub mod prune;
+mod quantise;
+mod restore;
 pub mod sample;
+pub mod threshold;
 pub mod trie;
-pub mod walk;
-
-/// The longest n-grams.
-pub const MAX_ORDER: usize = 8;

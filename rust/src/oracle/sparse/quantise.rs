@@ -1,235 +1,235 @@
-//! The model as small integers, and back.
+//! Chooses the steps that a pruned model's weights are stored as.
 //!
-//! A context's back-off weight is stored as its logit, and its successors' gains as their ratios to
-//! that of one of them, both in coarse steps. What is read back is normalised by construction: the
-//! gains share 1 − b(h) among them.
+//! The nearest step is not the best: one further off that is used more often costs fewer bits, and what that loses in
+//! likelihood may be less than what these bits would gain elsewhere. So each weight takes the step with the least sum
+//! of lost training likelihood and code length. The code length follows from how often each step is used in the same
+//! class of contexts, which is learned over a few rounds.
 
-use super::coder::{exp, logistic};
-use super::trie::MAX_VOCAB;
+use std::ops::Range;
 
-/// Steps of b(h): logit / 0.5, from −15 to 15.
-pub const BACKOFF_LEVELS: i8 = 15;
-pub const BACKOFF_STEP: f64 = 0.5;
-/// Steps of a ratio: log2 / 0.5, from −31 to 31.
-pub const RATIO_LEVELS: i8 = 31;
-pub const RATIO_STEP: f64 = 0.5;
-/// Steps of a unigram's probability: −log2 · 8, from 0 to 255, before the whole is scaled to sum to one.
-pub const UNIGRAM_STEPS: f64 = 8.0;
+use super::prune::PrunedModel;
+use super::restore::{RestoredOrder, Symbols, BACKOFF_LIMIT, BACKOFF_STEP, RATIO_LIMIT, RATIO_STEP};
+use super::trie::Trie;
+use crate::parallel::{self, Control};
+use crate::Result;
 
-/// Of one order, what the file tells: which n-grams there are, and their weights.
-#[derive(Debug, Default, Clone, PartialEq)]
-pub struct Symbols {
-    /// n-gram `i` of the order below is continued by `first[i]..first[i + 1]`.
-    pub first: Vec<u32>,
-    pub words: Vec<u16>,
-    /// Per context, i.e. n-gram of the order below; of no meaning where that has no successors.
-    pub backoffs: Vec<i8>,
-    pub ratios: Vec<i8>,
+/// About how many bits of the file an n-gram takes. It is kept for as many bits of training likelihood as the threshold
+/// says, so a bit of the file is worth the threshold over this, here too.
+const NGRAM_BITS: f32 = 9.0;
+
+const ROUNDS: usize = 3;
+
+/// Steps to either side of the nearest that are tried.
+const REACH: i32 = 4;
+
+const BACKOFF_SYMBOLS: usize = 2 * BACKOFF_LIMIT as usize + 1;
+const RATIO_SYMBOLS: usize = 2 * RATIO_LIMIT as usize + 1;
+
+/// What choosing the step of a context's back-off weight b takes, and where its continuations are.
+struct Context {
+    /// Logit of b, in steps.
+    logit: f32,
+    backoff: f32,
+    /// How often the context was met.
+    total: f32,
+    class: usize,
+    continuations: Range<usize>,
 }
 
-/// Of one order, all that is known once it is read and the next one is to be.
-#[derive(Debug, Default, Clone, PartialEq)]
-pub struct Level {
-    pub words: Vec<u16>,
-    pub suffixes: Vec<u32>,
-    /// Each n-gram's first token.
-    pub oldest: Vec<u16>,
-    /// a(h, w).
-    pub gains: Vec<f32>,
-    /// p(w | h).
-    pub probabilities: Vec<f32>,
-    /// log2 of it, in 16ths.
-    pub log_probabilities: Vec<i16>,
-    /// Half octaves by which p(w | h) is above p(w | h'), from −12 to 24.
-    pub lifts: Vec<i8>,
-    /// log2 of how often the n-gram may be expected in training, in 16ths.
-    pub log_counts: Vec<i16>,
-    /// n-gram `i` is continued by `first[i]..first[i + 1]` of the level above, once that is read.
-    pub first: Vec<u32>,
-    pub backoff_levels: Vec<i8>,
-    pub backoffs: Vec<f32>,
-    /// Each context's successors, likeliest first: `ranked[i]` for `i` in the range that `first` of the
-    /// level below gives.
-    pub ranked: Vec<u32>,
+/// What choosing the step of a kept n-gram's ratio takes.
+struct Continuation {
+    /// log2 of its discounted probability over that of the first, in steps.
+    ratio: f32,
+    /// Bits of training likelihood lost per squared step.
+    loss: f32,
+    class: usize,
+    /// Whether it is the one that the others' ratios refer to, which itself needs none.
+    is_first: bool,
 }
 
-impl Level {
-    pub fn len(&self) -> usize {
-        self.words.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.words.is_empty()
-    }
-
-    pub fn successors(&self, context: usize) -> std::ops::Range<usize> {
-        self.first[context] as usize..self.first[context + 1] as usize
-    }
+/// The trie indices of the n-grams of order `n` that are kept: all of the vocabulary at order 1.
+pub fn kept_indices(trie: &Trie, model: &PrunedModel, n: usize) -> Vec<u32> {
+    let kept = |index: &u32| n == 1 || model.orders[n].kept[*index as usize];
+    (0..trie.orders[n].len() as u32).filter(kept).collect()
 }
 
-/// floor(16 · log2(x)) for positive normal x, off by one near the steps: only to be the same everywhere.
-#[inline]
-pub fn log2_16ths(x: f32) -> i32 {
-    let bits = x.to_bits();
-    ((bits >> 23) as i32 - 127) * 16 + i32::from(MANTISSA_LOG[(bits >> 15 & 255) as usize])
+/// One order of a pruned model, and the orders below as a reader will have them.
+pub struct Quantiser<'a> {
+    pub trie: &'a Trie,
+    pub model: &'a PrunedModel,
+    /// Of the n-grams that continue the contexts.
+    pub order: usize,
+    pub shorter: &'a RestoredOrder,
+    pub contexts: &'a RestoredOrder,
+    /// Where each of the contexts is in the trie.
+    pub members: &'a [u32],
 }
 
-/// floor(16 · log2(1 + i / 256)).
-static MANTISSA_LOG: [u8; 256] = mantissa_log();
-
-const fn mantissa_log() -> [u8; 256] {
-    // 2^(k/16) · 2^30, rounded.
-    const STEPS: [u64; 16] = [
-        1073741824, 1121280436, 1170923762, 1222764986, 1276901417, 1333434672, 1392470869, 1454120821,
-        1518500250, 1585730000, 1655936265, 1729250827, 1805811301, 1885761398, 1969251188, 2056437387,
-    ];
-    let mut table = [0; 256];
-    let mut i = 0;
-    while i < 256 {
-        let value = (256 + i as u64) << 22;
-        let mut k = 15;
-        while STEPS[k] > value {
-            k -= 1;
+impl Quantiser<'_> {
+    /// The symbols that stand for this order, if `threshold` is what its n-grams were pruned by.
+    pub fn symbols(&self, threshold: f32, threads: usize, control: &Control) -> Result<Symbols> {
+        let mut symbols = self.kept();
+        let (contexts, continuations) = self.measure(&symbols);
+        let exchange = threshold / NGRAM_BITS;
+        let mut backoff_costs = vec![[0.0; BACKOFF_SYMBOLS]; BACKOFF_CLASSES];
+        let mut ratio_costs = vec![[0.0; RATIO_SYMBOLS]; RATIO_CLASSES];
+        let at_once = contexts.len().div_ceil(4 * threads).max(1);
+        for _ in 0..ROUNDS {
+            let mut jobs = Vec::new();
+            let mut left = &mut symbols.ratios[..];
+            for (contexts, backoffs) in contexts.chunks(at_once).zip(symbols.backoffs.chunks_mut(at_once)) {
+                let count = contexts.iter().map(|context| context.continuations.len()).sum();
+                let ratios;
+                (ratios, left) = std::mem::take(&mut left).split_at_mut(count);
+                jobs.push((contexts, backoffs, ratios));
+            }
+            parallel::for_each(threads, jobs, |(contexts, backoffs, ratios)| {
+                let base = contexts.first().map_or(0, |context| context.continuations.start);
+                for (context, backoff) in contexts.iter().zip(backoffs) {
+                    if !context.continuations.is_empty() {
+                        *backoff = choose_backoff(context, &backoff_costs[context.class], exchange);
+                    }
+                    for index in context.continuations.clone() {
+                        let continuation = &continuations[index];
+                        if !continuation.is_first {
+                            let costs = &ratio_costs[continuation.class];
+                            ratios[index - base] = choose_ratio(continuation, costs, exchange);
+                        }
+                    }
+                }
+                control.check()
+            })?;
+            let used = contexts.iter().zip(&symbols.backoffs);
+            let used = used.filter(|(context, _)| !context.continuations.is_empty());
+            let of_class =
+                |(context, &step): (&Context, &i8)| (context.class, (step + BACKOFF_LIMIT) as usize);
+            learn(&mut backoff_costs, used.map(of_class));
+            let used = continuations.iter().zip(&symbols.ratios);
+            let used = used.filter(|(continuation, _)| !continuation.is_first);
+            let of_class = |(continuation, &step): (&Continuation, &i8)| {
+                (continuation.class, (step + RATIO_LIMIT) as usize)
+            };
+            learn(&mut ratio_costs, used.map(of_class));
         }
-        table[i] = k as u8;
-        i += 1;
+        Ok(symbols)
     }
-    table
-}
 
-/// 2^(steps / per_octave), exact to the last digit or nearly.
-fn power_of_two(steps: i32, per_octave: i32) -> f64 {
-    let octave = 2f64.powi(steps.div_euclid(per_octave));
-    octave * exp(std::f64::consts::LN_2 * f64::from(steps.rem_euclid(per_octave)) / f64::from(per_octave))
-}
+    /// Which n-grams are kept; all steps are zero.
+    fn kept(&self) -> Symbols {
+        let (tokens, kept) = (&self.trie.orders[self.order].tokens, &self.model.orders[self.order].kept);
+        let mut symbols = Symbols { first: vec![0], ..Symbols::default() };
+        symbols.first.reserve_exact(self.members.len());
+        for &member in self.members {
+            let range = self.trie.orders[self.order - 1].successors(member as usize);
+            symbols.tokens.extend(range.filter(|&index| kept[index]).map(|index| tokens[index]));
+            symbols.first.push(symbols.tokens.len() as u32);
+        }
+        symbols.backoffs = vec![0; self.members.len()];
+        symbols.ratios = vec![0; symbols.tokens.len()];
+        symbols
+    }
 
-/// 2^(level / 2) of each ratio level, from the lowest.
-pub fn ratio_table() -> [f32; 2 * RATIO_LEVELS as usize + 1] {
-    std::array::from_fn(|index| power_of_two(index as i32 - i32::from(RATIO_LEVELS), 2) as f32)
-}
-
-/// b of each level, from the lowest.
-pub fn backoff_table() -> [f32; 2 * BACKOFF_LEVELS as usize + 1] {
-    std::array::from_fn(|index| logistic((index as f64 - f64::from(BACKOFF_LEVELS)) * BACKOFF_STEP) as f32)
-}
-
-/// The level of the empty context.
-pub fn root(vocab_size: usize, token_count: u64) -> Level {
-    debug_assert!(vocab_size <= MAX_VOCAB);
-    Level {
-        words: vec![0],
-        suffixes: vec![0],
-        oldest: vec![0],
-        gains: vec![1.0],
-        probabilities: vec![1.0],
-        log_probabilities: vec![0],
-        lifts: vec![0],
-        log_counts: vec![log2_16ths(token_count.max(1) as f32) as i16],
-        first: vec![0, vocab_size as u32],
-        backoff_levels: vec![0],
-        backoffs: vec![0.0],
-        ranked: vec![0],
+    fn measure(&self, symbols: &Symbols) -> (Vec<Context>, Vec<Continuation>) {
+        let pruned = &self.model.orders[self.order];
+        let mut contexts = Vec::with_capacity(self.members.len());
+        let mut continuations = Vec::with_capacity(symbols.tokens.len());
+        // Of each continuation of a context, its discounted probability and its probability in the shorter context.
+        let mut kept: Vec<(f32, f32)> = Vec::new();
+        for (context, &member) in self.members.iter().enumerate() {
+            let range = symbols.successors(context);
+            let (backoff, total) = (pruned.backoffs[member as usize], pruned.totals[member as usize]);
+            let count = (i32::from(self.contexts.log_counts[context]) >> 4).clamp(0, 23) as usize;
+            contexts.push(Context {
+                logit: (backoff / (1.0 - backoff).max(1e-6)).ln() / BACKOFF_STEP as f32,
+                backoff: backoff.min(1.0 - 1e-6),
+                total,
+                class: range.len().min(7) * 24 + count,
+                continuations: range.clone(),
+            });
+            if range.is_empty() {
+                continue;
+            }
+            kept.clear();
+            let stem = self.contexts.suffixes[context] as usize;
+            let found = self.shorter.successors(stem);
+            let mut suffix = found.start;
+            for index in self.trie.orders[self.order - 1].successors(member as usize) {
+                if pruned.kept[index] {
+                    let token = self.trie.orders[self.order].tokens[index];
+                    suffix += self.contexts.tokens[suffix..found.end].partition_point(|&other| other < token);
+                    kept.push((pruned.discounted[index], self.contexts.probabilities[suffix]));
+                }
+            }
+            // As a reader finds it: the likeliest in the shorter context, of equals the lower token.
+            let mut first = 0;
+            for (index, (_, below)) in kept.iter().enumerate() {
+                if *below > kept[first].1 {
+                    first = index;
+                }
+            }
+            let (reference, likelihood) = kept[first];
+            for (index, &(discounted, below)) in kept.iter().enumerate() {
+                let held = discounted * total;
+                let own = discounted / (discounted + backoff * below);
+                let movable = (1.0 - discounted / (1.0 - backoff).max(1e-6)).max(0.1);
+                // Second derivative of the likelihood in the ratio's logarithm.
+                let curvature = held * own * movable;
+                let step = RATIO_STEP as f32 * std::f32::consts::LN_2;
+                let lower = (-(below / likelihood).log2() * 1.5) as usize;
+                continuations.push(Continuation {
+                    ratio: (discounted / reference).log2() / RATIO_STEP as f32,
+                    loss: 0.5 * curvature * step * step * std::f32::consts::LOG2_E,
+                    class: lower.min(23) * 4 + (kept.len() - 1).min(3),
+                    is_first: index == first,
+                });
+            }
+        }
+        (contexts, continuations)
     }
 }
 
-/// The nearest step to a unigram's probability.
-pub fn unigram_step(probability: f32) -> u8 {
-    (-UNIGRAM_STEPS * f64::from(probability).log2()).round().clamp(0.0, 255.0) as u8
+/// Code lengths in bits from counts.
+fn learn<const N: usize>(costs: &mut [[f32; N]], observed: impl Iterator<Item = (usize, usize)>) {
+    let mut counts = vec![[0.3f32; N]; costs.len()];
+    for (class, symbol) in observed {
+        counts[class][symbol] += 1.0;
+    }
+    for (costs, counts) in costs.iter_mut().zip(&counts) {
+        let total: f32 = counts.iter().sum();
+        *costs = counts.map(|count| (total / count).log2());
+    }
 }
 
-/// The vocabulary's level.
-pub fn unigrams(root: &Level, steps: &[u8]) -> Level {
-    let scaled: Vec<f64> =
-        steps.iter().map(|&step| power_of_two(-i32::from(step), UNIGRAM_STEPS as i32)).collect();
-    let total: f64 = scaled.iter().sum();
-    let probabilities: Vec<f32> = scaled.iter().map(|&p| (p / total) as f32).collect();
-    let words: Vec<u16> = (0..steps.len()).map(|word| word as u16).collect();
-    let mut level = Level {
-        suffixes: vec![0; words.len()],
-        oldest: words.clone(),
-        gains: probabilities.clone(),
-        // Not above anything but the uniform distribution, which tells nothing that p doesn't.
-        lifts: vec![0; words.len()],
-        words,
-        probabilities,
-        ..Level::default()
+fn choose_backoff(context: &Context, costs: &[f32; BACKOFF_SYMBOLS], exchange: f32) -> i8 {
+    let b = context.backoff;
+    // Relative entropy of what is stored from b, for as often as the context was met.
+    let loss = |step: i32| {
+        let stored = 1.0 / (1.0 + (-(step as f32) * BACKOFF_STEP as f32).exp());
+        context.total * (b * (b / stored).log2() + (1.0 - b) * ((1.0 - b) / (1.0 - stored)).log2())
     };
-    finish(&mut level, root);
-    level
+    least(context.logit, i32::from(BACKOFF_LIMIT), costs, loss, exchange)
 }
 
-/// Puts `contexts` and what the file tells of the order above together: completes `contexts` by its
-/// back-off weights, and returns the level above.
-pub fn restore(shorter: &Level, contexts: &mut Level, symbols: Symbols) -> Level {
-    let (backoffs, ratios) = (backoff_table(), ratio_table());
-    let count = symbols.words.len();
-    let mut level = Level {
-        suffixes: Vec::with_capacity(count),
-        oldest: Vec::with_capacity(count),
-        gains: Vec::with_capacity(count),
-        probabilities: Vec::with_capacity(count),
-        lifts: Vec::with_capacity(count),
-        words: symbols.words,
-        ..Level::default()
+fn choose_ratio(continuation: &Continuation, costs: &[f32; RATIO_SYMBOLS], exchange: f32) -> i8 {
+    let loss = |step: i32| {
+        let off = step as f32 - continuation.ratio;
+        continuation.loss * off * off
     };
-    contexts.first = symbols.first;
-    contexts.backoff_levels = symbols.backoffs;
-    contexts.backoffs = vec![1.0; contexts.len()];
-    for context in 0..contexts.len() {
-        let range = contexts.successors(context);
-        if range.is_empty() {
-            continue;
-        }
-        let backoff = backoffs[(contexts.backoff_levels[context] + BACKOFF_LEVELS) as usize];
-        contexts.backoffs[context] = backoff;
-        let ratio = |level: i8| ratios[(level + RATIO_LEVELS) as usize];
-        // A thousand successors' roundings would show in single precision.
-        let total: f64 = symbols.ratios[range.clone()].iter().map(|&level| f64::from(ratio(level))).sum();
-        let scale = ((1.0 - f64::from(backoff)) / total) as f32;
-        let found = shorter.successors(contexts.suffixes[context] as usize);
-        let mut suffix = found.start;
-        for index in range {
-            let word = level.words[index];
-            suffix += contexts.words[suffix..found.end].partition_point(|&other| other < word);
-            let gain = scale * ratio(symbols.ratios[index]);
-            level.suffixes.push(suffix as u32);
-            level.oldest.push(contexts.oldest[context]);
-            level.gains.push(gain);
-            let probability = gain + backoff * contexts.probabilities[suffix];
-            level.probabilities.push(probability);
-            level.lifts.push(lift(log2_16ths(probability), contexts.log_probabilities[suffix]));
+    least(continuation.ratio, i32::from(RATIO_LIMIT), costs, loss, exchange)
+}
+
+/// The step near `target` with the least loss and code length.
+fn least(target: f32, limit: i32, costs: &[f32], loss: impl Fn(i32) -> f32, exchange: f32) -> i8 {
+    let nearest = (target.round() as i32).clamp(-limit, limit);
+    let mut best = (f32::INFINITY, nearest);
+    for step in (nearest - REACH).max(-limit)..=(nearest + REACH).min(limit) {
+        let cost = loss(step) + exchange * costs[(step + limit) as usize];
+        if cost < best.0 {
+            best = (cost, step);
         }
     }
-    finish(&mut level, contexts);
-    level
+    best.1 as i8
 }
 
-fn lift(log_probability: i32, log_lower: i16) -> i8 {
-    ((log_probability - i32::from(log_lower)) >> 3).clamp(-12, 24) as i8
-}
-
-/// What follows from the probabilities.
-fn finish(level: &mut Level, contexts: &Level) {
-    level.log_probabilities = level.probabilities.iter().map(|&p| log2_16ths(p) as i16).collect();
-    level.ranked = (0..level.words.len() as u32).collect();
-    level.log_counts = Vec::with_capacity(level.words.len());
-    for context in 0..contexts.len() {
-        let range = contexts.successors(context);
-        // Likeliest first; of equals, the lower token, which stands first and stays there.
-        level.ranked[range.clone()]
-            .sort_by(|&a, &b| level.probabilities[b as usize].total_cmp(&level.probabilities[a as usize]));
-        let count = contexts.log_counts[context];
-        level.log_counts.extend(level.log_probabilities[range].iter().map(|&p| count.saturating_add(p)));
-    }
-}
-
-/// 2^(level / 2), as in [`ratio_table`].
-#[inline]
-pub fn power_of_two_halves(level: i8) -> f32 {
-    let octave = f32::from_bits(((127 + (i32::from(level) >> 1)) as u32) << 23);
-    if level & 1 == 0 {
-        octave
-    } else {
-        octave * std::f32::consts::SQRT_2
-    }
-}
+const BACKOFF_CLASSES: usize = 8 * 24;
+const RATIO_CLASSES: usize = 24 * 4;

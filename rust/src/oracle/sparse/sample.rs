@@ -1,32 +1,31 @@
 //! The documents that discounts are fitted on.
 //!
-//! Of all documents those with the least hashes, until they have enough tokens. So the sample of some
-//! shards is found in the samples of any groups of them, and what a corpus's sample is doesn't depend on
-//! how it was divided. A document that occurs twice is in it once.
+//! The sample of a corpus is the documents with the least hashes, as many as it takes for enough tokens. So it can be
+//! found from the samples of any parts of the corpus, and doesn't depend on how the corpus is divided. A document that
+//! occurs twice is in it once.
 
 use std::collections::BTreeMap;
 
-use super::trie::BOS;
-use crate::partial::{put, Numbers};
+use crate::leb128::{put, Numbers};
 
-/// Longer documents count as several of this many tokens, so that a book without any [`BOS`] still has
+/// Longer documents count as several of this many tokens, so that a book without any document token still has
 /// repetition to be told from chance.
 pub const DOCUMENT_TOKENS: usize = 1 << 13;
 
-/// A sample stops growing once it has so many tokens; more would change nothing that shows.
+/// A sample stops growing once it has so many tokens; more would make no visible difference.
 const TOKENS: usize = 2_000_000;
 
 /// Where each document of a stream starts.
-pub fn document_starts(stream: &[u16]) -> impl Iterator<Item = usize> + '_ {
+pub fn document_starts(stream: &[u16], bos: u16) -> impl Iterator<Item = usize> + '_ {
     let mut length = DOCUMENT_TOKENS;
     stream.iter().enumerate().filter_map(move |(at, &token)| {
-        let starts = token == BOS || length == DOCUMENT_TOKENS;
+        let starts = token == bos || length == DOCUMENT_TOKENS;
         length = if starts { 1 } else { length + 1 };
         starts.then_some(at)
     })
 }
 
-/// See the module.
+/// Documents by their hashes.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub struct Sample {
     documents: BTreeMap<[u8; 32], Vec<u16>>,
@@ -37,10 +36,11 @@ impl Sample {
     /// The most bytes that [`Sample::pack`] makes: of documents of one token each.
     pub const LONGEST: usize = 10 + (TOKENS + DOCUMENT_TOKENS) * 5;
 
-    pub fn of(streams: &[&[u16]]) -> Self {
+    /// Of documents that begin with `bos`.
+    pub fn of(streams: &[&[u16]], bos: u16) -> Self {
         let mut sample = Self::default();
         for stream in streams {
-            let starts: Vec<usize> = document_starts(stream).chain([stream.len()]).collect();
+            let starts: Vec<usize> = document_starts(stream, bos).chain([stream.len()]).collect();
             for pair in starts.windows(2) {
                 sample.add(&stream[pair[0]..pair[1]]);
             }
@@ -56,7 +56,7 @@ impl Sample {
         sample
     }
 
-    /// In the order of their hashes, which has nothing to do with what is in them.
+    /// In the order of their hashes, which is as good as random.
     pub fn documents(&self) -> impl Iterator<Item = &[u16]> {
         self.documents.values().map(Vec::as_slice)
     }

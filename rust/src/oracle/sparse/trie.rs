@@ -1,62 +1,56 @@
 //! The n-grams of a corpus, up to an order, as a sorted trie.
 //!
-//! Level n holds the n-grams of order n, in lexicographic order of their tokens, oldest first; the
-//! n-grams that extend one n-gram by a token are contiguous on the next level. Level 0 is the empty
-//! context and level 1 the whole vocabulary, seen or not. With every n-gram its prefixes and suffixes are
-//! there.
+//! The n-grams of each order are in lexicographic order of their tokens, oldest first, so those that extend the same
+//! n-gram by a token are neighbours in the next order. Order 0 is the empty context, order 1 the whole vocabulary, seen or
+//! not. The trie has the prefixes and suffixes of every n-gram that it has.
 
 use std::ops::Range;
 
-use super::counts::{Entry, Ngram, SparseCounts};
-use super::flow;
-use super::MAX_ORDER;
+use super::counts::SparseCounts;
+use super::ngram::{weight, Entry, Ngram, MAX_ORDER};
 use crate::parallel::{self, Control};
 use crate::{Error, Result};
 
-/// Documents begin with this token, so an n-gram that reaches it ends there: what stood before a
-/// document says nothing about it.
-pub const BOS: u16 = 1;
-
-/// The largest vocabulary: a token and one must fit 16 bits.
-pub const MAX_VOCAB: usize = u16::MAX as usize;
-
 /// The n-grams of one order.
 #[derive(Debug, Default, Clone, PartialEq)]
-pub struct Level {
+pub struct TrieOrder {
     /// Each n-gram's last token.
-    pub words: Vec<u16>,
-    /// Each n-gram without its oldest token: an index into the level below.
+    pub tokens: Vec<u16>,
+    /// Each n-gram without its oldest token: an index into the order below.
     pub suffixes: Vec<u32>,
-    /// n-gram `i` is continued by `first[i]..first[i + 1]` of the level above. Empty at the top.
+    /// n-gram `i` is continued by `first[i]..first[i + 1]` of the order above. Empty at the top.
     pub first: Vec<u32>,
-    /// What each n-gram starts with before others pass anything to it: its own weight at the top order, and
-    /// below what cut longer n-grams would pass. Empty for zeros.
+    /// The mass that each n-gram starts with: at the top order its weighted count, below that what longer n-grams which
+    /// were cut would have passed to it. Empty if all are zero.
     pub masses: Vec<f32>,
-    /// Per n-gram, as a context: the mass of its continuations that were cut. Empty for zeros.
+    /// Per n-gram, as a context: the mass of its continuations that were cut. Empty if all are zero.
     pub cut: Vec<f32>,
-    /// How often each n-gram occurs that begins with [`BOS`], in their order; empty at order 1 and the top.
-    /// (Such n-grams that were cut are forgotten: only a document's first tokens would know them.)
+    /// How often each n-gram that begins with the document token occurs; empty at order 1 and at the top. (Those that
+    /// were cut are forgotten: they matter to a document's first tokens only.)
     pub beginnings: Vec<f32>,
 }
 
-impl Level {
+impl TrieOrder {
     pub fn len(&self) -> usize {
-        self.words.len()
+        self.tokens.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.words.is_empty()
+        self.tokens.is_empty()
     }
 
-    /// Where the level above holds the continuations of `context`.
+    /// Where the order above has the continuations of `context`.
     pub fn successors(&self, context: usize) -> Range<usize> {
         self.first[context] as usize..self.first[context + 1] as usize
     }
 }
 
-/// See the module.
+/// The n-grams of a corpus, order by order.
 pub struct Trie {
-    pub levels: Vec<Level>,
+    pub orders: Vec<TrieOrder>,
+    /// Documents begin with this token, so an n-gram that reaches it ends there: what stood before a document
+    /// says nothing about it.
+    pub bos: u16,
 }
 
 impl Trie {
@@ -76,24 +70,24 @@ impl Trie {
         Ok(trie)
     }
 
-    /// An n-gram's suffix continues its context's suffix, so it is found among few.
+    /// Finds each n-gram's suffix, which is among the few continuations of its context's suffix.
     fn link_suffixes(&mut self, threads: usize, control: &Control) -> Result<()> {
-        for n in 2..self.levels.len() {
-            let (below, level) = self.levels.split_at_mut(n);
+        for n in 2..self.orders.len() {
+            let (below, ngrams) = self.orders.split_at_mut(n);
             let (shorter, contexts) = (&below[n - 2], &below[n - 1]);
-            let Level { words, suffixes, .. } = &mut level[0];
-            suffixes.resize(words.len(), 0);
-            let words = &*words;
+            let TrieOrder { tokens, suffixes, .. } = &mut ngrams[0];
+            suffixes.resize(tokens.len(), 0);
+            let tokens = &*tokens;
             parallel::for_each(threads, by_context(&contexts.first, suffixes), |piece| {
                 let base = contexts.first[piece.contexts.start] as usize;
                 for context in piece.contexts {
                     let found = shorter.successors(contexts.suffixes[context] as usize);
                     let mut rest = found.start;
                     for successor in contexts.successors(context) {
-                        rest +=
-                            contexts.words[rest..found.end].partition_point(|&word| word < words[successor]);
+                        rest += contexts.tokens[rest..found.end]
+                            .partition_point(|&token| token < tokens[successor]);
                         // Only a forged file of counts has an n-gram without its suffix.
-                        if rest == found.end || contexts.words[rest] != words[successor] {
+                        if rest == found.end || contexts.tokens[rest] != tokens[successor] {
                             return Err(Error::input(
                                 "the counts have an n-gram without the shorter ones in it; count the shards again",
                             ));
@@ -108,31 +102,31 @@ impl Trie {
     }
 
     pub fn order(&self) -> usize {
-        self.levels.len() - 1
+        self.orders.len() - 1
     }
 
-    /// The n-grams of order `n` that begin with `token`, on their level.
+    /// The n-grams of order `n` that begin with `token`.
     pub fn beginning_with(&self, token: u16, n: usize) -> Range<usize> {
         let token = usize::from(token);
-        if token >= self.levels[1].len() {
+        if token >= self.orders[1].len() {
             return 0..0;
         }
-        let extended = |found: Range<usize>, level: &Level| {
-            level.first[found.start] as usize..level.first[found.end] as usize
+        let extended = |found: Range<usize>, ngrams: &TrieOrder| {
+            ngrams.first[found.start] as usize..ngrams.first[found.end] as usize
         };
-        self.levels[1..n].iter().fold(token..token + 1, extended)
+        self.orders[1..n].iter().fold(token..token + 1, extended)
     }
 
-    /// The continuation of `context` (of order `order`) by `word`, on the next level.
-    pub fn find(&self, order: usize, context: usize, word: u16) -> Option<usize> {
-        let range = self.levels[order].successors(context);
-        let found = self.levels[order + 1].words[range.clone()].binary_search(&word).ok()?;
+    /// The n-gram that continues `context`, which is of order `order`, by `token`.
+    pub fn find(&self, order: usize, context: usize, token: u16) -> Option<usize> {
+        let range = self.orders[order].successors(context);
+        let found = self.orders[order + 1].tokens[range.clone()].binary_search(&token).ok()?;
         Some(range.start + found)
     }
 }
 
-/// Calls `open` when the first n-gram that begins with another one (of 1 to all tokens) comes, and `close`
-/// after the last, with the sum of their counts; `close` of the highest order also gets the entry.
+/// Visits the n-grams of every order in lexicographic order: `open` before the longer n-grams that an n-gram begins, and
+/// `close` after them, with the sum of their counts and the last of them.
 pub(super) fn for_each_ngram<S>(
     counts: &SparseCounts,
     threads: usize,
@@ -170,40 +164,41 @@ pub(super) fn for_each_ngram<S>(
     Ok(())
 }
 
-/// A trie while n-grams come in. An n-gram is added once its last continuation was, as only then its count
-/// is known.
+/// A trie while it is built. An n-gram is added after its last continuation, as only then its count is known.
 struct Growing {
-    levels: Vec<Level>,
+    orders: Vec<TrieOrder>,
     cutoff: u64,
-    /// For each order, where the next level's part begins that continues the n-gram at hand.
+    bos: u16,
+    /// By order, where the next order's n-grams begin that continue the present one.
     starts: [u32; MAX_ORDER + 1],
-    words: [u16; MAX_ORDER + 1],
+    tokens: [u16; MAX_ORDER + 1],
 }
 
 impl Growing {
     fn new(counts: &SparseCounts, cutoff: u64) -> Self {
-        let kind = counts.kind();
-        let mut levels = vec![Level::default(); kind.order + 1];
-        let vocab_size = kind.vocab_size;
-        levels[0] = Level {
-            words: vec![0],
+        let spec = counts.spec();
+        let mut orders = vec![TrieOrder::default(); spec.order + 1];
+        let vocab_size = spec.vocab_size();
+        orders[0] = TrieOrder {
+            tokens: vec![0],
             suffixes: vec![0],
             first: vec![0, vocab_size as u32],
-            ..Level::default()
+            ..TrieOrder::default()
         };
-        levels[1].words = (0..vocab_size).map(|token| token as u16).collect();
-        levels[1].suffixes = vec![0; vocab_size];
-        Self { levels, cutoff, starts: [0; MAX_ORDER + 1], words: [0; MAX_ORDER + 1] }
+        orders[1].tokens = (0..vocab_size).map(|token| token as u16).collect();
+        orders[1].suffixes = vec![0; vocab_size];
+        let (starts, tokens) = ([0; MAX_ORDER + 1], [0; MAX_ORDER + 1]);
+        Self { orders, cutoff, bos: spec.vocabulary.bos, starts, tokens }
     }
 
     fn open(&mut self, order: usize, ngram: Ngram) {
-        self.words[order] = ngram.code(order - 1) - 1;
-        if let Some(next) = self.levels.get(order + 1) {
+        self.tokens[order] = ngram.code(order - 1) - 1;
+        if let Some(next) = self.orders.get(order + 1) {
             self.starts[order] = next.len() as u32;
         }
         if order == 1 {
-            // Tokens that begin nothing come before it.
-            self.levels[1].first.resize(usize::from(self.words[1]) + 1, self.starts[1]);
+            // Tokens before this one that begin nothing.
+            self.orders[1].first.resize(usize::from(self.tokens[1]) + 1, self.starts[1]);
         }
     }
 
@@ -211,52 +206,52 @@ impl Growing {
         if order == 1 || count <= self.cutoff {
             return Ok(());
         }
-        let top = self.levels.len() - 1;
-        let level = &mut self.levels[order];
-        if level.len() == u32::MAX as usize {
+        let top = self.orders.len() - 1;
+        let ngrams = &mut self.orders[order];
+        if ngrams.len() == u32::MAX as usize {
             return Err(Error::input(format!(
                 "more than 2^32 n-grams of order {order}; build from fewer shards"
             )));
         }
-        level.words.push(self.words[order]);
+        ngrams.tokens.push(self.tokens[order]);
         if order < top {
-            level.first.push(self.starts[order]);
-            if self.words[1] == BOS {
-                level.beginnings.push(count as f32);
+            ngrams.first.push(self.starts[order]);
+            if self.tokens[1] == self.bos {
+                ngrams.beginnings.push(count as f32);
             }
         } else {
-            level.masses.push(flow::weight(entry.count, entry.documents) as f32);
+            ngrams.masses.push(weight(entry.count, entry.documents) as f32);
         }
         Ok(())
     }
 
     fn finish(mut self) -> Trie {
-        let top = self.levels.len() - 1;
-        let vocab_size = self.levels[1].len();
+        let top = self.orders.len() - 1;
+        let vocab_size = self.orders[1].len();
         for n in 1..top {
-            let end = self.levels[n + 1].len() as u32;
-            let length = if n == 1 { vocab_size + 1 } else { self.levels[n].first.len() + 1 };
-            self.levels[n].first.resize(length, end);
+            let end = self.orders[n + 1].len() as u32;
+            let length = if n == 1 { vocab_size + 1 } else { self.orders[n].first.len() + 1 };
+            self.orders[n].first.resize(length, end);
         }
-        for level in &mut self.levels {
-            level.words.shrink_to_fit();
-            level.first.shrink_to_fit();
-            level.masses.shrink_to_fit();
+        for ngrams in &mut self.orders {
+            ngrams.tokens.shrink_to_fit();
+            ngrams.first.shrink_to_fit();
+            ngrams.masses.shrink_to_fit();
         }
-        Trie { levels: self.levels }
+        Trie { orders: self.orders, bos: self.bos }
     }
 }
 
-/// A stretch of contexts with what belongs to their successors, one thread's work.
+/// Consecutive contexts and the data of their successors: one thread's work.
 pub struct Piece<'a, T> {
     pub contexts: Range<usize>,
     pub data: &'a mut [T],
 }
 
-/// Successors in one piece, about.
+/// About how many successors a piece has.
 const PIECE: usize = 1 << 14;
 
-/// Cuts `data`, one element per successor, between contexts; `first` is that of their level.
+/// Cuts `data`, which has one element per successor, between contexts; `first` is that of their order.
 pub fn by_context<'a, T>(first: &[u32], mut data: &'a mut [T]) -> Vec<Piece<'a, T>> {
     let mut pieces = Vec::new();
     let mut start = 0;

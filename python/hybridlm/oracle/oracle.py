@@ -1,0 +1,180 @@
+"""An n-gram oracle that was estimated once and is only looked up from then on."""
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybridlm import _core
+from hybridlm.data.vocabulary import Vocabulary
+from hybridlm.errors import InputError
+from hybridlm.extras import require_torch
+from hybridlm.files import atomic_write_bytes
+from hybridlm.oracle.vocabularies import vocabulary_of
+from hybridlm.threads import thread_count
+
+if TYPE_CHECKING:
+    import torch
+
+    from hybridlm.oracle.device_tables import OracleTables
+
+log = logging.getLogger("hybridlm.oracle")
+
+
+class Oracle:
+    """K normalised distributions over V tokens at every position of a stream, one per n-gram order.
+
+    Predicting position i of a stream uses all tokens before it, ``tokens[:i]``; positions before the
+    stream's start count as token 0. Log-probabilities are in nats. Look-ups run in native code without the
+    GIL; ``threads`` defaults to this process's share of the machine and never changes a result.
+
+    >>> oracle = hybridlm.Oracle.from_file("oracle.ngsp")
+    >>> tokens = hybridlm.read_stream(["data/text_val_000000.bin"])
+    >>> log_probs = oracle.target_log_probs(tokens)  # float32 [K, N], nats: order k, token i
+    >>> rows = oracle.log_probs(tokens, np.array([10, 20]))  # float32 [K, 2, V]
+    >>> log_probs.shape == (len(oracle.orders), len(tokens)), rows.shape[2] == oracle.vocab_size
+    (True, True)
+    """
+
+    def __init__(self, core: _core.FrozenOracle, data: bytes) -> None:
+        """``core``: what was decoded from ``data``, an oracle file's bytes."""
+        self._core = core
+        self._data = data
+        self._warned = False
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> Self:
+        """Raises OSError, or FormatError when the file is not an intact oracle."""
+        return cls.from_bytes(Path(path).read_bytes(), os.fspath(path))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str = "oracle") -> Self:
+        """Raises FormatError, calling the data ``name``."""
+        return cls(_core.FrozenOracle.from_bytes(data, name), data)
+
+    def to_bytes(self) -> bytes:
+        """The oracle's file."""
+        return self._data
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the oracle's file, whole or not at all. Raises OSError."""
+        atomic_write_bytes(path, self._data)
+
+    @property
+    def native(self) -> _core.FrozenOracle:
+        """The native object behind it, for other native code."""
+        return self._core
+
+    @property
+    def orders(self) -> tuple[int, ...]:
+        """Ascending; the K experts of every look-up, in this order."""
+        return self._core.orders
+
+    @property
+    def vocab_size(self) -> int:
+        return self._core.vocab_size
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What its token ids mean, as far as its file says."""
+        return vocabulary_of(self._core)
+
+    @property
+    def fingerprint(self) -> str | None:
+        """SHA-256 of the tokenizer's file, 64 hex digits; None where the oracle doesn't say."""
+        return self.vocabulary.fingerprint
+
+    def check_tokenizer(self, given: Vocabulary, name: str = "the oracle") -> None:
+        """Raises InputError, calling the oracle ``name``, unless it was built with this tokenizer.
+
+        An oracle that doesn't say what it was built with is held against the size alone, with one warning.
+        """
+        own = self.vocabulary
+        if own.size != given.size:
+            raise InputError(
+                f"{name}: built for a vocabulary of {own.size} tokens, but the tokenizer given has "
+                f"{given.size}"
+            )
+        if own.fingerprint is None:
+            if not self._warned:
+                self._warned = True
+                log.warning(
+                    "%s: doesn't say which tokenizer it was built with: what follows is right only if it was "
+                    "the one given; `hybridlm oracle build --tokenizer` makes one that says it",
+                    name,
+                )
+        elif given.fingerprint not in (None, own.fingerprint):
+            raise InputError(
+                f"{name}: built with the tokenizer {own.fingerprint}, but the one given is "
+                f"{given.fingerprint} (SHA-256 of the files)"
+            )
+        elif own.bos_id != given.bos_id:
+            raise InputError(
+                f"{name}: built from documents that begin with token {own.bos_id}, but those of the "
+                f"tokenizer given begin with {given.bos_id}"
+            )
+
+    @property
+    def estimator(self) -> str:
+        """The name that ``--estimator`` selects it by."""
+        return self._core.estimator
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the oracle's file."""
+        return self._core.nbytes
+
+    def info(self) -> dict[str, Any]:
+        """What ``oracle inspect`` shows; the keys depend on the estimator."""
+        return self._core.info()
+
+    def target_log_probs(
+        self, tokens: NDArray[np.uint16], *, start: int = 0, threads: int | None = None
+    ) -> NDArray[np.float32]:
+        """float32 [K, N − start]: ``[k, j]`` = ln p_k(tokens[start + j] | tokens[:start + j]).
+
+        Raises InputError for a token >= ``vocab_size`` or a ``start`` beyond the stream.
+        """
+        return self._core.target_log_probs(tokens, start, thread_count(threads))
+
+    def log_probs(
+        self, tokens: NDArray[np.uint16], positions: NDArray[np.integer[Any]], *, threads: int | None = None
+    ) -> NDArray[np.float32]:
+        """float32 [K, M, V]: ``[k, m, v]`` = ln p_k(v | tokens[:positions[m]]); positions are in 0..=N.
+
+        Raises InputError for a token >= ``vocab_size`` or a position outside the stream.
+        """
+        where: NDArray[np.int64] = np.ascontiguousarray(positions).astype(np.int64, copy=False)
+        return self._core.log_probs(tokens, where, thread_count(threads))
+
+    def mixture(
+        self,
+        tokens: NDArray[np.uint16],
+        positions: NDArray[np.integer[Any]],
+        weights: NDArray[np.floating[Any]],
+        *,
+        threads: int | None = None,
+    ) -> NDArray[np.float32]:
+        """float32 [M, V]: the *probabilities* ``[m, v]`` = Σ_k w_k p_k(v | tokens[:positions[m]]).
+
+        ``weights`` are [K], or [K, M] for ones of each position's own; where they sum to 1 so does the row.
+        The K rows are never made, which is what makes this many times faster than mixing ``log_probs``.
+        Raises as ``log_probs`` does, TypeError for weights of another shape, and InputError for a weight
+        that is negative or not finite.
+        """
+        where: NDArray[np.int64] = np.ascontiguousarray(positions).astype(np.int64, copy=False)
+        shares: NDArray[np.float32] = np.ascontiguousarray(weights).astype(np.float32, copy=False)
+        return self._core.mixture(tokens, where, shares, thread_count(threads))
+
+    def tables(self, device: "torch.device | str" = "cpu") -> "OracleTables":
+        """The same look-ups as a torch module on ``device``.
+
+        Raises InputError unless the oracle is dense and PyTorch is there.
+        """
+        require_torch("an oracle's tables on a device")
+        from hybridlm.oracle.device_tables import OracleTables
+
+        return OracleTables(self._core, device)

@@ -1,0 +1,70 @@
+"""What an oracle is built from: shards and files of partial counts, told apart by how they begin."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from hybridlm import _core
+from hybridlm.data.shards import ShardHead, known_vocabulary
+from hybridlm.data.vocabulary import DEFAULT_BOS, Vocabulary
+from hybridlm.errors import InputError
+from hybridlm.oracle.vocabularies import VocabularyLike
+
+Estimator = Literal["dense", "sparse"]
+
+Paths = Sequence[str | os.PathLike[str]]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The paths of shards, and of partial counts of either estimator."""
+
+    shards: tuple[str, ...]
+    dense_counts: tuple[str, ...]
+    sparse_counts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, sources: "Paths | Sources") -> "Sources":
+        """Looks at each file's first bytes, once. Raises OSError, and InputError where there is no file."""
+        if isinstance(sources, Sources):
+            return sources
+        if not sources:
+            raise InputError("no shards to count")
+        found: dict[str, list[str]] = {"shards": [], "dense": [], "sparse": []}
+        for source in sources:
+            found[_kind(source)].append(os.fspath(source))
+        return cls(tuple(found["shards"]), tuple(found["dense"]), tuple(found["sparse"]))
+
+    @property
+    def estimator(self) -> Estimator | None:
+        """That of the partial counts, if there are any."""
+        return "sparse" if self.sparse_counts else "dense" if self.dense_counts else None
+
+    def heads(self) -> list[ShardHead]:
+        """The shards' sizes. Raises FormatError or OSError."""
+        return [ShardHead(path, _core.shard_tokens(path)) for path in self.shards]
+
+    def vocabulary(self, asked: VocabularyLike | None, of_counts: Vocabulary | None = None) -> Vocabulary:
+        """What is asked for, or what the partial counts are of, and for the rest what sidecars say.
+
+        A number of tokens that is asked for leaves document token and tokenizer open. Raises InputError where
+        a sidecar says otherwise.
+        """
+        given = of_counts or asked
+        known = Vocabulary(given) if isinstance(given, int) else given
+        return known_vocabulary(
+            self.heads(),
+            size=None if known is None else known.size,
+            bos_id=None if isinstance(given, int) or known is None else known.bos_id,
+            fingerprint=None if known is None else known.fingerprint,
+            default_bos=DEFAULT_BOS,
+        )
+
+
+def _kind(source: str | os.PathLike[str]) -> str:
+    magics = {_core.PARTIAL_COUNTS_MAGIC: "dense", _core.SPARSE_COUNTS_MAGIC: "sparse"}
+    with Path(source).open("rb") as file:
+        head = file.read(max(map(len, magics)))
+    return next((kind for magic, kind in magics.items() if head.startswith(magic)), "shards")

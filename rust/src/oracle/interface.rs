@@ -1,0 +1,67 @@
+//! What every estimator's oracle can do.
+
+use std::ops::Range;
+
+use crate::oracle::dense::table::DenseTables;
+use crate::vocabulary::Vocabulary;
+
+/// A frozen n-gram model of K experts, one per order. Every expert is a normalised distribution over
+/// the vocabulary in every context.
+pub trait Oracle: Send + Sync {
+    /// The name that `--estimator` selects it by.
+    fn estimator(&self) -> &'static str;
+
+    /// What its token ids mean, as far as its file says.
+    fn vocabulary(&self) -> &Vocabulary;
+
+    fn vocab_size(&self) -> usize {
+        self.vocabulary().size
+    }
+
+    /// Ascending.
+    fn orders(&self) -> &[usize];
+
+    /// What `oracle inspect` shows beyond the above.
+    fn info(&self) -> Info;
+
+    /// Writes ln p_k(tokens[i] | tokens[..i]) for each `i` of `range` to `out[k][i - range.start]`.
+    ///
+    /// The caller has checked that tokens are below the vocabulary's size, that the range lies within
+    /// the tokens, and that `out` holds K slices of `range.len()`.
+    fn target_kernel(&self, tokens: &[u16], range: Range<usize>, out: &mut [&mut [f32]]);
+
+    /// Writes ln p_k(v | tokens[..positions[m]]) to `out[k][m * V + v]`.
+    ///
+    /// The caller has checked the tokens, that positions are at most `tokens.len()`, and the length of `out`.
+    fn rows_kernel(&self, tokens: &[u16], positions: &[usize], out: &mut [&mut [f32]]);
+
+    /// Writes Σ_k weights[k][m] · p_k(v | tokens[..positions[m]]) to `out[m * V + v]`: probabilities, not
+    /// logarithms. The caller has checked the arguments. An estimator that can avoid making the K rows should.
+    fn mixture_kernel(&self, tokens: &[u16], positions: &[usize], weights: &[&[f32]], out: &mut [f32]) {
+        let vocab_size = self.vocab_size();
+        let mut rows = vec![0f32; self.orders().len() * vocab_size];
+        for (index, (position, out)) in positions.iter().zip(out.chunks_exact_mut(vocab_size)).enumerate() {
+            let mut planes: Vec<&mut [f32]> = rows.chunks_exact_mut(vocab_size).collect();
+            self.rows_kernel(tokens, std::slice::from_ref(position), &mut planes);
+            out.fill(0.0);
+            for (row, weights) in planes.iter().zip(weights) {
+                let weight = weights[index];
+                out.iter_mut().zip(row.iter()).for_each(|(sum, log_prob)| *sum += weight * log_prob.exp());
+            }
+        }
+    }
+
+    /// The tables of the dense estimator; none for others.
+    fn dense(&self) -> Option<&DenseTables> {
+        None
+    }
+}
+
+/// A self-describing value, so that each estimator can report what only it has.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Info {
+    Int(u64),
+    Float(f64),
+    List(Vec<Info>),
+    Map(Vec<(&'static str, Info)>),
+}

@@ -1,0 +1,224 @@
+//! Discounts fitted to the data: those under which held-out documents are most likely.
+//!
+//! Of a sample of the documents every eighth is set aside, the rest counted. What an order contributes to the model's
+//! probability of a token is (m − D(m) + Σ D · p(w | h')) / Σ m times the back-off weights of the orders
+//! above, beside what those give themselves. With all else taken as given that is affine in the values
+//! of D at its knots, so the log-likelihood is concave in them and Newton's method finds the best. The
+//! rest, the lower orders' masses above all, depends on them in turn, so this is done a few times over.
+
+use super::counting::count_streams;
+use super::counts::SparseCounts;
+use super::discount::{basis, discount, Discount, Discounts, KNOTS};
+use super::estimate::FullModel;
+use super::trie::Trie;
+use crate::parallel::{self, Control};
+use crate::Result;
+
+/// One document in this many is held out.
+const HELD_OUT: usize = 8;
+
+const ROUNDS: usize = 3;
+
+/// Of the documents in the sample of `counts`.
+pub fn fit(counts: &SparseCounts, threads: usize, control: &Control) -> Result<Discounts> {
+    let mut discounts = Discounts::default();
+    let (mut counted, mut held_out) = (Vec::new(), Vec::new());
+    for (index, document) in counts.sample().documents().enumerate() {
+        if index % HELD_OUT == HELD_OUT - 1 { &mut held_out } else { &mut counted }.push(document);
+    }
+    if held_out.is_empty() {
+        return Ok(discounts);
+    }
+    let counted = count_streams(&counted, counts.spec(), threads, control)?;
+    let trie = Trie::build(&counted, 0, threads, control)?;
+    for _ in 0..ROUNDS {
+        let full = FullModel::estimate(&trie, &discounts, threads, control)?;
+        let events = events(&trie, &full, &discounts, &held_out);
+        let jobs = discounts.0.iter_mut().zip(&events).enumerate().skip(2).collect();
+        parallel::for_each(threads, jobs, |(n, (discount, events)): (usize, (&mut Discount, _))| {
+            *discount = maximise(*discount, &terms(&trie, &full.masses[n], n, events));
+            control.check()
+        })?;
+    }
+    Ok(discounts)
+}
+
+/// A held-out token met in a context of the trie.
+struct Event {
+    context: u32,
+    /// The context's continuation by the token, where the trie has it.
+    found: Option<u32>,
+    /// p(token | shorter context).
+    lower: f32,
+    /// What the orders above add to the token's probability, over their joint back-off weight.
+    above: f32,
+}
+
+/// Of each order.
+fn events(trie: &Trie, full: &FullModel, discounts: &Discounts, documents: &[&[u16]]) -> Vec<Vec<Event>> {
+    let order = trie.order();
+    let mut events: Vec<Vec<Event>> = Vec::new();
+    events.resize_with(order + 1, Vec::new);
+    for document in documents {
+        // The n-gram of each order that ends at the previous token, from the empty one on.
+        let mut contexts = vec![0];
+        for &token in *document {
+            let mut current = vec![0];
+            // Of each order that knows the context, from 2 on: its own part of the probability, and its
+            // back-off weight.
+            let mut parts = Vec::new();
+            let mut lower = full.probabilities[1][usize::from(token)];
+            for (n, &context) in contexts.iter().enumerate().map(|(length, context)| (length + 1, context)) {
+                let found = trie.find(n - 1, context, token);
+                // An n-gram is there only if its suffix is, so the found ones come first.
+                current.extend(found);
+                if n == 1 {
+                    continue;
+                }
+                let masses = &full.masses[n][trie.orders[n - 1].successors(context)];
+                let total: f32 = masses.iter().sum();
+                if total <= 0.0 {
+                    break;
+                }
+                let passed: f32 = masses.iter().map(|&mass| discount(&discounts.0[n], mass)).sum();
+                let mass = found.map_or(0.0, |index| full.masses[n][index]);
+                let (own, backoff) = ((mass - discount(&discounts.0[n], mass)) / total, passed / total);
+                events[n].push(Event {
+                    context: context as u32,
+                    found: found.map(|index| index as u32),
+                    lower,
+                    above: 0.0,
+                });
+                parts.push((own, backoff));
+                lower = own + backoff * lower;
+            }
+            let mut above = 0.0;
+            for (index, (own, backoff)) in parts.into_iter().enumerate().rev() {
+                if let Some(event) = events[index + 2].last_mut() {
+                    event.above = above;
+                }
+                above = (above + own) / backoff.max(f32::MIN_POSITIVE);
+            }
+            current.truncate(order);
+            contexts = current;
+        }
+    }
+    events
+}
+
+/// Up to a factor that no discount changes, an event has probability `constant + slope · D`.
+struct Term {
+    constant: f64,
+    slope: [f64; KNOTS.len()],
+}
+
+fn terms(trie: &Trie, masses: &[f32], n: usize, events: &[Event]) -> Vec<Term> {
+    let mut by_context: Vec<&Event> = events.iter().collect();
+    by_context.sort_by_key(|event| event.context);
+    let mut terms = Vec::with_capacity(events.len());
+    for group in by_context.chunk_by(|a, b| a.context == b.context) {
+        let successors = &masses[trie.orders[n - 1].successors(group[0].context as usize)];
+        let total: f64 = successors.iter().copied().map(f64::from).sum();
+        let mut passed = [0.0; KNOTS.len()];
+        for &mass in successors {
+            for (sum, weight) in passed.iter_mut().zip(basis(mass)) {
+                *sum += f64::from(weight);
+            }
+        }
+        for event in group {
+            let mass = event.found.map_or(0.0, |index| masses[index as usize]);
+            let mut slope = passed.map(|sum| sum * f64::from(event.lower));
+            for (slope, weight) in slope.iter_mut().zip(basis(mass)) {
+                *slope -= f64::from(weight);
+            }
+            terms.push(Term { constant: f64::from(mass) + total * f64::from(event.above), slope });
+        }
+    }
+    terms
+}
+
+/// Newton's method with steps halved until they gain, within 0 < D(m) < m.
+fn maximise(start: Discount, terms: &[Term]) -> Discount {
+    const SIZE: usize = KNOTS.len();
+    // A knot that no held-out token touches stays near where it was.
+    const STIFFNESS: f64 = 10.0;
+    let prior = start.map(f64::from);
+    let bounded = |at: [f64; SIZE]| {
+        let mut bounded = at;
+        for (value, &knot) in bounded.iter_mut().zip(&KNOTS) {
+            *value = value.clamp(0.02 * f64::from(knot), 0.98 * f64::from(knot));
+        }
+        bounded
+    };
+    let likelihood = |at: &[f64; SIZE]| {
+        let pull: f64 = at.iter().zip(&prior).map(|(a, p)| (a - p) * (a - p)).sum();
+        let sum: f64 = terms.iter().map(|term| value(term, at).ln()).sum();
+        sum - 0.5 * STIFFNESS * pull
+    };
+    let mut at = bounded(prior);
+    let mut best = likelihood(&at);
+    for _ in 0..12 {
+        let mut gradient = [0.0; SIZE];
+        let mut curvature = [[0.0; SIZE]; SIZE];
+        for term in terms {
+            let value = value(term, &at);
+            for ((gradient, row), slope) in gradient.iter_mut().zip(&mut curvature).zip(term.slope) {
+                let scaled = slope / value;
+                *gradient += scaled;
+                for (curvature, other) in row.iter_mut().zip(term.slope) {
+                    *curvature += scaled * other / value;
+                }
+            }
+        }
+        for i in 0..SIZE {
+            gradient[i] -= STIFFNESS * (at[i] - prior[i]);
+            curvature[i][i] += STIFFNESS;
+        }
+        let step = solve(curvature, gradient);
+        let mut scale = 1.0;
+        let improved = loop {
+            let mut next = at;
+            for (next, step) in next.iter_mut().zip(step) {
+                *next += scale * step;
+            }
+            let next = bounded(next);
+            let reached = likelihood(&next);
+            if reached > best + 1e-3 {
+                (at, best) = (next, reached);
+                break true;
+            }
+            scale *= 0.5;
+            if scale < 1e-3 {
+                break false;
+            }
+        };
+        if !improved {
+            break;
+        }
+    }
+    at.map(|value| value as f32)
+}
+
+fn value(term: &Term, at: &[f64; KNOTS.len()]) -> f64 {
+    let change: f64 = term.slope.iter().zip(at).map(|(slope, at)| slope * at).sum();
+    (term.constant + change).max(1e-12)
+}
+
+/// Gaussian elimination; the matrix is positive definite, so no pivot is zero.
+fn solve<const N: usize>(mut matrix: [[f64; N]; N], mut right: [f64; N]) -> [f64; N] {
+    for pivot in 0..N {
+        let pivot_row = matrix[pivot];
+        for row in pivot + 1..N {
+            let factor = matrix[row][pivot] / pivot_row[pivot];
+            for (cell, above) in matrix[row].iter_mut().zip(pivot_row) {
+                *cell -= factor * above;
+            }
+            right[row] -= factor * right[pivot];
+        }
+    }
+    for row in (0..N).rev() {
+        let known: f64 = (row + 1..N).map(|column| matrix[row][column] * right[column]).sum();
+        right[row] = (right[row] - known) / matrix[row][row];
+    }
+    right
+}

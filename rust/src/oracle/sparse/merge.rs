@@ -1,0 +1,151 @@
+//! Adding up files of counts in constant memory.
+
+use std::cmp::Reverse;
+use std::collections::binary_heap::PeekMut;
+use std::collections::BinaryHeap;
+use std::io::Write;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::chunk::{Chunk, Packer};
+use super::counts::{ChunkReader, SparseCounts};
+use super::counts_file::Writer;
+use super::ngram::{Entry, NgramSpec};
+use super::sample::Sample;
+use crate::counted_shards::united;
+use crate::parallel::{self, Control};
+use crate::{Error, Result};
+
+/// What one file has of the n-grams that begin with one token, as they are merged.
+struct Cursor<'a> {
+    reader: ChunkReader<'a>,
+    chunks: &'a [Chunk],
+    entries: std::vec::IntoIter<Entry>,
+    total: u64,
+}
+
+impl<'a> Cursor<'a> {
+    fn new(counts: &'a SparseCounts, first: u16) -> Result<Self> {
+        let reader = counts.reader()?;
+        Ok(Self { reader, chunks: counts.chunks_of(first), entries: Vec::new().into_iter(), total: 0 })
+    }
+
+    fn next(&mut self) -> Result<Option<Entry>> {
+        loop {
+            if let Some(entry) = self.entries.next() {
+                self.total = self.total.saturating_add(entry.count);
+                return Ok(Some(entry));
+            }
+            let Some((&chunk, rest)) = self.chunks.split_first() else {
+                return Ok(None);
+            };
+            self.chunks = rest;
+            self.entries = self.reader.read(chunk)?.into_iter();
+        }
+    }
+}
+
+/// First tokens whose n-grams are merged before they are written.
+const WINDOW: usize = 64;
+
+/// Adds files up into `out`, which errors call `path`. `control` advances by the bytes that were read.
+///
+/// [`Error::Input`] when they are of different kinds, or of the same shard.
+pub fn merge<W: Write>(
+    parts: &[&SparseCounts],
+    out: W,
+    path: &Path,
+    threads: usize,
+    control: &Control,
+) -> Result<W> {
+    let Some(first) = parts.first() else {
+        return Err(Error::input("no partial counts to merge"));
+    };
+    let mut spec = first.spec();
+    let mut shards = Vec::new();
+    for part in parts {
+        let NgramSpec { vocabulary, order } = part.spec();
+        spec.vocabulary =
+            spec.vocabulary.united(&vocabulary).filter(|_| order == spec.order).ok_or_else(|| {
+                Error::input(format!(
+                    "{}: counts of {vocabulary} up to order {order} don't add up with counts of {} up to \
+                     order {}, from {}; count the shards again with the same options",
+                    part.what(),
+                    first.spec().vocabulary,
+                    first.spec().order,
+                    first.what()
+                ))
+            })?;
+        shards = united(&shards, part.shards().to_vec())?;
+    }
+    let sample = Sample::merge(parts.iter().map(|part| part.sample()));
+    let mut writer = Writer::new(out, path, spec, &shards, &sample)?;
+    let totals: Vec<_> = parts.iter().map(|_| AtomicU64::new(0)).collect();
+    for window in (0..spec.vocab_size()).collect::<Vec<_>>().chunks(WINDOW) {
+        let mut merged: Vec<Vec<u8>> = vec![Vec::new(); window.len()];
+        let jobs = window.iter().zip(&mut merged).collect();
+        parallel::for_each(threads, jobs, |(&first, merged): (&usize, &mut Vec<u8>)| {
+            let first = first as u16;
+            let mut cursors: Vec<Cursor> =
+                parts.iter().map(|part| Cursor::new(part, first)).collect::<Result<_>>()?;
+            let bytes: u64 =
+                cursors.iter().flat_map(|cursor| cursor.chunks).map(|c| u64::from(c.bytes)).sum();
+            *merged = merge_sorted(&mut cursors, Packer::new(first, spec), control)?;
+            for (total, cursor) in totals.iter().zip(&cursors) {
+                total.fetch_add(cursor.total, Ordering::Relaxed);
+            }
+            control.advance(bytes)
+        })?;
+        for merged in &merged {
+            writer.write(merged)?;
+        }
+    }
+    for (part, total) in parts.iter().zip(totals) {
+        part.check_total(total.into_inner())?;
+    }
+    writer.finish()
+}
+
+fn merge_sorted(cursors: &mut [Cursor], mut packer: Packer, control: &Control) -> Result<Vec<u8>> {
+    let mut heads = BinaryHeap::new();
+    let mut entries = Vec::with_capacity(cursors.len());
+    for (index, cursor) in cursors.iter_mut().enumerate() {
+        let entry = cursor.next()?;
+        heads.extend(entry.map(|entry| Reverse((entry.ngram, index))));
+        entries.push(entry);
+    }
+    let mut sum: Option<Entry> = None;
+    while let Some(mut head) = heads.peek_mut() {
+        let Reverse((ngram, index)) = *head;
+        let Some(entry) = entries[index] else { break };
+        entries[index] = cursors[index].next()?;
+        match entries[index] {
+            Some(next) if next.ngram <= ngram => {
+                let what = &cursors[index].reader.counts.what();
+                return Err(Error::format(what, "the chunks' n-grams are out of order"));
+            }
+            Some(next) => head.0 .0 = next.ngram,
+            None => {
+                PeekMut::pop(head);
+            }
+        }
+        match &mut sum {
+            Some(sum) if sum.ngram == ngram => {
+                // Each is at most its file's tokens.
+                sum.count = sum.count.saturating_add(entry.count);
+                sum.documents = sum.documents.saturating_add(entry.documents);
+            }
+            _ => {
+                if let Some(sum) = sum.replace(entry) {
+                    if packer.push(sum)? {
+                        control.check()?;
+                    }
+                }
+            }
+        }
+    }
+    if let Some(sum) = sum {
+        packer.push(sum)?;
+    }
+    packer.finish()
+}

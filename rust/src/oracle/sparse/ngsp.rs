@@ -1,0 +1,298 @@
+//! The file format NGSP, version 2. Little-endian:
+//!
+//! | offset | | |
+//! |---|---|---|
+//! | 0 | 4 bytes | `NGSP` |
+//! | 4 | u32 | version, 2 |
+//! | 8 | u32 | CRC-32 (IEEE) of all that follows |
+//! | 12 | u16 | order N, 1 to 8 |
+//! | 14 | u16 | zero |
+//! | 16 | u64 | training tokens |
+//! | 24 | u32 | vocabulary V |
+//! | 28 | u32 | the token that documents begin with |
+//! | 32 | 32 bytes | fingerprint of the tokenizer, zeros if it isn't known |
+//! | 64 | N × (u32, u32) | per order from 1 on: n-grams, bytes of their stream |
+//! | 64 + 8 N | | the streams |
+//!
+//! In version 1 the vocabulary is the u16 at offset 14, the orders follow at offset 24, and the document token is
+//! 1. The streams are the same.
+//!
+//! Order 1 has V n-grams. The streams are arithmetic-coded; see [`super::order_stream`] for those of order 2
+//! and above.
+
+use super::binary_coder::{hash, BinaryCoder, ContextMixer, Decoder, Encoder};
+use super::ngram::MAX_ORDER;
+use super::oracle::SparseOracle;
+use super::order_stream::{self, Invalid};
+use super::restore::{self, RestoredOrder, Symbols};
+use crate::parallel::Control;
+use crate::vocabulary::{self, Vocabulary, IDENTITY_BYTES};
+use crate::{Error, Result};
+
+pub const MAGIC: [u8; 4] = *b"NGSP";
+pub const VERSION: u32 = 2;
+/// Of a vocabulary that isn't known beyond its size.
+const VERSION_WITHOUT_IDENTITY: u32 = 1;
+
+const CHECKED_FROM: usize = 12;
+const VOCABULARY_AT: usize = 24;
+
+/// A stream describes at most this many n-grams per byte, and besides a few, and as many as the order below has;
+/// a file that claims more is not believed, so that a small one can't ask for any amount of memory and time.
+/// Real ones take about a byte each. But where text repeats itself a context is continued by one token, again and
+/// again, and soon that takes next to nothing: hence the order below, which version 1 didn't grant.
+const NGRAMS_PER_BYTE: u64 = 64;
+const NGRAMS_FREE: u64 = 1 << 12;
+
+/// No file that is written is larger.
+pub const MAX_BYTES: usize = 1 << 30;
+
+/// Where the numbers of the orders begin.
+fn orders_at(version: u32) -> usize {
+    VOCABULARY_AT + if version == VERSION_WITHOUT_IDENTITY { 0 } else { 4 + IDENTITY_BYTES }
+}
+
+pub(super) fn header_bytes(order: usize) -> usize {
+    orders_at(VERSION) + 8 * order
+}
+
+/// Puts a file together from the streams of each order, from 1 on, and their numbers of n-grams. None if a reader
+/// wouldn't believe it: of n-grams as regular as that, fewer must be kept.
+pub(super) fn assemble(
+    vocabulary: &Vocabulary,
+    token_count: u64,
+    streams: &[(usize, Vec<u8>)],
+) -> Option<Vec<u8>> {
+    let mut file = Vec::new();
+    file.extend(MAGIC);
+    file.extend(VERSION.to_le_bytes());
+    file.extend([0; 4]);
+    file.extend((streams.len() as u16).to_le_bytes());
+    file.extend([0; 2]);
+    file.extend(token_count.to_le_bytes());
+    file.extend((vocabulary.size as u32).to_le_bytes());
+    vocabulary.write_identity(&mut file);
+    let mut below = vocabulary.size as u64;
+    for (ngrams, stream) in streams {
+        if *ngrams as u64 > most_ngrams(VERSION, stream.len(), below) {
+            return None;
+        }
+        below = *ngrams as u64;
+        file.extend((*ngrams as u32).to_le_bytes());
+        file.extend((stream.len() as u32).to_le_bytes());
+    }
+    for (_, stream) in streams {
+        file.extend(stream);
+    }
+    let checksum = crc32fast::hash(&file[CHECKED_FROM..]);
+    file[8..12].copy_from_slice(&checksum.to_le_bytes());
+    Some(file)
+}
+
+/// Makes the first bytes, the last stream's length and the checksum of a file of `version` what they should be, as
+/// far as there are bytes to hold them: what is left to refuse it is for those who try a reader with forged files.
+#[cfg(feature = "forge")]
+pub fn forge(file: &mut [u8], version: u32) {
+    let put = |file: &mut [u8], at: usize, bytes: [u8; 4]| {
+        if let Some(field) = file.get_mut(at..at + 4) {
+            field.copy_from_slice(&bytes);
+        }
+    };
+    put(file, 0, MAGIC);
+    put(file, 4, version.to_le_bytes());
+    let field = |at: usize, size: usize| {
+        let bytes = file.get(at..at + size).unwrap_or_default();
+        bytes.iter().rev().fold(0, |value, &byte| value << 8 | usize::from(byte))
+    };
+    let order = field(12, 2);
+    if (1..=MAX_ORDER).contains(&order) {
+        let orders = orders_at(version);
+        let others: usize = (0..order - 1).map(|n| field(orders + 8 * n + 4, 4)).sum();
+        let end = orders + 8 * order;
+        let last = file.len().saturating_sub(end + others) as u32;
+        put(file, end - 4, last.to_le_bytes());
+    }
+    let checksum = crc32fast::hash(file.get(CHECKED_FROM..).unwrap_or_default());
+    put(file, 8, checksum.to_le_bytes());
+}
+
+/// N-grams of an order that its stream of so many bytes may have, the order below having `below`.
+fn most_ngrams(version: u32, bytes: usize, below: u64) -> u64 {
+    let granted = if version == VERSION_WITHOUT_IDENTITY { 0 } else { below };
+    NGRAMS_FREE + NGRAMS_PER_BYTE * bytes as u64 + granted
+}
+
+/// What stands before the streams, checked.
+struct Header<'a> {
+    vocabulary: Vocabulary,
+    token_count: u64,
+    /// Per order from 1 on: number of n-grams, and stream.
+    orders: Vec<(usize, &'a [u8])>,
+}
+
+fn read_header<'a>(data: &'a [u8], what: &str) -> Result<Header<'a>> {
+    let wrong = |offset: usize, detail: String| Error::format(what, format!("at offset {offset}: {detail}"));
+    let short = |offset: usize| wrong(offset, format!("the file ends, after {} bytes", data.len()));
+    let field = |offset: usize, size: usize| {
+        let bytes = data.get(offset..offset + size).ok_or_else(|| short(data.len()))?;
+        Ok(bytes.iter().rev().fold(0u64, |value, &byte| value << 8 | u64::from(byte)))
+    };
+    if data.get(..4) != Some(&MAGIC) {
+        return Err(wrong(0, "not a sparse oracle".into()));
+    }
+    let version = field(4, 4)? as u32;
+    if !(VERSION_WITHOUT_IDENTITY..=VERSION).contains(&version) {
+        return Err(wrong(4, format!("version {version}; this program reads versions up to {VERSION}")));
+    }
+    let (checksum, order, token_count) = (field(8, 4)?, field(12, 2)? as usize, field(16, 8)?);
+    let vocabulary_at = if version == VERSION_WITHOUT_IDENTITY { 14 } else { VOCABULARY_AT };
+    let vocabulary = if version == VERSION_WITHOUT_IDENTITY {
+        Vocabulary::from(field(14, 2)? as usize)
+    } else {
+        if field(14, 2)? != 0 {
+            return Err(wrong(14, "must be zero".into()));
+        }
+        let mut fingerprint = [0; 32];
+        let at = VOCABULARY_AT + 8;
+        fingerprint.copy_from_slice(data.get(at..at + 32).ok_or_else(|| short(data.len()))?);
+        let (size, bos) = (field(VOCABULARY_AT, 4)? as usize, field(VOCABULARY_AT + 4, 4)? as u32);
+        Vocabulary::of_identity(size, bos, fingerprint)
+            .map_err(|error| wrong(VOCABULARY_AT + 4, error.to_string()))?
+    };
+    let vocab_size = vocabulary.size;
+    if !(1..=MAX_ORDER).contains(&order) {
+        return Err(wrong(12, format!("order {order}, where 1 to {MAX_ORDER} are possible")));
+    }
+    if vocab_size == 0 {
+        return Err(wrong(vocabulary_at, "a vocabulary of no tokens".into()));
+    }
+    if vocab_size > vocabulary::MAX_SIZE {
+        return Err(wrong(
+            vocabulary_at,
+            format!("a vocabulary of {vocab_size} tokens; a token has 16 bits"),
+        ));
+    }
+    let mut orders = Vec::with_capacity(order);
+    let mut at = orders_at(version) + 8 * order;
+    let mut below = vocab_size as u64;
+    for n in 1..=order {
+        let offset = orders_at(version) + 8 * (n - 1);
+        let (ngrams, bytes) = (field(offset, 4)?, field(offset + 4, 4)? as usize);
+        if n == 1 && ngrams != vocab_size as u64 {
+            return Err(wrong(offset, format!("{ngrams} n-grams of order 1 for {vocab_size} tokens")));
+        }
+        if n > 1 && ngrams > most_ngrams(version, bytes, below) {
+            return Err(wrong(offset, format!("{ngrams} n-grams of order {n} in {bytes} bytes")));
+        }
+        below = ngrams;
+        let stream = data.get(at..at.saturating_add(bytes)).ok_or_else(|| short(data.len()))?;
+        orders.push((ngrams as usize, stream));
+        at += bytes;
+    }
+    if at != data.len() {
+        return Err(wrong(at, format!("{} bytes follow the last stream", data.len() - at)));
+    }
+    let found = crc32fast::hash(&data[CHECKED_FROM..]);
+    if u64::from(found) != checksum {
+        return Err(wrong(
+            8,
+            format!("the checksum is {checksum:#010x}, but that of the bytes {found:#010x}"),
+        ));
+    }
+    Ok(Header { vocabulary, token_count, orders })
+}
+
+/// Reads a file. `control` is asked now and then whether to go on, and told the bytes done.
+pub fn decode(data: &[u8], what: &str, control: &Control) -> Result<SparseOracle> {
+    let header = read_header(data, what)?;
+    let mut orders = vec![restore::root(header.vocabulary.size, header.token_count)];
+    let mut stream_bytes = Vec::new();
+    for (n, &(ngrams, stream)) in (1..).zip(&header.orders) {
+        let wrong = |detail: &str| Error::format(what, format!("the stream of order {n} {detail}"));
+        let mut coder = Decoder::new(stream);
+        if n == 1 {
+            let steps = code_unigrams(&mut coder, None, header.vocabulary.size);
+            orders.push(restore::unigrams(&orders[0], &steps));
+        } else {
+            // An encoder leaves away at most the four bytes it ends with, and zeros.
+            let go_on = |coder: &Decoder<'_>, _| control.check().is_ok() && coder.missing() <= MISSING;
+            let symbols =
+                order_stream::code_order(&mut coder, &orders[n - 2], &orders[n - 1], None, ngrams, go_on);
+            let symbols = match symbols {
+                Ok(symbols) => symbols,
+                Err(Invalid::Interrupted) => {
+                    control.check()?;
+                    return Err(wrong("ends too early"));
+                }
+                Err(Invalid::NoContinuation) => {
+                    return Err(wrong("promises a continuation that is not there"))
+                }
+                Err(Invalid::TooMany) => return Err(wrong(&format!("holds more than {ngrams} n-grams"))),
+            };
+            if symbols.tokens.len() != ngrams {
+                return Err(wrong(&format!("holds {} n-grams, not {ngrams}", symbols.tokens.len())));
+            }
+            let (shorter, contexts) = orders.split_at_mut(n - 1);
+            let restored = restore::restore(&shorter[n - 2], &mut contexts[0], symbols);
+            orders.push(restored);
+        }
+        if !coder.is_finished() || coder.missing() > MISSING {
+            return Err(wrong("has another length than its n-grams"));
+        }
+        control.advance(stream.len() as u64)?;
+        stream_bytes.push(stream.len());
+    }
+    Ok(SparseOracle::new(header.vocabulary, orders, header.token_count, stream_bytes))
+}
+
+/// Zeros that a decoder may have to make up at a stream's end: it looks four bytes ahead, and as an
+/// encoder leaves away all zeros at the end, a run of them may have stood there.
+const MISSING: u32 = 64;
+
+/// One stream of unigram steps.
+pub(super) fn encode_unigrams(steps: &[u8]) -> Vec<u8> {
+    let mut coder = Encoder::new();
+    code_unigrams(&mut coder, Some(steps), steps.len());
+    coder.finish()
+}
+
+/// One stream of an order of 2 or above.
+pub(super) fn encode_order(
+    shorter: &RestoredOrder,
+    contexts: &RestoredOrder,
+    symbols: &Symbols,
+    control: &Control,
+) -> Result<Vec<u8>> {
+    let mut coder = Encoder::new();
+    let go_on = |_: &Encoder, _| control.check().is_ok();
+    let coded =
+        order_stream::code_order(&mut coder, shorter, contexts, Some(symbols), symbols.tokens.len(), go_on);
+    match coded {
+        Ok(coded) => {
+            debug_assert_eq!(coded.tokens, symbols.tokens);
+            Ok(coder.finish())
+        }
+        Err(Invalid::Interrupted) => Err(Error::Interrupted),
+        Err(invalid) => unreachable!("{invalid:?}: kept n-grams are closed under prefix and suffix"),
+    }
+}
+
+/// Each token's step in the context of the ones before it: neighbours in a tokenizer's vocabulary are
+/// about as frequent as each other.
+fn code_unigrams<C: BinaryCoder>(coder: &mut C, source: Option<&[u8]>, vocab_size: usize) -> Vec<u8> {
+    const BITS: u32 = 8;
+    let mut mixer = ContextMixer::new(16, 8 + BITS as usize + 1);
+    let mut steps = Vec::with_capacity(vocab_size);
+    let (mut last, mut before) = (0u8, 0u8);
+    for token in 0..vocab_size {
+        let step = source.map_or(0, |source| u32::from(source[token]));
+        let mean = (u32::from(last) + u32::from(before)) / 2;
+        let contexts =
+            [hash(1, 0), hash(2, u32::from(last >> 2)), hash(3, mean >> 3), hash(4, (token as u32) >> 5)];
+        let other = 8 + BITS as usize;
+        let coded = mixer.code_symbol(coder, step, BITS, &contexts, 0, other) as u8;
+        steps.push(coded);
+        (before, last) = (last, coded);
+    }
+    steps
+}

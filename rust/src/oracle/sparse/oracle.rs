@@ -1,0 +1,285 @@
+//! The sparse model in memory, laid out for look-ups.
+//!
+//! A trie from contexts to successors. While a stream is read, the n-gram of each order that ends at
+//! the last token is carried along; each is the continuation, by that token, of the next shorter one
+//! before it. What is looked up from it depends on the last `order − 1` tokens only, and tokens before
+//! the stream's start are no context.
+
+use std::ops::Range;
+
+use super::logarithm::ln_in_place;
+use super::ngram::MAX_ORDER;
+use super::restore::RestoredOrder;
+use crate::oracle::interface::{Info, Oracle};
+use crate::vocabulary::Vocabulary;
+
+/// An n-gram, as the continuation of its context and as a context itself.
+#[derive(Debug, Clone, Copy)]
+struct Node {
+    /// a(h, w).
+    discounted: f32,
+    /// b of this n-gram as a context.
+    backoff: f32,
+    /// Where its continuations begin on the next level; they end where the next node's begin.
+    first: u32,
+}
+
+#[derive(Debug)]
+struct PackedOrder {
+    tokens: Vec<u16>,
+    /// One more than n-grams, for the last one's end.
+    nodes: Vec<Node>,
+}
+
+/// See the module. Every order is normalised: cut after order n, it is the interpolated model of order n.
+#[derive(Debug)]
+pub struct SparseOracle {
+    orders: Vec<usize>,
+    vocabulary: Vocabulary,
+    /// By order, from the empty context, order 0, on.
+    ngrams: Vec<PackedOrder>,
+    /// p(w).
+    unigrams: Vec<f32>,
+    token_count: u64,
+    /// Bytes that each order takes in the file.
+    stream_bytes: Vec<usize>,
+}
+
+/// The n-gram of each order that ends at one place of a stream, up to the longest that is known.
+#[derive(Clone, Copy)]
+struct Ending {
+    nodes: [u32; MAX_ORDER + 1],
+    /// How many of `nodes` are known; the empty n-gram always is.
+    known: usize,
+}
+
+impl Ending {
+    const START: Self = Self { nodes: [0; MAX_ORDER + 1], known: 1 };
+}
+
+impl SparseOracle {
+    /// `levels` from order 0 on; `stream_bytes` from order 1 on.
+    pub(super) fn new(
+        vocabulary: Vocabulary,
+        ngrams: Vec<RestoredOrder>,
+        token_count: u64,
+        stream_bytes: Vec<usize>,
+    ) -> Self {
+        let unigrams = ngrams[1].probabilities.clone();
+        let order = ngrams.len() - 1;
+        let pack = |order: RestoredOrder| {
+            let mut nodes = Vec::with_capacity(order.len() + 1);
+            for (index, &discounted) in order.discounted.iter().enumerate() {
+                let backoff = order.backoffs.get(index).copied().unwrap_or(1.0);
+                nodes.push(Node { discounted, backoff, first: order.first.get(index).copied().unwrap_or(0) });
+            }
+            let end = order.first.last().copied().unwrap_or(0);
+            nodes.push(Node { discounted: 0.0, backoff: 1.0, first: end });
+            PackedOrder { tokens: order.tokens, nodes }
+        };
+        let ngrams = ngrams.into_iter().map(pack).collect();
+        Self { vocabulary, orders: (1..=order).collect(), ngrams, unigrams, token_count, stream_bytes }
+    }
+
+    fn order(&self) -> usize {
+        self.orders.len()
+    }
+
+    /// Hands every n-gram, order by order, to `visit`: its tokens, what it adds to the probability of its
+    /// last token, and its own back-off weight as a context.
+    pub fn for_each_ngram(&self, mut visit: impl FnMut(&[u16], f32, f32)) {
+        let mut contexts = vec![Vec::new()];
+        for order in 0..self.order() {
+            let above = &self.ngrams[order + 1];
+            let mut extended = Vec::with_capacity(above.tokens.len());
+            for (index, context) in contexts.iter().enumerate() {
+                for successor in self.successors(order, index as u32) {
+                    let mut ngram: Vec<u16> = context.clone();
+                    ngram.push(above.tokens[successor]);
+                    visit(&ngram, above.nodes[successor].discounted, above.nodes[successor].backoff);
+                    extended.push(ngram);
+                }
+            }
+            contexts = extended;
+        }
+    }
+
+    fn successors(&self, order: usize, node: u32) -> Range<usize> {
+        let nodes = &self.ngrams[order].nodes;
+        nodes[node as usize].first as usize..nodes[node as usize + 1].first as usize
+    }
+
+    #[inline]
+    fn find(&self, order: usize, node: u32, token: u16) -> Option<u32> {
+        if order == 0 {
+            return Some(u32::from(token));
+        }
+        let range = self.successors(order, node);
+        let found = self.ngrams[order + 1].tokens[range.clone()].binary_search(&token).ok()?;
+        Some((range.start + found) as u32)
+    }
+
+    /// The ending after one more token.
+    #[inline]
+    fn advance(&self, ending: &Ending, token: u16) -> Ending {
+        let mut next = Ending::START;
+        for order in 0..ending.known.min(self.order()) {
+            match self.find(order, ending.nodes[order], token) {
+                // A longer one is known only if this one, its suffix, is.
+                None => break,
+                Some(node) => {
+                    next.nodes[next.known] = node;
+                    next.known += 1;
+                }
+            }
+        }
+        next
+    }
+
+    /// The ending before position `position`.
+    fn ending(&self, tokens: &[u16], position: usize) -> Ending {
+        let start = position.saturating_sub(self.order() - 1);
+        tokens[start..position].iter().fold(Ending::START, |ending, &token| self.advance(&ending, token))
+    }
+
+    /// Hands the row of probabilities of each order at each position to `visit`, with the position's index
+    /// and the order's; none where it is the same as the order before.
+    fn for_each_row(
+        &self,
+        tokens: &[u16],
+        positions: &[usize],
+        mut visit: impl FnMut(usize, usize, Option<&[f32]>),
+    ) {
+        let mut row = vec![0.0; self.vocab_size()];
+        let mut last: Option<(usize, Ending)> = None;
+        for (index, &position) in positions.iter().enumerate() {
+            let ending = match last {
+                Some((before, ending)) if before + 1 == position => self.advance(&ending, tokens[before]),
+                _ => self.ending(tokens, position),
+            };
+            last = Some((position, ending));
+            row.copy_from_slice(&self.unigrams);
+            visit(index, 0, Some(&row));
+            for order in 1..self.order() {
+                let node = ending.nodes[order];
+                if order < ending.known && !self.successors(order, node).is_empty() {
+                    self.refine(order, node, &mut row);
+                    visit(index, order, Some(&row));
+                } else {
+                    visit(index, order, None);
+                }
+            }
+        }
+    }
+
+    /// Adds the continuations of a context of `order` to the row of probabilities after shorter ones.
+    fn refine(&self, order: usize, node: u32, row: &mut [f32]) {
+        let backoff = self.ngrams[order].nodes[node as usize].backoff;
+        row.iter_mut().for_each(|p| *p *= backoff);
+        let range = self.successors(order, node);
+        let ngrams = &self.ngrams[order + 1];
+        for (&token, node) in ngrams.tokens[range.clone()].iter().zip(&ngrams.nodes[range]) {
+            row[usize::from(token)] += node.discounted;
+        }
+    }
+}
+
+impl Oracle for SparseOracle {
+    fn estimator(&self) -> &'static str {
+        "sparse"
+    }
+
+    fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
+    }
+
+    fn orders(&self) -> &[usize] {
+        &self.orders
+    }
+
+    fn info(&self) -> Info {
+        let tables = self.orders.iter().map(|&order| {
+            let ngrams = self.ngrams[order].tokens.len();
+            let contexts =
+                self.ngrams[order - 1].nodes.windows(2).filter(|pair| pair[0].first < pair[1].first).count();
+            let bytes = self.stream_bytes[order - 1];
+            Info::Map(vec![
+                ("order", Info::Int(order as u64)),
+                ("ngrams", Info::Int(ngrams as u64)),
+                ("contexts", Info::Int(contexts as u64)),
+                ("bytes", Info::Int(bytes as u64)),
+                ("bits_per_ngram", Info::Float(8.0 * bytes as f64 / ngrams.max(1) as f64)),
+            ])
+        });
+        let memory: usize = self
+            .ngrams
+            .iter()
+            .map(|ngrams| ngrams.tokens.len() * 2 + ngrams.nodes.len() * std::mem::size_of::<Node>())
+            .sum();
+        Info::Map(vec![
+            ("training_tokens", Info::Int(self.token_count)),
+            ("memory_bytes", Info::Int(memory as u64)),
+            ("tables", Info::List(tables.collect())),
+        ])
+    }
+
+    fn target_kernel(&self, tokens: &[u16], range: Range<usize>, out: &mut [&mut [f32]]) {
+        let mut ending = self.ending(tokens, range.start);
+        for (offset, &token) in tokens[range].iter().enumerate() {
+            let mut next = Ending::START;
+            next.nodes[1] = u32::from(token);
+            next.known = 2;
+            let mut p = self.unigrams[usize::from(token)];
+            // Once a context lacks this continuation the longer ones do too, but their back-off weights
+            // count.
+            for (order, plane) in out.iter_mut().enumerate() {
+                if order > 0 && order < ending.known {
+                    let node = ending.nodes[order];
+                    p *= self.ngrams[order].nodes[node as usize].backoff;
+                    if next.known == order + 1 {
+                        if let Some(found) = self.find(order, node, token) {
+                            p += self.ngrams[order + 1].nodes[found as usize].discounted;
+                            next.nodes[order + 1] = found;
+                            next.known = order + 2;
+                        }
+                    }
+                }
+                plane[offset] = p;
+            }
+            ending = next;
+        }
+        out.iter_mut().for_each(|plane| ln_in_place(plane));
+    }
+
+    fn rows_kernel(&self, tokens: &[u16], positions: &[usize], out: &mut [&mut [f32]]) {
+        let vocab_size = self.vocab_size();
+        self.for_each_row(tokens, positions, |index, order, row| {
+            let columns = index * vocab_size..(index + 1) * vocab_size;
+            match row {
+                Some(row) => {
+                    let plane = &mut out[order][columns];
+                    plane.copy_from_slice(row);
+                    ln_in_place(plane);
+                }
+                None => {
+                    let (below, plane) = out.split_at_mut(order);
+                    plane[0][columns.clone()].copy_from_slice(&below[order - 1][columns]);
+                }
+            }
+        });
+    }
+
+    fn mixture_kernel(&self, tokens: &[u16], positions: &[usize], weights: &[&[f32]], out: &mut [f32]) {
+        let vocab_size = self.vocab_size();
+        out.fill(0.0);
+        let mut last = vec![0.0; vocab_size];
+        self.for_each_row(tokens, positions, |index, order, row| {
+            if let Some(row) = row {
+                last.copy_from_slice(row);
+            }
+            let weight = weights[order][index];
+            let out = &mut out[index * vocab_size..(index + 1) * vocab_size];
+            out.iter_mut().zip(&last).for_each(|(sum, p)| *sum += weight * p);
+        });
+    }
+}

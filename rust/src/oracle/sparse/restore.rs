@@ -1,0 +1,236 @@
+//! The small integers that a file holds, and the model that they stand for.
+//!
+//! A context's back-off weight b(h) is stored as its logit, and its successors' discounted probabilities as their ratios
+//! to that of one of them, both in coarse steps. What is restored is normalised by construction: the successors share
+//! 1 − b(h) in these ratios.
+
+use super::binary_coder::{exp, logistic};
+
+/// b(h) is stored as its logit, in steps of 0.5 from −15 to 15.
+pub const BACKOFF_LIMIT: i8 = 15;
+pub const BACKOFF_STEP: f64 = 0.5;
+/// A ratio is stored as its log2, in steps of 0.5 from −31 to 31.
+pub const RATIO_LIMIT: i8 = 31;
+pub const RATIO_STEP: f64 = 0.5;
+/// A unigram's probability is stored as −log2 in steps of 1/8, from 0 to 255; all are then scaled to sum to one.
+pub const UNIGRAM_STEPS: f64 = 8.0;
+
+/// What a file tells of one order: which n-grams there are, and the steps of their weights.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct Symbols {
+    /// n-gram `i` of the order below is continued by `first[i]..first[i + 1]`.
+    pub first: Vec<u32>,
+    pub tokens: Vec<u16>,
+    /// Per context, i.e. n-gram of the order below; meaningless where it has no successors.
+    pub backoffs: Vec<i8>,
+    pub ratios: Vec<i8>,
+}
+
+impl Symbols {
+    /// Where the continuations of a context are.
+    pub fn successors(&self, context: usize) -> std::ops::Range<usize> {
+        self.first[context] as usize..self.first[context + 1] as usize
+    }
+}
+
+/// What is known of one order's n-grams when the next order is read.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct RestoredOrder {
+    pub tokens: Vec<u16>,
+    pub suffixes: Vec<u32>,
+    /// Each n-gram's first token.
+    pub oldest: Vec<u16>,
+    /// a(h, w).
+    pub discounted: Vec<f32>,
+    /// p(w | h).
+    pub probabilities: Vec<f32>,
+    /// log2 of it, in 16ths.
+    pub log_probabilities: Vec<i16>,
+    /// Half octaves by which p(w | h) is above p(w | h'), from −12 to 24.
+    pub lifts: Vec<i8>,
+    /// log2 of how often the n-gram may be expected in training, in 16ths.
+    pub log_counts: Vec<i16>,
+    /// n-gram `i` is continued by `first[i]..first[i + 1]` of the order above, once that is read.
+    pub first: Vec<u32>,
+    pub backoff_steps: Vec<i8>,
+    pub backoffs: Vec<f32>,
+    /// Each context's successors, likeliest first: `ranked[i]` for the `i` that `first` of the order below gives.
+    pub ranked: Vec<u32>,
+}
+
+impl RestoredOrder {
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    pub fn successors(&self, context: usize) -> std::ops::Range<usize> {
+        self.first[context] as usize..self.first[context + 1] as usize
+    }
+}
+
+/// floor(16 · log2(x)) for positive normal x, or one off near an integer; what matters is that it is the same on every
+/// machine.
+#[inline]
+pub fn log2_16ths(x: f32) -> i32 {
+    let bits = x.to_bits();
+    ((bits >> 23) as i32 - 127) * 16 + i32::from(MANTISSA_LOG[(bits >> 15 & 255) as usize])
+}
+
+/// floor(16 · log2(1 + i / 256)).
+static MANTISSA_LOG: [u8; 256] = mantissa_log();
+
+const fn mantissa_log() -> [u8; 256] {
+    // 2^(k/16) · 2^30, rounded.
+    const STEPS: [u64; 16] = [
+        1073741824, 1121280436, 1170923762, 1222764986, 1276901417, 1333434672, 1392470869, 1454120821,
+        1518500250, 1585730000, 1655936265, 1729250827, 1805811301, 1885761398, 1969251188, 2056437387,
+    ];
+    let mut table = [0; 256];
+    let mut i = 0;
+    while i < 256 {
+        let value = (256 + i as u64) << 22;
+        let mut k = 15;
+        while STEPS[k] > value {
+            k -= 1;
+        }
+        table[i] = k as u8;
+        i += 1;
+    }
+    table
+}
+
+/// 2^(steps / per_octave), exact to the last digit or nearly.
+fn power_of_two(steps: i32, per_octave: i32) -> f64 {
+    let octave = 2f64.powi(steps.div_euclid(per_octave));
+    octave * exp(std::f64::consts::LN_2 * f64::from(steps.rem_euclid(per_octave)) / f64::from(per_octave))
+}
+
+/// 2^(step / 2) of each step of a ratio, from the lowest.
+pub fn ratio_table() -> [f32; 2 * RATIO_LIMIT as usize + 1] {
+    std::array::from_fn(|index| power_of_two(index as i32 - i32::from(RATIO_LIMIT), 2) as f32)
+}
+
+/// b of each step, from the lowest.
+pub fn backoff_table() -> [f32; 2 * BACKOFF_LIMIT as usize + 1] {
+    std::array::from_fn(|index| logistic((index as f64 - f64::from(BACKOFF_LIMIT)) * BACKOFF_STEP) as f32)
+}
+
+/// Order 0: the empty context.
+pub fn root(vocab_size: usize, token_count: u64) -> RestoredOrder {
+    RestoredOrder {
+        tokens: vec![0],
+        suffixes: vec![0],
+        oldest: vec![0],
+        discounted: vec![1.0],
+        probabilities: vec![1.0],
+        log_probabilities: vec![0],
+        lifts: vec![0],
+        log_counts: vec![log2_16ths(token_count.max(1) as f32) as i16],
+        first: vec![0, vocab_size as u32],
+        backoff_steps: vec![0],
+        backoffs: vec![0.0],
+        ranked: vec![0],
+    }
+}
+
+/// The nearest step to a unigram's probability.
+pub fn unigram_step(probability: f32) -> u8 {
+    (-UNIGRAM_STEPS * f64::from(probability).log2()).round().clamp(0.0, 255.0) as u8
+}
+
+/// Order 1: the vocabulary.
+pub fn unigrams(root: &RestoredOrder, steps: &[u8]) -> RestoredOrder {
+    let scaled: Vec<f64> =
+        steps.iter().map(|&step| power_of_two(-i32::from(step), UNIGRAM_STEPS as i32)).collect();
+    let total: f64 = scaled.iter().sum();
+    let probabilities: Vec<f32> = scaled.iter().map(|&p| (p / total) as f32).collect();
+    let tokens: Vec<u16> = (0..steps.len()).map(|token| token as u16).collect();
+    let mut ngrams = RestoredOrder {
+        suffixes: vec![0; tokens.len()],
+        oldest: tokens.clone(),
+        discounted: probabilities.clone(),
+        // They are above nothing but the uniform distribution, and that tells nothing that p doesn't.
+        lifts: vec![0; tokens.len()],
+        tokens,
+        probabilities,
+        ..RestoredOrder::default()
+    };
+    finish(&mut ngrams, root);
+    ngrams
+}
+
+/// Restores the order above `contexts` from what the file tells of it; completes `contexts` by its back-off weights and
+/// successors.
+pub fn restore(shorter: &RestoredOrder, contexts: &mut RestoredOrder, symbols: Symbols) -> RestoredOrder {
+    let (backoffs, ratios) = (backoff_table(), ratio_table());
+    let count = symbols.tokens.len();
+    let mut ngrams = RestoredOrder {
+        suffixes: Vec::with_capacity(count),
+        oldest: Vec::with_capacity(count),
+        discounted: Vec::with_capacity(count),
+        probabilities: Vec::with_capacity(count),
+        lifts: Vec::with_capacity(count),
+        tokens: symbols.tokens,
+        ..RestoredOrder::default()
+    };
+    contexts.first = symbols.first;
+    contexts.backoff_steps = symbols.backoffs;
+    contexts.backoffs = vec![1.0; contexts.len()];
+    for context in 0..contexts.len() {
+        let range = contexts.successors(context);
+        if range.is_empty() {
+            continue;
+        }
+        let backoff = backoffs[(contexts.backoff_steps[context] + BACKOFF_LIMIT) as usize];
+        contexts.backoffs[context] = backoff;
+        let ratio = |step: i8| ratios[(step + RATIO_LIMIT) as usize];
+        // In single precision the rounding errors of a thousand successors would show.
+        let total: f64 = symbols.ratios[range.clone()].iter().map(|&step| f64::from(ratio(step))).sum();
+        let scale = ((1.0 - f64::from(backoff)) / total) as f32;
+        let found = shorter.successors(contexts.suffixes[context] as usize);
+        let mut suffix = found.start;
+        for index in range {
+            let token = ngrams.tokens[index];
+            suffix += contexts.tokens[suffix..found.end].partition_point(|&other| other < token);
+            let discounted = scale * ratio(symbols.ratios[index]);
+            ngrams.suffixes.push(suffix as u32);
+            ngrams.oldest.push(contexts.oldest[context]);
+            ngrams.discounted.push(discounted);
+            let probability = discounted + backoff * contexts.probabilities[suffix];
+            ngrams.probabilities.push(probability);
+            ngrams.lifts.push(lift(log2_16ths(probability), contexts.log_probabilities[suffix]));
+        }
+    }
+    finish(&mut ngrams, contexts);
+    ngrams
+}
+
+fn lift(log_probability: i32, log_lower: i16) -> i8 {
+    ((log_probability - i32::from(log_lower)) >> 3).clamp(-12, 24) as i8
+}
+
+/// Fills in what follows from the probabilities.
+fn finish(ngrams: &mut RestoredOrder, contexts: &RestoredOrder) {
+    ngrams.log_probabilities = ngrams.probabilities.iter().map(|&p| log2_16ths(p) as i16).collect();
+    ngrams.ranked = (0..ngrams.tokens.len() as u32).collect();
+    ngrams.log_counts = Vec::with_capacity(ngrams.tokens.len());
+    for context in 0..contexts.len() {
+        let range = contexts.successors(context);
+        // Likeliest first; of equals, the lower token, which stands first and stays there.
+        ngrams.ranked[range.clone()]
+            .sort_by(|&a, &b| ngrams.probabilities[b as usize].total_cmp(&ngrams.probabilities[a as usize]));
+        let count = contexts.log_counts[context];
+        ngrams.log_counts.extend(ngrams.log_probabilities[range].iter().map(|&p| count.saturating_add(p)));
+    }
+}
+
+/// 2^(step / 2), as in [`ratio_table`].
+#[inline]
+pub fn power_of_two_halves(step: i8) -> f32 {
+    let octave = f32::from_bits(((127 + (i32::from(step) >> 1)) as u32) << 23);
+    if step & 1 == 0 {
+        octave
+    } else {
+        octave * std::f32::consts::SQRT_2
+    }
+}

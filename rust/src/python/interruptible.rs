@@ -1,0 +1,61 @@
+//! Long work that Ctrl-C stops and a progress function is told of.
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use pyo3::prelude::*;
+
+use crate::parallel::Control;
+use crate::Result;
+
+/// How often the interpreter gets to see a signal, and a progress function is called.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Does long work on another thread while this one, without the GIL but for a moment each time, looks
+/// for signals (Ctrl-C) and reports `control.done()` to `progress`. If either raises, the work is
+/// stopped and the exception passed on.
+pub fn interruptible<T: Send>(
+    py: Python<'_>,
+    progress: Option<&Bound<'_, PyAny>>,
+    work: impl FnOnce(&Control) -> Result<T> + Send,
+) -> PyResult<T> {
+    let control = Control::default();
+    let (finished, wait) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        let control = &control;
+        let worker = scope.spawn(move || {
+            // Dropped however the work ends, which wakes the waiting side.
+            let _finished = finished;
+            work(control)
+        });
+        let mut raised = None;
+        let wait = std::sync::Mutex::new(wait);
+        loop {
+            let timed_out = py.detach(|| {
+                let wait = wait.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                wait.recv_timeout(POLL) == Err(mpsc::RecvTimeoutError::Timeout)
+            });
+            if !timed_out {
+                break;
+            }
+            if raised.is_none() {
+                let report = py.check_signals().and_then(|()| match progress {
+                    Some(progress) => progress.call1((control.done(),)).map(drop),
+                    None => Ok(()),
+                });
+                if let Err(error) = report {
+                    control.cancel();
+                    raised = Some(error);
+                }
+            }
+        }
+        let result = match py.detach(|| worker.join()) {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        match raised {
+            Some(error) => Err(error),
+            None => Ok(result?),
+        }
+    })
+}
