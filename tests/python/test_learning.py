@@ -20,7 +20,7 @@ from hybridlm.scoring.config import ScoringConfig, TTTConfig
 from hybridlm.scoring.evaluate import EvaluationResult, evaluate
 from hybridlm.scoring.neural import NeuralExpert
 from hybridlm.scoring.rates import SHARE, SPAN, RateMixture
-from hybridlm.scoring.ttt import TestTimeTrainer
+from hybridlm.scoring.ttt import DEFAULT_LEARNING_RATE, TestTimeTrainer
 
 V, WINDOW = 24, 16
 
@@ -172,6 +172,15 @@ def test_training_pays_where_there_is_something_to_learn(artifact: Artifact) -> 
         result = scored(artifact, ttt, learning_rates=(0.0, rate))
         assert result.experts["neural"].bpb < 0.97 * off, ttt
         assert result.ttt_undone == 0
+
+
+@pytest.mark.parametrize("ttt", ["sgd", "adamw", "lora", "documents"])
+def test_by_default_training_is_hardly_worse_than_none(artifact: Artifact, ttt: str) -> None:
+    result = evaluate(artifact, STREAM, TABLE, ScoringConfig(chunk=64, batch=4, ttt=ttt))  # type: ignore[arg-type]
+    assert [one.learning_rate for one in result.ttt_rates] == [0.0, DEFAULT_LEARNING_RATE[ttt]]
+    assert result.ttt == ttt and result.ttt_updates > 0
+    lost = (result.experts["neural"].bpb - result.ttt_rates[0].bpb) * result.bytes * np.log(2)
+    assert lost < np.log(2) + 0.01
 
 
 def test_adapters_of_a_document_learn_its_language(artifact: Artifact) -> None:

@@ -3,7 +3,6 @@
 import csv
 import itertools
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -89,21 +88,19 @@ def test_a_table_in_parquet_says_what_to_install(
     assert not path.exists()
 
 
-class Sleeper(Expert):
-    """A network that takes its time."""
+class Network(Expert):
+    """A stand-in that isn't done with a chunk before the next one's counts are."""
 
     family = "neural"
     names = ("neural",)
     vocab_size = V
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self.busy = False
+    def __init__(self, counts: "Watched") -> None:
+        self.counts = counts
 
     def score(self, stream: NDArray[np.uint16], start: int) -> Scored:
-        self.busy = True
-        time.sleep(self.seconds)
-        self.busy = False
+        if len(stream) < len(STREAM):
+            assert self.counts.scored(len(stream)).wait(60), "nothing was scored meanwhile"
         return Scored(np.full((1, len(stream) - start), -np.log(V), np.float32))
 
     def fingerprint(self) -> bytes:
@@ -111,32 +108,38 @@ class Sleeper(Expert):
 
 
 class Watched(AdaptiveCounts):
-    """Notes which pieces it scores, and whether the network works meanwhile."""
+    """Notes which pieces it scores, and in which thread."""
 
-    def __init__(self, network: Sleeper) -> None:
+    def __init__(self) -> None:
         super().__init__(V)
-        self.network = network
-        self.pieces: list[tuple[int, bool, bool]] = []
+        self.pieces: list[tuple[int, bool]] = []
+        self._scored: dict[int, threading.Event] = {}
+
+    def scored(self, start: int) -> threading.Event:
+        return self._scored.setdefault(start, threading.Event())
 
     def score(self, stream: NDArray[np.uint16], start: int) -> Scored:
-        time.sleep(0.01)
-        here = threading.current_thread() is threading.main_thread()
-        self.pieces.append((start, here, self.network.busy))
-        return super().score(stream, start)
+        found = super().score(stream, start)
+        self.pieces.append((start, threading.current_thread() is threading.main_thread()))
+        self.scored(start).set()
+        return found
 
 
-def test_native_experts_work_while_the_network_does() -> None:
-    network = Sleeper(0.03)
-    counts = Watched(network)
-    specs = {"": MixtureSpec("stacked")}
-    found = [scored.nll[""] for scored in score_chunks(STREAM, [network, counts], specs, chunk=100)]
-    assert counts.pieces == [(1, False, True), (101, False, True), (201, False, True)]
+SPECS = {"": MixtureSpec("stacked")}
+
+
+def test_native_experts_score_the_next_chunk_while_the_network_scores_this_one() -> None:
+    counts = Watched()
+    experts = [Network(counts), counts]
+    found = [scored.nll[""] for scored in score_chunks(STREAM, experts, SPECS, chunk=100)]
+    assert counts.pieces == [(1, False), (101, False), (201, False)]
     # In their own time they score the same.
-    alone = score_chunks(STREAM, [Sleeper(0.0), AdaptiveCounts(V)], specs, chunk=len(STREAM))
+    whole = Watched()
+    alone = score_chunks(STREAM, [Network(whole), whole], SPECS, chunk=len(STREAM))
     np.testing.assert_array_equal(np.concatenate(found), next(alone).nll[""])
 
 
 def test_without_a_network_nothing_runs_ahead() -> None:
-    counts = Watched(Sleeper(0.0))
-    list(score_chunks(STREAM, [counts], {"": MixtureSpec("stacked")}, chunk=100))
-    assert [(start, here) for start, here, _ in counts.pieces] == [(1, True), (101, True), (201, True)]
+    counts = Watched()
+    list(score_chunks(STREAM, [counts], SPECS, chunk=100))
+    assert counts.pieces == [(1, True), (101, True), (201, True)]

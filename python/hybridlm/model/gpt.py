@@ -343,12 +343,12 @@ class GPT(nn.Module):
             self.skip_weight = nn.Parameter(torch.ones(config.skips, config.width))
             self.skip_gate = nn.Parameter(torch.zeros(config.skips, config.width))
         self.head = None if config.tied_embeddings else Linear(config.width, config.vocab_size)
-        # What an adapter adds to the logits, since a tied head is no module that a hook could hang on.
-        self.head_adapter: Callable[[Tensor], Tensor] | None = None
         # The caps of logits from zero up and of those below.
         self.softcap = (
             nn.Parameter(torch.full((2,), config.logit_softcap)) if config.asymmetric_softcap else None
         )
+        # What an adapter adds to the logits, since a tied head is no module that a hook could hang on.
+        self.head_adapter: Callable[[Tensor], Tensor] | None = None
         self.recurrent = True
         self._initialise()
 
@@ -406,7 +406,7 @@ class GPT(nn.Module):
     def _logits(self, x: Tensor) -> Tensor:
         head = self.token_embedding if self.head is None else self.head
         cap = self.config.logit_softcap
-        if cap and self.softcap is None:
+        if self.softcap is None and cap:
             # Divided here and not after the product, because the logits are the largest tensor there is.
             x = x / cap
         logits = F.linear(x, seen_weight(head))

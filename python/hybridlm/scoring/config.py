@@ -16,7 +16,7 @@ Precision = Literal["float32", "bfloat16"]
 class TTTConfig:
     """Test-time training of the neural model on what has been scored.
 
-    >>> hybridlm.TTTConfig(epochs=1, learning_rates=(0.0, 0.001)).batch
+    >>> hybridlm.TTTConfig(epochs=1, learning_rates=(0.001,)).batch
     8
     """
 
@@ -24,7 +24,7 @@ class TTTConfig:
     """Rates that learn side by side, each with a model of its own; 0: the artifact's model as it is. What
     they say is mixed by how well each has done so far. Unset: 0 and the default, which is 0.002 for sgd,
     0.00005 for adamw, 0.001 for lora and documents."""
-    epochs: int = 3
+    epochs: int = 1
     """Passes over each scored chunk."""
     momentum: float = 0.9
     """Of sgd."""
