@@ -5,7 +5,7 @@
 mod common;
 
 use criterion::{criterion_group, criterion_main, BenchmarkId, Criterion, Throughput};
-use hybridlm_core::oracle::sparse::build::{build, Settings};
+use hybridlm_core::oracle::sparse::build::{build, Config};
 use hybridlm_core::oracle::sparse::counting::count_streams;
 use hybridlm_core::oracle::sparse::ngram::NgramSpec;
 use hybridlm_core::oracle::sparse::ngsp;
@@ -15,8 +15,8 @@ use hybridlm_core::parallel::Control;
 const ORDER: usize = 6;
 const TOKENS: usize = 1_000_000;
 
-fn settings(threads: usize) -> Settings {
-    Settings { max_bytes: 400_000, memory: 4 << 30, threads }
+fn config(threads: usize) -> Config {
+    Config { max_bytes: 400_000, memory: 4 << 30, threads }
 }
 
 fn sparse(criterion: &mut Criterion) {
@@ -27,7 +27,7 @@ fn sparse(criterion: &mut Criterion) {
     let spec = NgramSpec::new(common::VOCABULARY, ORDER).unwrap();
     let make = |threads: usize| {
         let counts = count_streams(&[&tokens[..]], spec, threads, &control).unwrap();
-        build(&counts, &settings(threads), &control).unwrap()
+        build(&counts, &config(threads), &control).unwrap()
     };
     let file = make(2);
     let oracle = ngsp::decode(&file, "bench", &control).unwrap();

@@ -159,7 +159,7 @@ def run(config: PipelineConfig, out: Path) -> Summary:
         },
         made_of=provenance("eval", artifact_file, tokenizer_file, tokenizer, stream, scoring).as_dict(),
     )
-    atomic_write_text(out / "config.json", json.dumps(as_dict(config), indent=2) + "\n")
+    atomic_write_text(out / "settings.json", json.dumps(as_dict(config), indent=2) + "\n")
     atomic_write_text(out / "summary.json", json.dumps(summary.to_json(), indent=2) + "\n")
     return summary
 

@@ -44,13 +44,19 @@ def cluster() -> Iterator[str]:
         cluster.shutdown()
 
 
+def document(tokens: np.ndarray) -> np.ndarray:
+    """The tokens with a document token where they begin."""
+    tokens[0] = 1
+    return tokens
+
+
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("ray_shards")
     generator = np.random.default_rng(5)
     paths = [str(folder / f"random_train_{index:06d}.bin") for index in range(5)]
     for path in paths:
-        _core.write_shard(path, generator.integers(0, 1024, TOKENS, np.uint16))
+        _core.write_shard(path, document(generator.integers(0, 1024, TOKENS, np.uint16)))
     return paths
 
 
@@ -114,7 +120,8 @@ def text_shards(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     common = generator.integers(0, 1024, 400_000, np.uint16)
     paths = [str(folder / f"text_train_{index:06d}.bin") for index in range(4)]
     for path in paths:
-        _core.write_shard(path, np.concatenate([common, generator.integers(0, 1024, 400_000, np.uint16)]))
+        own = generator.integers(0, 1024, 400_000, np.uint16)
+        _core.write_shard(path, document(np.concatenate([common, own])))
     return paths
 
 
@@ -131,7 +138,7 @@ def test_counting_on_ray_is_resumed(
     unfinished = tmp_path / "ray.unfinished"
     options = ["--engine", "ray", "--ray-address", cluster, "--checkpoint-seconds", "0"]
     for module, estimator in [
-        ("counting", ["--layout", "packed", "--orders", "3"]),
+        ("dense_counting", ["--layout", "packed", "--orders", "3"]),
         ("sparse_counting", ["--estimator", "sparse", "--max-bytes", "9000", "--orders", "3"]),
     ]:
         written: list[Path] = []

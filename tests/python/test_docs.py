@@ -51,6 +51,12 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
+@pytest.mark.parametrize("name", [name for name in TEXTS if name != "CHANGELOG.md"])
+def test_files_that_a_page_names_exist(name: str) -> None:
+    named = re.findall(r"`((?:benches|examples|fuzz|python|rust|scripts|tests)/[\w./-]*)", TEXTS[name])
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
 @pytest.mark.parametrize("name", TEXTS)
 def test_links_lead_to_files_and_headings_that_exist(name: str) -> None:
     for link in links(TEXTS[name]):

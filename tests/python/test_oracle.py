@@ -17,7 +17,7 @@ from hybridlm.data.byte_table import ByteTable
 from hybridlm.data.shards import read_stream
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
-from hybridlm.oracle import Oracle, hashing
+from hybridlm.oracle import Oracle, context_hash
 from hybridlm.oracle.build import build_dense
 from hybridlm.oracle.oracle_score import evaluate
 from hybridlm.oracle.static_weights import best_static_weights
@@ -57,7 +57,7 @@ def numpy_counts(shards: list[Tokens], order: int, rows: int) -> NDArray[np.int6
     """[rows, V]: the reference's way, one bincount per order."""
     counts = np.zeros(rows * V, np.int64)
     for tokens in shards:
-        cells = hashing.context_buckets(tokens, order, rows).astype(np.int64) * V + tokens
+        cells = context_hash.context_buckets(tokens, order, rows).astype(np.int64) * V + tokens
         counts += np.bincount(cells[order - 1 :], minlength=len(counts))
     return counts.reshape(rows, V)
 
@@ -129,9 +129,9 @@ def test_the_hash_has_four_equal_implementations(tokens: list[int], order: int, 
     padded = (0,) * (order - 1) + tuple(tokens)
     expected = [fnv1a(padded[i : i + order - 1]) % rows for i in range(len(tokens))]
     assert _core.context_buckets(stream, order, rows).tolist() == expected
-    assert hashing.context_buckets(stream, order, rows).tolist() == expected
+    assert context_hash.context_buckets(stream, order, rows).tolist() == expected
     assert (
-        hashing.torch_context_buckets(torch.tensor(tokens, dtype=torch.int32), order, rows).tolist()
+        context_hash.torch_context_buckets(torch.tensor(tokens, dtype=torch.int32), order, rows).tolist()
         == expected
     )
 
@@ -142,9 +142,11 @@ def test_a_build_refuses_to_start_when_the_hashes_disagree(
 ) -> None:
     import torch  # noqa: F401 - once imported, its twin is checked as well
 
-    hashing.verify_hash_twins()
-    right: Callable[..., NDArray[np.uint32]] = getattr(hashing, name)
-    monkeypatch.setattr(hashing, name, lambda tokens, order, rows: right(tokens, order, rows) ^ (order == 7))
+    context_hash.verify_hash_twins()
+    right: Callable[..., NDArray[np.uint32]] = getattr(context_hash, name)
+    monkeypatch.setattr(
+        context_hash, name, lambda tokens, order, rows: right(tokens, order, rows) ^ (order == 7)
+    )
     with pytest.raises(RuntimeError, match=r"twin disagree \(order 7, 256 rows"):
         build_dense(train, V)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hybridlm import _core
 from hybridlm.errors import FormatError, InputError
-from hybridlm.oracle import hashing
+from hybridlm.oracle import context_hash
 from hybridlm.oracle.build import build_dense
 from hybridlm.oracle.dense_counting import Checkpoint, Tables, count, merge, read_partial
 from hybridlm.oracle.sources import Sources
@@ -58,7 +58,7 @@ def test_merged_counts_equal_naive_ones(
     for order in merged.orders:
         naive: Counter[tuple[int, int]] = Counter()
         for stream in streams:
-            rows = hashing.context_buckets(np.array(stream, np.uint16), order, merged.buckets[order])
+            rows = context_hash.context_buckets(np.array(stream, np.uint16), order, merged.buckets[order])
             naive.update(zip(rows[order - 1 :].tolist(), stream[order - 1 :], strict=True))
         table = merged.table(order)
         found = {(row, token): int(table[row, token]) for row, token in np.argwhere(table).tolist()}

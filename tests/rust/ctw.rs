@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use hybridlm_core::baseline::ctw::{ContextTree, Settings};
+use hybridlm_core::baseline::ctw::{Config, ContextTree};
 use proptest::prelude::*;
 
 const KT: f32 = 0.5;
@@ -11,8 +11,8 @@ const KT: f32 = 0.5;
 /// The bytes before a bit, newest first, and the bit.
 type Event = (Vec<u8>, bool);
 
-fn settings(depth: usize) -> Settings {
-    Settings { depth, alpha: KT, ..Settings::default() }
+fn config(depth: usize) -> Config {
+    Config { depth, alpha: KT, ..Config::default() }
 }
 
 /// The Krichevsky–Trofimov block probability of these bits.
@@ -56,7 +56,7 @@ fn reference_bits(text: &[u8], depth: usize) -> f64 {
 }
 
 fn coded_bits(text: &[u8], depth: usize) -> f64 {
-    let mut tree = ContextTree::new(settings(depth)).unwrap();
+    let mut tree = ContextTree::new(config(depth)).unwrap();
     text.iter().map(|&byte| tree.code(byte)).sum()
 }
 
@@ -81,7 +81,7 @@ proptest! {
         text in prop::collection::vec(0u8..4, 0..300),
         depth in 1usize..=8,
     ) {
-        let mut tree = ContextTree::new(settings(depth)).unwrap();
+        let mut tree = ContextTree::new(config(depth)).unwrap();
         text.iter().for_each(|&byte| { tree.code(byte); });
         prop_assert!((sum_of_next(&tree) - 1.0).abs() < 1e-5);
     }
@@ -89,7 +89,7 @@ proptest! {
 
 #[test]
 fn a_full_tree_still_predicts_and_keeps_to_its_memory() {
-    let mut tree = ContextTree::new(Settings { memory: 1 << 16, ..settings(5) }).unwrap();
+    let mut tree = ContextTree::new(Config { memory: 1 << 16, ..config(5) }).unwrap();
     let mut state = 1u32;
     for _ in 0..20_000 {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -104,7 +104,7 @@ fn a_full_tree_still_predicts_and_keeps_to_its_memory() {
 
 #[test]
 fn halving_keeps_a_long_run_predictable() {
-    let mut tree = ContextTree::new(settings(3)).unwrap();
+    let mut tree = ContextTree::new(config(3)).unwrap();
     let bits: Vec<f64> = (0..10_000).map(|_| tree.code(b'a')).collect();
     assert!(bits[9_999] < 0.05);
 }
@@ -114,6 +114,6 @@ fn impossible_settings_are_refused() {
     for (depth, alpha, memory) in
         [(0, 0.5, 1 << 20), (9, 0.5, 1 << 20), (5, 0.0, 1 << 20), (5, f32::NAN, 1 << 20), (5, 0.5, 100)]
     {
-        assert!(ContextTree::new(Settings { depth, alpha, memory }).is_err());
+        assert!(ContextTree::new(Config { depth, alpha, memory }).is_err());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use hybridlm_core::experts::adaptive::{AdaptiveExperts, Scored, Settings, CLASS_GATES, GATES, NAMES};
+use hybridlm_core::experts::adaptive::{AdaptiveExperts, Config, Scored, CLASS_GATES, GATES, NAMES};
 use hybridlm_core::experts::backoff::{self, Backoff};
 use hybridlm_core::experts::cache::Cache;
 use hybridlm_core::experts::longest_match::{self, LongestMatch};
@@ -20,10 +20,10 @@ fn tokens(longest: usize) -> impl Strategy<Value = Vec<u16>> {
         .prop_map(|pieces| pieces.into_iter().flat_map(|(piece, times)| piece.repeat(times)).collect())
 }
 
-fn small() -> Settings {
-    Settings {
-        backoff: backoff::Settings { lengths: &LENGTHS, contexts: 1 << 12 },
-        longest_match: longest_match::Settings { least: 3, memory: 1 << 10 },
+fn small() -> Config {
+    Config {
+        backoff: backoff::Config { lengths: &LENGTHS, contexts: 1 << 12 },
+        longest_match: longest_match::Config { least: 3, memory: 1 << 10 },
     }
 }
 
@@ -139,7 +139,7 @@ proptest! {
     fn back_off_is_what_the_slow_one_says(stream in tokens(12), which in 0usize..4) {
         let lengths: &[usize] = [&[1][..], &[1, 2, 3], &LENGTHS, &[2, 5]][which];
         let mut slow = SlowBackoff { lengths: lengths.to_vec(), ..SlowBackoff::default() };
-        let mut fast = Backoff::new(VOCAB, backoff::Settings { lengths, contexts: 1 << 14 }).unwrap();
+        let mut fast = Backoff::new(VOCAB, backoff::Config { lengths, contexts: 1 << 14 }).unwrap();
         for &token in &stream {
             for v in 0..VOCAB as u16 {
                 let (wanted, found) = (slow.probability(v), f64::from(fast.probability(v)));
@@ -232,7 +232,7 @@ proptest! {
 
     #[test]
     fn a_match_points_at_what_came_after_the_same_tokens(stream in tokens(30)) {
-        let mut model = LongestMatch::new(longest_match::Settings { least: 3, memory: 1 << 10 }).unwrap();
+        let mut model = LongestMatch::new(longest_match::Config { least: 3, memory: 1 << 10 }).unwrap();
         for (seen, &token) in stream.iter().enumerate() {
             if let Some(expected) = model.expected() {
                 let recent = &stream[seen - expected.length..seen];
@@ -265,7 +265,7 @@ fn pseudo_random(n: usize, vocab: u16) -> Vec<u16> {
 #[test]
 fn a_repeated_passage_is_matched_and_trusted() {
     let passage = pseudo_random(200, 50);
-    let mut model = LongestMatch::new(longest_match::Settings { least: 5, memory: 1 << 10 }).unwrap();
+    let mut model = LongestMatch::new(longest_match::Config { least: 5, memory: 1 << 10 }).unwrap();
     for _ in 0..4 {
         passage.iter().for_each(|&token| model.update(token));
     }
@@ -279,7 +279,7 @@ fn a_match_never_reads_what_the_ring_has_lost() {
     // The passage comes back only after the ring has been filled with something else.
     let passage = pseudo_random(40, 50);
     let noise: Vec<u16> = (0..512).map(|i| 60 + i % 97).collect();
-    let mut model = LongestMatch::new(longest_match::Settings { least: 5, memory: 256 }).unwrap();
+    let mut model = LongestMatch::new(longest_match::Config { least: 5, memory: 256 }).unwrap();
     [&passage[..], &noise[..], &passage[..]].concat().iter().for_each(|&token| model.update(token));
     assert_eq!(model.expected(), None);
 }
@@ -302,8 +302,8 @@ fn the_cache_is_a_decayed_count() {
 
 #[test]
 fn a_full_model_forgets_and_goes_on() {
-    let settings = backoff::Settings { lengths: &[1, 2, 3, 4], contexts: 256 };
-    let mut model = Backoff::new(50, settings).unwrap();
+    let config = backoff::Config { lengths: &[1, 2, 3, 4], contexts: 256 };
+    let mut model = Backoff::new(50, config).unwrap();
     // Far more contexts than there is room for, then something regular.
     learn(&mut model, pseudo_random(20_000, 50));
     let mut row = vec![0.0; 50];
@@ -316,7 +316,7 @@ fn a_full_model_forgets_and_goes_on() {
 #[test]
 fn many_successors_and_large_counts() {
     // One context with every token behind it, then a count beyond 16 bits.
-    let mut model = Backoff::new(400, backoff::Settings { lengths: &[1], contexts: 1 << 12 }).unwrap();
+    let mut model = Backoff::new(400, backoff::Config { lengths: &[1], contexts: 1 << 12 }).unwrap();
     learn(&mut model, (1..400).flat_map(|token| [0, token]));
     learn(&mut model, std::iter::repeat_n(5, 200_000));
     let mut row = vec![0.0; 400];
@@ -331,12 +331,12 @@ fn many_successors_and_large_counts() {
 #[test]
 fn impossible_settings_are_refused() {
     let backoff = |lengths: &'static [usize], contexts| {
-        Backoff::new(VOCAB, backoff::Settings { lengths, contexts }).is_err()
+        Backoff::new(VOCAB, backoff::Config { lengths, contexts }).is_err()
     };
     assert!(backoff(&[0], 256) && backoff(&[9], 256) && backoff(&[], 256) && backoff(&[2, 2], 256));
     assert!(backoff(&[3], 255) && backoff(&[3], 300) && backoff(&[3], 1 << 31) && !backoff(&[3], 256));
     assert!(Backoff::new(1, Default::default()).is_err());
-    let matching = |least, memory| LongestMatch::new(longest_match::Settings { least, memory }).is_err();
+    let matching = |least, memory| LongestMatch::new(longest_match::Config { least, memory }).is_err();
     assert!(matching(0, 256) && matching(33, 256) && matching(5, 300));
     let mut experts = AdaptiveExperts::new(VOCAB, small()).unwrap();
     assert!(experts.observe(&[VOCAB as u16]).is_err());

@@ -1,6 +1,6 @@
 //! Fingerprints: nothing that only looks changes one, and whatever is learned does.
 
-use hybridlm_core::experts::adaptive::{AdaptiveExperts, Settings, GATES, NAMES};
+use hybridlm_core::experts::adaptive::{AdaptiveExperts, Config, GATES, NAMES};
 use hybridlm_core::experts::longest_match;
 use hybridlm_core::experts::reference::OnlineExperts;
 use hybridlm_core::fingerprint::Stateful;
@@ -11,10 +11,10 @@ const TOKENS: [u16; 12] = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 1, 4];
 
 #[test]
 fn adaptive_experts() {
-    let longest_match = longest_match::Settings { least: 2, memory: 256 };
-    let settings = Settings { longest_match, ..Default::default() };
-    let mut experts = AdaptiveExperts::new(V, settings).unwrap();
-    let mut again = AdaptiveExperts::new(V, settings).unwrap();
+    let longest_match = longest_match::Config { least: 2, memory: 256 };
+    let config = Config { longest_match, ..Default::default() };
+    let mut experts = AdaptiveExperts::new(V, config).unwrap();
+    let mut again = AdaptiveExperts::new(V, config).unwrap();
     let mut seen = vec![experts.fingerprint()];
     for token in TOKENS {
         experts.rows(&mut [0.0; V * NAMES.len()]);

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use hybridlm_core::oracle::sparse::binary_coder::{hash, BinaryCoder, ContextMixer, Decoder, Encoder};
-use hybridlm_core::oracle::sparse::build::{build, Settings};
+use hybridlm_core::oracle::sparse::build::{build, Config};
 use hybridlm_core::oracle::sparse::counting::count_streams;
 use hybridlm_core::oracle::sparse::counts::SparseCounts;
 use hybridlm_core::oracle::sparse::cutoff::{self, Histogram};
@@ -68,8 +68,8 @@ fn built(
     max_bytes: usize,
     threads: usize,
 ) -> Vec<u8> {
-    let settings = Settings { max_bytes, memory: MEMORY, threads };
-    build(&counted(streams, vocabulary, order), &settings, &Control::default()).unwrap()
+    let config = Config { max_bytes, memory: MEMORY, threads };
+    build(&counted(streams, vocabulary, order), &config, &Control::default()).unwrap()
 }
 
 fn load(file: &[u8]) -> Result<SparseOracle, Error> {
@@ -472,8 +472,8 @@ fn a_file_keeps_to_its_budget_and_uses_it() {
     }
     // More than the whole corpus needs is fine, too little is an error that says so.
     assert!(built(&[text(15, 300, 20)], 20, 4, 1_000_000, 1).len() < 3000);
-    let settings = Settings { max_bytes: 60, memory: MEMORY, threads: 1 };
-    let error = build(&counted(&streams, 300, 5), &settings, &Control::default()).unwrap_err();
+    let config = Config { max_bytes: 60, memory: MEMORY, threads: 1 };
+    let error = build(&counted(&streams, 300, 5), &config, &Control::default()).unwrap_err();
     assert!(matches!(&error, Error::Input(message) if message.contains("60 bytes")), "{error}");
 }
 
@@ -484,8 +484,8 @@ fn a_larger_budget_never_keeps_less() {
     let (mut kept, mut files) = (0, BTreeSet::new());
     for step in 0..60 {
         let max_bytes = (200.0 * 1.07f64.powi(step)) as usize;
-        let settings = Settings { max_bytes, memory: MEMORY, threads: 2 };
-        let file = build(&counts, &settings, &Control::default()).unwrap();
+        let config = Config { max_bytes, memory: MEMORY, threads: 2 };
+        let file = build(&counts, &config, &Control::default()).unwrap();
         assert!(file.len() <= max_bytes);
         let mut now = 0;
         load(&file).unwrap().for_each_ngram(|_, _, _| now += 1);
@@ -509,8 +509,8 @@ fn text_without_any_choice_has_its_oracle() {
     for stream in [noise.clone(), again] {
         let counts = counted(&[stream], 1024, 8);
         for max_bytes in [2000, 20_000, 4_000_000] {
-            let settings = Settings { max_bytes, memory: MEMORY, threads: 2 };
-            let file = build(&counts, &settings, &Control::default()).unwrap();
+            let config = Config { max_bytes, memory: MEMORY, threads: 2 };
+            let file = build(&counts, &config, &Control::default()).unwrap();
             load(&file).unwrap();
         }
     }
@@ -519,18 +519,18 @@ fn text_without_any_choice_has_its_oracle() {
 #[test]
 fn unusable_corpora_and_orders_are_refused() {
     let control = Control::default();
-    let settings = Settings { max_bytes: 10_000, memory: MEMORY, threads: 1 };
+    let config = Config { max_bytes: 10_000, memory: MEMORY, threads: 1 };
     let spec = NgramSpec::new(9, 4).unwrap();
     assert!(matches!(count_streams(&[&[3u16, 9]], spec, 1, &control), Err(Error::Input(_))));
     for (vocab_size, order) in [(0, 4), (65_536, 4), (9, 0), (9, 1), (9, 9)] {
         assert!(matches!(NgramSpec::new(vocab_size, order), Err(Error::Input(_))));
     }
-    assert!(matches!(build(&counted(&[], 9, 4), &settings, &control), Err(Error::Input(_))));
+    assert!(matches!(build(&counted(&[], 9, 4), &config, &control), Err(Error::Input(_))));
     let some = counted(&[text(16, 100, 9)], 9, 4);
-    let error = build(&some, &Settings { memory: 1 << 20, ..settings }, &control).unwrap_err();
+    let error = build(&some, &Config { memory: 1 << 20, ..config }, &control).unwrap_err();
     assert!(error.to_string().contains("allow more memory or fewer bytes"), "{error}");
     control.cancel();
-    assert!(matches!(build(&some, &settings, &control), Err(Error::Interrupted)));
+    assert!(matches!(build(&some, &config, &control), Err(Error::Interrupted)));
 }
 
 #[test]

@@ -61,6 +61,11 @@ _FUNCTION_WORDS = frozenset(
     """.split()  # noqa: SIM905 - a text to read, not seventy lines
 )
 
+EXTRAS = ("train",)
+"""Of hybridlm, whose packages have text, too."""
+
+_EXTRA = re.compile(r"extra == ['\"]([\w.-]+)['\"]")
+
 MIN_WORDS = 6
 MIN_FUNCTION_WORD_SHARE = 0.2
 MIN_LETTER_SHARE = 0.78
@@ -119,7 +124,7 @@ def _source_text(path: Path) -> str:
 
 
 def _dependencies(name: str) -> list[importlib.metadata.Distribution]:
-    """The installed distributions that ``name`` needs, and what those need, sorted by name."""
+    """The installed distributions that ``name`` needs, with its EXTRAS, and what those need, by name."""
     found: dict[str, importlib.metadata.Distribution] = {}
     wanted = {_canonical(name)}
     seen: set[str] = set()
@@ -130,8 +135,10 @@ def _dependencies(name: str) -> list[importlib.metadata.Distribution]:
             if distribution is None:
                 continue
             found[_canonical(distribution.metadata["Name"])] = distribution
+            extras = EXTRAS if distribution.metadata["Name"] == name else ()
             for requirement in distribution.requires or []:
-                if "extra ==" not in requirement and (match := re.match(r"[\w.-]+", requirement)):
+                extra = _EXTRA.search(requirement)
+                if (extra is None or extra[1] in extras) and (match := re.match(r"[\w.-]+", requirement)):
                     required.add(_canonical(match[0]))
         wanted = required - seen
     found.pop(_canonical(name), None)

@@ -25,7 +25,7 @@ const RATIO_LIMIT: f32 = 24.0;
 const NODES: usize = 15;
 
 #[derive(Clone, Copy, Debug)]
-pub struct Settings {
+pub struct Config {
     /// Bytes of context, 1 to 8.
     pub depth: usize,
     /// The estimator's prior count of each bit: ½ is Krichevsky and Trofimov's. Text
@@ -36,7 +36,7 @@ pub struct Settings {
     pub memory: usize,
 }
 
-impl Default for Settings {
+impl Default for Config {
     fn default() -> Self {
         Self { depth: 6, alpha: 0.5, memory: 1 << 30 }
     }
@@ -64,7 +64,7 @@ const FREE: Slot = Slot { key: 0, nodes: [Node { zeros: 0, ones: 0, ratio: 0.0 }
 /// The model. Feed it bytes with [`ContextTree::code`].
 #[derive(Clone)]
 pub struct ContextTree {
-    settings: Settings,
+    config: Config,
     slots: Vec<Slot>,
     used: usize,
     /// The last eight bytes, newest in the low byte.
@@ -72,24 +72,24 @@ pub struct ContextTree {
 }
 
 impl ContextTree {
-    pub fn new(settings: Settings) -> Result<Self> {
-        if !(1..=8).contains(&settings.depth) {
-            return Err(Error::input(format!("CTW depth is 1 to 8 bytes, not {}", settings.depth)));
+    pub fn new(config: Config) -> Result<Self> {
+        if !(1..=8).contains(&config.depth) {
+            return Err(Error::input(format!("CTW depth is 1 to 8 bytes, not {}", config.depth)));
         }
-        if !(settings.alpha > 0.0 && settings.alpha <= 1.0) {
-            return Err(Error::input(format!("CTW alpha is above 0 and at most 1, not {}", settings.alpha)));
+        if !(config.alpha > 0.0 && config.alpha <= 1.0) {
+            return Err(Error::input(format!("CTW alpha is above 0 and at most 1, not {}", config.alpha)));
         }
-        if settings.memory < 1 << 16 {
+        if config.memory < 1 << 16 {
             return Err(Error::input(format!(
                 "CTW needs at least 64 KiB of memory, not {} bytes",
-                settings.memory
+                config.memory
             )));
         }
-        Ok(Self { settings, slots: vec![FREE; 1 << 8], used: 0, history: 0 })
+        Ok(Self { config, slots: vec![FREE; 1 << 8], used: 0, history: 0 })
     }
 
-    pub fn settings(&self) -> Settings {
-        self.settings
+    pub fn config(&self) -> Config {
+        self.config
     }
 
     /// Bytes of memory that the nodes take.
@@ -109,7 +109,7 @@ impl ContextTree {
     /// One hash for each depth 0..=D, of that many preceding bytes. Bytes before the first are 0.
     fn context_hashes(&self) -> [u64; 9] {
         let mut hashes = [0x9e37_79b9_7f4a_7c15; 9];
-        for depth in 1..=self.settings.depth {
+        for depth in 1..=self.config.depth {
             let byte = self.history >> (8 * (depth - 1)) & 0xff;
             hashes[depth] = mix(hashes[depth - 1] ^ (byte + 1));
         }
@@ -120,7 +120,7 @@ impl ContextTree {
         self.reserve();
         let mut path = [0; 9];
         let mut nodes = 0; // how many depths have a node here
-        for hash in &contexts[..=self.settings.depth] {
+        for hash in &contexts[..=self.config.depth] {
             let Some(slot) = self.slot(mix(hash.wrapping_add(u64::from(place) << 56 | 1))) else { break };
             path[nodes] = slot;
             nodes += 1;
@@ -138,7 +138,7 @@ impl ContextTree {
     /// The probability that the nodes `place` of the slots along `path`, shallow to deep, give to
     /// `bit`; then updates them.
     fn code_bit(&mut self, path: &[usize], place: usize, bit: bool) -> f32 {
-        let alpha = self.settings.alpha;
+        let alpha = self.config.alpha;
         let Some(deepest) = path.len().checked_sub(1) else { return 0.5 };
         let mut child = 0.0; // p_w one level deeper
         for (depth, &slot) in path.iter().enumerate().rev() {
@@ -186,8 +186,8 @@ impl ContextTree {
     /// Makes room for the slots of one nibble, while memory lasts.
     fn reserve(&mut self) {
         let larger = 2 * self.slots.len();
-        if self.used + self.settings.depth < room(self.slots.len())
-            || larger * size_of::<Slot>() > self.settings.memory
+        if self.used + self.config.depth < room(self.slots.len())
+            || larger * size_of::<Slot>() > self.config.memory
         {
             return;
         }

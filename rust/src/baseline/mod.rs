@@ -77,10 +77,10 @@ impl Baseline {
             return Err(Error::input(format!("the depth is 1 to 8 bytes, not {depth}")));
         }
         let model = match method {
-            Method::Ctw => Model::Ctw(ContextTree::new(ctw::Settings { depth, ..Default::default() })?),
+            Method::Ctw => Model::Ctw(ContextTree::new(ctw::Config { depth, ..Default::default() })?),
             Method::KneserNey => {
-                let settings = backoff::Settings { lengths: &KN_LENGTHS[..depth], contexts: KN_CONTEXTS };
-                Model::KneserNey(Box::new(Backoff::new(256, settings)?))
+                let config = backoff::Config { lengths: &KN_LENGTHS[..depth], contexts: KN_CONTEXTS };
+                Model::KneserNey(Box::new(Backoff::new(256, config)?))
             }
         };
         Ok(Self { method, depth, model, text: Vec::new() })

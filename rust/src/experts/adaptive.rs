@@ -35,9 +35,9 @@ const LONGEST_GATES: usize = 2 * (backoff::MAX_LENGTH + 1);
 const MATCH_GATES: usize = 10;
 
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Settings {
-    pub backoff: backoff::Settings,
-    pub longest_match: longest_match::Settings,
+pub struct Config {
+    pub backoff: backoff::Config,
+    pub longest_match: longest_match::Config,
 }
 
 pub struct AdaptiveExperts {
@@ -60,10 +60,10 @@ pub struct Scored {
 }
 
 impl AdaptiveExperts {
-    pub fn new(vocab_size: usize, settings: Settings) -> Result<Self> {
+    pub fn new(vocab_size: usize, config: Config) -> Result<Self> {
         Ok(Self {
-            backoff: Backoff::new(vocab_size, settings.backoff)?,
-            longest_match: LongestMatch::new(settings.longest_match)?,
+            backoff: Backoff::new(vocab_size, config.backoff)?,
+            longest_match: LongestMatch::new(config.longest_match)?,
             cache: Cache::new(vocab_size),
         })
     }

@@ -41,7 +41,7 @@ const EARLY: f32 = 0.5;
 const BACKOFF_RANGE: (f32, f32) = (0.005, 0.995);
 
 #[derive(Clone, Copy, Debug)]
-pub struct Settings {
+pub struct Config {
     /// The contexts' lengths in tokens, ascending, 1 to [`MAX_LENGTH`].
     pub lengths: &'static [usize],
     /// Contexts that there is room for at most, a power of two. A context takes 16 bytes, and the store
@@ -49,7 +49,7 @@ pub struct Settings {
     pub contexts: usize,
 }
 
-impl Default for Settings {
+impl Default for Config {
     fn default() -> Self {
         Self { lengths: &LENGTHS, contexts: 1 << 22 }
     }
@@ -156,7 +156,7 @@ impl Seen<'_> {
     }
 }
 
-/// The mean count of the contexts of a class, about.
+/// About the mean count of the contexts of a class.
 pub fn mean_count(class: u8) -> f64 {
     match class % 16 {
         // Most of these were seen once per type.
@@ -218,8 +218,8 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    pub fn new(vocab_size: usize, settings: Settings) -> Result<Self> {
-        let Settings { lengths, contexts } = settings;
+    pub fn new(vocab_size: usize, config: Config) -> Result<Self> {
+        let Config { lengths, contexts } = config;
         let ascending = lengths.windows(2).all(|pair| pair[0] < pair[1]);
         match (lengths.first(), lengths.last()) {
             (Some(1..), Some(..=MAX_LENGTH)) if ascending => {}
@@ -362,7 +362,7 @@ impl Backoff {
             let gradient = step.backoff * chain * (step.shorter - step.share);
             let trust = &mut self.trusts[step.n * CLASSES + usize::from(step.class)];
             let rate = RATE.max(EARLY / (trust.seen + 20.0));
-            // A sure context makes the gradient steep; one token should not turn it over.
+            // Where a context is very sure the gradient is steep; one token should not overturn it.
             let change = 1.0 + rate * gradient.max(-20.0);
             trust.factor = (trust.factor * change.clamp(0.5, 2.0)).clamp(0.1, 20.0);
             trust.seen += 1.0;

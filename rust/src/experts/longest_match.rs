@@ -14,14 +14,14 @@ const LONGEST: usize = 32;
 const RATE: f32 = 0.005;
 
 #[derive(Clone, Copy, Debug)]
-pub struct Settings {
+pub struct Config {
     /// Tokens that a match begins with.
     pub least: usize,
     /// Tokens that are remembered, a power of two; the table of hashes has as many places.
     pub memory: usize,
 }
 
-impl Default for Settings {
+impl Default for Config {
     fn default() -> Self {
         Self { least: 4, memory: 1 << 22 }
     }
@@ -55,7 +55,7 @@ pub struct LongestMatch {
 }
 
 impl LongestMatch {
-    pub fn new(Settings { least, memory }: Settings) -> Result<Self> {
+    pub fn new(Config { least, memory }: Config) -> Result<Self> {
         if !(1..=LONGEST).contains(&least) {
             return Err(Error::input(format!("a match begins with 1 to {LONGEST} tokens, not {least}")));
         }

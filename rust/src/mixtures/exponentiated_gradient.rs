@@ -21,7 +21,7 @@ use super::interface::Mixture;
 use crate::fingerprint::{Fingerprint, Stateful};
 
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct Config {
     /// η of the sets.
     pub rates: Vec<f64>,
     /// η of the layer above them.
@@ -30,7 +30,7 @@ pub struct Settings {
     pub floor: f64,
 }
 
-impl Default for Settings {
+impl Default for Config {
     fn default() -> Self {
         Self { rates: vec![0.005, 0.1], top_rate: 0.02, floor: 1e-5 }
     }
@@ -63,12 +63,12 @@ pub struct ExponentiatedGradient {
 }
 
 impl ExponentiatedGradient {
-    pub fn new(experts: usize, gates: &[usize], settings: Settings) -> Self {
+    pub fn new(experts: usize, gates: &[usize], config: Config) -> Self {
         let sets = std::iter::once((None, 1))
             .chain(gates.iter().enumerate().map(|(gate, &values)| (Some(gate), values)));
         let learners: Vec<_> = sets
             .flat_map(|(gate, values)| {
-                settings.rates.iter().map(move |&rate| Learner {
+                config.rates.iter().map(move |&rate| Learner {
                     gate,
                     rate,
                     weights: vec![1.0 / experts as f64; values * experts],
@@ -81,8 +81,8 @@ impl ExponentiatedGradient {
             gates: gates.to_vec(),
             learners,
             top: vec![1.0 / count as f64; count],
-            top_rate: settings.top_rate,
-            floor: settings.floor,
+            top_rate: config.top_rate,
+            floor: config.floor,
             mixed: vec![0.0; count],
         }
     }

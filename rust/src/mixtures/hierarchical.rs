@@ -94,9 +94,9 @@ impl Hierarchy {
             let gradient = backoff * chain * (shorter - shares[length]);
             let trust = &mut self.trusts[length * CLASSES + usize::from(classes[length])];
             let rate = RATE.max(EARLY / (trust.seen + 20.0));
-            // A sure context makes the gradient steep; one token should not turn it over.
+            // Where a context is very sure the gradient is steep; one token should not overturn it.
             trust.backoff *= (1.0 + rate * gradient.max(-20.0)).clamp(0.5, 2.0);
-            // Not far beyond the range, so that it finds back.
+            // Kept near the range, so that it returns soon.
             trust.backoff = trust.backoff.clamp(0.001, 4.0);
             trust.seen += 1.0;
             chain *= backoff;

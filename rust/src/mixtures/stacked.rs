@@ -13,7 +13,7 @@
 //! more. Everything is linear, so the result is one weight for each expert and for the evidence of each
 //! length of context: p = Σ_k W_k p_k + Σ_n V_n s_n.
 
-use super::exponentiated_gradient::{ExponentiatedGradient, Settings};
+use super::exponentiated_gradient::{Config, ExponentiatedGradient};
 use super::hierarchical::Hierarchy;
 use super::interface::Mixture;
 use crate::experts::backoff::CLASSES;
@@ -49,7 +49,7 @@ impl Stacked {
                 "counts need a base among the {experts} experts, and {base:?} is none"
             )));
         }
-        let single = Settings { rates: vec![BASE_RATE], ..Default::default() };
+        let single = Config { rates: vec![BASE_RATE], ..Default::default() };
         Ok(Self {
             experts,
             gates: gates.iter().copied().chain(std::iter::repeat_n(CLASSES, lengths)).collect(),

@@ -9,7 +9,7 @@ use super::counts::described;
 use super::interruptible::interruptible;
 use super::vocabulary::{identity, vocabulary, Identity};
 use crate::files::AtomicFile;
-use crate::oracle::sparse::build::{self, Settings};
+use crate::oracle::sparse::build::{self, Config};
 use crate::oracle::sparse::counting::count_shards;
 use crate::oracle::sparse::ngram::NgramSpec;
 use crate::oracle::sparse::{counts, counts_file, merge};
@@ -129,8 +129,8 @@ impl SparseCounts {
         threads: usize,
         progress: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let settings = Settings { max_bytes, memory, threads };
-        let file = interruptible(py, progress, |control| build::build(&self.core, &settings, control))?;
+        let config = Config { max_bytes, memory, threads };
+        let file = interruptible(py, progress, |control| build::build(&self.core, &config, control))?;
         Ok(PyBytes::new(py, &file))
     }
 }

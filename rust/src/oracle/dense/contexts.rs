@@ -10,7 +10,7 @@ use crate::simd;
 pub const OFFSET_BASIS: u32 = 2_166_136_261;
 pub const PRIME: u32 = 16_777_619;
 
-/// Contexts hashed side by side: four registers of sixteen lanes, so that none waits for its own product.
+/// Contexts hashed side by side: four registers of sixteen lanes, which hides the latency of multiplication.
 const LANES: usize = 64;
 
 /// The longest context is `MAX_ORDER - 1` tokens.
@@ -71,8 +71,8 @@ fn write_rows(tokens: &[u16], order: usize, rows: u32, out: &mut [u32]) {
 fn hashed_rows<const CONTEXT: usize>(tokens: &[u16], rows: u32, out: &mut [u32]) {
     let tokens = &tokens[..out.len() + CONTEXT];
     if rows.is_power_of_two() && rows <= 1 << 16 {
-        // Bits of a product depend on no higher bits of its factors, so the low 16 bits of the hash come
-        // out right in 16-bit lanes, of which a register holds twice as many.
+        // The low bits of a product depend on the low bits of its factors only, so 16-bit lanes, of which a register
+        // holds twice as many as of 32 bits, give the right low 16 bits of the hash.
         let mask = (rows - 1) as u16;
         let add = |hash: u16, token: u16| (hash ^ token).wrapping_mul(PRIME as u16);
         let whole = out.len() / LANES * LANES;

@@ -1,8 +1,8 @@
 //! Tables of 64-bit counters, nearly all of which stay small.
 //!
-//! The low sixteen bits of every counter lie side by side. What exceeds them lies in groups of 64-bit
-//! numbers, each made when one of its counters first needs it. So the counters of a corpus of some
-//! hundred million tokens fit the processor's outer cache, where 64 bits for each would not.
+//! The low sixteen bits of all counters lie side by side. Higher bits are in groups of 64-bit numbers, and a group is
+//! allocated when one of its counters first needs it. So the counters of a corpus of some hundred million tokens fit the
+//! processor's outer cache, as 64 bits for each would not.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,10 +10,10 @@ use std::sync::OnceLock;
 
 use crate::memory::Zeroed;
 
-/// Counters whose upper bits are kept together.
+/// Counters per group of higher bits.
 const GROUP: usize = 512;
 
-/// Bits above the low sixteen, of a group of counters; none yet where all are zero.
+/// The higher bits of a group of counters; not allocated while all are zero.
 type High = OnceLock<Box<[AtomicU64; GROUP]>>;
 
 /// A fixed number of counters, zero at first.
@@ -40,7 +40,7 @@ impl Counters {
         self.low.is_empty()
     }
 
-    /// Writes the counters of `range` to `out`, which is as long.
+    /// Writes the counters of `range` to `out`, which has the same length.
     pub fn read(&self, range: Range<usize>, out: &mut [u64]) {
         for (count, &low) in out.iter_mut().zip(&self.low[range.clone()]) {
             *count = u64::from(low);
@@ -87,7 +87,7 @@ pub struct Part<'a> {
     /// Where the part begins in its table.
     first: usize,
     low: &'a mut [u16],
-    /// Of the whole table: a group may reach into the next part.
+    /// The higher bits of the whole table, as a group may reach into the next part.
     high: &'a [High],
 }
 
@@ -110,7 +110,7 @@ impl Part<'_> {
         }
     }
 
-    /// Adds to the counters from `first` on a number of two bytes each.
+    /// Adds numbers to the counters from `first` on, each given by its lower and its upper byte.
     #[inline(always)]
     pub fn add_bytes(&mut self, first: usize, lower: &[u8], upper: &[u8]) {
         let number = |(&lower, &upper)| u16::from_le_bytes([lower, upper]);

@@ -17,7 +17,7 @@ use crate::{Error, Result};
 
 /// The limits of a build.
 #[derive(Debug, Clone, Copy)]
-pub struct Settings {
+pub struct Config {
     /// The most bytes of the file.
     pub max_bytes: usize,
     /// About how much memory may be used, in bytes: a build that needs more is refused.
@@ -37,10 +37,10 @@ const BYTES_BESIDES: u64 = 400_000_000;
 /// Units of progress that a build reports in all.
 pub const PROGRESS: u64 = 100;
 
-/// Builds an oracle's file of at most `settings.max_bytes`. Its bytes depend on that number and on what was counted
+/// Builds an oracle's file of at most `config.max_bytes`. Its bytes depend on that number and on what was counted
 /// alone.
-pub fn build(counts: &SparseCounts, settings: &Settings, control: &Control) -> Result<Vec<u8>> {
-    let Settings { max_bytes, memory, threads } = *settings;
+pub fn build(counts: &SparseCounts, config: &Config, control: &Control) -> Result<Vec<u8>> {
+    let Config { max_bytes, memory, threads } = *config;
     let NgramSpec { vocabulary, order } = counts.spec();
     let vocab_size = vocabulary.size;
     if counts.tokens() == 0 {

@@ -1,10 +1,10 @@
-//! Discounts fitted to the data: those under which held-out documents are most likely.
+//! Fits the discounts: held-out documents are to be as likely as possible.
 //!
-//! Of a sample of the documents every eighth is set aside, the rest counted. What an order contributes to the model's
-//! probability of a token is (m − D(m) + Σ D · p(w | h')) / Σ m times the back-off weights of the orders
-//! above, beside what those give themselves. With all else taken as given that is affine in the values
-//! of D at its knots, so the log-likelihood is concave in them and Newton's method finds the best. The
-//! rest, the lower orders' masses above all, depends on them in turn, so this is done a few times over.
+//! Every eighth document of a sample is held out, and the others are counted. To the model's probability of a token an
+//! order contributes (m − D(m) + Σ D · p(w | h')) / Σ m, times the back-off weights of the orders above. If all else is
+//! fixed, this is affine in the values of D at its knots, so the log-likelihood is concave in them and Newton's method
+//! finds its maximum. All else, above all the lower orders' masses, depends on the discounts in turn, so this is repeated
+//! a few times.
 
 use super::counting::count_streams;
 use super::counts::SparseCounts;
@@ -19,7 +19,7 @@ const HELD_OUT: usize = 8;
 
 const ROUNDS: usize = 3;
 
-/// Of the documents in the sample of `counts`.
+/// Fits discounts to the documents in the sample of `counts`.
 pub fn fit(counts: &SparseCounts, threads: usize, control: &Control) -> Result<Discounts> {
     let mut discounts = Discounts::default();
     let (mut counted, mut held_out) = (Vec::new(), Vec::new());
@@ -54,7 +54,7 @@ struct Event {
     above: f32,
 }
 
-/// Of each order.
+/// The held-out tokens of each order, from 2 on, in the contexts that the trie has.
 fn events(trie: &Trie, full: &FullModel, discounts: &Discounts, documents: &[&[u16]]) -> Vec<Vec<Event>> {
     let order = trie.order();
     let mut events: Vec<Vec<Event>> = Vec::new();
@@ -64,13 +64,13 @@ fn events(trie: &Trie, full: &FullModel, discounts: &Discounts, documents: &[&[u
         let mut contexts = vec![0];
         for &token in *document {
             let mut current = vec![0];
-            // Of each order that knows the context, from 2 on: its own part of the probability, and its
-            // back-off weight.
+            // For each order from 2 on that knows the context: its own part of the probability, and its back-off
+            // weight.
             let mut parts = Vec::new();
             let mut lower = full.probabilities[1][usize::from(token)];
             for (n, &context) in contexts.iter().enumerate().map(|(length, context)| (length + 1, context)) {
                 let found = trie.find(n - 1, context, token);
-                // An n-gram is there only if its suffix is, so the found ones come first.
+                // The trie has an n-gram only if it has its suffix, so once one isn't found no longer one is.
                 current.extend(found);
                 if n == 1 {
                     continue;

@@ -1,9 +1,9 @@
-//! Sums of masses in fixed point: the order in which threads add then leaves no trace, and a build gives the same bytes
-//! whatever their number.
+//! Sums of masses in fixed point. They don't depend on the order in which threads add, so a build gives the same bytes
+//! with any number of threads.
 
 use std::sync::atomic::AtomicU64;
 
-/// One count.
+/// A mass of one.
 const UNIT: f32 = (1 << 20) as f32;
 
 pub(super) fn fixed(mass: f64) -> u64 {

@@ -16,7 +16,7 @@ use crate::counted_shards::united;
 use crate::parallel::{self, Control};
 use crate::{Error, Result};
 
-/// What one file has of the n-grams that begin with one token, as they are merged.
+/// One file's n-grams that begin with a certain token, while they are merged.
 struct Cursor<'a> {
     reader: ChunkReader<'a>,
     chunks: &'a [Chunk],
@@ -45,12 +45,12 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// First tokens whose n-grams are merged before they are written.
+/// How many first tokens' n-grams are merged before they are written.
 const WINDOW: usize = 64;
 
 /// Adds files up into `out`, which errors call `path`. `control` advances by the bytes that were read.
 ///
-/// [`Error::Input`] when they are of different kinds, or of the same shard.
+/// [`Error::Input`] when they are of different vocabularies or orders, or two of them of the same shard.
 pub fn merge<W: Write>(
     parts: &[&SparseCounts],
     out: W,
@@ -131,7 +131,7 @@ fn merge_sorted(cursors: &mut [Cursor], mut packer: Packer, control: &Control) -
         }
         match &mut sum {
             Some(sum) if sum.ngram == ngram => {
-                // Each is at most its file's tokens.
+                // Each is at most the tokens of its file, so only forged files reach the limit.
                 sum.count = sum.count.saturating_add(entry.count);
                 sum.documents = sum.documents.saturating_add(entry.documents);
             }

@@ -6,11 +6,11 @@ use crate::{Error, Result};
 /// The longest n-grams.
 pub const MAX_ORDER: usize = 8;
 
-/// The largest vocabulary: a token and one must fit 16 bits.
+/// The largest vocabulary: codes, which are one higher than tokens, must fit 16 bits.
 pub const MAX_VOCAB: usize = u16::MAX as usize;
 
-/// An n-gram, packed: 16 bits per token, each one higher so that 0 says that the n-gram has ended.
-/// Packings sort as the tokens do.
+/// An n-gram in one number: 16 bits per token, whose code is one higher, so that 0 marks the end of the n-gram. Such
+/// numbers sort as the tokens do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ngram(u128);
 
@@ -21,12 +21,12 @@ impl Ngram {
         Self(0).with(0, token + 1)
     }
 
-    /// The token at `index`, one higher; 0 beyond the n-gram's end.
+    /// The code of the token at `index`; 0 past the end of the n-gram.
     pub fn code(self, index: usize) -> u16 {
         (self.0 >> (CODE_BITS * (MAX_ORDER - 1 - index))) as u16
     }
 
-    /// With `code` at `index`, where nothing is yet.
+    /// The n-gram with `code` at `index`, where it has none yet.
     pub fn with(self, index: usize, code: u16) -> Self {
         Self(self.0 | u128::from(code) << (CODE_BITS * (MAX_ORDER - 1 - index)))
     }
@@ -43,7 +43,7 @@ impl Ngram {
         (0..self.length()).map(move |index| self.code(index) - 1)
     }
 
-    /// How many tokens two n-grams that differ share from the first on.
+    /// How many first tokens two different n-grams have in common.
     pub fn common(self, other: Self) -> usize {
         (self.0 ^ other.0).leading_zeros() as usize / CODE_BITS
     }
@@ -82,17 +82,17 @@ impl NgramSpec {
         self.vocabulary.size
     }
 
-    /// Whether no token follows this code: the n-gram is over, or reached the next document's beginning.
+    /// Whether an n-gram ends with this code: it has no more tokens, or reached the beginning of the next document.
     pub fn ends(&self, code: u16) -> bool {
         code == 0 || code == self.vocabulary.bos + 1
     }
 }
 
-/// An occurrence in a document that has the n-gram already counts for this much: text repeats itself
-/// within a document more than it does elsewhere, and what is learnt should hold elsewhere.
+/// What an occurrence counts in a document that already had the n-gram: text repeats itself within a document more than
+/// elsewhere, and what is learned should hold elsewhere.
 pub const REPEAT_WEIGHT: f32 = 0.2;
 
-/// What an n-gram of the top order starts with.
+/// The weighted count of an n-gram: the mass that it starts with at the top order.
 pub fn weight(count: u64, documents: u64) -> f64 {
     documents as f64 + f64::from(REPEAT_WEIGHT) * count.saturating_sub(documents) as f64
 }

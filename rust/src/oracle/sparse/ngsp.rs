@@ -37,17 +37,17 @@ const VERSION_WITHOUT_IDENTITY: u32 = 1;
 const CHECKED_FROM: usize = 12;
 const VOCABULARY_AT: usize = 24;
 
-/// A stream describes at most this many n-grams per byte, and besides a few, and as many as the order below has;
-/// a file that claims more is not believed, so that a small one can't ask for any amount of memory and time.
-/// Real ones take about a byte each. But where text repeats itself a context is continued by one token, again and
-/// again, and soon that takes next to nothing: hence the order below, which version 1 didn't grant.
+/// An order has at most as many n-grams as the order below it, and so many more per byte of its stream, and a few. A
+/// file that claims more is refused, so that a small one can't demand any amount of memory and time. In real files an
+/// n-gram takes about a byte. But where text repeats itself nearly every context has one continuation, which takes next
+/// to no bytes, hence the order below (version 1 didn't allow for it).
 const NGRAMS_PER_BYTE: u64 = 64;
 const NGRAMS_FREE: u64 = 1 << 12;
 
-/// No file that is written is larger.
+/// The largest file that is written.
 pub const MAX_BYTES: usize = 1 << 30;
 
-/// Where the numbers of the orders begin.
+/// The offset of the orders' fields.
 fn orders_at(version: u32) -> usize {
     VOCABULARY_AT + if version == VERSION_WITHOUT_IDENTITY { 0 } else { 4 + IDENTITY_BYTES }
 }
@@ -56,8 +56,8 @@ pub(super) fn header_bytes(order: usize) -> usize {
     orders_at(VERSION) + 8 * order
 }
 
-/// Puts a file together from the streams of each order, from 1 on, and their numbers of n-grams. None if a reader
-/// wouldn't believe it: of n-grams as regular as that, fewer must be kept.
+/// Assembles a file from each order's number of n-grams and stream, from order 1 on. None if a reader would refuse it for
+/// its many n-grams in few bytes: fewer must be kept then.
 pub(super) fn assemble(
     vocabulary: &Vocabulary,
     token_count: u64,
@@ -89,8 +89,8 @@ pub(super) fn assemble(
     Some(file)
 }
 
-/// Makes the first bytes, the last stream's length and the checksum of a file of `version` what they should be, as
-/// far as there are bytes to hold them: what is left to refuse it is for those who try a reader with forged files.
+/// Corrects the first bytes, the last stream's length and the checksum of what may be a file of `version`, as far as it
+/// is long enough, so that a reader gets to what comes after them.
 #[cfg(feature = "forge")]
 pub fn forge(file: &mut [u8], version: u32) {
     let put = |file: &mut [u8], at: usize, bytes: [u8; 4]| {
@@ -116,13 +116,13 @@ pub fn forge(file: &mut [u8], version: u32) {
     put(file, 8, checksum.to_le_bytes());
 }
 
-/// N-grams of an order that its stream of so many bytes may have, the order below having `below`.
+/// The most n-grams of an order whose stream has so many bytes, if the order below has `below`.
 fn most_ngrams(version: u32, bytes: usize, below: u64) -> u64 {
     let granted = if version == VERSION_WITHOUT_IDENTITY { 0 } else { below };
     NGRAMS_FREE + NGRAMS_PER_BYTE * bytes as u64 + granted
 }
 
-/// What stands before the streams, checked.
+/// The checked header, and the streams.
 struct Header<'a> {
     vocabulary: Vocabulary,
     token_count: u64,
@@ -202,7 +202,7 @@ fn read_header<'a>(data: &'a [u8], what: &str) -> Result<Header<'a>> {
     Ok(Header { vocabulary, token_count, orders })
 }
 
-/// Reads a file. `control` is asked now and then whether to go on, and told the bytes done.
+/// Reads a file. `control` advances by bytes, and can stop it.
 pub fn decode(data: &[u8], what: &str, control: &Control) -> Result<SparseOracle> {
     let header = read_header(data, what)?;
     let mut orders = vec![restore::root(header.vocabulary.size, header.token_count)];
@@ -214,7 +214,7 @@ pub fn decode(data: &[u8], what: &str, control: &Control) -> Result<SparseOracle
             let steps = code_unigrams(&mut coder, None, header.vocabulary.size);
             orders.push(restore::unigrams(&orders[0], &steps));
         } else {
-            // An encoder leaves away at most the four bytes it ends with, and zeros.
+            // A decoder reads four bytes ahead, and an encoder omits trailing zeros.
             let go_on = |coder: &Decoder<'_>, _| control.check().is_ok() && coder.missing() <= MISSING;
             let symbols =
                 order_stream::code_order(&mut coder, &orders[n - 2], &orders[n - 1], None, ngrams, go_on);
@@ -245,18 +245,18 @@ pub fn decode(data: &[u8], what: &str, control: &Control) -> Result<SparseOracle
     Ok(SparseOracle::new(header.vocabulary, orders, header.token_count, stream_bytes))
 }
 
-/// Zeros that a decoder may have to make up at a stream's end: it looks four bytes ahead, and as an
-/// encoder leaves away all zeros at the end, a run of them may have stood there.
+/// The most zeros that a decoder supplies past the end of a stream: it reads four bytes ahead, and the encoder may have
+/// omitted a run of zeros.
 const MISSING: u32 = 64;
 
-/// One stream of unigram steps.
+/// The stream of order 1.
 pub(super) fn encode_unigrams(steps: &[u8]) -> Vec<u8> {
     let mut coder = Encoder::new();
     code_unigrams(&mut coder, Some(steps), steps.len());
     coder.finish()
 }
 
-/// One stream of an order of 2 or above.
+/// The stream of an order from 2 on.
 pub(super) fn encode_order(
     shorter: &RestoredOrder,
     contexts: &RestoredOrder,
@@ -277,8 +277,8 @@ pub(super) fn encode_order(
     }
 }
 
-/// Each token's step in the context of the ones before it: neighbours in a tokenizer's vocabulary are
-/// about as frequent as each other.
+/// Codes each token's step in the context of those before it: neighbours in a tokenizer's vocabulary are about equally
+/// frequent.
 fn code_unigrams<C: BinaryCoder>(coder: &mut C, source: Option<&[u8]>, vocab_size: usize) -> Vec<u8> {
     const BITS: u32 = 8;
     let mut mixer = ContextMixer::new(16, 8 + BITS as usize + 1);

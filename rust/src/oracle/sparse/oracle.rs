@@ -1,9 +1,8 @@
 //! The sparse model in memory, laid out for look-ups.
 //!
-//! A trie from contexts to successors. While a stream is read, the n-gram of each order that ends at
-//! the last token is carried along; each is the continuation, by that token, of the next shorter one
-//! before it. What is looked up from it depends on the last `order − 1` tokens only, and tokens before
-//! the stream's start are no context.
+//! A trie from contexts to their successors. While a stream is read, the n-gram of each order that ends at the last token
+//! is tracked: it is the continuation, by that token, of the n-gram of the order below that ended one token earlier. A
+//! look-up depends on the last `order − 1` tokens only, and there is no context before the start of the stream.
 
 use std::ops::Range;
 
@@ -20,23 +19,23 @@ struct Node {
     discounted: f32,
     /// b of this n-gram as a context.
     backoff: f32,
-    /// Where its continuations begin on the next level; they end where the next node's begin.
+    /// Where its continuations begin in the next order; they end where the next node's begin.
     first: u32,
 }
 
 #[derive(Debug)]
 struct PackedOrder {
     tokens: Vec<u16>,
-    /// One more than n-grams, for the last one's end.
+    /// One more than there are n-grams, for the end of the last one's continuations.
     nodes: Vec<Node>,
 }
 
-/// See the module. Every order is normalised: cut after order n, it is the interpolated model of order n.
+/// A sparse oracle. Every order is a normalised model of its own: what is interpolated up to order n.
 #[derive(Debug)]
 pub struct SparseOracle {
     orders: Vec<usize>,
     vocabulary: Vocabulary,
-    /// By order, from the empty context, order 0, on.
+    /// By order, from order 0, the empty context, on.
     ngrams: Vec<PackedOrder>,
     /// p(w).
     unigrams: Vec<f32>,
@@ -45,7 +44,7 @@ pub struct SparseOracle {
     stream_bytes: Vec<usize>,
 }
 
-/// The n-gram of each order that ends at one place of a stream, up to the longest that is known.
+/// The n-gram of each order that ends at one place of a stream, up to the longest that the model has.
 #[derive(Clone, Copy)]
 struct Ending {
     nodes: [u32; MAX_ORDER + 1],
@@ -58,7 +57,7 @@ impl Ending {
 }
 
 impl SparseOracle {
-    /// `levels` from order 0 on; `stream_bytes` from order 1 on.
+    /// `ngrams` by order from 0 on, `stream_bytes` from 1 on.
     pub(super) fn new(
         vocabulary: Vocabulary,
         ngrams: Vec<RestoredOrder>,
@@ -85,8 +84,7 @@ impl SparseOracle {
         self.orders.len()
     }
 
-    /// Hands every n-gram, order by order, to `visit`: its tokens, what it adds to the probability of its
-    /// last token, and its own back-off weight as a context.
+    /// Calls `visit` with every n-gram, order by order: its tokens, a(h, w), and b of it as a context.
     pub fn for_each_ngram(&self, mut visit: impl FnMut(&[u16], f32, f32)) {
         let mut contexts = vec![Vec::new()];
         for order in 0..self.order() {
@@ -125,7 +123,7 @@ impl SparseOracle {
         let mut next = Ending::START;
         for order in 0..ending.known.min(self.order()) {
             match self.find(order, ending.nodes[order], token) {
-                // A longer one is known only if this one, its suffix, is.
+                // The model has a longer one only if it has this one, its suffix.
                 None => break,
                 Some(node) => {
                     next.nodes[next.known] = node;
@@ -142,8 +140,8 @@ impl SparseOracle {
         tokens[start..position].iter().fold(Ending::START, |ending, &token| self.advance(&ending, token))
     }
 
-    /// Hands the row of probabilities of each order at each position to `visit`, with the position's index
-    /// and the order's; none where it is the same as the order before.
+    /// Calls `visit` with the index of each position, each order less one, and its row of probabilities there; with no
+    /// row where it is that of the order before.
     fn for_each_row(
         &self,
         tokens: &[u16],
@@ -172,7 +170,7 @@ impl SparseOracle {
         }
     }
 
-    /// Adds the continuations of a context of `order` to the row of probabilities after shorter ones.
+    /// Turns the row of shorter contexts into that of a context of `order` tokens.
     fn refine(&self, order: usize, node: u32, row: &mut [f32]) {
         let backoff = self.ngrams[order].nodes[node as usize].backoff;
         row.iter_mut().for_each(|p| *p *= backoff);
@@ -230,7 +228,7 @@ impl Oracle for SparseOracle {
             next.nodes[1] = u32::from(token);
             next.known = 2;
             let mut p = self.unigrams[usize::from(token)];
-            // Once a context lacks this continuation the longer ones do too, but their back-off weights
+            // Where a context lacks this continuation the longer ones do too, but their back-off weights still
             // count.
             for (order, plane) in out.iter_mut().enumerate() {
                 if order > 0 && order < ending.known {

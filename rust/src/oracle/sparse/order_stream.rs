@@ -46,7 +46,7 @@ pub enum Invalid {
     Interrupted,
 }
 
-/// How often something was met, and how often it was the case; old observations fade.
+/// How often something was met, and how often it was true; old observations fade.
 #[derive(Clone, Copy, Default)]
 struct History {
     met: u8,
@@ -77,8 +77,8 @@ fn log2_of(count: usize, fine: u32) -> i32 {
 }
 
 fn pack(parts: &[(i32, i32)]) -> u32 {
-    // Each part with the number of values it may take; what lies outside is folded back in, which
-    // costs a little compression and no more.
+    // Each part comes with the number of its values. One outside of them collides with another, which costs a little
+    // compression and no more.
     parts
         .iter()
         .fold(0, |packed: u32, &(value, size)| packed.wrapping_mul(size as u32).wrapping_add(value as u32))
@@ -110,8 +110,8 @@ impl<C: BinaryCoder> Decisions<'_, C> {
     }
 }
 
-/// Codes one order. `source` is what to encode; a decoder has none. `limit` is the number of n-grams. From time to
-/// time `go_on` is asked whether to, with the n-grams so far.
+/// Codes one order. `source` is what to encode; a decoder has none. `limit` is the number of n-grams. `go_on` is called
+/// from time to time, with the number of n-grams so far, and says whether to continue.
 pub fn code_order<C: BinaryCoder>(
     coder: &mut C,
     shorter: &RestoredOrder,
@@ -150,10 +150,10 @@ pub fn code_order<C: BinaryCoder>(
     Ok(order.symbols)
 }
 
-/// In place of an index into the source: a decoder's, or that of a token which doesn't continue the context.
+/// In place of an index into the source: the token doesn't continue the context, or there is no source.
 const NOT_SOUGHT: u32 = u32::MAX;
 
-/// One direction of the coding of an order, and how far it is.
+/// An order while it is encoded or decoded.
 struct OrderCoder<'a, C> {
     decisions: Decisions<'a, C>,
     /// The n-grams two orders below: of each context, the context that its last token continues.
@@ -176,7 +176,7 @@ struct OrderCoder<'a, C> {
 }
 
 impl<C: BinaryCoder> OrderCoder<'_, C> {
-    /// Codes all there is to know of one context; returns the step of its back-off weight.
+    /// Codes everything about one context; returns the step of its back-off weight.
     fn code_context(&mut self, context: usize) -> Result<i8, Invalid> {
         let (shorter, contexts) = (self.shorter, self.contexts);
         let stem = contexts.suffixes[context] as usize;
@@ -252,7 +252,7 @@ impl<C: BinaryCoder> OrderCoder<'_, C> {
         likelihood_found
     }
 
-    /// Notes of each token that the source has at `wanted` what `note` makes of its index.
+    /// Sets `sought` of each token that the source has at `wanted` to what `note` makes of its index.
     fn seek(&mut self, wanted: Range<usize>, note: impl Fn(usize) -> u32) {
         let Some(source) = self.source else { return };
         for index in wanted {
