@@ -68,8 +68,8 @@ def measure(options: argparse.Namespace, tokens: int) -> dict[str, float]:
 
             module.experts_of = with_network  # type: ignore[assignment]
         began, cpu = time.perf_counter(), time.process_time()
-        settings = ScoringConfig(no_neural=True)
-        result = module.evaluate(artifact, stream, tokenizer.byte_table, settings, threads=1)
+        config = ScoringConfig(no_neural=True)
+        result = module.evaluate(artifact, stream, tokenizer.byte_table, config, threads=1)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
         "tokens": tokens,

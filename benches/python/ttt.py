@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hybridlm import config as settings
+from hybridlm import config as layers
 from hybridlm.artifact import Artifact
 from hybridlm.data.shards import expand, open_stream
 from hybridlm.data.tokenizer import Tokenizer
@@ -37,7 +37,7 @@ def scoring(kind: str, chunk: int) -> ScoringConfig:
         parsed = [json.loads(part) for part in value.split(",")]
         chosen[key] = [float(rate) for rate in parsed] if key == "learning_rates" else parsed[0]
     values = {"ttt": name, "chunk": chunk, "ttt_options": chosen}
-    return settings.from_values(ScoringConfig, values, kind)
+    return layers.from_values(ScoringConfig, values, kind)
 
 
 def main() -> None:

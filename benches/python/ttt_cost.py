@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from hybridlm import config as settings
+from hybridlm import config as layers
 from hybridlm.distributed import Distributed
 from hybridlm.model import GPT
 from hybridlm.scoring import ttt
@@ -47,9 +47,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=30)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    preset = settings.resolve(TrainConfig, options.preset)
+    preset = layers.resolve(TrainConfig, options.preset)
     length = preset.sequence_length
-    values = {**settings.as_dict(preset.model), "vocab_size": options.vocab_size, "sequence_length": length}
+    values = {**layers.as_dict(preset.model), "vocab_size": options.vocab_size, "sequence_length": length}
     config = type(preset.model)(**values)
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, BATCH * length + 1).astype(np.uint16)
     wide = torch.from_numpy(tokens.astype(np.int64))

@@ -30,6 +30,11 @@ def require_ray(purpose: str) -> None:
     _require("ray", "Ray", "ray", purpose)
 
 
+def require_pyarrow(purpose: str) -> None:
+    """As `require_torch`, of PyArrow."""
+    _require("pyarrow", "PyArrow", "parquet", purpose)
+
+
 def _require(package: str, name: str, extra: str, purpose: str) -> None:
     if not installed(package):
         # Imported late, so that the doctor can ask what is installed where the extension can't be loaded.

@@ -78,6 +78,16 @@ def test_files_that_can_not_be_written_are_refused_first(artifact: Artifact, wro
         evaluate(artifact, STREAM, TABLE, files=ScoreFiles(**wrong))
 
 
+def test_a_table_in_parquet_says_what_to_install(
+    artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hybridlm.extras.installed", lambda package: package != "pyarrow")
+    path = tmp_path / "d.parquet"
+    with pytest.raises(InputError, match=r"d\.parquet: .*pip install 'hybridlm\[parquet\]'"):
+        evaluate(artifact, STREAM, TABLE, files=ScoreFiles(per_document=path))
+    assert not path.exists()
+
+
 class Network(Expert):
     """A stand-in that isn't done with a chunk before the next one's counts are."""
 

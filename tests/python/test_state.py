@@ -1,11 +1,7 @@
 """A score that is stopped goes on to the same bits, and refuses what isn't its own."""
 
-import os
+import logging
 import signal
-import subprocess
-import sys
-import textwrap
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +20,8 @@ from hybridlm.model import GPT, ModelConfig, neural_blob
 from hybridlm.scoring import evaluate as module
 from hybridlm.scoring.config import ScoringConfig, TTTConfig
 from hybridlm.scoring.evaluate import EvaluationResult, ScoreFiles, evaluate
+from hybridlm.scoring.experts import Scored
+from hybridlm.scoring.neural import NeuralExpert
 
 V = 20
 STREAM = np.random.default_rng(0).integers(1, V, 400).astype(np.uint16)
@@ -176,53 +174,41 @@ def test_the_state_of_another_score_or_a_damaged_one_is_refused(
     attempt()
 
 
-SLOW = """
-    import sys, time
-    import numpy as np
-    sys.path.insert(0, sys.argv[1])
-    from test_state import STREAM, TABLE, settings
-    from pathlib import Path
-    from hybridlm.artifact import Artifact
-    from hybridlm.cli import main as command
-    from hybridlm.scoring.evaluate import ScoreFiles, evaluate
-    from hybridlm.scoring.neural import NeuralExpert
-
-    score = NeuralExpert.score
-
-    def slowly(self, stream, start):
-        print("chunk", flush=True)
-        time.sleep(0.3)
-        return score(self, stream, start)
-
-    NeuralExpert.score = slowly
-    command._log_to_stderr()
-    folder = Path(sys.argv[2])
-    try:
-        evaluate(Artifact.from_file(folder / "a.pgar"), STREAM, TABLE, settings("off"),
-                 files=ScoreFiles(folder / "a.state"))
-    except KeyboardInterrupt as stop:
-        print(stop)
-        sys.exit(130)
-"""
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_chunk_and_writes_the_state(
-    artifact: Artifact, tmp_path: Path, number: signal.Signals
+    artifact: Artifact,
+    tmp_path: Path,
+    number: signal.Signals,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    (tmp_path / "a.pgar").write_bytes(artifact.to_bytes())
-    here = str(Path(__file__).parent)
-    running = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(SLOW), here, str(tmp_path)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert running.stdout is not None
-    assert running.stdout.readline() == "chunk\n"
-    time.sleep(0.05)
-    running.send_signal(number)
-    out, err = running.communicate(timeout=60)
-    assert running.returncode == 130, err
-    assert "stopped after 50 of 399 targets" in out and "the same command goes on" in out
-    assert "end of the chunk" in err
-    result = evaluate(artifact, STREAM, TABLE, settings("off"), files=ScoreFiles(tmp_path / "a.state"))
+    files = ScoreFiles(tmp_path / "a.state")
+    before = signal.getsignal(number)
+    score = NeuralExpert.score
+
+    def interrupted(self: NeuralExpert, stream: NDArray[np.uint16], start: int) -> Scored:
+        signal.raise_signal(number)
+        return score(self, stream, start)
+
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
+        patch.setattr(NeuralExpert, "score", interrupted)
+        with pytest.raises(KeyboardInterrupt, match="stopped after 50 of 399 targets; the same"):
+            evaluate(artifact, STREAM, TABLE, settings("off"), files=files)
+    assert "end of the chunk" in caplog.text
+    assert signal.getsignal(number) is before
+    result = evaluate(artifact, STREAM, TABLE, settings("off"), files=files)
     assert without_times(result) == without_times(evaluate(artifact, STREAM, TABLE, settings("off")))
+
+
+def test_a_second_signal_stops_at_once(
+    artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: NeuralExpert, stream: NDArray[np.uint16], start: int) -> Scored:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        raise AssertionError("the second signal was not heard")
+
+    monkeypatch.setattr(NeuralExpert, "score", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(artifact, STREAM, TABLE, settings("off"), files=ScoreFiles(tmp_path / "a.state"))
+    assert not (tmp_path / "a.state").exists()

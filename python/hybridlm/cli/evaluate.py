@@ -45,7 +45,8 @@ def evaluate(
             first does from the text, and is scored beside it: what it gains is not due to the text.
         state: A file that a long score is kept in while it runs. Ctrl-C and SIGTERM end the score after a
             chunk, and the same command goes on from there, to the same bits.
-        per_document: Write a table of each document's start, tokens, bytes and bits: a .csv or .parquet file.
+        per_document: Write a table of each document's start, tokens, bytes and bits: a .csv file, or a
+            .parquet file with the extra parquet.
         per_token: Write the mixture's bits of each target, float32: a .npy file.
         device: Where the model runs: cpu or cuda; unset: cuda where there is one.
         threads: Of oracle look-ups; unset: HYBRIDLM_NUM_THREADS, else this process's share of the cores.

@@ -77,7 +77,7 @@ class MixtureScorer:
 def artifact_subject(
     artifact: Artifact, vocab_size: int, config: ScoringConfig, dist: "Distributed | None" = None
 ) -> MixtureSubject:
-    """What `hybridlm eval` scores with these config: its mixture, experts and test-time training, which is
+    """What `hybridlm eval` scores with these settings: its mixture, experts and test-time training, which is
     ``sgd`` where none is named. ``dist`` as in `hybridlm.scoring.evaluate.evaluate`."""
 
     def parts() -> Parts:

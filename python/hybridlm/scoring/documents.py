@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridlm.errors import InputError
+from hybridlm.extras import require_pyarrow
 from hybridlm.files import atomic_write, atomic_write_text
 
 
@@ -62,10 +63,7 @@ def check_table_path(path: str | os.PathLike[str]) -> None:
     if ending not in (".csv", ".parquet"):
         raise InputError(f"{os.fspath(path)}: a table per document is a .csv or a .parquet file")
     if ending == ".parquet":
-        try:
-            import pyarrow.parquet  # noqa: F401
-        except ImportError:
-            raise InputError(f"{os.fspath(path)}: takes pyarrow; install it, or name a .csv file") from None
+        require_pyarrow(f"{os.fspath(path)}: a .parquet file, unlike a .csv file,")
 
 
 def write_table(
