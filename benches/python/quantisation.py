@@ -1,0 +1,138 @@
+"""What rounding a trained model costs: bits a weight against loss, by width, clip rule and way of rounding.
+
+    python benches/python/quantisation.py --model RUN --data DIR --tokenizer T --out DIR
+
+Packs the run's final weights by each scheme, to nearest and by GPTQ, and scores the weights that come back on
+the first ``--max-tokens`` of the validation text, in windows without overlap. GPTQ is calibrated on the first
+training shard. Leaves OUT/quantisation.md, a table, and OUT/quantisation.svg. Bits are those of the whole
+neural part, scales and header with it, over its parameters.
+"""
+
+import argparse
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+# As `hybridlm` itself does, before torch reads it: threads that spin while they wait take time from others.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import torch
+
+from hybridlm.calibration import CALIBRATION_TOKENS, draw
+from hybridlm.data import shards
+from hybridlm.data.tokenizer import Tokenizer
+from hybridlm.distributed import initialise
+from hybridlm.files import atomic_write_text
+from hybridlm.model import neural_blob
+from hybridlm.model.gptq import input_products
+from hybridlm.model.grid import Scheme
+from hybridlm.model.quantise import quantise
+from hybridlm.report.chart import Series, line_chart
+from hybridlm.train.checkpoint import load_model
+from hybridlm.train.validation import Validator
+
+WIDTHS = (8, 7, 6, 5, 4)
+FAMILIES = {
+    "absmax": "{bits}:absmax",
+    "std:6": "{bits}:std:6",
+    "std:6, embedding one bit finer": "{bits}:std:6 embedding={finer}:std:6",
+    "std:12, embedding two bits finer": "{bits}:std:12 embedding={finest}:std:12",
+}
+LOW_RANK = ("5:std:6", "5:std:6 low-rank=4:3", "4:std:6", "4:std:6 low-rank=4:3")
+
+
+@dataclass(frozen=True)
+class Point:
+    """family and rounding name a line of the picture. loss: bits per byte more than with float weights."""
+
+    family: str
+    rounding: str
+    scheme: str
+    total_bytes: int
+    bits: float
+    loss: float
+
+
+def words(family: str, bits: int) -> str:
+    return FAMILIES[family].format(bits=bits, finer=min(8, bits + 1), finest=min(8, bits + 2))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--tokenizer", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--max-tokens", type=int, default=100_000)
+    parser.add_argument("--calibration-tokens", type=int, default=CALIBRATION_TOKENS)
+    options = parser.parse_args()
+
+    tokenizer = Tokenizer.load(options.tokenizer)
+    model, metadata = load_model(options.model)
+    training, validation = shards.data_folder(options.data)
+    length = model.config.sequence_length
+    stream = shards.read_stream(validation, tokenizer.vocab_size, options.max_tokens + 1)
+    validate = Validator(stream, tokenizer.byte_table, length, initialise("cpu"))
+    floats = validate(model, torch.float32).bpb
+    calibration = draw(training[:1], tokenizer.vocabulary, length=length, tokens=options.calibration_tokens)
+    products = input_products(model, calibration.batches())
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+
+    def measured(family: str, scheme: str, rounding: str) -> Point:
+        parsed = Scheme.parse(scheme.split())
+        state = quantise(model.state_dict(), parsed, products if rounding == "gptq" else None)
+        blob = neural_blob.write(
+            state,
+            model=json.loads(model.config.to_json()),
+            tokenizer=metadata.tokenizer,
+            quantisation=neural_blob.quantisation_of(state, parsed),
+        )
+        loss = validate(neural_blob.load_model(blob, scheme), torch.float32).bpb - floats
+        point = Point(family, rounding, scheme, len(blob), 8 * len(blob) / parameters, loss)
+        print(row(point, floats), flush=True)
+        return point
+
+    points = [
+        measured(family, words(family, bits), rounding)
+        for family in FAMILIES
+        for bits in WIDTHS
+        for rounding in ("nearest", "gptq")
+    ]
+    corrected = [measured("", scheme, "gptq") for scheme in LOW_RANK]
+    options.out.mkdir(parents=True, exist_ok=True)
+    lines = [
+        f"{parameters:,} parameters, {floats:.4f} bits per byte in float32 on {len(stream) - 1:,} tokens\n",
+        "| scheme | rounding | bytes | bits a weight | loss, bits per byte | loss |",
+        "|---|---|---|---|---|---|",
+        *(row(point, floats) for point in (*points, *corrected)),
+    ]
+    atomic_write_text(options.out / "quantisation.md", "\n".join(lines) + "\n")
+    drawn = [
+        Series(
+            f"{family}, {rounding}",
+            sorted(
+                (point.bits, 100 * point.loss / floats)
+                for point in points
+                # What loses a lot would flatten what is of interest.
+                if (point.family, point.rounding) == (family, rounding) and point.loss < 0.03 * floats
+            ),
+        )
+        for family in ("absmax", "std:6", "std:6, embedding one bit finer")
+        for rounding in ("nearest", "gptq")
+    ]
+    picture = line_chart(drawn, x_label="bits a weight", y_label="loss, % of bits per byte")
+    atomic_write_text(options.out / "quantisation.svg", picture + "\n")
+
+
+def row(point: Point, floats: float) -> str:
+    return (
+        f"| `{point.scheme}` | {point.rounding} | {point.total_bytes:,} | {point.bits:.3f} | {point.loss:+.4f} | "
+        f"{point.loss / floats:+.2%} |"
+    )
+
+
+if __name__ == "__main__":
+    main()
