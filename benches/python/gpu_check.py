@@ -34,6 +34,7 @@ import torch
 from hybridlm import _core
 from hybridlm.artifact import Artifact, bundle
 from hybridlm.cli.output import number_table, print_table
+from hybridlm.config import resolve
 from hybridlm.data import documents, shard_writer, shards
 from hybridlm.data.documents import Document
 from hybridlm.data.installed_text import installed_documents
@@ -44,11 +45,10 @@ from hybridlm.files import atomic_write_text
 from hybridlm.model import GPT
 from hybridlm.oracle.build import build_dense
 from hybridlm.oracle.device_tables import OracleTables
+from hybridlm.scoring.config import ScoringConfig
 from hybridlm.scoring.evaluate import evaluate
 from hybridlm.scoring.mixtures import create_mixture
 from hybridlm.scoring.mixtures.hedge import hedge_token_on_device, initial_log_weights
-from hybridlm.scoring.settings import ScoringSettings
-from hybridlm.settings import resolve
 from hybridlm.train.checkpoint import MODEL_FILE
 from hybridlm.train.config import TrainConfig
 from hybridlm.train.loader import TokenLoader
@@ -254,11 +254,11 @@ def check_scoring(bench: Bench) -> tuple[bool, dict[str, Any]]:
     """The artifact scores the validation text on the device, learning from it; that is better than not."""
     artifact, text = packed(bench), bench.text(512 if bench.small else 1024)
     tokens = 3000 if bench.small else SCORED_TOKENS
-    chunk = 1024 if bench.small else ScoringSettings().chunk
+    chunk = 1024 if bench.small else ScoringConfig().chunk
     stream = shards.read_stream(shards.data_folder(text.folder)[1], text.tokenizer.vocab_size, tokens + 1)
     facts: dict[str, Any] = {"tokens": len(stream) - 1}
     for ttt in ("off", "sgd"):
-        settings = ScoringSettings(ttt=ttt, chunk=chunk)
+        settings = ScoringConfig(ttt=ttt, chunk=chunk)
         result = evaluate(artifact, stream, text.tokenizer.byte_table, settings, bench.dist)
         facts[f"bpb_ttt_{ttt}"] = result.bpb
         facts[f"neural_bpb_ttt_{ttt}"] = result.experts["neural"].bpb

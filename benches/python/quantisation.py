@@ -129,8 +129,8 @@ def main() -> None:
 
 def row(point: Point, floats: float) -> str:
     return (
-        f"| `{point.scheme}` | {point.rounding} | {point.total_bytes:,} | {point.bits:.3f} | {point.loss:+.4f} | "
-        f"{point.loss / floats:+.2%} |"
+        f"| `{point.scheme}` | {point.rounding} | {point.total_bytes:,} | {point.bits:.3f} "
+        f"| {point.loss:+.4f} | {point.loss / floats:+.2%} |"
     )
 
 
