@@ -227,7 +227,7 @@ def parts_with(
 def audited(parts: Callable[[], Parts], *, chunk: int = 60, other_chunks: bool = False) -> AuditReport:
     return audit(
         MixtureSubject(parts, "eg"), STREAM, V,
-        chunk=chunk, other_chunks=other_chunks, rows=8, changes=3,
+        chunk=chunk, other_chunks=other_chunks, rows=14, changes=5,
     )  # fmt: skip
 
 

@@ -197,21 +197,20 @@ def test_adapters_of_a_document_learn_its_language(artifact: Artifact) -> None:
 
 
 def test_a_control_learns_from_other_tokens(artifact: Artifact) -> None:
-    stream = STREAM[:250]
-    noise = np.random.default_rng(0).integers(2, V, len(stream)).astype(np.uint16)
+    noise = np.random.default_rng(0).integers(2, V, len(STREAM)).astype(np.uint16)
     options = TTTConfig(
         learning_rates=(0.0, 0.01), epochs=2, frozen_blocks=0, documents=4, targets=8, margin=100.0
     )
     for ttt in ("sgd", "lora", "documents"):
         settings = ScoringConfig(chunk=64, batch=4, ttt=ttt, ttt_options=options)  # type: ignore[arg-type]
-        plain = evaluate(artifact, stream, TABLE, settings)
-        held, same = (evaluate(artifact, stream, TABLE, settings, control=c) for c in (noise, stream))
+        plain = evaluate(artifact, STREAM, TABLE, settings)
+        held, same = (evaluate(artifact, STREAM, TABLE, settings, control=c) for c in (noise, STREAM))
         assert plain.control is None and held.control is not None and same.control is not None
         assert held.experts == plain.experts and held.bpb == plain.bpb, "a control has no part in the score"
         assert held.control.bpb > plain.ttt_rates[1].bpb
         # A control that is trained on the stream itself is the arm that learns.
         assert same.control.bpb == pytest.approx(plain.ttt_rates[1].bpb, abs=1e-7)
     with pytest.raises(InputError, match="control"):
-        evaluate(artifact, stream, TABLE, replace(settings, ttt="off"), control=noise)
+        evaluate(artifact, STREAM, TABLE, replace(settings, ttt="off"), control=noise)
     with pytest.raises(InputError, match="control"):
-        evaluate(artifact, stream, TABLE, settings, control=noise[:-1])
+        evaluate(artifact, STREAM, TABLE, settings, control=noise[:-1])

@@ -21,6 +21,7 @@ def pack(
     model: Path | None = None,
     oracle: Path | None = None,
     quantise: tuple[str, ...] = (),
+    clip: str | None = None,
     calibration: tuple[Path, ...] = (),
     budget: int | None = None,
     holdout: Path | None = None,
@@ -40,6 +41,7 @@ def pack(
             ends at RULE: absmax, std:K or percentile:P. A larger K makes the artifact smaller and the
             weights coarser. `low-rank=RANK:MATRICES` corrects the MATRICES with the largest errors by
             factors of that rank.
+        clip: The old name of `--quantise RULE`.
         calibration: Training shards: the model's matrices are rounded by GPTQ, so that their outputs change
             little on this text.
         budget: Choose grids, low-rank correction and the oracle's size so that the artifact has at most so
@@ -53,6 +55,7 @@ def pack(
     """
     if model is None and oracle is None:
         raise InputError("an artifact needs a model, an oracle or both: give --model or --oracle")
+    quantise += () if clip is None else (clip,)
     for option, given in (("--quantise", quantise), ("--calibration", calibration), ("--budget", budget)):
         if given and model is None:
             raise InputError(f"{option} is about a model's weights: give --model, too")
