@@ -106,7 +106,7 @@ def check_shapes(tensors: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """step: optimiser steps done. seconds: spent on them. tensors: by name; state: what else, as JSON."""
+    """step: optimiser steps done. seconds: spent on them. tensors: all that a step changes, by name."""
 
     step: int
     seconds: float
