@@ -116,6 +116,13 @@ def bundle(
     # Through its bytes, so that what is returned is what a reader of the file gets.
     artifact = Artifact.from_bytes(pack(neural, oracle, tokenizer.vocabulary), name)
     artifact.check_tokenizer(tokenizer.vocabulary)
+    packed = artifact.load_oracle()
+    if packed is not None and packed.fingerprint is None:
+        log.warning(
+            "%s: the oracle doesn't say which tokenizer it was built with, so the artifact says the one "
+            "given: be sure that it is the right one",
+            name,
+        )
     if not over_budget:
         artifact.check_budget()
     return artifact

@@ -55,10 +55,20 @@ def read_json(path: str | os.PathLike[str], largest: int) -> Any:
     if len(data) > largest:
         raise FormatError(f"{os.fspath(path)}: more than {largest:,} bytes, too large for what it should be")
     try:
-        return json.loads(data)
+        return json.loads(data, object_pairs_hook=_without_repeats)
     except UnicodeDecodeError as error:
         raise FormatError(
             f"{os.fspath(path)}: not UTF-8 text: {error.reason} at byte {error.start}"
         ) from None
     except (ValueError, RecursionError) as error:  # also integers too long, and nesting too deep
         raise FormatError(f"{os.fspath(path)}: not JSON: {error}") from None
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. A member that comes twice would mean different things to different readers."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"an object with two members {repeated!r}")
+    return found

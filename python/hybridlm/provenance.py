@@ -88,6 +88,8 @@ class Provenance:
 def _typed(value: Any, kind: type) -> Any:
     if type(value) is not kind:
         raise TypeError(f"{value!r} is not of type {kind.__name__}")
+    if isinstance(value, str) and "\0" in value:
+        raise TypeError(f"{value!r} holds a NUL")
     return value
 
 

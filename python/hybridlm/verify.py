@@ -1,9 +1,11 @@
 """A score that was reported, made again from its files and compared."""
 
+import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +50,7 @@ class Reported:
 
     name: str
     bpb: float
-    counts: dict[str, int]
+    fields: dict[str, Any]
     made_of: Provenance
 
     @classmethod
@@ -57,13 +59,18 @@ class Reported:
         name = os.fspath(path)
         found = read_json(path, LARGEST)
         try:
-            bpb, counts = found["bpb"], {key: found[key] for key in ("tokens", "bytes")}
+            bpb, counts = found["bpb"], [found[key] for key in ("tokens", "bytes")]
             made_of = found.get("made_of")
         except (KeyError, TypeError, AttributeError):
             raise FormatError(f"{name}: not a score: what `hybridlm eval --json` prints") from None
-        if type(bpb) is not float or not all(type(count) is int for count in counts.values()):
+        if type(bpb) is not float or not all(type(count) is int for count in counts):
             raise FormatError(f"{name}: not a score: its bpb, tokens or bytes are no numbers")
-        return cls(name, bpb, counts, Provenance.from_json(made_of, name))
+        return cls(name, bpb, found, Provenance.from_json(made_of, name))
+
+    @property
+    def is_summary(self) -> bool:
+        """Of a whole run, in other words than those of a single score."""
+        return "scores" in self.fields
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,13 @@ class ScoredDocuments:
                 raise TypeError("bits are no numbers")
             if not len(tokens) == len(sizes) == len(bits):
                 raise TypeError("columns of different lengths")
-        except (KeyError, TypeError) as error:
+            if (
+                not sum(sizes)
+                or min(bits) < 0
+                or not math.isclose(sum(bits) / sum(sizes), reported.bpb, rel_tol=1e-6)
+            ):
+                raise TypeError("its bits and bytes don't make its bpb")
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise FormatError(
                 f"{name}: doesn't say what each document cost ({error}); `hybridlm eval --json` prints it"
             ) from None
@@ -137,12 +150,37 @@ def verify(
         return Verdict(False, reported.bpb, None, 0.0, tuple(problems))
     result = _score(made_of, scored, shards, tokenizer, device, threads)
     tolerance = TOLERANCE["neural" in getattr(result, "experts", {})]
-    for key, count in reported.counts.items():
-        if (now := getattr(result, key)) != count:
-            problems.append(f"{count:,} {key} were reported, and there are {now:,}")
     if not abs(result.bpb - reported.bpb) <= tolerance:
-        problems.append(f"{reported.bpb:.6f} bits per byte were reported, and it is {result.bpb:.6f}")
+        problems.append(f"bpb: {reported.bpb:.6f} was reported, and it is {result.bpb:.6f}")
+    again = json.loads(json.dumps(asdict(result)))
+    for key in ("tokens", "bytes") if reported.is_summary else again.keys() - _NOT_COMPARED:
+        problems += _differences(key, reported.fields.get(key), again[key], tolerance)
     return Verdict(not problems, reported.bpb, result.bpb, tolerance, tuple(problems))
+
+
+_NOT_COMPARED = {"bpb", "seconds", "stages", "control"}
+"""Of a score's fields: the first has a tolerance of its own, time is another each time, and the control's
+training text is not named."""
+
+
+def _differences(name: str, then: Any, now: Any, tolerance: float) -> list[str]:
+    """In words, where two JSON values differ; numbers may by a thousand times the tolerance."""
+    if isinstance(now, dict) and isinstance(then, dict) and now.keys() == then.keys():
+        return [d for key in now for d in _differences(f"{name}.{key}", then[key], now[key], tolerance)]
+    if isinstance(now, list) and isinstance(then, list) and len(now) == len(then):
+        pairs = enumerate(zip(then, now, strict=True))
+        return [d for at, (a, b) in pairs for d in _differences(f"{name}.{at}", a, b, tolerance)][:3]
+    if type(now) is float and type(then) is float:
+        if math.isclose(now, then, rel_tol=1000 * tolerance, abs_tol=1000 * tolerance):
+            return []
+    elif type(now) is type(then) and not isinstance(now, dict | list) and now == then:
+        return []
+    return [f"{name}: {_shown(then)} was reported, and it is {_shown(now)}"]
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _score(

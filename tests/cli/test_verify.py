@@ -39,7 +39,7 @@ SCORED = ("--val", "data/*_val_*.bin", "--tokenizer", "tok.model")
 
 @pytest.fixture
 def score(files: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    found = json_of(capsys, "eval", "a.pgar", *SCORED, "--mixer", "eg", "--max-tokens", "2000")
+    found = json_of(capsys, "eval", "a.pgar", *SCORED, "--mixer", "eg", "--max-tokens", "8000")
     (files / "score.json").write_text(json.dumps(found))
     return found
 
@@ -55,7 +55,7 @@ def test_a_score_says_what_it_was_made_of(files: Path, score: dict[str, Any]) ->
         (made_of["shards"][0], val),
     ):
         assert record["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert (made_of["command"], made_of["max_tokens"], made_of["bos_id"]) == ("eval", 2000, 1)
+    assert (made_of["command"], made_of["max_tokens"], made_of["bos_id"]) == ("eval", 8000, 1)
     assert made_of["settings"]["mixer"] == "eg"
     assert {"hybridlm", "python", "numpy"} <= made_of["versions"].keys()
 
@@ -86,11 +86,65 @@ def test_files_that_have_moved_can_be_named(
 def test_another_number_is_not_verified(
     files: Path, score: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for key, value in (("bpb", score["bpb"] - 1e-6), ("tokens", 1999), ("bytes", 1)):
+    for key, value in (("bpb", score["bpb"] - 1e-6), ("tokens", 7999), ("bytes", 1)):
         (files / "score.json").write_text(json.dumps({**score, key: value}))
         verdict = json_of(capsys, "verify", "score.json", code=1)
         assert not verdict["verified"] and len(verdict["problems"]) == 1
         assert verdict["found"] == score["bpb"]
+
+
+@pytest.mark.parametrize("change", [
+    lambda score: score["experts"]["oracle_2"].update(bpb=0.05),
+    lambda score: score["experts"].pop("cache"),
+    lambda score: score.update(bits_per_token=0.5),
+    lambda score: score.update(mixer="bayes"),
+    lambda score: score.update(ttt="sgd"),
+    lambda score: score.update(ttt=None),
+    lambda score: score["documents"].update(bits=[bits / 10 for bits in score["documents"]["bits"]]),
+    lambda score: score.update(bpb_interval=[0.1, 0.2]),
+    lambda score: score["made_of"].update(settings={}),
+])  # fmt: skip
+def test_no_other_number_of_an_edited_score_is_verified(
+    files: Path, score: dict[str, Any], capsys: pytest.CaptureFixture[str], change: Any
+) -> None:
+    change(score)
+    (files / "score.json").write_text(json.dumps(score))
+    verdict = json_of(capsys, "verify", "score.json", code=1)
+    assert not verdict["verified"] and verdict["problems"]
+
+
+def test_a_member_that_is_there_twice_is_refused(
+    files: Path, score: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = json.dumps(score)
+    (files / "score.json").write_text('{"bpb": 0.5, ' + text[1:])
+    capsys.readouterr()
+    assert main(["verify", "score.json"]) == 1
+    assert "two members 'bpb'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("factor", [0.1, -1])
+def test_documents_that_do_not_make_the_score_are_not_compared(
+    files: Path, score: dict[str, Any], capsys: pytest.CaptureFixture[str], factor: float
+) -> None:
+    score["documents"]["bits"] = [bits * factor for bits in score["documents"]["bits"]]
+    (files / "other.json").write_text(json.dumps(score))
+    capsys.readouterr()
+    assert main(["compare", "score.json", "other.json"]) == 1
+    assert "don't make its bpb" in capsys.readouterr().err
+
+
+def test_training_text_that_is_scored_and_validation_text_that_is_counted_draw_a_warning(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = ["--val", "data/*_train_000000.bin", "--tokenizer", "tok.model", "--max-tokens", "500"]
+    assert main(["eval", "a.pgar", *trained]) == 0
+    assert "training text" in capsys.readouterr().err
+    assert main(["eval", "a.pgar", *SCORED, "--max-tokens", "500"]) == 0
+    assert "training text" not in capsys.readouterr().err
+    (val,) = map(str, (files / "data").glob("*_val_*.bin"))
+    assert main(["oracle", "count", val, "-o", "part"]) == 0
+    assert "held out for validation" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["a.pgar", "tok.model", "data/topics_val_000000.bin"])
@@ -233,7 +287,7 @@ def test_a_stream_that_holds_a_shard_twice_fails_the_audit(tokenizer: Tokenizer)
 def test_two_scores_of_one_text_are_compared(
     files: Path, score: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--mixer", "stacked", "--max-tokens", "2000"]
+    options = ["--mixer", "stacked", "--max-tokens", "8000"]
     better = json_of(capsys, "eval", "a.pgar", *SCORED, *options)
     (files / "better.json").write_text(json.dumps(better))
     found = json_of(capsys, "compare", "score.json", "better.json")
@@ -245,7 +299,9 @@ def test_two_scores_of_one_text_are_compared(
     seeds = ["--first-seeds", "score.json", "--second-seeds", "better.json"]
     assert main(["compare", "score.json", "better.json", *seeds]) == 1
     assert "nothing of how seeds vary" in capsys.readouterr().err
-    other = {**score, "bpb": score["bpb"] + 0.001}
+    dearer = (score["bpb"] + 0.001) / score["bpb"]
+    documents = {**score["documents"], "bits": [bits * dearer for bits in score["documents"]["bits"]]}
+    other = {**score, "bpb": score["bpb"] * dearer, "documents": documents}
     (files / "other.json").write_text(json.dumps(other))
     tested = json_of(
         capsys, "compare", "score.json", "better.json", "--first-seeds", "other.json", *seeds[2:]

@@ -3,6 +3,7 @@ import json
 import logging
 import random
 import re
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -386,3 +387,11 @@ def test_fractions_that_cannot_be(fraction: float) -> None:
         split([Document("", "x")], fraction)
     with pytest.raises(InputError, match="validation fraction"):
         list(split_stream([], fraction))
+
+
+def test_one_text_is_one_text_however_unicode_writes_it() -> None:
+    """Tokenizers normalise, so a copy in another form must not end up on the other side of the split."""
+    text = "Caf\u00e9 na\u00efve \ufb01ne " * 5
+    forms = [unicodedata.normalize("NFD", text), text.replace("f", "\u200bf"), text + "\u200b"]
+    assert {text_hash(form) for form in forms} == {text_hash(text)}
+    assert text_hash("Cafe") != text_hash("Caf\u00e9")

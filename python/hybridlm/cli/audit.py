@@ -51,6 +51,8 @@ def audit(
     from hybridlm.scoring.audit import audit as run
     from hybridlm.scoring.audit_subject import artifact_subject
 
+    if seed < 0:
+        raise InputError(f"--seed must be at least 0, not {seed}")
     for name, value in (("--max-tokens", max_tokens), ("--rows", rows), ("--changes", changes)):
         if value < 1:
             raise InputError(f"{name} must be at least 1, not {value}")

@@ -57,6 +57,7 @@ _ZERO_WIDTH_JOINER = "\u200d"
 # Characters that are seen as one, in any text that is meant to be seen.
 _LONGEST_CLUSTER = 64
 
+_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 _WORD = re.compile(r"\w+")
 
 
@@ -361,7 +362,12 @@ def _shingles(paragraphs: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np
 
 
 def text_hash(text: str) -> int:
-    """A 64-bit number that depends on the words of ``text`` alone, not on the white space between them."""
+    """A 64-bit number that depends on the words of ``text`` alone, not on the white space between them.
+
+    Nor on how Unicode writes them: a tokenizer that normalises (NFKC) makes the same tokens of either form.
+    """
+    if not text.isascii():
+        text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
     digest = hashlib.blake2b(" ".join(text.split()).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big")
 

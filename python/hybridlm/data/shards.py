@@ -48,9 +48,13 @@ def expand(pattern: str | os.PathLike[str]) -> list[Path]:
     fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
     base = Path(*parts[:fixed])
     asked_for = {part for part in parts if part.startswith(".")}
+    try:
+        matches = list(base.glob(str(Path(*parts[fixed:]))))
+    except (ValueError, NotImplementedError) as error:
+        raise InputError(f"{pattern}: not a glob: {error}") from None
     found = [
         path
-        for path in base.glob(str(Path(*parts[fixed:])))
+        for path in matches
         if not path.name.endswith(f".bin{SUFFIX}")
         and not any(part.startswith(".") and part not in asked_for for part in path.relative_to(base).parts)
     ]
@@ -79,9 +83,17 @@ def data_folder(folder: str | os.PathLike[str]) -> tuple[list[Path], list[Path]]
 
 
 def is_validation_shard(path: str | os.PathLike[str]) -> bool:
-    """Whether a shard is named as one for validation."""
+    """Whether a shard is one for validation, by its sidecar or else by its name."""
+    return _split_of(path) == "val"
+
+
+def _split_of(path: str | os.PathLike[str]) -> str | None:
+    """``train`` or ``val``, as the shard's sidecar says, or else its name."""
+    sidecar = Sidecar.beside(path)
+    if sidecar is not None and sidecar.source.get("split") in ("train", "val"):
+        return str(sidecar.source["split"])
     match = _SHARD_NAME.fullmatch(Path(path).name)
-    return match is not None and match[1] == "val"
+    return None if match is None else match[1]
 
 
 @dataclass(frozen=True)
@@ -146,6 +158,11 @@ def open_stream(
         records, size=vocabulary.size, bos_id=vocabulary.bos_id, fingerprint=vocabulary.fingerprint
     )
     stream = _read(names, [record.tokens for record in records], vocabulary.size, max_tokens)
+    if training := [name for name in names if _split_of(name) == "train"]:
+        log.warning(
+            "%s: training text, by name or sidecar: what is scored on it says nothing about new text",
+            _and_others(training),
+        )
     if stream[0] != vocabulary.bos_id:
         log.warning(
             "%s: begins with token %d, but documents are said to begin with token %d%s",
@@ -238,6 +255,8 @@ def known_vocabulary(
     all shards do. Raises InputError where a sidecar says otherwise than what is given or than another
     sidecar, and where nobody knows what documents begin with.
     """
+    if bos_id is not None and not 0 <= bos_id < (1 << 16 if size is None else size):
+        raise InputError(f"the document token {bos_id} is outside the vocabulary")
     known: dict[str, tuple[Any, str]] = {}
     for field, value in (("fingerprint", fingerprint), ("size", size), ("bos_id", bos_id)):
         if value is not None:

@@ -66,6 +66,8 @@ class Sidecar:
                 raise ValueError("a count is not a whole number")
             if not all(type(digest) is str and len(bytes.fromhex(digest)) == 32 for digest in digests):
                 raise ValueError("a hash is not one of SHA-256")
+            if not ids[1] < ids[0] <= 1 << 16:
+                raise ValueError("its document token is outside its vocabulary")
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, FormatError):
                 raise

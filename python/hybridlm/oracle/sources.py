@@ -1,5 +1,6 @@
 """What an oracle is built from: shards and files of partial counts, told apart by how they begin."""
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,10 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 from hybridlm import _core
-from hybridlm.data.shards import ShardHead, known_vocabulary
+from hybridlm.data.shards import ShardHead, is_validation_shard, known_vocabulary
 from hybridlm.data.vocabulary import DEFAULT_BOS, Vocabulary
 from hybridlm.errors import InputError
 from hybridlm.oracle.vocabularies import VocabularyLike
+
+log = logging.getLogger("hybridlm.oracle")
 
 Estimator = Literal["dense", "sparse"]
 
@@ -35,6 +38,12 @@ class Sources:
         found: dict[str, list[str]] = {"shards": [], "dense": [], "sparse": []}
         for source in sources:
             found[_kind(source)].append(os.fspath(source))
+        if held_out := [shard for shard in found["shards"] if is_validation_shard(shard)]:
+            log.warning(
+                "%s: held out for validation, by name or sidecar, and counted into the oracle all the same: "
+                "no score on it will say anything",
+                held_out[0],
+            )
         return cls(tuple(found["shards"]), tuple(found["dense"]), tuple(found["sparse"]))
 
     @property
