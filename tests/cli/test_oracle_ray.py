@@ -23,7 +23,6 @@ pytest.importorskip("ray", reason="Ray is not installed")
 from ray.cluster_utils import Cluster
 
 pytestmark = [
-    pytest.mark.ray,
     pytest.mark.slow,
     pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="workers are found in /proc"),
 ]

@@ -255,8 +255,9 @@ def known_vocabulary(
     all shards do. Raises InputError where a sidecar says otherwise than what is given or than another
     sidecar, and where nobody knows what documents begin with.
     """
-    if bos_id is not None and not 0 <= bos_id < (1 << 16 if size is None else size):
-        raise InputError(f"the document token {bos_id} is outside the vocabulary")
+    most = 1 << 16 if size is None else size
+    if bos_id is not None and not 0 <= bos_id < most:
+        raise InputError(f"document token {bos_id} is outside the vocabulary of {most} tokens")
     known: dict[str, tuple[Any, str]] = {}
     for field, value in (("fingerprint", fingerprint), ("size", size), ("bos_id", bos_id)):
         if value is not None:

@@ -97,7 +97,10 @@ def _torchrun(worker: str, folder: Path, size: int) -> list[NDArray[np.float64]]
         [*command, "-m", worker, str(folder)], env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if "Error" in line] or ["no reason given"]
+        told = done.stderr.splitlines()
+        lines = [line for line in told if "Error" in line and "ChildFailedError" not in line]
+        # A process that was ended by a signal has said nothing itself.
+        lines += [line for line in told if "exitcode" in line] or ["no reason given"]
         raise InputError(f"the scorer failed under torchrun with {size} processes: {lines[0].strip()}")
     return [np.load(_result(folder, size, rank), allow_pickle=False) for rank in range(size)]
 
