@@ -432,7 +432,7 @@ def test_ranks_that_score_otherwise_are_caught(
     assert "target 41 differs" in str(found)
     report = audit(CountsSubject(), STREAM, V, world_size=found)
     assert not report.passed and report.causal.passed
-    with pytest.raises(InputError, match=r"failed under torchrun with 1 processes: .*Error"):
+    with pytest.raises(InputError, match=r"failed under torchrun with 1 processes: .*exitcode"):
         world_sizes.compare(artifact, *prefix, worker="no_such_module")
 
 
