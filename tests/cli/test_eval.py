@@ -154,6 +154,7 @@ def test_calibration_is_on_training_shards_and_is_named_in_the_artifact(
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.slow
 def test_bytes_are_spent_where_the_mixture_gains_most(
     files: Files,
     tmp_path: Path,

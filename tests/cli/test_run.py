@@ -9,6 +9,8 @@ import pytest
 
 from hybridlm.cli.main import main
 
+pytestmark = pytest.mark.slow
+
 QUICK = [
     "--vocab-size=400",
     "--val-fraction=0.05",

@@ -18,6 +18,8 @@ from hybridlm.model.grid import Kind, kind_of
 from hybridlm.scoring.config import ScoringConfig
 from hybridlm.scoring.evaluate import evaluate
 
+pytestmark = pytest.mark.slow
+
 STEPS = (0.15, 0.8)
 
 

@@ -13,6 +13,8 @@ from hybridlm.data import installed_text
 from hybridlm.data.documents import Document, _shingles, split
 from hybridlm.data.installed_text import documentation_strings, installed_documents, is_prose, prose
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def documents() -> list[Document]:
