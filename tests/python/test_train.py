@@ -493,7 +493,7 @@ Disposition = Callable[[signal.Signals, Any], None]
 
 @pytest.fixture
 def disposition() -> Iterator[Disposition]:
-    """Sets what a signal does, which may be anything where the tests themselves run under nohup, until the end."""
+    """Sets what a signal does, until the end: under nohup, the tests begin with SIGHUP ignored."""
     before: dict[signal.Signals, Any] = {}
 
     def dispose(number: signal.Signals, handler: Any) -> None:

@@ -25,6 +25,7 @@ def tokenizer(
     text: Files,
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
     vocab_size: int = 1024,
+    fold_case: bool = False,
     one_per_file: bool = False,
     plain: bool = False,
 ) -> None:
@@ -38,6 +39,8 @@ def tokenizer(
             a JSON array of such. What is in a file decides, not its name.
         output: The model file to write.
         vocab_size: Pieces, the 256 bytes and 4 special ones among them.
+        fold_case: Write capitals as marks before lower-case words ("⇧the" for "The"), so that the pieces of
+            words needn't be there in two cases. Bits per byte stay those of the text as it was.
         one_per_file: A file of prose is one document, whatever blank lines it has.
         plain: Take every file for prose, even one that looks like JSON.
     """
@@ -52,7 +55,9 @@ def tokenizer(
         share = _TOKENIZER_BYTES / size
         log.info("training on a sample of %.1f%% of the documents", 100 * share)
         documents = sample(documents, share)
-    trained = Tokenizer.train((document.text for document in documents), output, vocab_size)
+    trained = Tokenizer.train(
+        (document.text for document in documents), output, vocab_size, fold_case=fold_case
+    )
     print(f"{output}: {trained.vocab_size} pieces, fingerprint {trained.fingerprint}")
 
 
