@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -191,9 +192,9 @@ def test_a_tokenizers_sample_has_nothing_that_is_held_out(
     trained_on: list[str] = []
     train = Tokenizer.train
 
-    def overheard(texts: Iterable[str], path: Path, vocab_size: int) -> Tokenizer:
+    def overheard(texts: Iterable[str], *rest: Any, **settings: Any) -> Tokenizer:
         trained_on.extend(texts)
-        return train(trained_on, path, vocab_size)
+        return train(trained_on, *rest, **settings)
 
     monkeypatch.setattr(Tokenizer, "train", overheard)
     monkeypatch.setattr("hybridlm.cli.data._TOKENIZER_BYTES", text.stat().st_size // 5)
