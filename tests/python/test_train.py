@@ -43,7 +43,7 @@ from hybridlm.train.config import (
 from hybridlm.train.ema import EMA
 from hybridlm.train.estimate import flops_per_token
 from hybridlm.train.loader import TokenLoader, check_shards
-from hybridlm.train.loop import LossGuard, TrainResult, phases, train
+from hybridlm.train.loop import LossGuard, TrainResult, activation_dtype, phases, train
 from hybridlm.train.optimizer import Optimizers
 from hybridlm.train.schedule import (
     SharedClock,
@@ -799,3 +799,22 @@ def test_a_foreign_model_file_is_refused_by_name(run: Any, tmp_path: Path) -> No
         path.write_bytes(data)
         with pytest.raises(FormatError, match=complaint):
             checkpoints.load_model(out)
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_auto_takes_bfloat16_where_a_device_has_it(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+
+    def found(device: str, width: int, precision: Any = "auto") -> torch.dtype:
+        model = dataclasses.replace(CONFIG.model, width=width)
+        config = dataclasses.replace(CONFIG, precision=precision, model=model)
+        return activation_dtype(config, torch.device(device))
+
+    of_native = torch.bfloat16 if native else torch.float32
+    assert found("cpu", 128) == torch.float32
+    assert found("cpu", 256) == of_native
+    assert found("cuda", 128) == of_native
+    assert found("cpu", 256, "float32") == found("cuda", 256, "float32") == torch.float32
+    assert found("cpu", 128, "bfloat16") == torch.bfloat16
