@@ -3,8 +3,8 @@
     python benches/python/precision.py [--widths 128 192 256 384 512] [--threads 1] [--pairs 5]
 
 Forward and backward of one micro-batch of 2,048 tokens, four layers deep and otherwise as the preset
-``small``, in float32 and in bfloat16 by turns. Prints the medians of both, in seconds of processor time, and of
-the pairs' ratio. `hybridlm.train.loop.activation_dtype` has its threshold from here.
+``small``, in float32 and in bfloat16 by turns. Prints the medians of both, in seconds of processor time, and
+of the pairs' ratio. `hybridlm.train.loop.activation_dtype` has its threshold from here.
 """
 
 import argparse
