@@ -139,6 +139,27 @@ def shard(
         log.warning("no validation shard: the text is a single document")
 
 
+def fetch(
+    dataset: tyro.conf.Positional[str],
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
+    files: tuple[str, ...] = ("*",),
+    revision: str = "main",
+) -> None:
+    """Download files of a dataset from the Hugging Face hub, ready for `data shard` or, if they are shards,
+    for everything else. Needs a network and the extra `hub`. Files that are there already are kept.
+
+    Args:
+        dataset: Its name on the hub, OWNER/NAME.
+        out: The folder to put the files in.
+        files: Quoted globs of the files to take; all of them by default.
+        revision: A branch, a tag or a commit, which makes the same files come again.
+    """
+    from hybridlm.data.hub import fetch as download
+
+    for path in download(dataset, out, files, revision):
+        print(path)
+
+
 def inspect(
     shard: tyro.conf.Positional[Path],
     tokenizer: Path | None = None,
@@ -154,7 +175,13 @@ def inspect(
         bos_id: The token that documents begin with, where neither the tokenizer nor a sidecar says it.
         json: One JSON object instead of a table.
     """
-    from hybridlm.data.shards import beginnings, examine, inspect_shards, known_vocabulary
+    from hybridlm.data.shards import (
+        beginnings,
+        examine,
+        inspect_shards,
+        known_vocabulary,
+        refuse_foreign,
+    )
     from hybridlm.data.tokenizer import Tokenizer
 
     loaded = None if tokenizer is None else Tokenizer.load(tokenizer, bos_id)
@@ -166,6 +193,8 @@ def inspect(
         vocabulary = known_vocabulary(
             records, size=made_with.size, bos_id=made_with.bos_id, fingerprint=made_with.fingerprint
         )
+    if loaded is not None:
+        refuse_foreign(records[0], loaded.vocab_size)
     contents = examine(shard, loaded, vocabulary.bos_id)
     numbers = {
         "tokens": contents.tokens,
