@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "run": ("hybridlm.cli.run", "Run", "the whole pipeline on your text, or on text that is already here"),
     "data tokenizer": ("hybridlm.cli.data", "tokenizer", "train a SentencePiece BPE tokenizer"),
     "data shard": ("hybridlm.cli.data", "shard", "text to token shards"),
+    "data fetch": ("hybridlm.cli.data", "fetch", "download a dataset from the Hugging Face hub"),
     "data inspect": ("hybridlm.cli.data", "inspect", "what a shard holds"),
     "oracle build": ("hybridlm.cli.oracle", "build", "shards to a frozen n-gram oracle"),
     "oracle count": ("hybridlm.cli.oracle", "count", "shards to a file of partial counts"),

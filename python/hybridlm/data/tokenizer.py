@@ -1,4 +1,4 @@
-"""The SentencePiece tokenizer: training, loading, text to token ids and back."""
+"""The tokenizer, SentencePiece or byte-level BPE: training, loading, text to token ids and back."""
 
 import hashlib
 import io
@@ -8,15 +8,16 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import sentencepiece
 from numpy.typing import NDArray
 
 from hybridlm.data import case_folding
+from hybridlm.data.byte_level import ByteLevelModel, is_tokenizer_json
 from hybridlm.data.byte_table import ByteTable
-from hybridlm.data.pieces import SPACE, Kind, read_pieces
+from hybridlm.data.pieces import SPACE, Kind, Piece, read_pieces
 from hybridlm.data.vocabulary import DEFAULT_BOS, Vocabulary
 from hybridlm.errors import FormatError, InputError
 from hybridlm.files import atomic_write_bytes
@@ -38,9 +39,9 @@ _UNKNOWN_MARK = "\u2585"
 
 
 class Tokenizer:
-    """A SentencePiece model whose ids fit a shard, and the token that its documents begin with.
+    """A tokenizer whose ids fit a shard, and the token that its documents begin with.
 
-    model: the ``SentencePieceProcessor``.
+    model: a ``SentencePieceProcessor``, or what stands for one with a byte-level ``tokenizer.json``.
     name: what errors call it: the path that it was loaded from.
     pieces: what each token id stands for.
     vocab_size: the number of pieces V, at most 65,536.
@@ -56,24 +57,21 @@ class Tokenizer:
     """
 
     def __init__(self, model: bytes, name: str = "tokenizer", bos_id: int | None = None) -> None:
-        """``model``: the bytes of a model file; ``bos_id``: the document token, by default the model's BOS.
+        """``model``: the bytes of a SentencePiece model, or of a Hugging Face ``tokenizer.json`` of
+        byte-level BPE; ``bos_id``: the document token, by default the model's BOS.
 
-        Raises FormatError for a model that can't be used (see `hybridlm.data.pieces.read_pieces` too), and
+        Raises FormatError for a model that can't be used (see `hybridlm.data.pieces.read_pieces` and
+        `hybridlm.data.byte_level.ByteLevelModel` too), and
         InputError for a ``bos_id`` that is no control piece, or none where the model has no BOS.
         """
         self.name = name
-        self.model = sentencepiece.SentencePieceProcessor()
-        try:
-            self.model.load_from_serialized_proto(model)
-            self.vocab_size: int = self.model.get_piece_size()
-            if self.vocab_size > MAX_VOCAB_SIZE:
-                raise FormatError(
-                    f"{name}: {self.vocab_size} pieces, but a token in a shard has 16 bits: "
-                    f"{MAX_VOCAB_SIZE} pieces at most"
-                )
-            self.pieces = read_pieces(self.model, name)
-        except (RuntimeError, UnicodeDecodeError):
-            raise FormatError(f"{name}: not a SentencePiece model, or a damaged one") from None
+        self.model: Any
+        if is_tokenizer_json(model):
+            self.model = ByteLevelModel(model, name)
+            self.pieces = self.model.pieces
+        else:
+            self.model, self.pieces = _sentencepiece_model(model, name)
+        self.vocab_size = len(self.pieces)
         self.fingerprint = hashlib.sha256(model).hexdigest()
         self.folds_case = any(piece.kind is Kind.MARK for piece in self.pieces)
         if self.folds_case and self.normalize("a") != "a":
@@ -184,7 +182,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> NDArray[np.uint16]:
         """uint16 [n]: the tokens of ``text``, without the document token."""
-        return np.array(self.model.encode(self._folded(text)), np.uint16)
+        return self.encode_batch([text], threads=1)[0]
 
     def encode_as_pieces(self, text: str) -> list[str]:
         """What each token of ``encode`` was in the text; for the unknown piece, what is lost."""
@@ -193,7 +191,10 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str], threads: int | None = None) -> list[NDArray[np.uint16]]:
         """``encode`` of each text, on ``threads`` threads (by default, this process's share of the cores)."""
         folded = [self._folded(text) for text in texts]
-        encoded = self.model.encode(folded, num_threads=thread_count(threads))
+        if isinstance(self.model, ByteLevelModel):
+            encoded = self.model.encode(folded)
+        else:
+            encoded = self.model.encode(folded, num_threads=thread_count(threads))
         return [np.array(tokens, np.uint16) for tokens in encoded]
 
     def decode(self, tokens: NDArray[np.uint16] | Sequence[int]) -> str:
@@ -219,6 +220,22 @@ class Tokenizer:
     def normalize(self, text: str) -> str:
         """``text`` as the model's normaliser leaves it, with spaces for "▁"."""
         return str(self.model.normalize(text)).replace(SPACE, " ")
+
+
+def _sentencepiece_model(model: bytes, name: str) -> tuple[sentencepiece.SentencePieceProcessor, list[Piece]]:
+    processor = sentencepiece.SentencePieceProcessor()
+    try:
+        processor.load_from_serialized_proto(model)
+        size = processor.get_piece_size()
+        if size > MAX_VOCAB_SIZE:
+            raise FormatError(
+                f"{name}: {size} pieces, but a token in a shard has 16 bits: {MAX_VOCAB_SIZE} pieces at most"
+            )
+        return processor, read_pieces(processor, name)
+    except (RuntimeError, UnicodeDecodeError):
+        raise FormatError(
+            f"{name}: not a SentencePiece model (and no tokenizer.json), or a damaged one"
+        ) from None
 
 
 class _Source:

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from hybridlm.artifact import BUDGET_BYTES, Artifact
 from hybridlm.data import case_folding
+from hybridlm.data.byte_level import ByteLevelModel
 from hybridlm.data.shards import ShardRecord, Stream
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
@@ -414,6 +415,9 @@ def _decoded_bytes(tokenizer: Tokenizer, stream: Tokens) -> int:
     the text's: a byte piece stands for one byte, the unknown piece for text that is lost.
     """
     model = tokenizer.model
+    if isinstance(model, ByteLevelModel):
+        documents = np.split(stream, np.flatnonzero(stream == tokenizer.bos_id))
+        return sum(model.decoded_bytes(document.tolist()) for document in documents)
 
     def length(tokens: list[int]) -> int:
         text = model.decode(tokens)
