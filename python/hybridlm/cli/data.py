@@ -3,11 +3,11 @@
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import tyro
 
-from hybridlm.cli.arguments import ChosenTokenizer, Files
+from hybridlm.cli.arguments import ChosenTokenizer, Files, Out
 from hybridlm.cli.output import print_json
 from hybridlm.errors import InputError
 from hybridlm.progress import Progress
@@ -23,7 +23,7 @@ _TOKENIZER_BYTES = 100_000_000
 
 def tokenizer(
     text: Files,
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
+    out: Out,
     vocab_size: int = 1024,
     one_per_file: bool = False,
     plain: bool = False,
@@ -36,7 +36,7 @@ def tokenizer(
     Args:
         text: UTF-8 text files: prose with blank lines between documents, JSON Lines with a "text" in each, or
             a JSON array of such. What is in a file decides, not its name.
-        output: The model file to write.
+        out: The model file to write.
         vocab_size: Pieces, the 256 bytes and 4 special ones among them.
         one_per_file: A file of prose is one document, whatever blank lines it has.
         plain: Take every file for prose, even one that looks like JSON.
@@ -44,22 +44,22 @@ def tokenizer(
     from hybridlm.data.documents import sample
     from hybridlm.data.tokenizer import Tokenizer
 
-    if not output.parent.is_dir():
-        raise InputError(f"{output.parent}: no such folder to write {output.name} to")
+    if not out.parent.is_dir():
+        raise InputError(f"{out.parent}: no such folder to write {out.name} to")
     documents = _documents(text, one_per_file, plain, "reading")
     size = sum(path.stat().st_size for path in text)
     if size > _TOKENIZER_BYTES:
         share = _TOKENIZER_BYTES / size
         log.info("training on a sample of %.1f%% of the documents", 100 * share)
         documents = sample(documents, share)
-    trained = Tokenizer.train((document.text for document in documents), output, vocab_size)
-    print(f"{output}: {trained.vocab_size} pieces, fingerprint {trained.fingerprint}")
+    trained = Tokenizer.train((document.text for document in documents), out, vocab_size)
+    print(f"{out}: {trained.vocab_size} pieces, fingerprint {trained.fingerprint}")
 
 
 def shard(
     text: Files,
     tokenizer: ChosenTokenizer,
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
+    out: Out,
     val_fraction: float = 0.05,
     shard_tokens: int = 10_000_000,
     name: str = "text",
