@@ -3,11 +3,11 @@
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import tyro
 
-from hybridlm.cli.arguments import ChosenTokenizer, Files
+from hybridlm.cli.arguments import ChosenTokenizer, Files, Out
 from hybridlm.cli.output import print_json
 from hybridlm.errors import InputError
 from hybridlm.progress import Progress
@@ -23,7 +23,7 @@ _TOKENIZER_CHARACTERS = 100_000_000
 
 def tokenizer(
     text: Files,
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
+    out: Out,
     vocab_size: int = 1024,
     fold_case: bool = False,
     text_field: str = "text",
@@ -39,7 +39,7 @@ def tokenizer(
         text: Text files, folders of them, globs, or - for stdin: prose with blank lines between documents,
             JSON Lines with a "text" in each, a JSON array of such, or Parquet with a column "text"; UTF-8,
             plain or compressed with gzip, bzip2, xz or zstd. What is in a file decides, not its name.
-        output: The model file to write.
+        out: The model file to write.
         vocab_size: Pieces, the 256 bytes and 4 special ones among them.
         fold_case: Write capitals as marks before lower-case words ("⇧the" for "The"), so that the pieces of
             words needn't be there in two cases. Bits per byte stay those of the text as it was.
@@ -50,8 +50,8 @@ def tokenizer(
     from hybridlm.data.documents import sample
     from hybridlm.data.tokenizer import Tokenizer
 
-    if not output.parent.is_dir():
-        raise InputError(f"{output.parent}: no such folder to write {output.name} to")
+    if not out.parent.is_dir():
+        raise InputError(f"{out.parent}: no such folder to write {out.name} to")
     read = 0
 
     def counted() -> "Iterator[Document]":
@@ -64,14 +64,14 @@ def tokenizer(
     if len(documents) < read:
         log.info("training on a sample of %d of %d documents", len(documents), read)
     texts = (document.text for document in documents)
-    trained = Tokenizer.train(texts, output, vocab_size, fold_case=fold_case)
-    print(f"{output}: {trained.vocab_size} pieces, fingerprint {trained.fingerprint}")
+    trained = Tokenizer.train(texts, out, vocab_size, fold_case=fold_case)
+    print(f"{out}: {trained.vocab_size} pieces, fingerprint {trained.fingerprint}")
 
 
 def shard(
     text: Files,
     tokenizer: ChosenTokenizer,
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
+    out: Out,
     val_fraction: float = 0.05,
     shard_tokens: int = 10_000_000,
     name: str = "text",

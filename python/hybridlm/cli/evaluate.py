@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from hybridlm.cli.arguments import ChosenTokenizer
+from hybridlm.cli.arguments import ChosenTokenizer, Glob, OptionalGlob
 from hybridlm.cli.output import number_table, print_json, print_provenance, print_table
 from hybridlm.errors import InputError
 from hybridlm.scoring.config import ScoringConfig
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 def evaluate(
     artifact: tyro.conf.Positional[Path],
     *,
-    val: str,
+    val: Glob,
     tokenizer: ChosenTokenizer,
     scoring: Annotated[ScoringConfig, tyro.conf.arg(name="")] = ScoringConfig(),  # noqa: B008 - frozen
     max_tokens: int | None = None,
-    control: str | None = None,
-    bytes: str | None = None,
+    control: OptionalGlob = None,
+    bytes: OptionalGlob = None,
     state: Path | None = None,
     per_document: Path | None = None,
     per_token: Path | None = None,

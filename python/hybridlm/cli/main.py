@@ -18,7 +18,10 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hybridlm.cli.options import Described
 
 # Each name is at most two words. The order is the order of `hybridlm --help`.
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -46,6 +49,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "baseline kn": ("hybridlm.cli.baseline", "kn", "what interpolated Kneser-Ney over bytes reaches"),
     "report": ("hybridlm.cli.report", "report", "a run as one HTML page"),
     "doctor": ("hybridlm.cli.doctor", "doctor", "can this installation do its work?"),
+    "completion": ("hybridlm.cli.completion", "completion", "completion of commands and options in a shell"),
 }
 
 # Earlier names. They still work, and say what to write instead.
@@ -61,6 +65,14 @@ class Command:
 
     def load(self) -> Any:
         return getattr(importlib.import_module(self.module), self.function)
+
+    def describe(self) -> "Described":
+        """Its options, with the defaults that the preset among its arguments and the environment give."""
+        from hybridlm.cli.options import describe
+
+        target = self.load()
+        layered = hasattr(target, "with_defaults")
+        return describe(target, target.with_defaults(self.arguments) if layered else None)
 
 
 def find(argv: Sequence[str]) -> Command | None:
@@ -121,6 +133,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _call(command: Command) -> int:
     import tyro
 
+    from hybridlm.cli.options import wrong_usage
+
+    described = command.describe()
+    if not {"-h", "--help"}.isdisjoint(command.arguments):
+        from hybridlm.cli.help import help_text
+
+        print(help_text(command.name, described))
+        return 0
+    if problem := wrong_usage(described, command.arguments, command.name):
+        # Under torchrun, one rank says so.
+        if os.environ.get("RANK", "0") == "0":
+            joint = "" if problem.endswith("?") else ";"
+            _complain(f"{problem}{joint} `hybridlm {command.name} --help` shows examples and all options")
+        return 2
     target = command.load()
     layers = {"default": target.with_defaults(command.arguments)} if hasattr(target, "with_defaults") else {}
     try:
@@ -154,7 +180,10 @@ def _without_command(argv: Sequence[str]) -> int:
         print(f"hybridlm {__version__}")
         return 0
     if rest:
-        print(f"hybridlm: there is no command {' '.join(argv[:2])!r}\n", file=sys.stderr)
+        from hybridlm.cli.options import suggestion
+
+        given = " ".join(argv[: 2 if group else 1])
+        print(f"hybridlm: there is no command {given!r}{suggestion(given, COMMANDS)}\n", file=sys.stderr)
     print(overview(group), file=sys.stderr)
     return 2
 

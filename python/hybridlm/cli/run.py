@@ -5,10 +5,9 @@ import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-import tyro
-
+from hybridlm.cli.arguments import OptionalOut
 from hybridlm.config import peek_option, resolve
 from hybridlm.scoring.config import DEFAULT_MIXER, ScoringConfig, TTTOptimizer
 from hybridlm.train.config import TrainConfig
@@ -27,7 +26,7 @@ class Run:
 
     text: tuple[Path, ...] = ()
     """Text files to use instead: prose with blank lines between documents, or JSON with a "text" in each."""
-    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    out: OptionalOut = None
     """Folder that keeps everything, ready for the single commands; without it nothing is kept."""
     preset: str = DEFAULT_PRESET
     """Preset of the training settings: a name, or a TOML file."""
@@ -48,6 +47,7 @@ class Run:
     json: bool = False
     """Print the summary as JSON."""
     training: TrainConfig = field(default_factory=TrainConfig)
+    """Of the network, as `hybridlm train` takes them."""
 
     @classmethod
     def with_defaults(cls, arguments: list[str]) -> "Run":

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 import hybridlm
-from hybridlm.config import as_dict
+from hybridlm.config import as_dict, readable
 from hybridlm.data import shards
 from hybridlm.data.byte_table import ByteTable
 from hybridlm.data.tokenizer import Tokenizer
@@ -501,7 +501,7 @@ def open_run(out: Path, setting: dict[str, Any], resume: bool, allow_changes: bo
         )
     out.mkdir(parents=True, exist_ok=True)
     versions = {"hybridlm": hybridlm.__version__, "torch": torch.__version__}
-    log.info("%s", json.dumps(setting["training"]))
+    log.info("settings, which %s holds too:\n%s", path, readable(setting["training"]))
     atomic_write_text(path, json.dumps(versions | setting, indent=2) + "\n")
 
 
