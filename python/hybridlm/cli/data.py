@@ -9,7 +9,7 @@ import tyro
 
 from hybridlm.cli.arguments import ChosenTokenizer, Files
 from hybridlm.cli.output import print_json
-from hybridlm.errors import InputError
+from hybridlm.files import check_output
 from hybridlm.progress import Progress
 
 if TYPE_CHECKING:
@@ -44,8 +44,7 @@ def tokenizer(
     from hybridlm.data.documents import sample
     from hybridlm.data.tokenizer import Tokenizer
 
-    if not output.parent.is_dir():
-        raise InputError(f"{output.parent}: no such folder to write {output.name} to")
+    check_output(output)
     documents = _documents(text, one_per_file, plain, "reading")
     size = sum(path.stat().st_size for path in text)
     if size > _TOKENIZER_BYTES:

@@ -14,12 +14,13 @@ def report(
 
     Args:
         run: A folder that `hybridlm run --out` or `hybridlm train --out` left.
-        output: The page's file; default: report.html in that folder.
+        output: The page's file; default: report.html in that folder. - is standard output.
     """
-    from hybridlm.files import atomic_write_text
+    from hybridlm.cli.output import check_output, is_standard, write_output
     from hybridlm.report.page import read_run, render
 
-    page = render(read_run(run))
     output = run / "report.html" if output is None else output
-    atomic_write_text(output, page)
-    print(output)
+    check_output(output)
+    write_output(output, render(read_run(run)).encode())
+    if not is_standard(output):
+        print(output)

@@ -3,10 +3,9 @@
 import hashlib
 import os
 import re
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +20,7 @@ from hybridlm.data.sidecar import Sidecar, sidecar_path
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.data.unknown_characters import UnknownCharacters
 from hybridlm.errors import InputError
-from hybridlm.files import atomic_write_text
+from hybridlm.files import atomic_write_text, scratch_folder
 
 DEFAULT_SHARD_TOKENS = 10_000_000
 MAX_SHARD_TOKENS = 2**31 - 1
@@ -106,7 +105,8 @@ class DataFolderWriter:
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._staging = Path(tempfile.mkdtemp(dir=self.folder, prefix=f".{self.name}.", suffix=".part"))
+        self._leave = ExitStack()
+        self._staging = self._leave.enter_context(scratch_folder(self.folder))
         return self
 
     def __exit__(
@@ -123,7 +123,7 @@ class DataFolderWriter:
                     self.unknown.refuse()
                 self._publish()
         finally:
-            shutil.rmtree(self._staging, ignore_errors=True)
+            self._leave.close()
             if self._folder_is_new and not self.summaries:
                 self.folder.rmdir()
 

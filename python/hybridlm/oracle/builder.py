@@ -1,7 +1,8 @@
 """Building an oracle from a program: shards and arrays in, an `Oracle` out."""
 
 import os
-import tempfile
+import weakref
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from hybridlm import _core
 from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import InputError
+from hybridlm.files import scratch_folder
 from hybridlm.oracle.build import build_dense, build_sparse
 from hybridlm.oracle.oracle import Oracle
 from hybridlm.oracle.sources import Estimator
@@ -46,7 +48,9 @@ class OracleBuilder:
         self._estimator = estimator
         self._order = order
         self._threads = threads
-        self._arrays = tempfile.TemporaryDirectory(prefix="hybridlm-")
+        leave = ExitStack()
+        self._arrays = leave.enter_context(scratch_folder())
+        weakref.finalize(self, leave.close)
         self._sources: list[Path] = []
 
     def add(self, tokens: NDArray[np.integer[Any]]) -> None:
@@ -64,7 +68,7 @@ class OracleBuilder:
                 f"tokens reach from {tokens.min()} to {tokens.max()}, but the vocabulary has "
                 f"{self.vocabulary.size}"
             )
-        path = Path(self._arrays.name) / f"array{len(self._sources)}.bin"
+        path = self._arrays / f"array{len(self._sources)}.bin"
         _core.write_shard(os.fspath(path), tokens.astype(np.uint16))
         self._sources.append(path)
 
