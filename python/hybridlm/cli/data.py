@@ -9,7 +9,7 @@ import tyro
 
 from hybridlm.cli.arguments import ChosenTokenizer, Files, Out
 from hybridlm.cli.output import print_json
-from hybridlm.errors import InputError
+from hybridlm.files import check_output
 from hybridlm.progress import Progress
 
 if TYPE_CHECKING:
@@ -50,8 +50,7 @@ def tokenizer(
     from hybridlm.data.documents import sample
     from hybridlm.data.tokenizer import Tokenizer
 
-    if not out.parent.is_dir():
-        raise InputError(f"{out.parent}: no such folder to write {out.name} to")
+    check_output(out)
     read = 0
 
     def counted() -> "Iterator[Document]":
@@ -145,7 +144,7 @@ def shard(
 
 def fetch(
     dataset: tyro.conf.Positional[str],
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
+    out: Out,
     files: tuple[str, ...] = ("*",),
     revision: str = "main",
 ) -> None:

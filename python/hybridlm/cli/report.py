@@ -15,12 +15,13 @@ def report(
 
     Args:
         run: A folder that `hybridlm run --out` or `hybridlm train --out` left.
-        out: The page's file; default: report.html in that folder.
+        out: The page's file; default: report.html in that folder. - is standard output.
     """
-    from hybridlm.files import atomic_write_text
+    from hybridlm.cli.output import check_output, is_standard, write_output
     from hybridlm.report.page import read_run, render
 
-    page = render(read_run(run))
     out = run / "report.html" if out is None else out
-    atomic_write_text(out, page)
-    print(out)
+    check_output(out)
+    write_output(out, render(read_run(run)).encode())
+    if not is_standard(out):
+        print(out)

@@ -2,10 +2,9 @@
 
 import os
 import re
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +19,7 @@ from hybridlm.data.sidecar import sidecar_path, write_sidecar
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.data.unknown_characters import UnknownCharacters
 from hybridlm.errors import InputError
+from hybridlm.files import scratch_folder
 
 DEFAULT_SHARD_TOKENS = 10_000_000
 MAX_SHARD_TOKENS = 2**31 - 1
@@ -104,7 +104,8 @@ class DataFolderWriter:
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._staging = Path(tempfile.mkdtemp(dir=self.folder, prefix=f".{self.name}.", suffix=".part"))
+        self._leave = ExitStack()
+        self._staging = self._leave.enter_context(scratch_folder(self.folder))
         return self
 
     def __exit__(
@@ -121,7 +122,7 @@ class DataFolderWriter:
                     self.unknown.refuse()
                 self._publish()
         finally:
-            shutil.rmtree(self._staging, ignore_errors=True)
+            self._leave.close()
             if self._folder_is_new and not self.summaries:
                 self.folder.rmdir()
 

@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-import tempfile
+import weakref
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hybridlm.data.shards import read_stream
 from hybridlm.data.sidecar import write_sidecar
 from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import InputError
+from hybridlm.files import scratch_folder
 from hybridlm.oracle.build import build_dense, build_sparse
 from hybridlm.oracle.oracle import Oracle
 from hybridlm.oracle.sources import Estimator
@@ -49,7 +51,9 @@ class OracleBuilder:
         self._estimator = estimator
         self._order = order
         self._threads = threads
-        self._arrays = tempfile.TemporaryDirectory(prefix="hybridlm-")
+        leave = ExitStack()
+        self._arrays = leave.enter_context(scratch_folder())
+        weakref.finalize(self, leave.close)
         self._sources: list[Path] = []
 
     def add(self, tokens: NDArray[np.integer[Any]]) -> None:
@@ -69,7 +73,7 @@ class OracleBuilder:
             )
         tokens = tokens.astype(np.uint16)
         # A shard that is given twice is refused. The same array may be meant twice, and is then one shard.
-        path = Path(self._arrays.name) / f"{hashlib.sha256(tokens.tobytes()).hexdigest()}.bin"
+        path = self._arrays / f"{hashlib.sha256(tokens.tobytes()).hexdigest()}.bin"
         before = [read_stream([path])] if path in self._sources and len(tokens) else []
         shard = np.concatenate([*before, tokens])
         _core.write_shard(os.fspath(path), shard)

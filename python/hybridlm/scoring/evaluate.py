@@ -18,7 +18,7 @@ from hybridlm.artifact import Artifact
 from hybridlm.config import as_dict
 from hybridlm.data.byte_table import ByteTable
 from hybridlm.errors import InputError
-from hybridlm.files import atomic_write
+from hybridlm.files import atomic_write, check_output
 from hybridlm.progress import Progress
 from hybridlm.scoring.ahead import Ahead
 from hybridlm.scoring.artifact_experts import ArtifactExperts, experts_of
@@ -221,6 +221,9 @@ def evaluate(
         raise InputError(
             f"the control has {len(control):,} tokens, fewer than the {len(stream):,} of the stream"
         )
+    for path in (files.state, files.per_document, files.per_token):
+        if path is not None and is_main:
+            check_output(path)
     if files.per_document is not None:
         check_table_path(files.per_document)
     if files.per_token is not None and files.per_token.suffix != ".npy":

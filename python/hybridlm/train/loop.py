@@ -30,6 +30,7 @@ from hybridlm.files import atomic_write_text
 from hybridlm.model.gpt import GPT
 from hybridlm.oracle import Oracle
 from hybridlm.progress import quantity
+from hybridlm.signals import termination_signals
 from hybridlm.threads import thread_count
 from hybridlm.train import checkpoint as checkpoints
 from hybridlm.train.checkpoint import Checkpoint, ModelMetadata
@@ -570,10 +571,7 @@ def interruptible() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         event.set()
 
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, note) for number in numbers}
+    before = {number: signal.signal(number, note) for number in termination_signals()}
     try:
         yield event
     finally:
