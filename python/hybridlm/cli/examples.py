@@ -11,8 +11,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "data tokenizer": (
         "hybridlm data tokenizer text.txt -o tok.model",
         "hybridlm data tokenizer text.txt -o small.model --vocab-size 512",
+        "hybridlm data tokenizer text.txt -o folding.model --fold-case",
     ),
     "data shard": ("hybridlm data shard text.txt --tokenizer tok.model --out data",),
+    "data fetch": (
+        "hybridlm data fetch HuggingFaceFW/fineweb-edu --files 'sample/10BT/*.parquet' --out text",
+    ),
     "data inspect": ("hybridlm data inspect data/text_train_000000.bin --tokenizer tok.model",),
     "oracle build": (
         "hybridlm oracle build data/text_train_*.bin -o oracle.ngsp --max-bytes 1500000",
