@@ -3,12 +3,9 @@
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from hybridlm import _core
+from hybridlm.arrays import Integers, token_array
 from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import InputError
 from hybridlm.oracle.build import build_dense, build_sparse
@@ -49,23 +46,14 @@ class OracleBuilder:
         self._arrays = tempfile.TemporaryDirectory(prefix="hybridlm-")
         self._sources: list[Path] = []
 
-    def add(self, tokens: NDArray[np.integer[Any]]) -> None:
+    def add(self, tokens: Integers) -> None:
         """Adds tokens [n], of one or more documents, each begun by ``vocabulary.bos_id``.
 
         Raises InputError for what isn't one row of token ids of the vocabulary.
         """
-        tokens = np.asarray(tokens)
-        if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
-            raise InputError(
-                f"tokens must be one row of whole numbers, not {tokens.dtype} of shape {tokens.shape}"
-            )
-        if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.vocabulary.size:
-            raise InputError(
-                f"tokens reach from {tokens.min()} to {tokens.max()}, but the vocabulary has "
-                f"{self.vocabulary.size}"
-            )
+        found = token_array(tokens, self.vocabulary.size)
         path = Path(self._arrays.name) / f"array{len(self._sources)}.bin"
-        _core.write_shard(os.fspath(path), tokens.astype(np.uint16))
+        _core.write_shard(os.fspath(path), found)
         self._sources.append(path)
 
     def add_shard(self, path: str | os.PathLike[str]) -> None:

@@ -191,6 +191,7 @@ def evaluate(
     threads: int | None = None,
     control: NDArray[np.uint16] | None = None,
     files: ScoreFiles = ScoreFiles(),
+    on_chunk: Callable[[ScoredChunk], None] | None = None,
 ) -> EvaluationResult:
     """Scores every token of ``stream`` but the first.
 
@@ -198,7 +199,8 @@ def evaluate(
     out, and every rank gets the same result. ``mixtures`` are scored besides ``config.mixer``, over the
     same expert scores. ``control``, training tokens that are at least as many, trains a model as often on
     them instead, to tell what is learned of this text from what any further training gives. The artifact is
-    left as it is: the models that learn are copies of what it holds. Memory doesn't grow with the stream, but
+    left as it is: the models that learn are copies of what it holds. ``on_chunk`` is called with each chunk
+    when it is committed. Memory doesn't grow with the stream, but
     for its documents' totals.
 
     Raises InputError for a stream without targets or bytes, a vocabulary that isn't the artifact's, settings
@@ -259,6 +261,8 @@ def evaluate(
         for scored in score_chunks(stream, experts, specs, chunk=config.chunk, learn=needs, watch=watch):
             latest = scored
             counter.add(scored)
+            if on_chunk is not None:
+                on_chunk(scored)
             if per_token is not None:
                 per_token(scored.nll[""])
             if progress is not None:
