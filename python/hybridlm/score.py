@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -20,7 +20,7 @@ from hybridlm.oracle.oracle_score import OracleEvaluation
 from hybridlm.oracle.oracle_score import evaluate as evaluate_oracle
 from hybridlm.provenance import FileRecord, Provenance, versions
 from hybridlm.scoring.config import ScoringConfig
-from hybridlm.scoring.evaluate import EvaluationResult, ScoreFiles
+from hybridlm.scoring.evaluate import EvaluationResult, ScoredChunk, ScoreFiles
 from hybridlm.scoring.evaluate import evaluate as evaluate_stream
 from hybridlm.scoring.mixing import MixtureSpec
 
@@ -53,11 +53,16 @@ def evaluate(
     *,
     mixtures: Mapping[str, MixtureSpec] | None = None,
     threads: int | None = None,
+    on_chunk: Callable[[ScoredChunk], None] | None = None,
 ) -> EvaluationResult:
     """Scores every token of ``stream`` [N] but the first: bits per byte of the text that it decodes to.
 
     As `hybridlm.scoring.evaluate.evaluate`, which it calls once it is sure that artifact, stream and
     tokenizer belong together. Raises InputError where they don't.
+
+    ``on_chunk`` is called with each chunk when it is committed: with the loss of each of its targets in nats,
+    ``chunk.nll[""]``, and what each expert gave them, ``chunk.log_probs``, in the order of
+    ``result.experts``.
 
     >>> tokenizer = hybridlm.Tokenizer.load("tok.model")
     >>> artifact = hybridlm.Artifact.from_file("artifact.pgar")
@@ -72,7 +77,14 @@ def evaluate(
             raise InputError("the stream was opened with another tokenizer than the one given")
         stream = stream.tokens
     return evaluate_stream(
-        artifact, stream, tokenizer.byte_table, config, dist, mixtures=mixtures, threads=threads
+        artifact,
+        stream,
+        tokenizer.byte_table,
+        config,
+        dist,
+        mixtures=mixtures,
+        threads=threads,
+        on_chunk=on_chunk,
     )
 
 

@@ -43,6 +43,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "artifact pack": ("hybridlm.cli.artifact", "pack", "bundle a trained model and an oracle into one file"),
     "artifact inspect": ("hybridlm.cli.artifact", "inspect", "what an artifact holds, against its budget"),
     "eval": ("hybridlm.cli.evaluate", "evaluate", "score an artifact: bits per byte (also under torchrun)"),
+    "mix": ("hybridlm.cli.mix", "mix", "your own network's log-probabilities with an oracle and experts"),
     "verify": ("hybridlm.cli.verify", "verify", "a reported score, made again and compared"),
     "compare": ("hybridlm.cli.compare", "compare", "two scores of the same text: which is better?"),
     "audit": ("hybridlm.cli.audit", "audit", "is an artifact's score honest?"),

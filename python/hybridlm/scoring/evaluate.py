@@ -192,6 +192,7 @@ def evaluate(
     control: NDArray[np.uint16] | None = None,
     stated_bytes: NDArray[np.uint16] | None = None,
     files: ScoreFiles = ScoreFiles(),
+    on_chunk: Callable[[ScoredChunk], None] | None = None,
 ) -> EvaluationResult:
     """Scores every token of ``stream`` but the first.
 
@@ -200,7 +201,8 @@ def evaluate(
     same expert scores. ``control``, training tokens that are at least as many, trains a model as often on
     them instead, to tell what is learned of this text from what any further training gives. The artifact is
     left as it is: the models that learn are copies of what it holds. ``stated_bytes`` [N], of each token of
-    the stream, are counted in place of what the tokens decode to. Memory doesn't grow with the stream, but
+    the stream, are counted in place of what the tokens decode to. ``on_chunk`` is called with each chunk
+    when it is committed. Memory doesn't grow with the stream, but
     for its documents' totals.
 
     Raises InputError for a stream without targets or bytes, a vocabulary that isn't the artifact's, settings
@@ -268,6 +270,8 @@ def evaluate(
         for scored in score_chunks(stream, experts, specs, chunk=config.chunk, learn=needs, watch=watch):
             latest = scored
             counter.add(scored)
+            if on_chunk is not None:
+                on_chunk(scored)
             if per_token is not None:
                 per_token(scored.nll[""])
             if progress is not None:
