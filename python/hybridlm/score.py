@@ -1,9 +1,11 @@
 """Scores from files, with what they were made of: what `eval` and `oracle eval` do, and `verify` again."""
 
 import dataclasses
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
@@ -14,6 +16,7 @@ from hybridlm.artifact import Artifact
 from hybridlm.data.shards import Stream, open_stream
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
+from hybridlm.files import atomic_write_text
 from hybridlm.oracle import Oracle
 from hybridlm.oracle.oracle_score import OracleEvaluation
 from hybridlm.oracle.oracle_score import evaluate as evaluate_oracle
@@ -22,6 +25,7 @@ from hybridlm.scoring.config import ScoringConfig
 from hybridlm.scoring.evaluate import EvaluationResult, ScoreFiles
 from hybridlm.scoring.evaluate import evaluate as evaluate_stream
 from hybridlm.scoring.mixing import MixtureSpec
+from hybridlm.scoring.trace import Trace
 
 if TYPE_CHECKING:
     from hybridlm.distributed import Distributed
@@ -85,6 +89,7 @@ def score_artifact(
     max_tokens: int | None = None,
     control: Sequence[File] | None = None,
     files: ScoreFiles = ScoreFiles(),  # noqa: B008 - frozen
+    trace: Path | None = None,
     device: str | None = None,
     threads: int | None = None,
 ) -> Score[EvaluationResult]:
@@ -92,6 +97,7 @@ def score_artifact(
 
     ``config.ttt`` None: TTT_OPTIMIZER from the environment, else sgd where there is a neural model.
     ``control``: shards of training text, as long as the stream, that one more model learns from beside.
+    ``trace``: a file for what happens along the text (`hybridlm.scoring.trace`), which a report shows.
     ``bos_id``: the token that documents begin with, where the tokenizer doesn't say. Under torchrun it is a
     collective. Raises InputError, FormatError or OSError.
     """
@@ -107,6 +113,11 @@ def score_artifact(
     lessons = None
     if control is not None:
         lessons = open_stream(control, vocabulary.vocabulary, max_tokens=len(stream.tokens)).tokens
+    watched = None
+    if trace is not None:
+        if not trace.parent.is_dir():
+            raise InputError(f"{trace}: there is no folder {trace.parent}")
+        watched = Trace(stream.tokens, vocabulary.bos_id)
     dist: Distributed | None = None
     if bundle.neural_blob is not None and not config.no_neural:
         from hybridlm.distributed import initialise
@@ -117,8 +128,10 @@ def score_artifact(
     try:
         result = evaluate_stream(
             bundle, stream.tokens, vocabulary.byte_table, config, dist,
-            threads=threads, control=lessons, files=files,
+            threads=threads, control=lessons, files=files, trace=watched,
         )  # fmt: skip
+        if trace is not None and watched is not None and (dist is None or dist.is_main):
+            atomic_write_text(trace, json.dumps(watched.as_dict(vocabulary)) + "\n")
     finally:
         if dist is not None:
             dist.close()

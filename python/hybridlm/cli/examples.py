@@ -49,7 +49,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "baseline ctw": ("hybridlm baseline ctw --train text.txt --test text.txt --max-train-bytes 100000",),
     "baseline kn": ("hybridlm baseline kn --train text.txt --test text.txt --max-train-bytes 100000",),
-    "report": ("hybridlm report run",),
+    "report": (
+        "hybridlm report run",
+        "hybridlm report run other-run -o both.html",
+    ),
     "doctor": ("hybridlm doctor",),
     "completion": (
         "hybridlm completion bash > ~/.local/share/bash-completion/completions/hybridlm",
