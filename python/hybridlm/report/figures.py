@@ -76,12 +76,19 @@ def _lines(lines: Sequence[Series], x_label: str, y_label: str) -> Any:
         axes.plot(steps, values, label=line.name, color=colour, linestyle=style, linewidth=1.3)
     axes.set(xlabel=x_label, ylabel=y_label)
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False)
+    _legend(axes)
     return figure
+
+
+def _legend(axes: Any) -> None:
+    """Above the lines, where it hides none."""
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
 
 
 def _bars(bars: dict[str, dict[str, float]], label: str) -> Any:
     """``bars`` is by run, then by what a bar is of."""
+    from matplotlib.ticker import MaxNLocator
+
     rows = list(dict.fromkeys(name for of_run in bars.values() for name in of_run))
     figure, axes = _axes(len(rows) * len(bars))
     height = 0.8 / len(bars)
@@ -89,12 +96,14 @@ def _bars(bars: dict[str, dict[str, float]], label: str) -> Any:
         places = [place + index * height for place, name in enumerate(rows) if name in values]
         shown = [values[name] for name in rows if name in values]
         drawn = axes.barh(places, shown, height, label=run, color=COLOURS[index])
-        numbers = [f"{value:,.4g}" if value < 1000 else f"{value:,.0f}" for value in shown]
+        numbers = [f"{value:.3f}" if isinstance(value, float) else f"{value:,.0f}" for value in shown]
         axes.bar_label(drawn, numbers, padding=2)
     axes.set_yticks([place + (len(bars) - 1) * height / 2 for place in range(len(rows))], rows)
     axes.invert_yaxis()
     axes.set_xlabel(label)
     axes.margins(x=0.15)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter("{x:,g}")
     if len(bars) > 1:
-        axes.legend(frameon=False)
+        _legend(axes)
     return figure
