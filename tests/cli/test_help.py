@@ -19,8 +19,8 @@ from hybridlm.cli.examples import EXAMPLES
 from hybridlm.cli.help import help_text
 from hybridlm.cli.options import Described, describe, wrong_usage
 
-SLOW = ("run", "train")
-"""Their examples train for minutes, or need what only they leave."""
+SLOW = ("run", "train", "data fetch")
+"""Their examples train for minutes, or download."""
 
 
 def described(name: str) -> Described:
@@ -106,6 +106,7 @@ def folder(corpus: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return tmp_path
 
 
+@pytest.mark.slow
 def test_examples_work_one_after_the_other(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, lines in EXAMPLES.items():
         for line in lines:

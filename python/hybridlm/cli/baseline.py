@@ -11,7 +11,7 @@ from hybridlm._core import ByteModel
 from hybridlm.cli.arguments import OptionalOut
 from hybridlm.cli.output import print_json
 from hybridlm.errors import InputError
-from hybridlm.files import atomic_write_bytes
+from hybridlm.files import atomic_write_bytes, check_output
 from hybridlm.progress import Progress
 
 Method = Literal["ctw", "kn"]
@@ -59,6 +59,8 @@ def kn(options: Unprefixed) -> None:
 
 
 def _measure(method: Method, options: Options) -> None:
+    if options.out is not None:
+        check_output(options.out)
     test = _read(options.test, options.max_test_bytes, "--max-test-bytes")
     if not test:
         raise InputError(f"{options.test}: empty, so there is nothing to measure")

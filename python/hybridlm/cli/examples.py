@@ -13,6 +13,9 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "hybridlm data tokenizer text.txt -o small.model --vocab-size 512",
     ),
     "data shard": ("hybridlm data shard text.txt --tokenizer tok.model --out data",),
+    "data fetch": (
+        "hybridlm data fetch HuggingFaceFW/fineweb-edu --files 'sample/10BT/000_*.parquet' --out fineweb",
+    ),
     "data inspect": ("hybridlm data inspect data/text_train_000000.bin --tokenizer tok.model",),
     "oracle build": (
         "hybridlm oracle build data/text_train_*.bin -o oracle.ngsp --max-bytes 1500000",

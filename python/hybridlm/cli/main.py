@@ -10,7 +10,9 @@ Exit codes: 0 done, 1 failed (the input's or the system's fault, one line on std
 audit, a check) returns it as a bool: False is exit code 1 as well, without a line on stderr.
 """
 
+import codecs
 import contextlib
+import errno
 import importlib
 import io
 import logging
@@ -23,11 +25,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hybridlm.cli.options import Described
 
+from hybridlm.signals import as_interrupts
+
 # Each name is at most two words. The order is the order of `hybridlm --help`.
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "run": ("hybridlm.cli.run", "Run", "the whole pipeline on your text, or on text that is already here"),
     "data tokenizer": ("hybridlm.cli.data", "tokenizer", "train a SentencePiece BPE tokenizer"),
     "data shard": ("hybridlm.cli.data", "shard", "text to token shards"),
+    "data fetch": ("hybridlm.cli.data", "fetch", "download a dataset from the Hugging Face hub"),
     "data inspect": ("hybridlm.cli.data", "inspect", "what a shard holds"),
     "oracle build": ("hybridlm.cli.oracle", "build", "shards to a frozen n-gram oracle"),
     "oracle count": ("hybridlm.cli.oracle", "count", "shards to a file of partial counts"),
@@ -100,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Read when torch is loaded. By default OpenMP's threads spin while they wait for each other, which on
     # cores that anything else uses too makes a training step ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    _prepare_streams()
     _log_to_stderr()
     command = find(argv)
     if command is not None and (old := " ".join(argv[: len(command.name.split())])) != command.name:
@@ -107,17 +113,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = _without_command(argv) if command is None else _call(command)
         # Here rather than when Python exits, so that a reader who left early is met by the handler below.
-        sys.stdout.flush()
+        _flush()
         return code
-    except BrokenPipeError:
-        # The reader had enough (`hybridlm … | head`): a quiet success. Python would complain again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except KeyboardInterrupt as interrupt:
         _complain(str(interrupt) or "interrupted")
         return 130
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and error.filename is None:
+            # The reader had enough (`hybridlm … | head`): a quiet success.
+            _abandon_stdout()
+            return 0
         _complain(_describe_os_error(error))
+        return 1
+    except MemoryError as error:
+        _complain(f"there is not enough memory {error}")
+        return 1
+    except OverflowError as error:
+        _complain(f"a number is beyond what 64 bits hold: {error}")
         return 1
     except ValueError as error:
         # Imported late: the usage answers above work even where the extension can't be loaded.
@@ -126,6 +138,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not isinstance(error, InputError):
             raise
         _complain(str(error))
+        return 1
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        _complain(f"internal error, a bug in hybridlm: please report it with the lines above ({error})")
         return 1
 
 
@@ -148,11 +165,14 @@ def _call(command: Command) -> int:
         return 2
     target = command.load()
     layers = {"default": target.with_defaults(command.arguments)} if hasattr(target, "with_defaults") else {}
+    leave = contextlib.ExitStack()
     try:
         # Under torchrun, one rank says what is wrong with the command. (tyro's own switch for this still
         # prints what a configuration's __post_init__ complains of.)
         silent = layers and os.environ.get("RANK", "0") != "0"
         with contextlib.redirect_stderr(io.StringIO()) if silent else contextlib.nullcontext():
+            # From here on there may be something to clean up.
+            leave.enter_context(as_interrupts())
             parsed = tyro.cli(
                 target,
                 prog=f"hybridlm {command.name}",
@@ -163,6 +183,8 @@ def _call(command: Command) -> int:
         verdict = parsed.run() if layers else parsed
     except SystemExit as stop:  # tyro's answer to --help (0) and to wrong usage (2)
         return stop.code if isinstance(stop.code, int) else 1
+    finally:
+        leave.close()
     return 1 if verdict is False else 0
 
 
@@ -188,14 +210,59 @@ def _without_command(argv: Sequence[str]) -> int:
 
 
 def _complain(message: str) -> None:
-    print(f"hybridlm: error: {' '.join(message.split())}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # stderr may be a full disk or a pipe that nobody reads
+        print(f"hybridlm: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
 
 def _describe_os_error(error: OSError) -> str:
     if error.strerror is None:
         return str(error)
     reason = error.strerror[0].lower() + error.strerror[1:]
-    return f"{error.filename}: {reason}" if error.filename is not None else reason
+    name = error.filename
+    if name is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+        # Writes to files name them (hybridlm.files), so this was a print.
+        name = _STDOUT
+    if name == _STDOUT:
+        _abandon_stdout()
+    return f"{name}: {reason}" if name is not None else reason
+
+
+_STDOUT = "standard output"
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        name = None if isinstance(error, BrokenPipeError) else _STDOUT
+        raise OSError(error.errno, error.strerror, name) from None
+
+
+def _abandon_stdout() -> None:
+    """Python would try once more, and complain, when it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _prepare_streams() -> None:
+    """Opens what was closed (`>&-`), which a file would take the place of, and lets any text be printed."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        codecs.register_error("hybridlm", _printable)
+        sys.stdout.reconfigure(errors="hybridlm")
+
+
+def _printable(error: UnicodeError) -> tuple[bytes, int]:
+    """Bytes of a file name that aren't text as they are, and ? for what the encoding lacks."""
+    assert isinstance(error, UnicodeEncodeError)
+    text = error.object[error.start : error.end]
+    kept = (os.fsencode(char) if "\udc80" <= char <= "\udcff" else b"?" for char in text)
+    return b"".join(kept), error.end
 
 
 def _log_to_stderr() -> None:

@@ -1,5 +1,6 @@
 """`hybridlm report`."""
 
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -26,23 +27,25 @@ def report(
     Args:
         run: A folder that `hybridlm run --out` or `hybridlm train --out` left.
         other: Another one, to be shown beside it.
-        out: The page's file; unset: report.html in the (first) run's folder.
+        out: The page's file; unset: report.html in the (first) run's folder. - is standard output.
         figures: A folder for the page's pictures as single files, for papers; needs the extra plots.
         figure_format: Of these files.
     """
-    from hybridlm.files import atomic_write_text
+    from hybridlm.cli.output import check_output, is_standard, write_output
     from hybridlm.report.page import render
     from hybridlm.report.run_files import read_run
 
     if figures is not None:
         require_matplotlib("--figures")
-    runs = [read_run(folder) for folder in (run, other) if folder is not None]
-    page = render(*runs)
     out = run / "report.html" if out is None else out
-    atomic_write_text(out, page)
-    print(out)
+    check_output(out)
+    runs = [read_run(folder) for folder in (run, other) if folder is not None]
+    write_output(out, render(*runs).encode())
+    written = [] if is_standard(out) else [out]
     if figures is not None:
         from hybridlm.report.figures import write_figures
 
-        for path in write_figures(runs, figures, figure_format):
-            print(path)
+        written += write_figures(runs, figures, figure_format)
+    # What is on standard output is the page alone.
+    for path in written:
+        print(path, file=sys.stderr if is_standard(out) else sys.stdout)

@@ -2,13 +2,13 @@
 
 import json
 import sys
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from hybridlm.cli.arguments import OptionalOut
 from hybridlm.config import peek_option, resolve
+from hybridlm.files import scratch_folder
 from hybridlm.scoring.config import DEFAULT_MIXER, ScoringConfig, TTTOptimizer
 from hybridlm.train.config import TrainConfig
 
@@ -64,8 +64,8 @@ class Run:
         if self.out is not None:
             self._run(self.out)
             return
-        with tempfile.TemporaryDirectory(prefix="hybridlm-run-") as folder:
-            self._run(Path(folder))
+        with scratch_folder() as folder:
+            self._run(folder)
 
     def _run(self, out: Path) -> None:
         from rich.console import Console

@@ -9,7 +9,6 @@ import contextlib
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 from hybridlm import _core
 from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import InputError
-from hybridlm.files import atomic_write_bytes
+from hybridlm.files import atomic_write_bytes, scratch_folder
 from hybridlm.oracle.dense_counting import Engine, groups
 from hybridlm.oracle.resume import not_yet_counted
 from hybridlm.oracle.sources import Paths, Sources
@@ -78,14 +77,16 @@ class _Folder:
         self._resumable = path is not None
         self._path = path
         self._number = 0
+        self._leave = contextlib.ExitStack()
 
     def __enter__(self) -> "_Folder":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._path is None:
+        if self._path is None or not self._resumable:
+            self._leave.close()
             return
-        if kind is None or not self._resumable:
+        if kind is None:
             shutil.rmtree(self._path, ignore_errors=True)
             return
         for file in self._path.glob("*"):
@@ -97,7 +98,7 @@ class _Folder:
     def file(self, name: str = _PART) -> Path:
         """The path of a new file."""
         if self._path is None:
-            self._path = Path(tempfile.mkdtemp(prefix="hybridlm-"))
+            self._path = self._leave.enter_context(scratch_folder())
         self._path.mkdir(exist_ok=True)
         while True:
             path = self._path / f"{name}{self._number}.part"

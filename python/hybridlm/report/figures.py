@@ -103,7 +103,7 @@ def _bars(bars: dict[str, dict[str, float]], label: str) -> Any:
     axes.set_xlabel(label)
     axes.margins(x=0.15)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter("{x:,g}")
+    axes.xaxis.set_major_formatter("{x:,.7g}")
     if len(bars) > 1:
         _legend(axes)
     return figure

@@ -18,7 +18,7 @@ from hybridlm.artifact import Artifact
 from hybridlm.config import as_dict
 from hybridlm.data.byte_table import ByteTable
 from hybridlm.errors import InputError
-from hybridlm.files import atomic_write
+from hybridlm.files import atomic_write, check_output
 from hybridlm.progress import Progress
 from hybridlm.scoring.ahead import Ahead
 from hybridlm.scoring.artifact_experts import ArtifactExperts, experts_of
@@ -192,6 +192,7 @@ def evaluate(
     mixtures: Mapping[str, MixtureSpec] | None = None,
     threads: int | None = None,
     control: NDArray[np.uint16] | None = None,
+    stated_bytes: NDArray[np.uint16] | None = None,
     files: ScoreFiles = ScoreFiles(),
     trace: Trace | None = None,
 ) -> EvaluationResult:
@@ -201,7 +202,8 @@ def evaluate(
     out, and every rank gets the same result. ``mixtures`` are scored besides ``config.mixer``, over the
     same expert scores. ``control``, training tokens that are at least as many, trains a model as often on
     them instead, to tell what is learned of this text from what any further training gives. The artifact is
-    left as it is: the models that learn are copies of what it holds. ``trace`` is told what happens along the
+    left as it is: the models that learn are copies of what it holds. ``stated_bytes`` [N], of each token of
+    the stream, are counted in place of what the tokens decode to. ``trace`` is told what happens along the
     text. Memory doesn't grow with the stream, but
     for its documents' totals.
 
@@ -215,10 +217,17 @@ def evaluate(
     is_main = dist is None or dist.is_main
     if len(stream) < 2:
         raise InputError(f"a stream of {len(stream)} tokens has no target to score: it takes at least two")
+    if stated_bytes is not None and len(stated_bytes) != len(stream):
+        raise InputError(
+            f"bytes are stated of {len(stated_bytes):,} tokens, and the stream has {len(stream):,}"
+        )
     if control is not None and len(control) < len(stream):
         raise InputError(
             f"the control has {len(control):,} tokens, fewer than the {len(stream):,} of the stream"
         )
+    for path in (files.state, files.per_document, files.per_token):
+        if path is not None and is_main:
+            check_output(path)
     if files.per_document is not None:
         check_table_path(files.per_document)
     if files.per_token is not None and files.per_token.suffix != ".npy":
@@ -229,7 +238,7 @@ def evaluate(
     specs = {"": MixtureSpec(config.mixer), **(mixtures or {})}
     names = expert_names(parts.experts)
     labels = [label or f"mixture_{config.mixer}" for label in specs]
-    counter = _Counter(byte_table, stream, [*names, *labels])
+    counter = _Counter(byte_table, stream, stated_bytes, [*names, *labels])
     tokens = len(stream) - 1
     experts: Sequence[Expert] = parts.experts
     state: ScoreState | None = None
@@ -305,8 +314,15 @@ def _open_state(
 class _Counter:
     """Totals of a score, chunk by chunk."""
 
-    def __init__(self, byte_table: ByteTable, stream: NDArray[np.uint16], columns: Sequence[str]) -> None:
+    def __init__(
+        self,
+        byte_table: ByteTable,
+        stream: NDArray[np.uint16],
+        stated_bytes: NDArray[np.uint16] | None,
+        columns: Sequence[str],
+    ) -> None:
         self._stream = stream
+        self._stated_bytes = stated_bytes
         self._unknown = byte_table.unknown
         self._lengths = byte_table.counter()
         # The first token is no target, but a text may begin with it.
@@ -322,6 +338,8 @@ class _Counter:
         totals += [_units(nll) for nll in scored.nll.values()]
         self.lost += int(np.count_nonzero(self._unknown[targets]))
         lengths = self._lengths.lengths(targets)
+        if self._stated_bytes is not None:
+            lengths = self._stated_bytes[start:end].astype(np.int64)
         self.documents.add(self._stream[start - 1 : end - 1], start, lengths, np.stack(totals))
         return lengths
 

@@ -178,7 +178,8 @@ class TrainConfig:
     device: str | None = None
     """cpu, cuda or cuda:N; none: CUDA where there is one."""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Of activations. auto: bfloat16 autocast on CUDA devices that have it, else float32."""
+    """Of activations. auto: bfloat16 autocast on CUDA devices that have it, and on CPUs that multiply it
+    natively for models at least 192 wide; else float32."""
     compile: bool = False
     """Compile the model with torch.compile."""
 
