@@ -100,7 +100,7 @@ def test_says_what_is_wrong_with_a_run(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"summary\.json holds no JSON object"):
         read_run(write_run(tmp_path, summary=[1]))
     (tmp_path / "summary.json").write_bytes(b"\xff{")
-    with pytest.raises(FormatError, match=r"summary\.json is not JSON"):
+    with pytest.raises(FormatError, match=r"summary\.json: not UTF-8"):
         read_run(tmp_path)
     for spoiled in ({"scores": None}, {"bpb": "much"}, {"experts": [{"name": 1}]}, {"budget_bytes": 0}):
         run = read_run(write_run(tmp_path, SUMMARY | spoiled))
@@ -267,7 +267,7 @@ def test_a_broken_trace_or_audit_is_named(traced: Path, tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"audit\.json is not of this version"):
         render(read_run(tmp_path))
     (tmp_path / "audit.json").write_text("[" * 100_000)
-    with pytest.raises(FormatError, match=r"audit\.json is not JSON"):
+    with pytest.raises(FormatError, match=r"audit\.json: not JSON"):
         read_run(tmp_path)
 
 

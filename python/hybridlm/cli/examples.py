@@ -56,6 +56,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "hybridlm report run",
         "hybridlm report run other-run -o both.html",
     ),
+    "submission pack": (
+        "hybridlm submission pack run1 run2 --code train_gpt.py --author A.Name --github-id aname \\\n"
+        "      --name 'GPT and oracle' --date 2026-01-31 -o record",
+    ),
+    "submission check": ("hybridlm submission check record",),
+    "submission compare": ("hybridlm submission compare record record-to-beat",),
     "doctor": ("hybridlm doctor",),
     "completion": (
         "hybridlm completion bash > ~/.local/share/bash-completion/completions/hybridlm",

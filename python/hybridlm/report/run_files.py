@@ -1,17 +1,19 @@
 """What a run has left in its folder, as a report shows it."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hybridlm.errors import FormatError, InputError
+from hybridlm.files import read_json
 from hybridlm.scoring.trace import FORMAT as TRACE_FORMAT
 from hybridlm.train.metrics import METRICS_FILE, read_metrics
 
 SUMMARY, PIPELINE_SETTINGS, TRAINING_SETTINGS = "summary.json", "settings.json", "config.json"
 TRACE, AUDIT = "trace.json", "audit.json"
+LARGEST = 1 << 26
+"""Bytes of a file of JSON that are believed."""
 ORACLES = ("oracle.ngsp", "oracle.ngor")
 
 
@@ -80,10 +82,7 @@ def _orders(folder: Path) -> list[dict[str, Any]]:
 def _read_object(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
-    try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path} is not JSON: {error}") from None
+    value = read_json(path, LARGEST)
     if not isinstance(value, dict):
         raise FormatError(f"{path} holds no JSON object")
     return value
