@@ -53,6 +53,17 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "baseline ctw": ("hybridlm.cli.baseline", "ctw", "what context-tree weighting over bytes reaches"),
     "baseline kn": ("hybridlm.cli.baseline", "kn", "what interpolated Kneser-Ney over bytes reaches"),
     "report": ("hybridlm.cli.report", "report", "a run as one HTML page"),
+    "submission pack": (
+        "hybridlm.cli.submission",
+        "pack",
+        "runs to a record of the parameter-golf challenge",
+    ),
+    "submission check": (
+        "hybridlm.cli.submission",
+        "check",
+        "is a record complete, consistent, small enough?",
+    ),
+    "submission compare": ("hybridlm.cli.submission", "compare", "does a record beat another, by the rules?"),
     "doctor": ("hybridlm.cli.doctor", "doctor", "can this installation do its work?"),
     "completion": ("hybridlm.cli.completion", "completion", "completion of commands and options in a shell"),
 }

@@ -6,6 +6,8 @@ import weakref
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
+
 from hybridlm import _core
 from hybridlm.arrays import Integers, token_array
 from hybridlm.data.shards import read_stream
