@@ -236,7 +236,9 @@ def test_the_users_mistakes(
 
     model = tmp_path / "tok.model"
     assert "smaller --vocab-size" in failure(capsys, "data", "tokenizer", short, "-o", model)
-    assert "there is no folder" in failure(capsys, "data", "tokenizer", text, "-o", tmp_path / "x" / "tok.model")
+    assert "there is no folder" in failure(
+        capsys, "data", "tokenizer", text, "-o", tmp_path / "x" / "tok.model"
+    )
     assert "no text" in failure(capsys, "data", "tokenizer", empty, "-o", model)
 
     assert "latin.txt" in failure(capsys, "data", "inspect", latin)
@@ -260,9 +262,7 @@ def test_a_shard_of_another_tokenizer(
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_ctrl_c_leaves_nothing_behind(
-    tmp_path: Path, tokenizer_path: Path, number: signal.Signals
-) -> None:
+def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, tokenizer_path: Path, number: signal.Signals) -> None:
     """The text comes through a pipe, so that the command is surely still reading when it is interrupted."""
     pipe, out = tmp_path / "text.txt", tmp_path / "out"
     os.mkfifo(pipe)

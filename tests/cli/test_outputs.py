@@ -13,7 +13,9 @@ Arguments = Callable[..., list[str]]
 
 
 @pytest.fixture
-def given(tmp_path: Path, shard_dir: Path, oracle_artifact: Path, tokenizer_path: Path) -> dict[str, list[str]]:
+def given(
+    tmp_path: Path, shard_dir: Path, oracle_artifact: Path, tokenizer_path: Path
+) -> dict[str, list[str]]:
     """A command line for each command that writes one file, but for ``-o FILE``."""
     train = sorted(map(str, shard_dir.glob("*_train_*.bin")))
     parts = []

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from hybridlm import _core
-from hybridlm.errors import InputError
-from hybridlm.files import atomic_write, atomic_write_text, check_output
+from hybridlm.errors import FormatError, InputError
+from hybridlm.files import atomic_write, atomic_write_text, check_output, exclusive, read_json
 
 
 def test_content_appears_only_when_the_block_ends(tmp_path: Path) -> None:
@@ -156,7 +156,9 @@ def test_what_killed_processes_leave_is_swept_and_what_live_ones_write_is_not(
         alive.stdout.readline()
         living = {path.name for path in tmp_path.iterdir()}
         subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)])
-        assert len(living) == len(set(os.listdir(tmp_path)) - living) == 3, "a file, and a folder with its lock"
+        assert len(living) == len(set(os.listdir(tmp_path)) - living) == 3, (
+            "a file, and a folder with its lock"
+        )
         (tmp_path / ".other.part").touch()
         with caplog.at_level("INFO", logger="hybridlm"):
             check_output(tmp_path / "result")
@@ -167,3 +169,41 @@ def test_what_killed_processes_leave_is_swept_and_what_live_ones_write_is_not(
         alive.communicate()
     check_output(tmp_path / "result")
     assert os.listdir(tmp_path) == [".other.part"]
+
+
+HELD = """
+import sys
+from hybridlm.files import exclusive
+with exclusive(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, "-c", HELD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    try:
+        with (
+            pytest.raises(InputError, match=f"another process, {process.pid}, is at work on it"),
+            exclusive(path),
+        ):
+            pass
+    finally:
+        process.kill()
+        process.communicate()
+    with exclusive(path), pytest.raises(InputError, match=str(os.getpid())), exclusive(path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": ' + "9" * 5000 + "}", '{"a": 1, "a": 2}', "\xff", ""])
+def test_json_that_cannot_be_is_a_format_error(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(FormatError, match=r"x\.json"):
+        read_json(path, 1 << 20)

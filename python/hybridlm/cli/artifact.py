@@ -111,7 +111,9 @@ def inspect(artifact: tyro.conf.Positional[Path], *, json: bool = False) -> None
         artifact: The artifact's file; - is standard input.
         json: Print one JSON object.
     """
-    read = Artifact.from_bytes(*read_input(artifact)) if is_standard(artifact) else Artifact.from_file(artifact)
+    read = (
+        Artifact.from_bytes(*read_input(artifact)) if is_standard(artifact) else Artifact.from_file(artifact)
+    )
     _show(read.summary(), json)
 
 

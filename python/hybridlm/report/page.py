@@ -12,10 +12,13 @@ from typing import Any
 
 from hybridlm import __version__
 from hybridlm.errors import FormatError, InputError
+from hybridlm.files import read_json
 from hybridlm.report.chart import Series, line_chart
 from hybridlm.train.metrics import METRICS_FILE, read_metrics
 
 SUMMARY, PIPELINE_SETTINGS, TRAINING_SETTINGS = "summary.json", "settings.json", "config.json"
+
+_LARGEST = 1 << 26
 
 STYLE = """
 :root { color-scheme: light dark; }
@@ -98,10 +101,7 @@ def render(run: RunFiles) -> str:
 def _read_object(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
-    try:
-        value = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise FormatError(f"{path} is not JSON: {error}") from None
+    value = read_json(path, _LARGEST)
     if not isinstance(value, dict):
         raise FormatError(f"{path} holds no JSON object")
     return value
