@@ -27,9 +27,9 @@ class RunRecord:
     @classmethod
     @contextmanager
     def opened(cls, folder: Path, identity: Mapping[str, Any]) -> Iterator[Self]:
-        """The record of the run in ``folder``, a new one if there is none; no other process runs it meanwhile.
+        """The record of the run in ``folder``, a new one if there is none. Nobody else runs it meanwhile.
 
-        ``identity``: plain JSON values by name, all that decides the run's results. Raises InputError where the
+        ``identity``: plain JSON values by name, all that decides the results. Raises InputError where the
         folder holds a finished run or one of another identity, and FormatError for a damaged record.
         """
         path = folder / FILE

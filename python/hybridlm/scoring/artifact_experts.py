@@ -107,7 +107,7 @@ def load_neural(
         raise InputError(f"{artifact.name}: the model names no sequence length; give --window")
     if config.window is None and window > _NATURAL_WINDOW:
         raise InputError(
-            f"{artifact.name}: the model names a sequence length of {window:,}, which would take much memory: "
+            f"{artifact.name}: the model names a sequence length of {window:,}; that would take much memory: "
             "give --window to say how many tokens it may see at once"
         )
     grid = WindowGrid(window, config.stride or max(1, window // 2))

@@ -9,7 +9,6 @@ from hybridlm.config import check_ranges
 from hybridlm.errors import InputError
 from hybridlm.model.config import ModelConfig
 
-
 # Far beyond what anybody means, and small enough for all arithmetic that follows.
 _MANY = 10**9
 _RATE = (0, 1000)
