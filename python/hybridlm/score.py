@@ -1,9 +1,11 @@
 """Scores from files, with what they were made of: what `eval` and `oracle eval` do, and `verify` again."""
 
 import dataclasses
+import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
@@ -15,14 +17,16 @@ from hybridlm.artifact import Artifact
 from hybridlm.data.shards import ShardRecord, Stream, open_stream
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
+from hybridlm.files import atomic_write_text
 from hybridlm.oracle import Oracle
 from hybridlm.oracle.oracle_score import OracleEvaluation
 from hybridlm.oracle.oracle_score import evaluate as evaluate_oracle
 from hybridlm.provenance import FileRecord, Provenance, versions
 from hybridlm.scoring.config import ScoringConfig
-from hybridlm.scoring.evaluate import EvaluationResult, ScoreFiles
+from hybridlm.scoring.evaluate import EvaluationResult, ScoredChunk, ScoreFiles
 from hybridlm.scoring.evaluate import evaluate as evaluate_stream
 from hybridlm.scoring.mixing import MixtureSpec
+from hybridlm.scoring.trace import Trace
 
 if TYPE_CHECKING:
     from hybridlm.distributed import Distributed
@@ -53,11 +57,16 @@ def evaluate(
     *,
     mixtures: Mapping[str, MixtureSpec] | None = None,
     threads: int | None = None,
+    on_chunk: Callable[[ScoredChunk], None] | None = None,
 ) -> EvaluationResult:
     """Scores every token of ``stream`` [N] but the first: bits per byte of the text that it decodes to.
 
     As `hybridlm.scoring.evaluate.evaluate`, which it calls once it is sure that artifact, stream and
     tokenizer belong together. Raises InputError where they don't.
+
+    ``on_chunk`` is called with each chunk when it is committed: with the loss of each of its targets in nats,
+    ``chunk.nll[""]``, and what each expert gave them, ``chunk.log_probs``, in the order of
+    ``result.experts``.
 
     >>> tokenizer = hybridlm.Tokenizer.load("tok.model")
     >>> artifact = hybridlm.Artifact.from_file("artifact.pgar")
@@ -72,7 +81,14 @@ def evaluate(
             raise InputError("the stream was opened with another tokenizer than the one given")
         stream = stream.tokens
     return evaluate_stream(
-        artifact, stream, tokenizer.byte_table, config, dist, mixtures=mixtures, threads=threads
+        artifact,
+        stream,
+        tokenizer.byte_table,
+        config,
+        dist,
+        mixtures=mixtures,
+        threads=threads,
+        on_chunk=on_chunk,
     )
 
 
@@ -87,6 +103,7 @@ def score_artifact(
     control: Sequence[File] | None = None,
     stated_bytes: Sequence[File] | None = None,
     files: ScoreFiles = ScoreFiles(),  # noqa: B008 - frozen
+    trace: Path | None = None,
     device: str | None = None,
     threads: int | None = None,
 ) -> Score[EvaluationResult]:
@@ -94,6 +111,7 @@ def score_artifact(
 
     ``config.ttt`` None: TTT_OPTIMIZER from the environment, else sgd where there is a neural model.
     ``control``: shards of training text, as long as the stream, that one more model learns from beside.
+    ``trace``: a file for what happens along the text (`hybridlm.scoring.trace`), which a report shows.
     ``stated_bytes``: a file for each shard that states the bytes of its tokens (see `read_stated_bytes`).
     ``bos_id``: the token that documents begin with, where the tokenizer doesn't say. Under torchrun it is a
     collective. Raises InputError, FormatError or OSError.
@@ -110,6 +128,11 @@ def score_artifact(
     lessons = None
     if control is not None:
         lessons = open_stream(control, vocabulary.vocabulary, max_tokens=len(stream.tokens)).tokens
+    watched = None
+    if trace is not None:
+        if not trace.parent.is_dir():
+            raise InputError(f"{trace}: there is no folder {trace.parent}")
+        watched = Trace(stream.tokens, vocabulary.bos_id)
     stated = None if stated_bytes is None else read_stated_bytes(stated_bytes, stream)
     dist: Distributed | None = None
     if bundle.neural_blob is not None and not config.no_neural:
@@ -121,8 +144,10 @@ def score_artifact(
     try:
         result = evaluate_stream(
             bundle, stream.tokens, vocabulary.byte_table, config, dist,
-            threads=threads, control=lessons, files=files, stated_bytes=stated and stated[0],
+            threads=threads, control=lessons, files=files, stated_bytes=stated and stated[0], trace=watched,
         )  # fmt: skip
+        if trace is not None and watched is not None and (dist is None or dist.is_main):
+            atomic_write_text(trace, json.dumps(watched.as_dict(vocabulary)) + "\n")
     finally:
         if dist is not None:
             dist.close()

@@ -28,6 +28,7 @@ def evaluate(
     state: Path | None = None,
     per_document: Path | None = None,
     per_token: Path | None = None,
+    trace: Path | None = None,
     device: str | None = None,
     threads: int | None = None,
     json: bool = False,
@@ -52,6 +53,8 @@ def evaluate(
         per_document: Write a table of each document's start, tokens, bytes and bits: a .csv file, or a
             .parquet file with the extra parquet.
         per_token: Write the mixture's bits of each target, float32: a .npy file.
+        trace: Write what happens along the text as JSON, which `hybridlm report` shows if it is trace.json in
+            the run's folder: bits per byte by expert, shares of experts, and a passage token by token.
         device: Where the model runs: cpu or cuda; unset: cuda where there is one.
         threads: Of oracle look-ups; unset: HYBRIDLM_NUM_THREADS, else this process's share of the cores.
         json: Print one JSON object.
@@ -72,6 +75,7 @@ def evaluate(
         control=None if control is None else expand(control),
         stated_bytes=None if bytes is None else expand(bytes),
         files=ScoreFiles(state, per_document, per_token),
+        trace=trace,
         device=device,
         threads=threads,
     )

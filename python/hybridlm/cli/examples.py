@@ -15,7 +15,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "data shard": ("hybridlm data shard text.txt --tokenizer tok.model --out data",),
     "data fetch": (
-        "hybridlm data fetch HuggingFaceFW/fineweb-edu --files 'sample/10BT/*.parquet' --out text",
+        "hybridlm data fetch HuggingFaceFW/fineweb-edu --files 'sample/10BT/000_*.parquet' --out fineweb",
     ),
     "data inspect": ("hybridlm data inspect data/text_train_000000.bin --tokenizer tok.model",),
     "oracle build": (
@@ -53,7 +53,16 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "baseline ctw": ("hybridlm baseline ctw --train text.txt --test text.txt --max-train-bytes 100000",),
     "baseline kn": ("hybridlm baseline kn --train text.txt --test text.txt --max-train-bytes 100000",),
-    "report": ("hybridlm report run",),
+    "report": (
+        "hybridlm report run",
+        "hybridlm report run other-run -o both.html",
+    ),
+    "submission pack": (
+        "hybridlm submission pack run1 run2 --code train_gpt.py --author A.Name --github-id aname \\\n"
+        "      --name 'GPT and oracle' --date 2026-01-31 -o record",
+    ),
+    "submission check": ("hybridlm submission check record",),
+    "submission compare": ("hybridlm submission compare record record-to-beat",),
     "doctor": ("hybridlm doctor",),
     "completion": (
         "hybridlm completion bash > ~/.local/share/bash-completion/completions/hybridlm",

@@ -43,6 +43,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "artifact pack": ("hybridlm.cli.artifact", "pack", "bundle a trained model and an oracle into one file"),
     "artifact inspect": ("hybridlm.cli.artifact", "inspect", "what an artifact holds, against its budget"),
     "eval": ("hybridlm.cli.evaluate", "evaluate", "score an artifact: bits per byte (also under torchrun)"),
+    "mix": ("hybridlm.cli.mix", "mix", "your own network's log-probabilities with an oracle and experts"),
     "verify": ("hybridlm.cli.verify", "verify", "a reported score, made again and compared"),
     "compare": ("hybridlm.cli.compare", "compare", "two scores of the same text: which is better?"),
     "audit": ("hybridlm.cli.audit", "audit", "is an artifact's score honest?"),
@@ -52,6 +53,17 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "baseline ctw": ("hybridlm.cli.baseline", "ctw", "what context-tree weighting over bytes reaches"),
     "baseline kn": ("hybridlm.cli.baseline", "kn", "what interpolated Kneser-Ney over bytes reaches"),
     "report": ("hybridlm.cli.report", "report", "a run as one HTML page"),
+    "submission pack": (
+        "hybridlm.cli.submission",
+        "pack",
+        "runs to a record of the parameter-golf challenge",
+    ),
+    "submission check": (
+        "hybridlm.cli.submission",
+        "check",
+        "is a record complete, consistent, small enough?",
+    ),
+    "submission compare": ("hybridlm.cli.submission", "compare", "does a record beat another, by the rules?"),
     "doctor": ("hybridlm.cli.doctor", "doctor", "can this installation do its work?"),
     "completion": ("hybridlm.cli.completion", "completion", "completion of commands and options in a shell"),
 }
@@ -251,7 +263,7 @@ def _prepare_streams() -> None:
             if null != number:
                 os.dup2(null, number)
                 os.close(null)
-            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115, PTH123
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         codecs.register_error("hybridlm", _printable)
         sys.stdout.reconfigure(errors="hybridlm")

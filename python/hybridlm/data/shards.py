@@ -159,7 +159,7 @@ def open_stream(
     >>> len(stream), int(stream.tokens[0]) == tokenizer.bos_id
     (100, True)
     """
-    names = [os.fspath(path) for path in paths]
+    names = _names(paths, "open_stream")
     records = inspect_shards(names)
     vocabulary = known_vocabulary(
         records, size=vocabulary.size, bos_id=vocabulary.bos_id, fingerprint=vocabulary.fingerprint
@@ -205,10 +205,14 @@ def read_stream(
     >>> hybridlm.read_stream(["data/text_val_000000.bin"], max_tokens=100).shape
     (100,)
     """
-    if isinstance(paths, str | os.PathLike):
-        raise TypeError(f"read_stream takes a list of shards: give [{os.fspath(paths)!r}]")
-    names = [os.fspath(path) for path in paths]
+    names = _names(paths, "read_stream")
     return _read(names, [record.tokens for record in inspect_shards(names)], vocab_size, max_tokens)
+
+
+def _names(paths: Iterable[str | os.PathLike[str]], function: str) -> list[str]:
+    if isinstance(paths, str | os.PathLike):
+        raise TypeError(f"{function} takes a list of shards: give [{os.fspath(paths)!r}]")
+    return [os.fspath(path) for path in paths]
 
 
 def _read(

@@ -5,12 +5,11 @@ import os
 import weakref
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hybridlm import _core
+from hybridlm.arrays import Integers, token_array
 from hybridlm.data.shards import read_stream
 from hybridlm.data.sidecar import write_sidecar
 from hybridlm.data.vocabulary import Vocabulary
@@ -56,26 +55,16 @@ class OracleBuilder:
         weakref.finalize(self, leave.close)
         self._sources: list[Path] = []
 
-    def add(self, tokens: NDArray[np.integer[Any]]) -> None:
+    def add(self, tokens: Integers) -> None:
         """Adds tokens [n], of one or more documents, each begun by ``vocabulary.bos_id``.
 
         Raises InputError for what isn't one row of token ids of the vocabulary.
         """
-        tokens = np.asarray(tokens)
-        if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
-            raise InputError(
-                f"tokens must be one row of whole numbers, not {tokens.dtype} of shape {tokens.shape}"
-            )
-        if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.vocabulary.size:
-            raise InputError(
-                f"tokens reach from {tokens.min()} to {tokens.max()}, but the vocabulary has "
-                f"{self.vocabulary.size}"
-            )
-        tokens = tokens.astype(np.uint16)
+        found = token_array(tokens, self.vocabulary.size)
         # A shard that is given twice is refused. The same array may be meant twice, and is then one shard.
-        path = self._arrays / f"{hashlib.sha256(tokens.tobytes()).hexdigest()}.bin"
-        before = [read_stream([path])] if path in self._sources and len(tokens) else []
-        shard = np.concatenate([*before, tokens])
+        path = self._arrays / f"{hashlib.sha256(found.tobytes()).hexdigest()}.bin"
+        before = [read_stream([path])] if path in self._sources and len(found) else []
+        shard = np.concatenate([*before, found])
         _core.write_shard(os.fspath(path), shard)
         if self.vocabulary.fingerprint is not None:
             write_sidecar(path, shard, self.vocabulary)
