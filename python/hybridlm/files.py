@@ -188,6 +188,38 @@ def scratch_folder(parent: str | os.PathLike[str] | None = None) -> Iterator[Pat
         os.close(descriptor)
 
 
+@contextmanager
+def exclusive(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Within the block no other process is in such a block for the same ``path``.
+
+    Raises InputError, with the other's process id, where one is; OSError.
+    """
+    path = Path(path)
+    if fcntl is None:
+        yield
+        return
+    lock = path.with_name(f".{path.name}.lock")
+    while True:
+        with _naming(path):
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        if not _lock(descriptor):
+            other = os.pread(descriptor, 20, 0).decode(errors="replace") or "unknown"
+            os.close(descriptor)
+            raise InputError(
+                f"{path}: another process, {other}, is at work on it: wait for that, or write to another file"
+            )
+        if _is_still(lock, descriptor):
+            break
+        os.close(descriptor)  # the one before has just ended and removed it
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
 def sweep(folder: str | os.PathLike[str]) -> None:
     """Removes from ``folder`` what killed processes were writing, and says so.
 
@@ -240,6 +272,21 @@ def parse_json(data: str | bytes, what: str) -> Any:
         raise FormatError(f"{what}: not UTF-8 text: {error.reason} at byte {error.start}") from None
     except (ValueError, RecursionError) as error:  # also integers too long, and nesting too deep
         raise FormatError(f"{what}: not JSON: {error}") from None
+
+
+MOST_TENSORS = 1 << 16
+"""In a safetensors file; each costs its readers far more than its bytes."""
+
+
+def check_tensor_count(data: bytes, what: str) -> None:
+    """Raises FormatError, calling it ``what``, for a safetensors file of more than `MOST_TENSORS` tensors.
+
+    What is no safetensors file at all is left to its reader.
+    """
+    length = int.from_bytes(data[:8], "little")
+    # Every tensor's description has this member, and no name can hold an unescaped quotation mark.
+    if (count := data.count(b'"data_offsets"', 8, 8 + min(length, len(data)))) > MOST_TENSORS:
+        raise FormatError(f"{what}: {count:,} tensors, more than the {MOST_TENSORS:,} allowed")
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

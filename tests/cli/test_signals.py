@@ -45,8 +45,9 @@ def test_a_signal_at_any_moment_is_one_line(number: signal.Signals, module: str,
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
 def test_a_signal_that_was_ignored_stays_so(number: signal.Signals, oracle_artifact: Path) -> None:
+    command = [str(int(number)), "numpy", "artifact", "inspect", str(oracle_artifact)]
     done = subprocess.run(
-        [sys.executable, "-c", SIGNALLED, str(int(number)), "numpy", "artifact", "inspect", str(oracle_artifact)],
+        [sys.executable, "-c", SIGNALLED, *command],
         capture_output=True, text=True, preexec_fn=lambda: signal.signal(number, signal.SIG_IGN),
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
@@ -91,9 +92,9 @@ def test_any_encoding_can_be_printed_in(encoding: str, oracle_artifact: Path, tm
 
 def test_a_file_name_that_is_not_text(oracle_artifact: Path, shard_dir: Path, tmp_path: Path) -> None:
     odd = os.fsencode(tmp_path) + b"/o\xff"
-    os.symlink(oracle_artifact, odd + b".pgar")
-    os.symlink(next(shard_dir.glob("*_train_*.bin")).resolve(), odd + b".bin")
     name = os.fsdecode(odd)
+    Path(f"{name}.pgar").symlink_to(oracle_artifact)
+    Path(f"{name}.bin").symlink_to(next(shard_dir.glob("*_train_*.bin")).resolve())
     for command in (
         ["artifact", "inspect", f"{name}.pgar", "--json"],
         ["data", "inspect", f"{name}.bin", "--json"],

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from hybridlm import _core
-from hybridlm.errors import InputError
-from hybridlm.files import atomic_write, atomic_write_text, check_output
+from hybridlm.errors import FormatError, InputError
+from hybridlm.files import atomic_write, atomic_write_text, check_output, exclusive, read_json
 
 
 def test_content_appears_only_when_the_block_ends(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_fifo_is_written_through(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_disk_is_named_with_the_file() -> None:
-    before = os.stat("/dev/full")
+    before = Path("/dev/full").stat()
     for write in (
         lambda: atomic_write_text("/dev/full", "x"),
         lambda: _core.write_shard("/dev/full", np.array([1], np.uint16)),
@@ -113,7 +113,7 @@ def test_a_full_disk_is_named_with_the_file() -> None:
         with pytest.raises(OSError, match="No space left") as caught:
             write()
         assert caught.value.filename == "/dev/full"
-    after = os.stat("/dev/full")
+    after = Path("/dev/full").stat()
     assert stat.S_ISCHR(after.st_mode)
     assert after.st_ino == before.st_ino
 
@@ -154,18 +154,54 @@ def test_what_killed_processes_leave_is_swept_and_what_live_ones_write_is_not(
     try:
         assert alive.stdout is not None
         alive.stdout.readline()
-        living = {path.name for path in tmp_path.iterdir()}
+        living = set(tmp_path.iterdir())
         subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)])
-        assert len(living) == len(set(os.listdir(tmp_path)) - living) == 3, (
-            "a file, and a folder with its lock"
-        )
+        assert len(living) == len(set(tmp_path.iterdir()) - living) == 3, "a file, and a folder with its lock"
         (tmp_path / ".other.part").touch()
         with caplog.at_level("INFO", logger="hybridlm"):
             check_output(tmp_path / "result")
         assert "removed 2 unfinished results" in caplog.text
-        assert set(os.listdir(tmp_path)) == {*living, ".other.part"}
+        assert set(tmp_path.iterdir()) == {*living, tmp_path / ".other.part"}
     finally:
         alive.kill()
         alive.communicate()
     check_output(tmp_path / "result")
-    assert os.listdir(tmp_path) == [".other.part"]
+    assert list(tmp_path.iterdir()) == [tmp_path / ".other.part"]
+
+
+HELD = """
+import sys
+from hybridlm.files import exclusive
+with exclusive(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, "-c", HELD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    try:
+        with (
+            pytest.raises(InputError, match=f"another process, {process.pid}, is at work on it"),
+            exclusive(path),
+        ):
+            pass
+    finally:
+        process.kill()
+        process.communicate()
+    with exclusive(path), pytest.raises(InputError, match=str(os.getpid())), exclusive(path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": ' + "9" * 5000 + "}", '{"a": 1, "a": 2}', "\xff", ""])
+def test_json_that_cannot_be_is_a_format_error(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(FormatError, match=r"x\.json"):
+        read_json(path, 1 << 20)

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from contextlib import suppress
 from types import FrameType
 
 
@@ -23,8 +24,6 @@ _SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, 
 def _leave(number: int, frame: FrameType | None) -> None:
     """Ends the process at once: for while there is nothing to clean up yet, or no longer."""
     if os.environ.get("RANK", "0") == "0":
-        try:
+        with suppress(OSError):
             os.write(2, b"hybridlm: error: interrupted\n")
-        except OSError:
-            pass
     os._exit(130)

@@ -11,6 +11,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "data tokenizer": (
         "hybridlm data tokenizer text.txt -o tok.model",
         "hybridlm data tokenizer text.txt -o small.model --vocab-size 512",
+        "hybridlm data tokenizer text.txt -o folding.model --fold-case",
     ),
     "data shard": ("hybridlm data shard text.txt --tokenizer tok.model --out data",),
     "data fetch": (

@@ -27,7 +27,8 @@ class Run:
     text: tuple[Path, ...] = ()
     """Text files to use instead: prose with blank lines between documents, or JSON with a "text" in each."""
     out: OptionalOut = None
-    """Folder that keeps everything, ready for the single commands; without it nothing is kept."""
+    """Folder that keeps everything, ready for the single commands; without it nothing is kept. Interrupted,
+    the same command goes on from what is in it."""
     preset: str = DEFAULT_PRESET
     """Preset of the training settings: a name, or a TOML file."""
     vocab_size: int = 1024
@@ -87,7 +88,8 @@ class Run:
             summary = pipeline.run(config, out)
         except KeyboardInterrupt:
             # Training advises to go on with --resume, which is an option of `hybridlm train` alone.
-            raise KeyboardInterrupt("interrupted") from None
+            advice = "" if self.out is None else f"; the same command goes on with what {out} holds"
+            raise KeyboardInterrupt(f"interrupted{advice}") from None
         if self.json:
             json.dump(summary.to_json(), sys.stdout, indent=2)
             print()

@@ -6,10 +6,29 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from hybridlm.config import check_ranges, shown
 from hybridlm.errors import FormatError, InputError
+from hybridlm.files import parse_json
 
 # No size of a model comes near. What is larger asks for memory that there isn't.
 _LARGEST = 1 << 24
+_RANGES: dict[str, tuple[float, float]] = {
+    "layers": (1, 4096),
+    "recurrences": (1, 4096),
+    "heads": (1, 1 << 16),
+    "kv_heads": (1, 1 << 16),
+    "width": (1, 1 << 20),
+    "mlp_hidden": (1, 1 << 22),
+    "vocab_size": (0, 1 << 16),
+    "bos_id": (0, (1 << 16) - 1),
+    "bigram_width": (-(1 << 20), 1 << 20),
+    # What float32 holds, with room for the arithmetic on it.
+    "embedding_std": (0, 1000),
+    "logit_softcap": (0, 1e6),
+    "query_gain_start": (-1e6, 1e6),
+    "rope_base": (-1e15, 1e15),
+    "leaky_relu_slope": (-1000, 1000),
+}
 
 
 @dataclass(frozen=True)
@@ -103,7 +122,8 @@ class ModelConfig:
             if isinstance(value, float) and not math.isfinite(value):
                 raise InputError(f"model.{field_.name} must be a finite number, not {value}")
             if type(value) is int and abs(value) > _LARGEST:
-                raise InputError(f"model.{field_.name} {value} is beyond {_LARGEST}")
+                raise InputError(f"model.{field_.name} {shown(value)} is beyond {_LARGEST}")
+        check_ranges(self, "model.", _RANGES)
         for name in ("layers", "width", "heads", "kv_heads", "mlp_hidden", "recurrences"):
             if getattr(self, name) < 1:
                 raise InputError(f"model.{name} must be at least 1, not {getattr(self, name)}")
@@ -178,10 +198,7 @@ class ModelConfig:
     @classmethod
     def from_json(cls, text: str, where: str) -> "ModelConfig":
         """The inverse of :meth:`to_json`. Raises FormatError, naming ``where``, for anything else."""
-        try:
-            values: Any = json.loads(text)
-        except ValueError as error:
-            raise FormatError(f"{where}: the model's configuration is not JSON: {error}") from None
+        values: Any = parse_json(text, f"{where}: the model's configuration")
         if not isinstance(values, dict):
             raise FormatError(f"{where}: the model's configuration is not a JSON object")
         known = {field.name: field.type for field in dataclasses.fields(cls)}
@@ -190,7 +207,9 @@ class ModelConfig:
         for name, value in values.items():
             wanted = known[name]
             if type(value) is not wanted and not (wanted is float and type(value) is int):
-                raise FormatError(f"{where}: the model's {name} is {value!r}, not a value of type {wanted}")
+                raise FormatError(
+                    f"{where}: the model's {name} is {shown(value)}, not a value of type {wanted}"
+                )
         try:
             return cls(**values)
         except InputError as error:

@@ -16,8 +16,8 @@ from pathlib import Path
 from hybridlm import _core
 from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import InputError
-from hybridlm.files import atomic_write_bytes, scratch_folder
-from hybridlm.oracle.dense_counting import Engine, groups
+from hybridlm.files import atomic_write_bytes, exclusive, scratch_folder
+from hybridlm.oracle.dense_counting import MAX_ORDER, Engine, groups
 from hybridlm.oracle.resume import not_yet_counted
 from hybridlm.oracle.sources import Paths, Sources
 from hybridlm.oracle.vocabularies import (
@@ -80,13 +80,18 @@ class _Folder:
         self._leave = contextlib.ExitStack()
 
     def __enter__(self) -> "_Folder":
+        if self._path is not None:
+            self._leave.enter_context(exclusive(self._path))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._leave:
+            self._clean(failed=kind is not None)
+
+    def _clean(self, *, failed: bool) -> None:
         if self._path is None or not self._resumable:
-            self._leave.close()
             return
-        if kind is None:
+        if not failed:
             shutil.rmtree(self._path, ignore_errors=True)
             return
         for file in self._path.glob("*"):
@@ -182,6 +187,8 @@ def counted(
         ngrams, of_counts = ngrams.of(given[0], classified.sparse_counts[0]), vocabulary_of(given[0])
     vocabulary = classified.vocabulary(ngrams.vocabulary, of_counts)
     order = DEFAULT_ORDER if ngrams.order is None else ngrams.order
+    if not 2 <= order <= MAX_ORDER:
+        raise InputError(f"a sparse oracle has order 2 to {MAX_ORDER}, not {order}")
     native = thread_count(threads)
     group_tokens = min(memory // _BYTES_PER_TOKEN, _GROUP_TOKENS)
     with _Folder(unfinished) as folder:

@@ -27,7 +27,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from hybridlm.errors import FormatError, InputError
-from hybridlm.files import atomic_write_bytes
+from hybridlm.files import atomic_write_bytes, check_tensor_count
 from hybridlm.scoring.experts import Expert, Learner, Scored
 from hybridlm.signals import termination_signals
 
@@ -151,6 +151,7 @@ class ScoreState:
             raise FormatError(f"{name}: {size:,} bytes, too many for the state of a score")
         data = self._path.read_bytes()
         try:
+            check_tensor_count(data, name)
             tensors = safetensors.numpy.load(data)
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
             metadata: dict[str, Any] = json.loads(header["__metadata__"][_KEY])
@@ -164,7 +165,14 @@ class ScoreState:
                 raise TypeError("its identity is no object")
         except FormatError:
             raise
-        except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
+        except (
+            safetensors.SafetensorError,
+            KeyError,
+            ValueError,
+            TypeError,
+            OverflowError,
+            RecursionError,
+        ) as error:
             raise FormatError(f"{name}: not the state of a score: {error}") from None
         other = [key for key, value in self._identity.items() if identity.get(key) != value]
         if columns != self._columns or other:

@@ -5,8 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from hybridlm.config import check_ranges
 from hybridlm.errors import InputError
 from hybridlm.model.config import ModelConfig
+
+# Far beyond what anybody means, and small enough for all arithmetic that follows.
+_MANY = 10**9
+_RATE = (0, 1000)
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,19 @@ class OptimizerConfig:
         for name in ("momentum_start", "momentum_end", "adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"optimizer.{name} must be in [0, 1), not {getattr(self, name)}")
+        rates = ("matrix_lr", "embedding_lr", "scalar_lr", "decoder_lr_factor")
+        decays = ("weight_decay", "embedding_decay", "scalar_decay")
+        check_ranges(
+            self,
+            "optimizer.",
+            {
+                **dict.fromkeys((*rates, *decays), _RATE),
+                "gradient_clip": (0, _MANY),
+                "momentum_steps": (0, _MANY),
+                "newton_schulz_steps": (0, 100),
+                "adam_epsilon": (0, 1),
+            },
+        )
 
 
 @dataclass(frozen=True)
@@ -86,6 +104,7 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         _at_least_zero(self, "schedule.", "ramp_steps", "warmup_steps")
+        check_ranges(self, "schedule.", {"ramp_steps": (0, _MANY), "warmup_steps": (0, _MANY)})
         for name in ("warmdown", "lr_floor", "decay_taper", "final_decay_scale"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"schedule.{name} must be in [0, 1], not {getattr(self, name)}")
@@ -112,6 +131,7 @@ class ComplementaryConfig:
             raise InputError(f"complementary.alpha must be in [0, 1], not {self.alpha}")
         if not 0 < self.floor <= 1:
             raise InputError(f"complementary.floor must be in (0, 1], not {self.floor}")
+        check_ranges(self, "complementary.", {"max_order": (1, 255)})
 
 
 @dataclass(frozen=True)
@@ -125,6 +145,7 @@ class ValidationConfig:
 
     def __post_init__(self) -> None:
         _at_least_zero(self, "validation.", "every", "max_tokens")
+        check_ranges(self, "validation.", {"every": (0, _MANY), "max_tokens": (0, 2**40)})
 
 
 @dataclass(frozen=True)
@@ -140,6 +161,7 @@ class CheckpointConfig:
         _at_least_zero(self, "checkpoint.", "every")
         if self.keep < 1:
             raise InputError(f"checkpoint.keep must be at least 1, not {self.keep}")
+        check_ranges(self, "checkpoint.", {"every": (0, _MANY), "keep": (1, _MANY)})
 
 
 @dataclass(frozen=True)
@@ -196,6 +218,20 @@ class TrainConfig:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
         _at_least_zero(
             self, "", "max_seconds", "late_qat_lr_scale", "seed", "peak_tflops", "spike_nats", "rank_timeout"
+        )
+        check_ranges(
+            self,
+            "",
+            {
+                **dict.fromkeys(("iterations", "log_every"), (1, _MANY)),
+                **dict.fromkeys(("batch_tokens", "micro_batch_tokens"), (1, 2**31)),
+                "sequence_length": (1, 2**24),
+                **dict.fromkeys(("max_seconds", "peak_tflops", "spike_nats"), (0, _MANY)),
+                # torch's collectives count milliseconds.
+                "rank_timeout": (0, 10**7),
+                "late_qat_lr_scale": (0, 1000),
+                "seed": (0, 2**53),
+            },
         )
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"ema_decay must be in [0, 1), not {self.ema_decay}")

@@ -26,7 +26,7 @@ from hybridlm.data.byte_table import ByteTable
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.distributed import Distributed
 from hybridlm.errors import FormatError, InputError
-from hybridlm.files import atomic_write_text
+from hybridlm.files import atomic_write_text, read_json, sweep
 from hybridlm.model.gpt import GPT
 from hybridlm.oracle import Oracle
 from hybridlm.progress import quantity
@@ -501,6 +501,7 @@ def open_run(out: Path, setting: dict[str, Any], resume: bool, allow_changes: bo
             f"{out} holds a training run already: continue it with --resume, or give another --out"
         )
     out.mkdir(parents=True, exist_ok=True)
+    sweep(out)
     versions = {"hybridlm": hybridlm.__version__, "torch": torch.__version__}
     log.info("settings, which %s holds too:\n%s", path, readable(setting["training"]))
     atomic_write_text(path, json.dumps(versions | setting, indent=2) + "\n")
@@ -509,7 +510,7 @@ def open_run(out: Path, setting: dict[str, Any], resume: bool, allow_changes: bo
 def setting_differences(path: Path, setting: dict[str, Any]) -> list[str]:
     """What ``setting`` sets otherwise than the run that wrote ``path``, but for what it may."""
     try:
-        before = json.loads(path.read_text())
+        before = read_json(path, 1 << 24)
         differences = [
             f"{name} was {before['training'].get(name)}, is {value}"
             for name, value in setting["training"].items()
@@ -520,6 +521,8 @@ def setting_differences(path: Path, setting: dict[str, Any]) -> list[str]:
             for name in ("training_tokens", "tokenizer")
             if before.get(name) != setting[name]
         ]
+    except FormatError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError):
         raise FormatError(f"{path}: not the configuration of a run") from None
     return differences

@@ -118,8 +118,16 @@ fn context_buckets<'py>(
     Ok(out.into_pyarray(py))
 }
 
+/// What a part of a file may unpack to.
+#[pyfunction]
+fn unpacked_limit() -> PyResult<usize> {
+    Ok(zstd_frame::limit()?)
+}
+
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<ZstdDecoder>()?;
+    module.add("LIMIT_VARIABLE", zstd_frame::LIMIT_VARIABLE)?;
+    module.add_function(wrap_pyfunction!(unpacked_limit, module)?)?;
     module.add_function(wrap_pyfunction!(shard_tokens, module)?)?;
     module.add_function(wrap_pyfunction!(read_shard, module)?)?;
     module.add_function(wrap_pyfunction!(write_shard, module)?)?;
