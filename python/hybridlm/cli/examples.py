@@ -39,6 +39,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "hybridlm eval artifact.pgar --val 'data/*_val_*.bin' --tokenizer tok.model",
         "hybridlm eval artifact.pgar --val 'data/*_val_*.bin' --tokenizer tok.model --json > score.json",
     ),
+    "mix": (
+        "hybridlm mix --tokens 'data/*_val_*.bin' --tokenizer tok.model --oracle oracle.ngsp",
+        "hybridlm mix --log-probs network.npy --tokens 'data/*_val_*.bin' --tokenizer tok.model",
+    ),
     "verify": ("hybridlm verify score.json",),
     "compare": ("hybridlm compare score.json score.json",),
     "audit": (
