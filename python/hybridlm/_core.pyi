@@ -29,6 +29,7 @@ __all__ = [
     "Predictor",
     "Segmenter",
     "SparseCounts",
+    "ZstdDecoder",
     "compress",
     "context_buckets",
     "decompress",
@@ -80,6 +81,21 @@ def compress(data: bytes, level: int = 22, progress: Callable[[int], object] | N
 def decompress(data: bytes, max_bytes: int, what: str) -> bytes:
     """The content of one zstd frame. FormatError, naming ``what``, when it is damaged, is followed by
     other bytes, or holds more than ``max_bytes``."""
+
+@final
+class ZstdDecoder:
+    """zstd frames, one after the other, that come in pieces; ``name`` stands for the data in errors."""
+
+    def __new__(cls, name: str) -> ZstdDecoder: ...
+    @property
+    def inside_frame(self) -> bool:
+        """Whether what has come so far ends inside a frame."""
+
+    def decode(self, data: bytes, max_bytes: int) -> bytes:
+        """Takes in ``data`` and gives at most ``max_bytes`` of content; fewer mean that more input is needed.
+
+        FormatError for what isn't zstd, or is damaged.
+        """
 
 def context_buckets(tokens: NDArray[np.uint16], order: int, rows: int) -> NDArray[np.uint32]:
     """The table row of the context before each token, uint32 [N]; before the first token is token 0."""

@@ -15,13 +15,15 @@ offset   bytes   what
 ======== ======= ==================================================
 0        4       ``HLMZ``
 4        1       version, 3
-5        1       sum of 1: the artifact has a neural model; 2: some blocks are stored
+5        1       flags: 1: the artifact has a neural model; 2: the content is UTF-8 with its capitals as
+                 marks (`hybridlm.data.case_folding`), and what follows is said of that form; 4: some blocks
+                 are stored
 6        1       n, the length of the text at offset 44
 7        1       zero
 8        8       the artifact: first bytes of its SHA-256
 16       4       the tokenizer: first bytes of its SHA-256
 20       4       CRC-32 of the first 64 tokens' frequencies
-24       8       the content: first bytes of its SHA-256
+24       8       the content as it was: first bytes of its SHA-256
 32       8       the content's length
 40       4       CRC-32 of all other bytes of the file
 44       n       text: what a neural model's arithmetic depends on
@@ -45,6 +47,7 @@ import numpy as np
 from hybridlm._core import CODEC_BLOCK, Segmenter
 from hybridlm._core import compress as compress_zstd
 from hybridlm.artifact import Artifact
+from hybridlm.data.case_folding import fold, unfold
 from hybridlm.data.pieces import Kind
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import FormatError, InputError
@@ -56,8 +59,7 @@ _READ = (2, 3)
 _HEADER = struct.Struct("<4sBBBB8s4sI8sQ")
 _CRC = struct.Struct("<I")
 _START = _HEADER.size + _CRC.size
-_NEURAL = 1
-_STORED = 2
+_NEURAL, _FOLDED, _STORED = 1, 2, 4
 
 _WORTH_A_TRY = 1024
 """Bytes below which a block is coded whatever a general compressor makes of it."""
@@ -102,17 +104,24 @@ class Codec:
         self._artifact_id = hashlib.sha256(artifact.to_bytes()).digest()[:8]
         self._tokenizer_id = bytes.fromhex(tokenizer.fingerprint)[:4]
         self._segmenter = segmenter(tokenizer)
+        self._folds_case = tokenizer.folds_case
 
     def compress(self, content: bytes, progress: Report | None = None) -> Compressed:
         """``progress`` is told bytes of content."""
-        stored = [_is_incompressible(block) for block in _blocks(content)]
-        made = self._file(content, stored, progress)
-        if len(made.data) > _START + len(_bitmap(stored)) + len(content):
-            made = self._file(content, [True] * len(stored), progress)
+        folded = _folded(content) if self._folds_case else None
+        form = content if folded is None else folded
+        stored = [_is_incompressible(block) for block in _blocks(form)]
+        made = self._file(content, form, folded is not None, stored, progress)
+        blocks = len(_blocks(content))
+        if len(made.data) > _START + len(_bitmap([True] * blocks)) + len(content):
+            made = self._file(content, content, False, [True] * blocks, progress)
         return made
 
-    def _file(self, content: bytes, stored: list[bool], progress: Report | None) -> Compressed:
-        coded, kept = _divided(content, stored)
+    def _file(
+        self, content: bytes, form: bytes, folded: bool, stored: list[bool], progress: Report | None
+    ) -> Compressed:
+        """``form``: the content, or that with its capitals as marks; it is what has the blocks."""
+        coded, kept = _divided(form, stored)
         text, payload, first, blocks, bits, tokens = b"", b"", 0, [], 0.0, 0
         if coded or not any(stored):
             payload, (first, blocks), bits, tokens = self._segmenter.compress(
@@ -122,14 +131,14 @@ class Codec:
         header = _HEADER.pack(
             MAGIC,
             VERSION,
-            (_NEURAL if self._prediction.has_neural else 0) | (_STORED if any(stored) else 0),
+            self._flags(folded, any(stored)),
             len(text),
             0,
             self._artifact_id,
             self._tokenizer_id,
             first,
             _digest(content),
-            len(content),
+            len(form),
         )
         body = text + (_bitmap(stored) if any(stored) else b"") + kept
         body += struct.pack(f"<{len(blocks)}I", *blocks) + payload
@@ -158,11 +167,12 @@ class Codec:
             raise FormatError(f"{name}: made with another tokenizer")
         if artifact_id != self._artifact_id:
             raise FormatError(f"{name}: made with another artifact than {self._prediction.artifact.name}")
-        allowed = _NEURAL | (_STORED if version > 2 else 0)
-        if zero or flags & ~allowed or bool(flags & _NEURAL) != self._prediction.has_neural:
+        is_folded = self._folds_case and bool(flags & _FOLDED)
+        has_stored = version > 2 and bool(flags & _STORED)
+        if zero or flags != self._flags(is_folded, has_stored):
             raise FormatError(f"{name}: its header contradicts itself")
         made, body = body[:text_length].decode(errors="replace"), body[text_length:]
-        stored, kept, body = _parted(body, length, name) if flags & _STORED else ([], b"", body)
+        stored, kept, body = _parted(body, length, name) if has_stored else ([], b"", body)
         count = (length - len(kept)) // CODEC_BLOCK
         if 4 * count > len(body):
             raise FormatError(f"{name}: its header contradicts itself")
@@ -183,12 +193,26 @@ class Codec:
         else:
             coded = b""
         content = _joined(coded, kept, stored) if stored else coded
+        if is_folded:
+            content = unfold(content.decode(errors="replace")).encode()
         if _digest(content) != digest:
             raise FormatError(
                 f"{name}: what comes out is not what went in: made by another build or on another kind of "
                 "machine, whose arithmetic differs"
             )
         return content
+
+    def _flags(self, folded: bool, stored: bool) -> int:
+        neural = _NEURAL if self._prediction.has_neural else 0
+        return neural | (_FOLDED if folded else 0) | (_STORED if stored else 0)
+
+
+def _folded(content: bytes) -> bytes | None:
+    """``content`` with its capitals as marks; None if it isn't UTF-8."""
+    try:
+        return fold(content.decode()).encode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _blocks(content: bytes) -> list[bytes]:
@@ -251,7 +275,7 @@ def content_length(data: bytes) -> int:
 
 
 def segmenter(tokenizer: Tokenizer) -> Segmenter:
-    """The tokenizer's pieces as plain bytes, a space for each "▁".
+    """The tokenizer's pieces as plain bytes, a space for each "▁"; marks for capitals are characters.
 
     Raises InputError for a tokenizer without byte pieces: it can't stand for any file.
     """
@@ -262,7 +286,14 @@ def segmenter(tokenizer: Tokenizer) -> Segmenter:
         )
     return Segmenter(
         [
-            (piece.whole if piece.is_text else b"", piece.score, piece.kind is Kind.BYTE)
-            for piece in tokenizer.pieces
+            (_bytes_of(tokenizer, token), piece.score, piece.kind is Kind.BYTE)
+            for token, piece in enumerate(tokenizer.pieces)
         ]
     )
+
+
+def _bytes_of(tokenizer: Tokenizer, token: int) -> bytes:
+    piece = tokenizer.pieces[token]
+    if piece.kind is Kind.MARK:
+        return str(tokenizer.model.id_to_piece(token)).encode()
+    return piece.whole if piece.is_text else b""

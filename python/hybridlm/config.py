@@ -8,6 +8,7 @@ the field they set: ``field(default=0.5, metadata={"environment": "LEAKY_RELU_SL
 import contextlib
 import dataclasses
 import os
+import textwrap
 import tomllib
 import types
 import typing
@@ -159,6 +160,29 @@ def _describe(hint: Any) -> str:
 def as_dict(settings: Any) -> dict[str, Any]:
     """The dataclass as plain JSON values, nested as it is."""
     return {field.name: _plain(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
+
+
+def readable(settings: Mapping[str, Any], width: int = 100) -> str:
+    """``settings`` as `as_dict` gives them: a paragraph for each section, ``name value`` between commas."""
+    lines = []
+    single = {name: value for name, value in settings.items() if not isinstance(value, Mapping)}
+    sections = {name: value for name, value in settings.items() if isinstance(value, Mapping)}
+    for title, section in [("", single), *sections.items()]:
+        if section:
+            words = ", ".join(f"{name} {_written(value)}" for name, value in section.items())
+            head = f"{title}: " if title else ""
+            lines += textwrap.wrap(
+                head + words, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+            )
+    return "\n".join(lines)
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, list):
+        return "[" + " ".join(map(str, value)) + "]"
+    return "unset" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _plain(value: Any) -> Any:

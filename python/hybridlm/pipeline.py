@@ -32,6 +32,7 @@ from hybridlm.scoring.config import ScoringConfig, TTTOptimizer
 from hybridlm.scoring.evaluate import EvaluationResult, Rate, evaluate
 from hybridlm.scoring.mixing import MixtureSpec
 from hybridlm.scoring.mixtures import find_mixture
+from hybridlm.scoring.trace import Trace
 from hybridlm.stopwatch import Stopwatch
 from hybridlm.threads import thread_count
 from hybridlm.train.config import TrainConfig
@@ -139,17 +140,25 @@ def _run(config: PipelineConfig, out: Path, record: RunRecord) -> Summary:
 
     scoring = ScoringConfig(mixer=config.mixer, ttt=config.ttt, chunk=CHUNK)
 
-    def score(scoring: ScoringConfig) -> EvaluationResult:
+    trace = Trace(stream.tokens, tokenizer.bos_id)
+
+    def score(scoring: ScoringConfig, *, is_result: bool) -> EvaluationResult:
         return evaluate(
-            artifact, stream.tokens, tokenizer.byte_table, scoring, mixtures=without_oracle, threads=threads
+            artifact,
+            stream.tokens,
+            tokenizer.byte_table,
+            scoring,
+            mixtures=without_oracle,
+            threads=threads,
+            trace=trace if is_result else None,
         )
 
     with watch.stage("score"):
-        plain = score(dataclasses.replace(scoring, ttt="off"))
+        plain = score(dataclasses.replace(scoring, ttt="off"), is_result=config.ttt == "off")
     learning = plain
     if config.ttt != "off":
         with watch.stage("score with TTT"):
-            learning = score(scoring)
+            learning = score(scoring, is_result=True)
 
     summary = Summary(
         experts=[_named(name, rate) for name, rate in plain.experts.items() if name != "neural"],
@@ -171,6 +180,7 @@ def _run(config: PipelineConfig, out: Path, record: RunRecord) -> Summary:
         },
         made_of=provenance("eval", artifact_file, tokenizer_file, tokenizer, stream, scoring).as_dict(),
     )
+    atomic_write_text(out / "trace.json", json.dumps(trace.as_dict(tokenizer)) + "\n")
     atomic_write_text(out / "settings.json", json.dumps(as_dict(config), indent=2) + "\n")
     atomic_write_text(out / "summary.json", json.dumps(summary.to_json(), indent=2) + "\n")
     record.remove()

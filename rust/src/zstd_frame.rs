@@ -142,3 +142,47 @@ pub fn decompress(data: &[u8], max_bytes: usize, what: &str) -> Result<Vec<u8>> 
     end(decoder, what)?;
     Ok(content)
 }
+
+/// Reads zstd frames that come in pieces, one after the other, into pieces of a size that the caller chooses: a
+/// small input may hold gigabytes.
+pub struct StreamDecoder {
+    raw: zstd::stream::raw::Decoder<'static>,
+    name: String,
+    input: Vec<u8>,
+    read: usize,
+    inside_frame: bool,
+}
+
+impl StreamDecoder {
+    /// `name` stands for the data in errors.
+    pub fn new(name: &str) -> Result<Self> {
+        let raw = zstd::stream::raw::Decoder::new().map_err(|source| Error::io(name, source))?;
+        Ok(Self { raw, name: name.to_owned(), input: Vec::new(), read: 0, inside_frame: false })
+    }
+
+    /// Whether the data so far ends inside a frame, so that more must follow.
+    pub fn inside_frame(&self) -> bool {
+        self.inside_frame || self.read < self.input.len()
+    }
+
+    /// Takes in `data` and fills `out` from the front. Fewer bytes than `out` holds mean that more input is needed.
+    pub fn decode(&mut self, data: &[u8], out: &mut [u8]) -> Result<usize> {
+        self.input.drain(..self.read);
+        self.read = 0;
+        self.input.extend_from_slice(data);
+        let mut written = 0;
+        while written < out.len() {
+            let rest = self.input.get(self.read..).unwrap_or_default();
+            let room = out.get_mut(written..).unwrap_or_default();
+            let status = zstd::stream::raw::Operation::run_on_buffers(&mut self.raw, rest, room)
+                .map_err(|error| Error::format(&self.name, format!("the zstd data is damaged: {error}")))?;
+            if status.bytes_read == 0 && status.bytes_written == 0 {
+                break;
+            }
+            self.read += status.bytes_read;
+            written += status.bytes_written;
+            self.inside_frame = status.remaining > 0;
+        }
+        Ok(written)
+    }
+}

@@ -10,10 +10,19 @@ from hypothesis import strategies as st
 from hybridlm import _core
 from hybridlm.data import shard_writer, shards
 from hybridlm.data.documents import Document
-from hybridlm.data.shard_writer import DataFolderWriter, write_shards
-from hybridlm.data.shards import data_folder, examine, expand, read_stream
+from hybridlm.data.shard_writer import DataFolderWriter, write_shard, write_shards
+from hybridlm.data.shards import (
+    data_folder,
+    examine,
+    expand,
+    inspect_shards,
+    known_vocabulary,
+    open_stream,
+    read_stream,
+)
 from hybridlm.data.sidecar import sidecar_path
 from hybridlm.data.tokenizer import BOS, Tokenizer
+from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import FormatError, InputError
 
 
@@ -231,3 +240,13 @@ def test_how_documents_begin(tmp_path: Path, tokenizer: Tokenizer) -> None:
     assert shards.beginnings(summary.path, tokenizer, documents=9) == texts
     _core.write_shard(os.fspath(tmp_path / "empty.bin"), np.empty(0, np.uint16))
     assert shards.beginnings(tmp_path / "empty.bin", tokenizer) == []
+
+
+def test_gpt2_shards_are_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    path = tmp_path / "fineweb_val_000000.bin"
+    write_shard(path, np.array([50256, 464, 2068, 7586], np.uint16))
+    with pytest.raises(InputError, match=r"fineweb_val_000000\.bin: .*GPT-2's tokens .*tokenizer\.json"):
+        open_stream([path], tokenizer.vocabulary)
+    assert len(open_stream([path], Vocabulary(50257, bos_id=50256))) == 4
+    with pytest.raises(InputError, match=r"as GPT-2 shards do.*--bos-id 50256"):
+        known_vocabulary(inspect_shards([str(path)]))

@@ -1,4 +1,4 @@
-"""The scripts that kill commands and alter files, for some seconds each; docs/reliability.md has longer runs."""
+"""The scripts that kill commands and alter files, for some seconds each."""
 
 import subprocess
 import sys

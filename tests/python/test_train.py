@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ from hybridlm.train.config import (
 from hybridlm.train.ema import EMA
 from hybridlm.train.estimate import flops_per_token
 from hybridlm.train.loader import TokenLoader, check_shards
-from hybridlm.train.loop import LossGuard, TrainResult, phases, train
+from hybridlm.train.loop import LossGuard, TrainResult, activation_dtype, phases, train
 from hybridlm.train.optimizer import Optimizers
 from hybridlm.train.schedule import (
     SharedClock,
@@ -488,9 +488,35 @@ class Turned:
         return self.now
 
 
+Disposition = Callable[[signal.Signals, Any], None]
+
+
+@pytest.fixture
+def disposition() -> Iterator[Disposition]:
+    """Sets what a signal does, until the end: under nohup, the tests begin with SIGHUP ignored."""
+    before: dict[signal.Signals, Any] = {}
+
+    def dispose(number: signal.Signals, handler: Any) -> None:
+        before.setdefault(number, signal.signal(number, handler))
+
+    yield dispose
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_run_under_nohup_is_not_ended_by_a_hangup(run: Any, disposition: Disposition) -> None:
+    disposition(signal.SIGHUP, signal.SIG_IGN)
+    with pytest.MonkeyPatch.context() as patch:
+        result, _ = run("whole", timer=Turned(patch, interrupt_at=2, by=signal.SIGHUP), iterations=4)
+    assert result.steps == 4
+
+
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_run_resumed_under_a_time_limit_goes_on_at_its_second(run: Any, by: signal.Signals) -> None:
+def test_a_run_resumed_under_a_time_limit_goes_on_at_its_second(
+    run: Any, by: signal.Signals, disposition: Disposition
+) -> None:
     settings = {"iterations": 1000, "max_seconds": 8.0, "schedule": ScheduleConfig(warmdown=0.75)}
+    disposition(by, signal.default_int_handler if by == signal.SIGINT else signal.SIG_DFL)
     with pytest.MonkeyPatch.context() as patch:
         whole_result, whole = run("whole", timer=Turned(patch), **settings)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt, match="after step 3"):
@@ -773,3 +799,22 @@ def test_a_foreign_model_file_is_refused_by_name(run: Any, tmp_path: Path) -> No
         path.write_bytes(data)
         with pytest.raises(FormatError, match=complaint):
             checkpoints.load_model(out)
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_auto_takes_bfloat16_where_a_device_has_it(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+
+    def found(device: str, width: int, precision: Any = "auto") -> torch.dtype:
+        model = dataclasses.replace(CONFIG.model, width=width)
+        config = dataclasses.replace(CONFIG, precision=precision, model=model)
+        return activation_dtype(config, torch.device(device))
+
+    of_native = torch.bfloat16 if native else torch.float32
+    assert found("cpu", 128) == torch.float32
+    assert found("cpu", 256) == of_native
+    assert found("cuda", 128) == of_native
+    assert found("cpu", 256, "float32") == found("cuda", 256, "float32") == torch.float32
+    assert found("cpu", 128, "bfloat16") == torch.bfloat16

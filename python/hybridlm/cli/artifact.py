@@ -1,12 +1,12 @@
 """`hybridlm artifact pack` and `hybridlm artifact inspect`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
 
 from hybridlm.artifact import Artifact, bundle
-from hybridlm.cli.arguments import ChosenTokenizer
+from hybridlm.cli.arguments import ChosenTokenizer, Out
 from hybridlm.cli.output import check_output, is_standard, print_json, read_input, write_output
 from hybridlm.errors import InputError
 from hybridlm.extras import require_torch
@@ -16,7 +16,7 @@ from hybridlm.model.grid import Scheme
 def pack(
     *,
     tokenizer: ChosenTokenizer,
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
+    out: Out,
     model: Path | None = None,
     oracle: Path | None = None,
     quantise: tuple[str, ...] = (),

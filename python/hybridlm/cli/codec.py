@@ -2,16 +2,13 @@
 
 import time
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 
-from hybridlm.cli.arguments import ChosenTokenizer
+from hybridlm.cli.arguments import ChosenTokenizer, Out
 from hybridlm.cli.output import check_output, is_standard, print_json, read_input, write_output
 from hybridlm.errors import InputError
 from hybridlm.progress import Progress
-
-Out = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 
 
 def compress(

@@ -20,7 +20,10 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hybridlm.cli.options import Described
 
 from hybridlm.signals import as_interrupts
 
@@ -29,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "run": ("hybridlm.cli.run", "Run", "the whole pipeline on your text, or on text that is already here"),
     "data tokenizer": ("hybridlm.cli.data", "tokenizer", "train a SentencePiece BPE tokenizer"),
     "data shard": ("hybridlm.cli.data", "shard", "text to token shards"),
+    "data fetch": ("hybridlm.cli.data", "fetch", "download a dataset from the Hugging Face hub"),
     "data inspect": ("hybridlm.cli.data", "inspect", "what a shard holds"),
     "oracle build": ("hybridlm.cli.oracle", "build", "shards to a frozen n-gram oracle"),
     "oracle count": ("hybridlm.cli.oracle", "count", "shards to a file of partial counts"),
@@ -39,6 +43,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "artifact pack": ("hybridlm.cli.artifact", "pack", "bundle a trained model and an oracle into one file"),
     "artifact inspect": ("hybridlm.cli.artifact", "inspect", "what an artifact holds, against its budget"),
     "eval": ("hybridlm.cli.evaluate", "evaluate", "score an artifact: bits per byte (also under torchrun)"),
+    "mix": ("hybridlm.cli.mix", "mix", "your own network's log-probabilities with an oracle and experts"),
     "verify": ("hybridlm.cli.verify", "verify", "a reported score, made again and compared"),
     "compare": ("hybridlm.cli.compare", "compare", "two scores of the same text: which is better?"),
     "audit": ("hybridlm.cli.audit", "audit", "is an artifact's score honest?"),
@@ -48,7 +53,19 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "baseline ctw": ("hybridlm.cli.baseline", "ctw", "what context-tree weighting over bytes reaches"),
     "baseline kn": ("hybridlm.cli.baseline", "kn", "what interpolated Kneser-Ney over bytes reaches"),
     "report": ("hybridlm.cli.report", "report", "a run as one HTML page"),
+    "submission pack": (
+        "hybridlm.cli.submission",
+        "pack",
+        "runs to a record of the parameter-golf challenge",
+    ),
+    "submission check": (
+        "hybridlm.cli.submission",
+        "check",
+        "is a record complete, consistent, small enough?",
+    ),
+    "submission compare": ("hybridlm.cli.submission", "compare", "does a record beat another, by the rules?"),
     "doctor": ("hybridlm.cli.doctor", "doctor", "can this installation do its work?"),
+    "completion": ("hybridlm.cli.completion", "completion", "completion of commands and options in a shell"),
 }
 
 # Earlier names. They still work, and say what to write instead.
@@ -64,6 +81,14 @@ class Command:
 
     def load(self) -> Any:
         return getattr(importlib.import_module(self.module), self.function)
+
+    def describe(self) -> "Described":
+        """Its options, with the defaults that the preset among its arguments and the environment give."""
+        from hybridlm.cli.options import describe
+
+        target = self.load()
+        layered = hasattr(target, "with_defaults")
+        return describe(target, target.with_defaults(self.arguments) if layered else None)
 
 
 def find(argv: Sequence[str]) -> Command | None:
@@ -136,6 +161,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _call(command: Command) -> int:
     import tyro
 
+    from hybridlm.cli.options import wrong_usage
+
+    described = command.describe()
+    if not {"-h", "--help"}.isdisjoint(command.arguments):
+        from hybridlm.cli.help import help_text
+
+        print(help_text(command.name, described))
+        return 0
+    if problem := wrong_usage(described, command.arguments, command.name):
+        # Under torchrun, one rank says so.
+        if os.environ.get("RANK", "0") == "0":
+            joint = "" if problem.endswith("?") else ";"
+            _complain(f"{problem}{joint} `hybridlm {command.name} --help` shows examples and all options")
+        return 2
     target = command.load()
     layers = {"default": target.with_defaults(command.arguments)} if hasattr(target, "with_defaults") else {}
     leave = contextlib.ExitStack()
@@ -174,7 +213,10 @@ def _without_command(argv: Sequence[str]) -> int:
         print(f"hybridlm {__version__}")
         return 0
     if rest:
-        print(f"hybridlm: there is no command {' '.join(argv[:2])!r}\n", file=sys.stderr)
+        from hybridlm.cli.options import suggestion
+
+        given = " ".join(argv[: 2 if group else 1])
+        print(f"hybridlm: there is no command {given!r}{suggestion(given, COMMANDS)}\n", file=sys.stderr)
     print(overview(group), file=sys.stderr)
     return 2
 

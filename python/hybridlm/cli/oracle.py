@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from hybridlm.cli.arguments import Files
+from hybridlm.cli.arguments import Files, Glob, Out
 from hybridlm.cli.output import check_output, is_standard, read_input, write_output
 from hybridlm.errors import InputError
 
@@ -122,7 +122,7 @@ def _unfinished(out: Path, seconds: float) -> Path | None:
 
 def build(
     shards: Files,
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
+    out: Out,
     estimator: Estimator | None = None,
     orders: int | None = None,
     max_bytes: int | None = None,
@@ -226,7 +226,7 @@ def build(
 
 def count(
     shards: Files,
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
+    out: Out,
     estimator: Estimator | None = None,
     orders: int | None = None,
     buckets: tuple[BucketsOption, ...] = (),
@@ -294,9 +294,7 @@ def count(
         checkpoint.remove()
 
 
-def merge(
-    parts: Files, out: Annotated[Path, tyro.conf.arg(aliases=["-o"])], threads: int | None = None
-) -> None:
+def merge(parts: Files, out: Out, threads: int | None = None) -> None:
     """Add up files of partial counts, all of the dense estimator or all of the sparse one.
 
     They must have been counted with the same options, and no shard twice. The bytes are those of counting
@@ -440,7 +438,7 @@ def _sparse_picture(info: dict[str, Any]) -> "Table":
 
 def evaluate(
     oracle: tyro.conf.Positional[Path],
-    val: str,
+    val: Glob,
     tokenizer: Path,
     bos_id: int | None = None,
     threads: int | None = None,

@@ -4,10 +4,9 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-import tyro
-
+from hybridlm.cli.arguments import OptionalOut
 from hybridlm.config import peek_option, resolve
 from hybridlm.files import scratch_folder
 from hybridlm.scoring.config import DEFAULT_MIXER, ScoringConfig, TTTOptimizer
@@ -27,7 +26,7 @@ class Run:
 
     text: tuple[Path, ...] = ()
     """Text files to use instead: prose with blank lines between documents, or JSON with a "text" in each."""
-    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    out: OptionalOut = None
     """Folder that keeps everything, ready for the single commands; without it nothing is kept. Interrupted,
     the same command goes on from what is in it."""
     preset: str = DEFAULT_PRESET
@@ -49,6 +48,7 @@ class Run:
     json: bool = False
     """Print the summary as JSON."""
     training: TrainConfig = field(default_factory=TrainConfig)
+    """Of the network, as `hybridlm train` takes them."""
 
     @classmethod
     def with_defaults(cls, arguments: list[str]) -> "Run":

@@ -36,6 +36,7 @@ class ModelConfig:
     """Sizes and switches of the model. Raises InputError for sizes that don't fit."""
 
     layers: int = 4
+    """Transformer blocks."""
     width: int = 256
     """Channels of the residual stream."""
     heads: int = 4
@@ -43,6 +44,7 @@ class ModelConfig:
     kv_heads: int = 2
     """Key and value heads; each serves heads / kv_heads query heads (grouped-query attention)."""
     mlp_hidden: int = 768
+    """Hidden units of each block's MLP."""
 
     vocab_size: int = 0
     """0: as many as the tokenizer has."""
@@ -54,6 +56,7 @@ class ModelConfig:
     tied_embeddings: bool = True
     """The output layer is the transposed token embedding."""
     embedding_std: float = 0.005
+    """Standard deviation of the token embeddings at the start."""
     logit_softcap: float = 30.0
     """Logits z become c tanh(z / c); 0 leaves them alone."""
     asymmetric_softcap: bool = False
@@ -70,6 +73,7 @@ class ModelConfig:
     recurrences: int = 1
     """How many times the layers recurrence_first to recurrence_last are run, one after the other."""
     recurrence_first: int = 0
+    """The first recurrent layer, counted from 0."""
     recurrence_last: int = 0
     """The last recurrent layer, counted from 0 and included."""
     lane_layers: int = 0
@@ -80,9 +84,11 @@ class ModelConfig:
     query_gain: bool = True
     """A learned gain per query head."""
     query_gain_start: float = 1.5
+    """That gain at the start."""
     rope_dims: int = 16
     """How many channels of each head rotary embedding turns; 0: no positions but causality."""
     rope_base: float = 10_000.0
+    """The rotary embedding's longest wavelength is 2π times nearly this many positions."""
     xsa_layers: int = 4
     """In this many last layers, attention's output loses its component along the position's own value."""
     value_residual: bool = True
@@ -104,6 +110,7 @@ class ModelConfig:
     bigram_rows: int = 8192
     """Rows of the hashed bigram embedding; 0: none."""
     bigram_width: int = 128
+    """Channels of the bigram embedding, before they are projected to the width."""
     smear_gate: bool = True
     """Embeddings are blended with the previous position's, per channel, not across a document's start."""
     smear_channels: int = 0

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridlm import _core
+from hybridlm.arrays import Integers, token_array, whole_numbers
 from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import InputError
 from hybridlm.extras import require_torch
@@ -39,8 +40,10 @@ class Oracle:
     (True, True)
     """
 
-    def __init__(self, core: _core.FrozenOracle, data: bytes) -> None:
+    def __init__(self, core: _core.FrozenOracle, data: bytes = b"") -> None:
         """``core``: what was decoded from ``data``, an oracle file's bytes."""
+        if not isinstance(core, _core.FrozenOracle):
+            raise TypeError("an oracle is read by Oracle.from_file(path) or Oracle.from_bytes(data)")
         self._core = core
         self._data = data
         self._warned = False
@@ -132,28 +135,29 @@ class Oracle:
         return self._core.info()
 
     def target_log_probs(
-        self, tokens: NDArray[np.uint16], *, start: int = 0, threads: int | None = None
+        self, tokens: Integers, *, start: int = 0, threads: int | None = None
     ) -> NDArray[np.float32]:
         """float32 [K, N − start]: ``[k, j]`` = ln p_k(tokens[start + j] | tokens[:start + j]).
 
-        Raises InputError for a token >= ``vocab_size`` or a ``start`` beyond the stream.
+        Tokens are of any integer type, NumPy's or torch's. Raises InputError for a token >= ``vocab_size`` or
+        a ``start`` beyond the stream.
         """
-        return self._core.target_log_probs(tokens, start, thread_count(threads))
+        return self._core.target_log_probs(self._tokens(tokens), start, thread_count(threads))
 
     def log_probs(
-        self, tokens: NDArray[np.uint16], positions: NDArray[np.integer[Any]], *, threads: int | None = None
+        self, tokens: Integers, positions: Integers, *, threads: int | None = None
     ) -> NDArray[np.float32]:
         """float32 [K, M, V]: ``[k, m, v]`` = ln p_k(v | tokens[:positions[m]]); positions are in 0..=N.
 
         Raises InputError for a token >= ``vocab_size`` or a position outside the stream.
         """
-        where: NDArray[np.int64] = np.ascontiguousarray(positions).astype(np.int64, copy=False)
-        return self._core.log_probs(tokens, where, thread_count(threads))
+        where = _positions(positions)
+        return self._core.log_probs(self._tokens(tokens), where, thread_count(threads))
 
     def mixture(
         self,
-        tokens: NDArray[np.uint16],
-        positions: NDArray[np.integer[Any]],
+        tokens: Integers,
+        positions: Integers,
         weights: NDArray[np.floating[Any]],
         *,
         threads: int | None = None,
@@ -165,9 +169,15 @@ class Oracle:
         Raises as ``log_probs`` does, TypeError for weights of another shape, and InputError for a weight
         that is negative or not finite.
         """
-        where: NDArray[np.int64] = np.ascontiguousarray(positions).astype(np.int64, copy=False)
+        where = _positions(positions)
         shares: NDArray[np.float32] = np.ascontiguousarray(weights).astype(np.float32, copy=False)
-        return self._core.mixture(tokens, where, shares, thread_count(threads))
+        return self._core.mixture(self._tokens(tokens), where, shares, thread_count(threads))
+
+    def _tokens(self, tokens: Integers) -> NDArray[np.uint16]:
+        # What is right already isn't looked through twice.
+        if isinstance(tokens, np.ndarray) and tokens.dtype == np.uint16 and tokens.flags.c_contiguous:
+            return tokens
+        return token_array(tokens, self.vocab_size)
 
     def tables(self, device: "torch.device | str" = "cpu") -> "OracleTables":
         """The same look-ups as a torch module on ``device``.
@@ -178,3 +188,7 @@ class Oracle:
         from hybridlm.oracle.device_tables import OracleTables
 
         return OracleTables(self._core, device)
+
+
+def _positions(positions: Integers) -> NDArray[np.int64]:
+    return np.ascontiguousarray(whole_numbers(positions, "positions"), np.int64)

@@ -19,32 +19,43 @@ class OptimizerConfig:
     """Muon for the matrices, AdamW for embeddings and for vectors and scalars."""
 
     matrix_lr: float = 0.02
+    """Learning rate of the matrices (Muon)."""
     embedding_lr: float = 0.03
+    """Learning rate of the embeddings (AdamW)."""
     scalar_lr: float = 0.02
+    """Learning rate of vectors and scalars (AdamW)."""
     decoder_lr_factor: float = 2.0
     """Learning rates of the second half of the layers are this many times those of the first."""
     weight_decay: float = 0.04
     """Of Muon's matrices; decoupled, times the learning rate, as the two that follow."""
     embedding_decay: float = 0.0
+    """Weight decay of the embeddings."""
     scalar_decay: float = 0.0
+    """Weight decay of vectors and scalars."""
     gradient_clip: float = 0.0
     """Largest global norm of the gradient; 0: whatever it is."""
 
     momentum_start: float = 0.92
+    """Muon's momentum at the first step."""
     momentum_end: float = 0.99
+    """Muon's momentum from step momentum_steps on."""
     momentum_steps: int = 1500
     """Muon's momentum goes from start to end, linearly, in so many steps."""
     newton_schulz: Literal["quintic", "polar_express"] = "quintic"
     """Coefficients of the orthogonalisation: Jordan's, the same in each step, or Polar Express's."""
     newton_schulz_steps: int = 5
+    """Iterations of the orthogonalisation."""
     newton_schulz_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """auto: bfloat16 on CUDA, float32 elsewhere."""
     normalise_rows: bool = False
     """Rows of Muon's direction get the same norm before it is orthogonalised (MuonEq-R)."""
 
     adam_beta1: float = 0.8
+    """Decay of AdamW's average of gradients."""
     adam_beta2: float = 0.95
+    """Decay of AdamW's average of squared gradients."""
     adam_epsilon: float = 1e-8
+    """Added to the root of AdamW's squared gradients."""
 
     def __post_init__(self) -> None:
         _at_least_zero(
@@ -109,8 +120,11 @@ class ComplementaryConfig:
     """
 
     alpha: float = 0.5
+    """α of the formula: 0 weighs every target the same."""
     floor: float = 0.1
+    """The least that a target weighs."""
     max_order: int = 6
+    """The highest order of the oracle that is asked."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
@@ -127,6 +141,7 @@ class ValidationConfig:
     every: int = 0
     """In steps; 0: only at the end."""
     max_tokens: int = 1_000_000
+    """Only the first so many targets of the validation shards."""
 
     def __post_init__(self) -> None:
         _at_least_zero(self, "validation.", "every", "max_tokens")
@@ -135,6 +150,8 @@ class ValidationConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
+    """What an interrupted run goes on from."""
+
     every: int = 0
     """In steps; 0: only when interrupted."""
     keep: int = 2
@@ -160,7 +177,9 @@ class TrainConfig:
     micro_batch_tokens: int = 16_384
     """Most targets of one forward and backward pass on a rank: bounds memory, changes no result."""
     sequence_length: int = 256
+    """Tokens of one training sequence, which the model sees as context."""
     seed: int = 1337
+    """Of the first weights and of the order of the batches."""
     oracle: Path | None = field(default=None, metadata={"environment": "NGRAM_ORACLE_PATH"})
     """Oracle for complementary training; none: every token weighs the same."""
     ema_decay: float = 0.9985
@@ -168,6 +187,7 @@ class TrainConfig:
     late_qat_lr_scale: float = 0.15
     """Quantisation-aware training starts when the learning-rate scale falls below; 0: never."""
     log_every: int = 10
+    """Steps between two lines of the log."""
     tensorboard: bool = False
     """Write the log for TensorBoard too, into the run's folder; needs the extra `tensorboard`."""
     peak_tflops: float = 0.0
@@ -180,7 +200,8 @@ class TrainConfig:
     device: str | None = None
     """cpu, cuda or cuda:N; none: CUDA where there is one."""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Of activations. auto: bfloat16 autocast on CUDA devices that have it, else float32."""
+    """Of activations. auto: bfloat16 autocast on CUDA devices that have it, and on CPUs that multiply it
+    natively for models at least 192 wide; else float32."""
     compile: bool = False
     """Compile the model with torch.compile."""
 

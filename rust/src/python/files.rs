@@ -69,6 +69,37 @@ fn decompress<'py>(
     Ok(PyBytes::new(py, &content))
 }
 
+/// zstd frames that come in pieces.
+#[pyclass(module = "hybridlm._core")]
+struct ZstdDecoder {
+    core: zstd_frame::StreamDecoder,
+}
+
+#[pymethods]
+impl ZstdDecoder {
+    #[new]
+    fn new(name: &str) -> PyResult<Self> {
+        Ok(Self { core: zstd_frame::StreamDecoder::new(name)? })
+    }
+
+    #[getter]
+    fn inside_frame(&self) -> bool {
+        self.core.inside_frame()
+    }
+
+    fn decode<'py>(
+        &mut self,
+        py: Python<'py>,
+        data: &[u8],
+        max_bytes: usize,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let mut out = vec![0u8; max_bytes];
+        let core = &mut self.core;
+        let written = py.detach(|| core.decode(data, &mut out))?;
+        Ok(PyBytes::new(py, out.get(..written).unwrap_or_default()))
+    }
+}
+
 /// The row (bucket) of each position's context, for the twins of the hash to be held against.
 #[pyfunction]
 fn context_buckets<'py>(
@@ -94,6 +125,7 @@ fn unpacked_limit() -> PyResult<usize> {
 }
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<ZstdDecoder>()?;
     module.add("LIMIT_VARIABLE", zstd_frame::LIMIT_VARIABLE)?;
     module.add_function(wrap_pyfunction!(unpacked_limit, module)?)?;
     module.add_function(wrap_pyfunction!(shard_tokens, module)?)?;
