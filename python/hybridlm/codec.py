@@ -122,7 +122,8 @@ class Codec:
     ) -> Compressed:
         """``form``: the content, or that with its capitals as marks; it is what has the blocks."""
         coded, kept = _divided(form, stored)
-        text, payload, first, blocks, bits, tokens = b"", b"", 0, [], 0.0, 0
+        text, payload, first, bits, tokens = b"", b"", 0, 0.0, 0
+        blocks: list[int] = []
         if coded or not any(stored):
             payload, (first, blocks), bits, tokens = self._segmenter.compress(
                 coded, self._prediction.predictor(), progress
