@@ -70,6 +70,12 @@ def read_shard(
 def write_shard(path: str | os.PathLike[str], tokens: NDArray[np.uint16]) -> None:
     """Writes a shard, which appears under ``path`` only when complete. OSError."""
 
+LIMIT_VARIABLE: str
+"""The environment variable that sets `unpacked_limit`."""
+
+def unpacked_limit() -> int:
+    """What a part of a file may unpack to, in bytes: 256 MiB or as the environment says. InputError."""
+
 def compress(data: bytes, level: int = 22, progress: Callable[[int], object] | None = None) -> bytes:
     """One zstd frame (levels 1 to 22) with content size and checksum."""
 

@@ -11,13 +11,14 @@ offset   bytes   what
 ======== ======= ==================================================
 0        4       ``HLMZ``
 4        1       version, 2
-5        1       1: the artifact has a neural model; else 0
+5        1       flags: 1: the artifact has a neural model; 2: the content is UTF-8 with its capitals as
+                 marks (`hybridlm.data.case_folding`), and what follows is said of that form
 6        1       n, the length of the text at offset 44
 7        1       zero
 8        8       the artifact: first bytes of its SHA-256
 16       4       the tokenizer: first bytes of its SHA-256
 20       4       CRC-32 of the first 64 tokens' frequencies
-24       8       the content: first bytes of its SHA-256
+24       8       the content as it was: first bytes of its SHA-256
 32       8       the content's length
 40       4       CRC-32 of all other bytes of the file
 44       n       text: what a neural model's arithmetic depends on
@@ -34,6 +35,7 @@ from dataclasses import dataclass
 
 from hybridlm._core import CODEC_BLOCK, Segmenter
 from hybridlm.artifact import Artifact
+from hybridlm.data.case_folding import fold, unfold
 from hybridlm.data.pieces import Kind
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import FormatError, InputError
@@ -44,7 +46,7 @@ VERSION = 2
 _HEADER = struct.Struct("<4sBBBx8s4sI8sQ")
 _CRC = struct.Struct("<I")
 _START = _HEADER.size + _CRC.size
-_NEURAL = 1
+_NEURAL, _FOLDED = 1, 2
 
 Report = Callable[[int], object]
 
@@ -79,23 +81,26 @@ class Codec:
         self._artifact_id = hashlib.sha256(artifact.to_bytes()).digest()[:8]
         self._tokenizer_id = bytes.fromhex(tokenizer.fingerprint)[:4]
         self._segmenter = segmenter(tokenizer)
+        self._folds_case = tokenizer.folds_case
 
     def compress(self, content: bytes, progress: Report | None = None) -> Compressed:
         """``progress`` is told bytes of content."""
+        folded = _folded(content) if self._folds_case else None
+        coded = content if folded is None else folded
         payload, (first, blocks), bits, tokens = self._segmenter.compress(
-            content, self._prediction.predictor(), progress
+            coded, self._prediction.predictor(), progress
         )
         text = self._prediction.arithmetic().encode()
         header = _HEADER.pack(
             MAGIC,
             VERSION,
-            _NEURAL if self._prediction.has_neural else 0,
+            self._flags(folded is not None),
             len(text),
             self._artifact_id,
             self._tokenizer_id,
             first,
             _digest(content),
-            len(content),
+            len(coded),
         )
         body = text + struct.pack(f"<{len(blocks)}I", *blocks) + payload
         return Compressed(header + _CRC.pack(_checksum(header, body)) + body, bits, tokens)
@@ -124,7 +129,8 @@ class Codec:
             raise FormatError(f"{name}: made with another artifact than {self._prediction.artifact.name}")
         count = length // CODEC_BLOCK
         payload_start = text_length + 4 * count
-        if flags != (_NEURAL if self._prediction.has_neural else 0) or payload_start > len(body):
+        is_folded = self._folds_case and bool(flags & _FOLDED)
+        if flags != self._flags(is_folded) or payload_start > len(body):
             raise FormatError(f"{name}: its header contradicts itself")
         made, here = body[:text_length].decode(errors="replace"), self._prediction.arithmetic()
         if made != here:
@@ -136,12 +142,25 @@ class Codec:
         content = self._segmenter.decompress(
             body[payload_start:], length, (first, blocks), self._prediction.predictor(), name, progress
         )
+        if is_folded:
+            content = unfold(content.decode(errors="replace")).encode()
         if _digest(content) != digest:
             raise FormatError(
                 f"{name}: what comes out is not what went in: made by another build or on another kind of "
                 "machine, whose arithmetic differs"
             )
         return content
+
+    def _flags(self, folded: bool) -> int:
+        return (_NEURAL if self._prediction.has_neural else 0) | (_FOLDED if folded else 0)
+
+
+def _folded(content: bytes) -> bytes | None:
+    """``content`` with its capitals as marks; None if it isn't UTF-8."""
+    try:
+        return fold(content.decode()).encode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _digest(content: bytes) -> bytes:
@@ -158,7 +177,7 @@ def content_length(data: bytes) -> int:
 
 
 def segmenter(tokenizer: Tokenizer) -> Segmenter:
-    """The tokenizer's pieces as plain bytes, a space for each "▁".
+    """The tokenizer's pieces as plain bytes, a space for each "▁"; marks for capitals are characters.
 
     Raises InputError for a tokenizer without byte pieces: it can't stand for any file.
     """
@@ -169,7 +188,14 @@ def segmenter(tokenizer: Tokenizer) -> Segmenter:
         )
     return Segmenter(
         [
-            (piece.whole if piece.is_text else b"", piece.score, piece.kind is Kind.BYTE)
-            for piece in tokenizer.pieces
+            (_bytes_of(tokenizer, token), piece.score, piece.kind is Kind.BYTE)
+            for token, piece in enumerate(tokenizer.pieces)
         ]
     )
+
+
+def _bytes_of(tokenizer: Tokenizer, token: int) -> bytes:
+    piece = tokenizer.pieces[token]
+    if piece.kind is Kind.MARK:
+        return str(tokenizer.model.id_to_piece(token)).encode()
+    return piece.whole if piece.is_text else b""

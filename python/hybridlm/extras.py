@@ -35,6 +35,11 @@ def require_pyarrow(purpose: str) -> None:
     _require("pyarrow", "PyArrow", "parquet", purpose)
 
 
+def require_matplotlib(purpose: str) -> None:
+    """As `require_torch`, of Matplotlib."""
+    _require("matplotlib", "Matplotlib", "plots", purpose)
+
+
 def require_tokenizers(purpose: str) -> None:
     """As `require_torch`, of Hugging Face's tokenizers."""
     _require("tokenizers", "the library tokenizers", "hub", purpose)

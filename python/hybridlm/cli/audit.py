@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from hybridlm.cli.arguments import ChosenTokenizer
+from hybridlm.cli.arguments import ChosenTokenizer, Glob
 from hybridlm.cli.output import print_json
 from hybridlm.errors import InputError
+from hybridlm.progress import Progress
 from hybridlm.scoring.config import ScoringConfig
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def audit(
     artifact: tyro.conf.Positional[Path | None] = None,
     *,
     subject: str | None = None,
-    val: str,
+    val: Glob,
     tokenizer: ChosenTokenizer,
     scoring: Annotated[ScoringConfig, tyro.conf.arg(name="")] = ScoringConfig(chunk=CHUNK),  # noqa: B008 - frozen
     max_tokens: int = 20_000,
@@ -58,6 +59,7 @@ def audit(
     from hybridlm.data import shards
     from hybridlm.scoring import world_sizes
     from hybridlm.scoring.audit import audit as run
+    from hybridlm.scoring.audit_progress import Watched, targets_to_score
     from hybridlm.scoring.audit_subject import artifact_subject
     from hybridlm.scoring.foreign_subject import load_subject
 
@@ -104,21 +106,25 @@ def audit(
     world_size = None
     if neural and not skip_world_sizes:
         world_size = world_sizes.compare(bundle, *world_sizes.prefix(bundle, stream, scoring))
-    report = run(
-        artifact_subject(bundle, vocabulary.vocab_size, scoring, dist),
-        stream,
-        vocabulary.vocab_size,
-        artifact=bundle,
-        tokenizer=vocabulary,
-        source=opened,
-        world_size=world_size,
-        chunk=scoring.chunk,
-        # What has been trained on is what the chunks say, so other chunks are another score.
-        other_chunks=not neural or scoring.ttt == "off",
-        rows=rows,
-        changes=changes,
-        seed=seed,
-    )
+    # What has been trained on is what the chunks say, so other chunks are another score.
+    other_chunks = not neural or scoring.ttt == "off"
+    scorer = artifact_subject(bundle, vocabulary.vocab_size, scoring, dist)
+    targets = targets_to_score(len(stream), changes=changes, other_chunks=other_chunks)
+    with Progress("audit", targets, "targets") as progress:
+        report = run(
+            Watched(scorer, progress.update),
+            stream,
+            vocabulary.vocab_size,
+            artifact=bundle,
+            tokenizer=vocabulary,
+            source=opened,
+            world_size=world_size,
+            chunk=scoring.chunk,
+            other_chunks=other_chunks,
+            rows=rows,
+            changes=changes,
+            seed=seed,
+        )
     return _show(report, json)
 
 

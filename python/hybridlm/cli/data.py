@@ -3,13 +3,13 @@
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import tyro
 
-from hybridlm.cli.arguments import ChosenTokenizer, Files
+from hybridlm.cli.arguments import ChosenTokenizer, Files, Glob, Out
 from hybridlm.cli.output import print_json
-from hybridlm.errors import InputError
+from hybridlm.files import check_output
 from hybridlm.progress import Progress
 
 if TYPE_CHECKING:
@@ -24,8 +24,9 @@ _TOKENIZER_CHARACTERS = 100_000_000
 
 def tokenizer(
     text: Files,
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
+    out: Out,
     vocab_size: int = 1024,
+    fold_case: bool = False,
     text_field: str = "text",
     one_per_file: bool = False,
     plain: bool = False,
@@ -39,8 +40,10 @@ def tokenizer(
         text: Text files, folders of them, globs, or - for stdin: prose with blank lines between documents,
             JSON Lines with a "text" in each, a JSON array of such, or Parquet with a column "text"; UTF-8,
             plain or compressed with gzip, bzip2, xz or zstd. What is in a file decides, not its name.
-        output: The model file to write.
+        out: The model file to write.
         vocab_size: Pieces, the 256 bytes and 4 special ones among them.
+        fold_case: Write capitals as marks before lower-case words ("⇧the" for "The"), so that the pieces of
+            words needn't be there in two cases. Bits per byte stay those of the text as it was.
         text_field: The member of JSON objects, or the column of Parquet files, that holds the text.
         one_per_file: A file of prose is one document, whatever blank lines it has.
         plain: Take every file for prose, even one that looks like JSON.
@@ -48,8 +51,7 @@ def tokenizer(
     from hybridlm.data.documents import sample
     from hybridlm.data.tokenizer import Tokenizer
 
-    if not output.parent.is_dir():
-        raise InputError(f"{output.parent}: no such folder to write {output.name} to")
+    check_output(out)
     read = 0
 
     def counted() -> "Iterator[Document]":
@@ -61,14 +63,15 @@ def tokenizer(
     documents = sample(counted(), _TOKENIZER_CHARACTERS)
     if len(documents) < read:
         log.info("training on a sample of %d of %d documents", len(documents), read)
-    trained = Tokenizer.train((document.text for document in documents), output, vocab_size)
-    print(f"{output}: {trained.vocab_size} pieces, fingerprint {trained.fingerprint}")
+    texts = (document.text for document in documents)
+    trained = Tokenizer.train(texts, out, vocab_size, fold_case=fold_case)
+    print(f"{out}: {trained.vocab_size} pieces, fingerprint {trained.fingerprint}")
 
 
 def shard(
     text: Files,
     tokenizer: ChosenTokenizer,
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
+    out: Out,
     val_fraction: float = 0.05,
     shard_tokens: int = 10_000_000,
     name: str = "text",
@@ -142,7 +145,7 @@ def shard(
 
 def fetch(
     dataset: tyro.conf.Positional[str],
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
+    out: Out,
     files: tuple[str, ...] = ("*",),
     revision: str = "main",
 ) -> None:
@@ -163,7 +166,7 @@ def fetch(
 
 def overlap(
     train: Files,
-    val: str,
+    val: Glob,
     lengths: tuple[int, ...] = (8, 13, 20, 32, 50),
     listed: int = 10,
     bos_id: int | None = None,

@@ -1,10 +1,9 @@
 """`hybridlm mix`: another program's log-probabilities, mixed with an oracle and with experts that learn."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import tyro
-
+from hybridlm.cli.arguments import Glob
 from hybridlm.cli.output import number_table, print_json, print_table
 from hybridlm.errors import FormatError, InputError
 from hybridlm.scoring.config import DEFAULT_MIXER
@@ -22,13 +21,13 @@ _PIECE = 1 << 12
 def mix(
     *,
     log_probs: tuple[Path, ...] = (),
-    tokens: str,
+    tokens: Glob,
     tokenizer: Path | None = None,
     bos_id: int | None = None,
     oracle: Path | None = None,
     vocab_size: int | None = None,
     mixer: str = DEFAULT_MIXER,
-    per_token: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
+    per_token: Path | None = None,
     threads: int | None = None,
     json: bool = False,
 ) -> None:

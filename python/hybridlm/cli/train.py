@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from hybridlm.cli.arguments import ChosenTokenizer, TokenizerChoice
+from hybridlm.cli.arguments import ChosenTokenizer, Out, TokenizerChoice
 from hybridlm.config import from_values, peek_option, resolve
 from hybridlm.errors import FormatError
 from hybridlm.extras import require_tensorboard, require_torch
@@ -33,7 +33,7 @@ class Train:
     data: Path
     """Folder of shards named *_train_*.bin and *_val_*.bin."""
     tokenizer: ChosenTokenizer
-    out: Path
+    out: Out
     """Folder of the run."""
     preset: str | None = None
     """tiny, small, kaggle, full, record, or a TOML file of settings."""

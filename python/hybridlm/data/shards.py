@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,6 +110,13 @@ class ShardRecord(ShardHead):
     """A shard that has been read to its end: also the SHA-256 of its file."""
 
     sha256: str
+
+    @classmethod
+    def of(cls, path: str) -> Self:
+        """Raises FormatError or OSError."""
+        tokens = _core.shard_tokens(path)
+        with Path(path).open("rb") as file:
+            return cls(path, tokens, hashlib.file_digest(file, "sha256").hexdigest())
 
 
 @dataclass(frozen=True)
@@ -226,12 +233,7 @@ def _read(
 
 def inspect_shards(names: Sequence[str]) -> list[ShardRecord]:
     """Size and hash of each shard. Raises FormatError, OSError, or InputError for one that is given twice."""
-    records = []
-    for name in names:
-        tokens = _core.shard_tokens(name)
-        with Path(name).open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        records.append(ShardRecord(name, tokens, sha256))
+    records = [ShardRecord.of(name) for name in names]
     refuse_repeated(records)
     return records
 

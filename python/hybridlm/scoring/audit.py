@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridlm.artifact import BUDGET_BYTES, Artifact
+from hybridlm.data import case_folding
 from hybridlm.data.byte_level import ByteLevelModel
 from hybridlm.data.shards import ShardRecord, Stream
 from hybridlm.data.tokenizer import Tokenizer
@@ -429,10 +430,15 @@ def _decoded_bytes(tokenizer: Tokenizer, stream: Tokens) -> int:
     if isinstance(model, ByteLevelModel):
         documents = np.split(stream, np.flatnonzero(stream == tokenizer.bos_id))
         return sum(model.decoded_bytes(document.tolist()) for document in documents)
+
+    def length(tokens: list[int]) -> int:
+        text = model.decode(tokens)
+        return len((case_folding.unfold(text) if tokenizer.folds_case else text).encode())
+
     ids = np.arange(tokenizer.vocab_size)
     # Any one byte in place of each has the same length, and this one always forms a character.
     ids[[model.is_byte(token) for token in ids.tolist()]] = model.piece_to_id("<0x41>")
     documents = np.split(ids[stream], np.flatnonzero(stream == tokenizer.bos_id))
-    decoded = sum(len(model.decode(document.tolist()).encode()) for document in documents)
+    decoded = sum(length(document.tolist()) for document in documents)
     unknown = model.unk_id()
-    return decoded - int(np.count_nonzero(stream == unknown)) * len(model.decode([unknown]).encode())
+    return decoded - int(np.count_nonzero(stream == unknown)) * length([unknown])

@@ -14,6 +14,7 @@ use pyo3::types::{PyDict, PyList, PyTuple};
 use super::arrays::{positions as positions_array, slice, tokens as tokens_array};
 use super::errors::InputError;
 use super::interruptible::interruptible;
+use super::name::Name;
 use super::vocabulary::{identity, Identity};
 use crate::oracle::dense::table::Table;
 use crate::oracle::{self, Info, Oracle};
@@ -27,9 +28,9 @@ pub(super) struct FrozenOracle {
 #[pymethods]
 impl FrozenOracle {
     #[staticmethod]
-    #[pyo3(signature = (data, name="oracle", threads=1))]
-    fn from_bytes(py: Python<'_>, data: &[u8], name: &str, threads: usize) -> PyResult<Self> {
-        let core = interruptible(py, None, |control| oracle::load(data, name, threads, control))?;
+    #[pyo3(signature = (data, name=Name::of("oracle"), threads=1), text_signature = "(data, name='oracle', threads=1)")]
+    fn from_bytes(py: Python<'_>, data: &[u8], name: Name, threads: usize) -> PyResult<Self> {
+        let core = interruptible(py, None, |control| oracle::load(data, &name, threads, control))?;
         Ok(Self { core: core.into(), nbytes: data.len() })
     }
 
