@@ -80,7 +80,7 @@ def test_what_commands_print_fits(
     run("artifact inspect", oracle_artifact)
     assert run("artifact inspect", neural_artifact)["model"] is not None
     score = tmp_path / "score.json"
-    found = run("eval", tmp_path / "a.pgar", *val, "--max-tokens", 2000)
+    found = run("eval", tmp_path / "a.pgar", *val)
     score.write_text(json.dumps(found))
     run("eval", neural_artifact, *val, "--max-tokens", 200, "--chunk", 64)
     run("mix", "--tokens", shard, *oracle)
