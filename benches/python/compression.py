@@ -6,8 +6,9 @@ The artifact and the tokenizer are shared by both sides and not counted in a com
 says how large they are. Peers have no such thing and begin from nothing. ``total_bytes`` counts them, and the
 program: for hybridlm its Python files and its native library (without Python and the packages that it needs),
 for a peer the library that does the work, each compressed by xz. ``break_even_bytes`` is from how much text
-of this kind on hybridlm's total would be the smaller one, if both went on as on this text; null: never. Every method runs on one thread; its
-speed is content bytes per second of processor time, the best of `--repeat` rounds through all methods.
+of this kind on hybridlm's total would be the smaller one, if both went on as on this text; null: never.
+Every method runs on one thread; its speed is content bytes per second of processor time, the best of
+`--repeat` rounds through all methods.
 xz is Python's own; zstd is what is built in here, at level 22. brotli and PPMd (order 8) take
 `pip install brotli pyppmd`, and are left out, by name, where those are missing.
 """
