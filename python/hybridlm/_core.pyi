@@ -316,6 +316,10 @@ class FrozenOracle:
     def from_bytes(data: bytes, name: str = "oracle", threads: int = 1) -> FrozenOracle:
         """Reads an oracle file; ``name`` stands for it in a FormatError."""
 
+    @staticmethod
+    def from_arpa(data: bytes, vocabulary: _Vocabulary | int, name: str = "oracle") -> FrozenOracle:
+        """Reads an ARPA file whose words are ids of ``vocabulary``. FormatError, InputError."""
+
     @property
     def estimator(self) -> str: ...
     @property

@@ -30,6 +30,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "oracle export": ("hybridlm oracle export oracle.ngsp -o oracle.arpa",),
     "oracle inspect": ("hybridlm oracle inspect oracle.ngsp",),
     "oracle eval": ("hybridlm oracle eval oracle.ngsp --val 'data/*_val_*.bin' --tokenizer tok.model",),
+    "oracle score": (
+        "hybridlm oracle score oracle.ngsp text.txt --tokenizer tok.model",
+        "hybridlm oracle score oracle.ngsp text.txt --tokenizer tok.model --by document --json",
+    ),
+    "oracle ngrams": ("hybridlm oracle ngrams all.counts --text 'of the' --tokenizer tok.model",),
+    "oracle export": ("hybridlm oracle export oracle.ngsp -o oracle.arpa",),
     "train": (
         "hybridlm train --data data --tokenizer tok.model --out model --preset tiny",
         "hybridlm train --preset record --dry-run",
@@ -51,6 +57,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "compare": ("hybridlm compare score.json score.json",),
     "audit": (
         "hybridlm audit artifact.pgar --val 'data/*_val_*.bin' --tokenizer tok.model --max-tokens 2000",
+        "hybridlm audit --subject scorer.py:Bigrams --val 'data/*_val_*.bin' --tokenizer tok.model",
     ),
     "compress": ("hybridlm compress text.txt --artifact artifact.pgar --tokenizer tok.model -o text.hlm",),
     "decompress": (
