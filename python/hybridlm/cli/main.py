@@ -72,6 +72,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "completion": ("hybridlm.cli.completion", "completion", "completion of commands and options in a shell"),
 }
 
+SITE = "https://github.com/hybridlm/hybridlm/blob/main/docs/start.md"
+
 # Earlier names. They still work, and say what to write instead.
 RENAMED = {"baseline ppm": "baseline kn"}
 
@@ -112,7 +114,15 @@ def overview(group: str = "") -> str:
     width = max(len(name) for name in names)
     lines = [f"usage: hybridlm {group + ' ' if group else ''}COMMAND ...", ""]
     lines += [f"  {name:{width}}  {COMMANDS[name][2]}" for name in names]
-    lines += ["", "`hybridlm COMMAND --help` shows a command's options; `hybridlm --version` the version."]
+    lines += [
+        "",
+        "`hybridlm COMMAND --help` shows a command's options and examples; `hybridlm --version` the version.",
+    ]
+    if not group:
+        lines += [
+            "New here? `hybridlm run --out run && hybridlm report run` does everything once; or read",
+            SITE,
+        ]
     return "\n".join(lines)
 
 
