@@ -34,6 +34,7 @@ __all__ = [
     "context_buckets",
     "decompress",
     "identify_shards",
+    "overlap",
     "read_shard",
     "shard_tokens",
     "write_shard",
@@ -96,6 +97,18 @@ class ZstdDecoder:
 
         FormatError for what isn't zstd, or is damaged.
         """
+
+def overlap(
+    train: Sequence[str | os.PathLike[str]],
+    validation: Sequence[str | os.PathLike[str]],
+    bos_id: int,
+    lengths: Sequence[int],
+    threads: int = 1,
+    progress: Callable[[int], object] | None = None,
+) -> list[tuple[tuple[int, int], int, list[int], list[int], tuple[int, int] | None]]:
+    """Of each validation document: (shard, position) where it begins, its tokens, of each length how many
+    n-grams it has and how many of them occur in training, and (shard, position) of the first training
+    document that is the same. ``progress`` is told training tokens. FormatError, InputError, OSError."""
 
 def context_buckets(tokens: NDArray[np.uint16], order: int, rows: int) -> NDArray[np.uint32]:
     """The table row of the context before each token, uint32 [N]; before the first token is token 0."""
@@ -271,6 +284,12 @@ class SparseCounts:
     def shards(self) -> list[tuple[str, int, str]]:
         """(file name, tokens, BLAKE3 of the file in hexadecimal) of each shard counted, by hash."""
 
+    def occurrences(self, ngram: Sequence[int]) -> int:
+        """How often an n-gram of up to ``order`` tokens occurs."""
+
+    def continuations(self, context: Sequence[int]) -> list[tuple[int, int]]:
+        """The tokens that follow fewer than ``order`` tokens, ascending, and how often each does."""
+
     def to_bytes(self) -> bytes:
         """The file's bytes. They depend on nothing but the set of shards, the vocabulary and the order."""
 
@@ -331,6 +350,14 @@ class FrozenOracle:
         out: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
         """``[k, m, v]`` = ln p_k(v | tokens[:positions[m]]), [K, M, V]."""
+
+    def matched_orders(self, tokens: NDArray[np.uint16], start: int = 0) -> NDArray[np.uint8]:
+        """``[j]``: tokens of the longest n-gram of the model that ends with tokens[start + j], [N - start].
+
+        InputError for a token outside the vocabulary or a ``start`` beyond the stream."""
+
+    def write_arpa(self, path: str | os.PathLike[str]) -> None:
+        """Writes a sparse oracle's ARPA file, whole or not at all. InputError for a dense oracle; OSError."""
 
     def mixture(
         self,

@@ -163,7 +163,7 @@ class Scorer:
         follows from these. Raises OSError.
         """
         metadata = {"format": _FORMAT, **self._settings, "nll": self._checksum}
-        tensors = {
+        tensors: dict[str, NDArray[Any]] = {
             "stream": self._stream[: self._length].copy(),
             "log_probs": self._told[1 : self._length].copy(),
         }

@@ -159,6 +159,17 @@ def test_ids_outside_the_vocabulary_are_found_before_training(tmp_path: Path) ->
         check_shards([good], Vocabulary(10, 9), ALONE)
 
 
+def test_a_shard_that_shrinks_while_it_is_trained_on_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "x_train_0.bin"
+    _core.write_shard(str(path), np.arange(2000, dtype=np.uint16) % 9)
+    loader = TokenLoader([path], sequence_length=96, sequences_per_step=2, seed=1, distributed=ALONE)
+    assert loader.batch(0).tokens.shape == (2, 97)
+    with path.open("r+b") as file:
+        file.truncate(1024)
+    with pytest.raises(FormatError, match=r"x_train_0\.bin"):
+        loader.batch(1)
+
+
 # Complementary training
 
 
@@ -171,7 +182,7 @@ def test_weights_are_those_of_a_slow_loop_over_full_rows(
     loader = loader_of(shard_dir, sequences_per_step=2, weights=weights)
     stream = shards.read_stream(shards.data_folder(shard_dir)[0][:1])
     for first in (1, 97):
-        got = weights.of_targets(stream, first, first + 96)
+        got = weights.of_targets(stream[: first + 96], first)
         assert got.dtype == np.float32
         rows = np.exp(oracle.log_probs(stream, np.arange(first, first + 96), threads=1).astype(np.float64))
         for j in range(96):
@@ -180,6 +191,17 @@ def test_weights_are_those_of_a_slow_loop_over_full_rows(
     batch = loader.batch(0)
     assert batch.weights.shape == (2, 96)
     assert 0.3 <= batch.weights.min() < batch.weights.max() <= 1
+    # A batch's weights are of the shard that its sequences were cut from, with what stood before them.
+    streams = [shards.read_stream([path]) for path in shards.data_folder(shard_dir)[0]]
+    for tokens, found in zip(batch.tokens.numpy(), batch.weights.numpy(), strict=True):
+        places = [
+            (stream, first)
+            for stream in streams
+            for first in range(0, len(stream) - 96, 96)
+            if (stream[first : first + 97] == tokens).all()
+        ]
+        expected = [weights.of_targets(stream[: first + 97], first + 1) for stream, first in places]
+        assert any(np.array_equal(found, one) for one in expected)
 
 
 def test_an_oracle_must_fit_the_tokenizer_and_have_such_orders(oracle_path: Path) -> None:

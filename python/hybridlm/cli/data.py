@@ -14,6 +14,7 @@ from hybridlm.progress import Progress
 
 if TYPE_CHECKING:
     from hybridlm.data.documents import Document
+    from hybridlm.data.overlap import DocumentOverlap
 
 log = logging.getLogger("hybridlm.data")
 
@@ -163,6 +164,81 @@ def fetch(
         print(path)
 
 
+def overlap(
+    train: Files,
+    val: str,
+    lengths: tuple[int, ...] = (8, 13, 20, 32, 50),
+    listed: int = 10,
+    bos_id: int | None = None,
+    threads: int | None = None,
+    json: bool = False,
+) -> None:
+    """Show how much of a validation text is in the training text, by n-grams and by whole documents.
+
+    What a model has been trained on says nothing about new text. Of the validation text's n-grams of each
+    length, the share that occurs in training is shown, and the documents that have most in common with it;
+    documents that are there as they are, are named with where.
+
+    Args:
+        train: Training shards; a quoted glob works, too.
+        val: A quoted glob of validation shards.
+        lengths: Tokens of the n-grams, ascending.
+        listed: How many documents to list; --json lists all.
+        bos_id: The token that documents begin with, where no sidecar says it.
+        threads: Threads to use; all cores by default. The result doesn't depend on it.
+        json: One JSON object instead.
+    """
+    from hybridlm.cli.output import number_table, print_table
+    from hybridlm.data.overlap import overlap as find
+    from hybridlm.data.shards import expand
+    from hybridlm.data.shards import inspect_shards as looked_at
+
+    paths = [path for pattern in train for path in expand(pattern)]
+    total = sum(record.tokens for record in looked_at([str(path) for path in paths]))
+    with Progress("overlap", total, "tokens") as progress:
+        found = find(
+            paths,
+            expand(val),
+            lengths=lengths,
+            bos_id=bos_id,
+            threads=threads,
+            progress=progress.update,
+        )
+    if json:
+        print_json(found.as_dict())
+        return
+    tokens = sum(document.tokens for document in found.documents)
+    print(
+        f"{len(found.documents):,} validation documents of {tokens:,} tokens, against {found.train_tokens:,} "
+        "training tokens"
+    )
+    print(f"{len(found.copies):,} of the documents are in training as they are")
+    table = number_table("n-gram of", "validation n-grams", "in training")
+    for at, length in enumerate(found.lengths):
+        ngrams = sum(document.ngrams[at] for document in found.documents)
+        table.add_row(f"{length} tokens", f"{ngrams:,}", f"{found.share(at):.2%}")
+    print_table(table)
+    most = sorted(
+        (document for document in found.documents if any(document.found) or document.copy_of is not None),
+        key=lambda document: (document.copy_of is None, [-share for share in _shares(document)]),
+    )
+    for document in most[:listed]:
+        shares = ", ".join(
+            f"{length}: {document.share(at):.0%}"
+            for at, length in enumerate(found.lengths)
+            if document.ngrams[at]
+        )
+        same = "" if document.copy_of is None else f"; the same as {document.copy_of}"
+        print(f"{document.place}: {document.tokens:,} tokens ({shares}){same}")
+    if len(most) > listed:
+        print(f"and {len(most) - listed:,} more documents with something in common, which --json lists")
+
+
+def _shares(document: "DocumentOverlap") -> list[float]:
+    """From the longest n-grams on."""
+    return [document.share(at) for at in reversed(range(len(document.ngrams)))]
+
+
 def inspect(
     shard: tyro.conf.Positional[Path],
     tokenizer: Path | None = None,
@@ -199,6 +275,8 @@ def inspect(
     if loaded is not None:
         refuse_foreign(records[0], loaded.vocab_size)
     contents = examine(shard, loaded, vocabulary.bos_id)
+    for warning in contents.warnings:
+        log.warning("%s: %s", shard, warning)
     numbers = {
         "tokens": contents.tokens,
         "documents": contents.documents,
@@ -213,7 +291,15 @@ def inspect(
     starts = [] if loaded is None else beginnings(shard, loaded)
     digests = {"sha256": records[0].sha256, "tokenizer": vocabulary.fingerprint}
     if json:
-        print_json({**numbers, "bytes_per_token": per_token, **digests, "beginnings": starts})
+        print_json(
+            {
+                **numbers,
+                "bytes_per_token": per_token,
+                **digests,
+                "beginnings": starts,
+                "warnings": [*contents.warnings],
+            }
+        )
         return
     for label, value in numbers.items():
         print(f"{label.replace('_', ' '):14}{value:,}")

@@ -11,6 +11,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "data tokenizer": (
         "hybridlm data tokenizer text.txt -o tok.model",
         "hybridlm data tokenizer text.txt -o small.model --vocab-size 512",
+        "hybridlm data tokenizer text.txt -o folding.model --fold-case",
     ),
     "data shard": ("hybridlm data shard text.txt --tokenizer tok.model --out data",),
     "data fetch": (
@@ -37,6 +38,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "eval": (
         "hybridlm eval artifact.pgar --val 'data/*_val_*.bin' --tokenizer tok.model",
         "hybridlm eval artifact.pgar --val 'data/*_val_*.bin' --tokenizer tok.model --json > score.json",
+    ),
+    "mix": (
+        "hybridlm mix --tokens 'data/*_val_*.bin' --tokenizer tok.model --oracle oracle.ngsp",
+        "hybridlm mix --log-probs network.npy --tokens 'data/*_val_*.bin' --tokenizer tok.model",
     ),
     "verify": ("hybridlm verify score.json",),
     "compare": ("hybridlm compare score.json score.json",),

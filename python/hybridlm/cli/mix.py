@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from hybridlm.cli.arguments import Glob
 from hybridlm.cli.output import number_table, print_json, print_table
 from hybridlm.errors import FormatError, InputError
 from hybridlm.scoring.config import DEFAULT_MIXER
@@ -22,7 +23,7 @@ _PIECE = 1 << 12
 def mix(
     *,
     log_probs: tuple[Path, ...] = (),
-    tokens: str,
+    tokens: Glob,
     tokenizer: Path | None = None,
     bos_id: int | None = None,
     oracle: Path | None = None,

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridlm import _core
+from hybridlm.data.pieces import Kind
 from hybridlm.data.sidecar import SUFFIX, Sidecar, sidecar_path
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.data.vocabulary import DEFAULT_BOS, DEFAULT_SIZE, Vocabulary
@@ -358,13 +359,17 @@ def _repeated_tokens(stream: NDArray[np.uint16], bos_id: int) -> int:
 
 @dataclass(frozen=True)
 class ShardContents:
-    """What is in a shard. ``text_bytes`` is None without a tokenizer."""
+    """What is in a shard. ``text_bytes`` is None without a tokenizer.
+
+    warnings: what makes it doubtful that the shard is what it should be.
+    """
 
     tokens: int
     documents: int
     distinct_ids: int
     max_id: int
     text_bytes: int | None
+    warnings: tuple[str, ...]
 
 
 def examine(
@@ -395,7 +400,50 @@ def examine(
         distinct_ids=len(used),
         max_id=int(used[-1]) if len(used) else -1,
         text_bytes=text_bytes if tokenizer is not None else None,
+        warnings=tuple(_doubts(name, counts, bos_id, tokenizer)),
     )
+
+
+def _doubts(name: str, counts: NDArray[np.int64], bos_id: int, tokenizer: Tokenizer | None) -> Iterator[str]:
+    size = int(counts.sum())
+    if size and not counts[bos_id]:
+        yield (
+            f"the document token {bos_id} occurs nowhere: contexts will reach from one document into the "
+            "next; --bos-id says which token documents begin with"
+        )
+    elif size and (first := int(_core.read_shard(name, 0, 1)[0])) != bos_id:
+        yield f"begins with token {first}, not with the document token {bos_id}"
+    if tokenizer is None:
+        return
+    pieces = tokenizer.pieces
+    if not any(piece.kind is Kind.TEXT and piece.whole == b" " for piece in pieces) and not any(
+        piece.kind is Kind.BYTE and piece.text == b" " for piece in pieces
+    ):
+        yield (
+            "the tokenizer has no piece for a space alone, so a space that no merge takes in is lost as "
+            "<unk>: its bytes aren't counted"
+        )
+    strange = [
+        token
+        for token, piece in enumerate(pieces)
+        if counts[token] and token != bos_id and piece.kind in (Kind.CONTROL, Kind.UNUSED)
+    ]
+    if strange:
+        total = int(counts[strange].sum())
+        yield (
+            f"{total:,} tokens are control or unused pieces ({', '.join(map(str, strange[:5]))}), which text "
+            "is never cut into: another tokenizer's shard?"
+        )
+    used = len(np.flatnonzero(counts[: len(pieces)]))
+    if size > _TELLING * len(pieces) and used < len(pieces) // 2:
+        yield (
+            f"only {used:,} of the tokenizer's {len(pieces):,} pieces occur in {size:,} tokens: another "
+            "tokenizer's shard?"
+        )
+
+
+_TELLING = 1000
+"""Tokens for each piece from which on most pieces should have occurred."""
 
 
 def beginnings(

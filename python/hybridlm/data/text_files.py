@@ -106,7 +106,7 @@ def open_file(file: Path, on_bytes: Callable[[int], None]) -> Iterator[Opened]:
     try:
         head = raw.read(_MAGIC_BYTES)
         kind = next((kind for magic, kind in _MAGICS if magic.match(head)), "text")
-        counted = io.BufferedReader(_Counted(head, cast(BinaryIO, raw), on_bytes), _PIECE)
+        counted: io.BufferedReader = io.BufferedReader(_Counted(head, cast(BinaryIO, raw), on_bytes), _PIECE)
         if kind == "parquet":
             if file == STDIN:
                 raise InputError(

@@ -69,6 +69,28 @@ fn decompress<'py>(
     Ok(PyBytes::new(py, &content))
 }
 
+type Overlapping = ((usize, usize), usize, Vec<u64>, Vec<u64>, Option<(usize, usize)>);
+
+#[pyfunction]
+#[pyo3(signature = (train, validation, bos_id, lengths, threads=1, progress=None))]
+fn overlap(
+    py: Python<'_>,
+    train: Vec<PathBuf>,
+    validation: Vec<PathBuf>,
+    bos_id: u16,
+    lengths: Vec<usize>,
+    threads: usize,
+    progress: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Vec<Overlapping>> {
+    let found = interruptible(py, progress, |control| {
+        crate::overlap::overlap(&train, &validation, bos_id, &lengths, threads, control)
+    })?;
+    let described = |document: crate::overlap::DocumentOverlap| {
+        (document.place, document.tokens, document.ngrams, document.found, document.copy_of)
+    };
+    Ok(found.into_iter().map(described).collect())
+}
+
 /// zstd frames that come in pieces.
 #[pyclass(module = "hybridlm._core")]
 struct ZstdDecoder {
@@ -128,6 +150,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<ZstdDecoder>()?;
     module.add("LIMIT_VARIABLE", zstd_frame::LIMIT_VARIABLE)?;
     module.add_function(wrap_pyfunction!(unpacked_limit, module)?)?;
+    module.add_function(wrap_pyfunction!(overlap, module)?)?;
     module.add_function(wrap_pyfunction!(shard_tokens, module)?)?;
     module.add_function(wrap_pyfunction!(read_shard, module)?)?;
     module.add_function(wrap_pyfunction!(write_shard, module)?)?;

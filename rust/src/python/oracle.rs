@@ -99,6 +99,48 @@ impl FrozenOracle {
         }
     }
 
+    /// How many tokens the longest n-gram of the model has that ends at each target.
+    #[pyo3(signature = (tokens, start=0))]
+    fn matched_orders<'py>(
+        &self,
+        py: Python<'py>,
+        tokens: &Bound<'py, PyAny>,
+        start: usize,
+    ) -> PyResult<Bound<'py, PyArray1<u8>>> {
+        let tokens = tokens_array(tokens)?;
+        let tokens = slice(&tokens);
+        if start > tokens.len() {
+            let length = tokens.len();
+            return Err(InputError::new_err(format!("start {start} is beyond the stream's {length} tokens")));
+        }
+        let mut orders = vec![0u8; tokens.len() - start];
+        py.detach(|| {
+            crate::tokens::check_tokens(tokens, self.core.vocab_size())?;
+            self.core.matched_kernel(tokens, start..tokens.len(), &mut orders);
+            Ok::<_, crate::Error>(())
+        })?;
+        Ok(orders.into_pyarray(py))
+    }
+
+    /// Writes the ARPA file of a sparse oracle.
+    fn write_arpa(&self, py: Python<'_>, path: std::path::PathBuf) -> PyResult<()> {
+        interruptible(py, None, |control| {
+            control.check()?;
+            let mut file = crate::files::AtomicFile::create(&path)?;
+            let mut buffered = std::io::BufWriter::new(&mut file);
+            let written = crate::oracle::sparse::arpa::write(&*self.core, &mut buffered)
+                .and_then(|written| std::io::Write::flush(&mut buffered).map(|()| written))
+                .map_err(|source| crate::Error::io(&path, source))?;
+            drop(buffered);
+            if !written {
+                return Err(crate::Error::input(
+                    "a dense oracle has no n-grams, only hashed rows: ARPA holds a sparse one",
+                ));
+            }
+            file.commit()
+        })
+    }
+
     #[pyo3(signature = (tokens, positions, threads=1, out=None))]
     fn log_probs<'py>(
         &self,

@@ -117,6 +117,14 @@ impl SparseCounts {
         Ok(PyBytes::new(py, &data))
     }
 
+    fn occurrences(&self, py: Python<'_>, ngram: Vec<u16>) -> PyResult<u64> {
+        Ok(py.detach(|| self.core.occurrences(&ngram))?)
+    }
+
+    fn continuations(&self, py: Python<'_>, context: Vec<u16>) -> PyResult<Vec<(u16, u64)>> {
+        Ok(py.detach(|| self.core.continuations(&context))?)
+    }
+
     fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
         Ok(py.detach(|| self.core.save(Path::new(&path)))?)
     }
