@@ -9,6 +9,7 @@
 pub mod binary_coder;
 pub mod build;
 pub mod chunk;
+mod continuations;
 pub mod counting;
 pub mod counts;
 pub mod counts_file;
@@ -25,7 +26,10 @@ pub mod oracle;
 mod order_stream;
 pub mod prune;
 mod quantise;
+pub mod regression;
 mod restore;
 pub mod sample;
 pub mod threshold;
 pub mod trie;
+mod version_2;
+mod weights;

@@ -24,13 +24,14 @@ use super::binary_coder::{hash, BinaryCoder, ContextMixer, Decoder, Encoder};
 use super::ngram::MAX_ORDER;
 use super::oracle::SparseOracle;
 use super::order_stream::{self, Invalid};
-use super::restore::{self, RestoredOrder, Symbols};
+use super::restore;
+use super::version_2;
 use crate::parallel::Control;
 use crate::vocabulary::{self, Vocabulary, IDENTITY_BYTES};
 use crate::{Error, Result};
 
 pub const MAGIC: [u8; 4] = *b"NGSP";
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Of a vocabulary that isn't known beyond its size.
 const VERSION_WITHOUT_IDENTITY: u32 = 1;
 
@@ -124,6 +125,7 @@ fn most_ngrams(version: u32, bytes: usize, below: u64) -> u64 {
 
 /// The checked header, and the streams.
 struct Header<'a> {
+    version: u32,
     vocabulary: Vocabulary,
     token_count: u64,
     /// Per order from 1 on: number of n-grams, and stream.
@@ -199,7 +201,7 @@ fn read_header<'a>(data: &'a [u8], what: &str) -> Result<Header<'a>> {
             format!("the checksum is {checksum:#010x}, but that of the bytes {found:#010x}"),
         ));
     }
-    Ok(Header { vocabulary, token_count, orders })
+    Ok(Header { version, vocabulary, token_count, orders })
 }
 
 /// Reads a file. `control` advances by bytes, and can stop it.
@@ -209,15 +211,29 @@ pub fn decode(data: &[u8], what: &str, control: &Control) -> Result<SparseOracle
     let mut stream_bytes = Vec::new();
     for (n, &(ngrams, stream)) in (1..).zip(&header.orders) {
         let wrong = |detail: &str| Error::format(what, format!("the stream of order {n} {detail}"));
-        let mut coder = Decoder::new(stream);
+        let finished = |coder: &Decoder<'_>| coder.is_finished() && coder.missing() <= MISSING;
+        let another_length = || wrong("has another length than its n-grams");
         if n == 1 {
+            let mut coder = Decoder::new(stream);
             let steps = code_unigrams(&mut coder, None, header.vocabulary.size);
+            if !finished(&coder) {
+                return Err(another_length());
+            }
             orders.push(restore::unigrams(&orders[0], &steps));
         } else {
             // A decoder reads four bytes ahead, and an encoder omits trailing zeros.
-            let go_on = |coder: &Decoder<'_>, _| control.check().is_ok() && coder.missing() <= MISSING;
-            let symbols =
-                order_stream::code_order(&mut coder, &orders[n - 2], &orders[n - 1], None, ngrams, go_on);
+            let go_on = |coder: &Decoder<'_>| control.check().is_ok() && coder.missing() <= MISSING;
+            let (shorter, contexts) = (&orders[n - 2], &orders[n - 1]);
+            let (symbols, is_finished) = if header.version < VERSION {
+                let mut coder = Decoder::new(stream);
+                let symbols = version_2::code_order(&mut coder, shorter, contexts, None, ngrams, |coder, _| go_on(coder));
+                (symbols, finished(&coder))
+            } else {
+                let parts = order_stream::parts(stream).ok_or_else(|| wrong("is shorter than its first part"))?;
+                let mut coders = parts.map(Decoder::new);
+                let symbols = order_stream::code_order(&mut coders, shorter, contexts, None, ngrams, go_on);
+                (symbols, coders.iter().all(finished))
+            };
             let symbols = match symbols {
                 Ok(symbols) => symbols,
                 Err(Invalid::Interrupted) => {
@@ -232,12 +248,12 @@ pub fn decode(data: &[u8], what: &str, control: &Control) -> Result<SparseOracle
             if symbols.tokens.len() != ngrams {
                 return Err(wrong(&format!("holds {} n-grams, not {ngrams}", symbols.tokens.len())));
             }
+            if !is_finished {
+                return Err(another_length());
+            }
             let (shorter, contexts) = orders.split_at_mut(n - 1);
             let restored = restore::restore(&shorter[n - 2], &mut contexts[0], symbols);
             orders.push(restored);
-        }
-        if !coder.is_finished() || coder.missing() > MISSING {
-            return Err(wrong("has another length than its n-grams"));
         }
         control.advance(stream.len() as u64)?;
         stream_bytes.push(stream.len());
@@ -254,27 +270,6 @@ pub(super) fn encode_unigrams(steps: &[u8]) -> Vec<u8> {
     let mut coder = Encoder::new();
     code_unigrams(&mut coder, Some(steps), steps.len());
     coder.finish()
-}
-
-/// The stream of an order from 2 on.
-pub(super) fn encode_order(
-    shorter: &RestoredOrder,
-    contexts: &RestoredOrder,
-    symbols: &Symbols,
-    control: &Control,
-) -> Result<Vec<u8>> {
-    let mut coder = Encoder::new();
-    let go_on = |_: &Encoder, _| control.check().is_ok();
-    let coded =
-        order_stream::code_order(&mut coder, shorter, contexts, Some(symbols), symbols.tokens.len(), go_on);
-    match coded {
-        Ok(coded) => {
-            debug_assert_eq!(coded.tokens, symbols.tokens);
-            Ok(coder.finish())
-        }
-        Err(Invalid::Interrupted) => Err(Error::Interrupted),
-        Err(invalid) => unreachable!("{invalid:?}: kept n-grams are closed under prefix and suffix"),
-    }
 }
 
 /// Codes each token's step in the context of those before it: neighbours in a tokenizer's vocabulary are about equally
