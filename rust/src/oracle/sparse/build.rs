@@ -165,7 +165,8 @@ pub fn encode(
         let (shorter, contexts) = (&below[n - 2], &mut contexts[0]);
         let quantiser = Quantiser { trie, model, order: n, shorter, contexts, members: &members };
         let symbols = quantiser.symbols(threshold, threads, control)?;
-        let restored = restore::restore(shorter, contexts, symbols.clone());
+        let suffixes = restore::suffixes(shorter, contexts, &symbols);
+        let restored = restore::restore(contexts, symbols.clone(), &suffixes);
         orders.push(restored);
         all_symbols.push(symbols);
     }

@@ -16,7 +16,7 @@
 
 use super::binary_coder::{BinaryCoder, Encoder};
 use super::continuations::ContinuationsCoder;
-use super::restore::{RestoredOrder, Symbols};
+use super::restore::{RestoredOrder, Suffix, Symbols};
 use super::weights::WeightsCoder;
 use crate::parallel::Control;
 use crate::{Error, Result};
@@ -31,25 +31,12 @@ pub enum Invalid {
     Interrupted,
 }
 
-/// An n-gram of the order below, as what may continue the contexts that end with its context.
-#[derive(Clone, Copy)]
-pub struct Candidate {
-    pub probability: f32,
-    /// log2 of it, in 16ths.
-    pub log_probability: i16,
-    pub token: u16,
-    /// Half octaves by which it is likelier than after a shorter context, from 0 to 36.
-    pub lift: u8,
-}
-
 /// What both parts of a stream know beforehand.
 pub struct Known<'a> {
     /// The n-grams two orders below: of each context, the context that its last token continues.
     pub shorter: &'a RestoredOrder,
     /// The n-grams of the order below, each of which may be continued.
     pub contexts: &'a RestoredOrder,
-    /// These as candidates, in the order of `RestoredOrder::ranked`.
-    pub candidates: Vec<Candidate>,
     /// The bits that all tokens have, up to a limit.
     pub token_bits: u32,
 }
@@ -59,19 +46,9 @@ const TOKEN_BITS: u32 = 13;
 
 impl<'a> Known<'a> {
     pub fn new(shorter: &'a RestoredOrder, contexts: &'a RestoredOrder) -> Self {
-        let candidate = |&index: &u32| {
-            let index = index as usize;
-            Candidate {
-                probability: contexts.probabilities[index],
-                log_probability: contexts.log_probabilities[index],
-                token: contexts.tokens[index],
-                lift: (contexts.lifts[index] + 12) as u8,
-            }
-        };
-        let candidates = contexts.ranked.iter().map(candidate).collect();
         let largest = contexts.tokens.iter().copied().max().unwrap_or(0);
         let token_bits = (u16::BITS - largest.leading_zeros()).clamp(1, TOKEN_BITS);
-        Self { shorter, contexts, candidates, token_bits }
+        Self { shorter, contexts, token_bits }
     }
 
     /// A token in `token_bits` bits.
@@ -79,21 +56,6 @@ impl<'a> Known<'a> {
     pub fn fold(&self, token: u16) -> u32 {
         let token = u32::from(token);
         (token ^ token >> TOKEN_BITS) & ((1 << self.token_bits) - 1)
-    }
-
-    /// Prefetches what is needed of a context that is coded some time later.
-    #[inline]
-    pub fn prefetch(&self, context: usize) {
-        let suffixes = &self.contexts.suffixes;
-        if let Some(&stem) = suffixes.get(context + 16) {
-            prefetch(&self.shorter.first[stem as usize]);
-            prefetch(&self.shorter.log_counts[stem as usize]);
-        }
-        if let Some(&stem) = suffixes.get(context + 4) {
-            if let Some(candidate) = self.candidates.get(self.shorter.first[stem as usize] as usize) {
-                prefetch(candidate);
-            }
-        }
     }
 
     /// What is known of a context; none if it has no candidates.
@@ -145,7 +107,7 @@ pub fn half_octaves(log_expected: i32) -> u32 {
 /// Contexts that are coded between two looks at what else happens.
 const BLOCK: usize = 1 << 10;
 
-/// Codes one order. `source` is what to encode; a decoder has none. `limit` is the number of n-grams. `go_on` is called
+/// Codes one order; returns its symbols, and its n-grams' suffixes. `source` is what to encode; a decoder has none. `limit` is the number of n-grams. `go_on` is called
 /// from time to time with the coders and says whether to continue.
 pub fn code_order<C: BinaryCoder>(
     [continuations, weights]: &mut [C; 2],
@@ -154,26 +116,31 @@ pub fn code_order<C: BinaryCoder>(
     source: Option<&Symbols>,
     limit: usize,
     go_on: impl Fn(&C) -> bool,
-) -> std::result::Result<Symbols, Invalid> {
+) -> std::result::Result<(Symbols, Vec<Suffix>), Invalid> {
     let known = Known::new(shorter, contexts);
     let mut symbols = Symbols::default();
     symbols.first.reserve_exact(contexts.len() + 1);
     symbols.first.push(0);
     symbols.backoffs.reserve_exact(contexts.len());
     let mut continuations = ContinuationsCoder::new(&known, continuations, source, limit);
-    let mut weights = WeightsCoder::new(&known, weights, source);
+    let mut weights = WeightsCoder::new(weights, source);
     let mut found = Vec::new();
+    let mut suffixes = Vec::new();
     for context in 0..contexts.len() {
         found.clear();
-        known.prefetch(context);
-        continuations.code_context(context, &mut found, &go_on)?;
-        weights.code_context(context, &found, &mut symbols);
+        continuations.prefetch(context);
+        if let Some(features) = known.context(context) {
+            continuations.code_context(context, &features, &mut found, &go_on)?;
+            weights.code_context(context, &features, &found, &mut symbols, &mut suffixes);
+        } else {
+            symbols.backoffs.push(0);
+        }
         symbols.first.push(symbols.tokens.len() as u32);
         if context % BLOCK == 0 && !go_on(weights.coder) {
             return Err(Invalid::Interrupted);
         }
     }
-    Ok(symbols)
+    Ok((symbols, suffixes))
 }
 
 /// The stream of an order from 2 on.
@@ -186,7 +153,7 @@ pub fn encode(
     let mut coders = [Encoder::new(), Encoder::new()];
     let go_on = |_: &Encoder| control.check().is_ok();
     match code_order(&mut coders, shorter, contexts, Some(symbols), symbols.tokens.len(), go_on) {
-        Ok(coded) => debug_assert_eq!(coded.tokens, symbols.tokens),
+        Ok((coded, _)) => debug_assert_eq!(coded.tokens, symbols.tokens),
         Err(Invalid::Interrupted) => return Err(Error::Interrupted),
         Err(invalid) => unreachable!("{invalid:?}: kept n-grams are closed under prefix and suffix"),
     }
@@ -206,7 +173,7 @@ pub fn parts(stream: &[u8]) -> Option<[&[u8]; 2]> {
 
 /// Has the processor fetch what is needed soon.
 #[inline]
-fn prefetch<T>(place: &T) {
+pub fn prefetch<T>(place: &T) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};

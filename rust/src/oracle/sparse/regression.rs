@@ -11,28 +11,13 @@ use std::sync::OnceLock;
 
 use super::binary_coder::{logistic, BinaryCoder};
 
-/// One kind of contexts: how many there are, and how fast they learn.
-#[derive(Clone, Copy)]
-pub struct Input {
-    /// Contexts, as a power of two.
-    pub bits: u32,
-    /// The first step size, in the regression's units, below 4096.
-    pub first_step: u32,
-}
+/// A slot counts in so many bits how often its context was met, below its weight in 2^-27.
+const MET_BITS: u32 = 8;
+const MET_LIMIT: i32 = (1 << MET_BITS) - 1;
+const WEIGHT_SHIFT: u32 = 27;
 
-/// Weights count 32768ths, probabilities 65536ths.
-const WEIGHT_SHIFT: u32 = 15;
+/// Probabilities count 65536ths.
 const UNIT: i32 = 1 << 16;
-
-/// A slot holds a step size in so many bits, below a weight.
-const STEP_BITS: u32 = 12;
-const STEP_MASK: i32 = (1 << STEP_BITS) - 1;
-
-/// Step sizes shrink as if each decision held so much of its information, in 65536ths: the inputs share it.
-const INFORMATION: i32 = 54613;
-
-/// The least step size, in 65536ths.
-const LAST_STEP: i32 = 2359;
 
 /// Probabilities are looked up by logits in steps of 1/128, from −16 on.
 const LOGIT_SHIFT: u32 = WEIGHT_SHIFT - 7;
@@ -50,29 +35,39 @@ fn probabilities() -> &'static [u16; LOGITS] {
     })
 }
 
-/// Decisions of one kind, with K inputs, whose step sizes count units of 2^-SHIFT.
-pub struct Regression<const K: usize, const SHIFT: u32> {
-    /// A context's weight, above its step size. This is XORed with the first one, so that zeroed memory is where learning
-    /// begins.
+/// How a regression's step sizes fall.
+pub struct Steps {
+    pub first: f64,
+    pub last: f64,
+    pub information: f64,
+}
+
+/// Decisions of one kind, with K inputs.
+pub struct Regression<const K: usize> {
     slots: Vec<i32>,
     /// Where each input's contexts begin.
     starts: [u32; K],
-    first_steps: [i32; K],
+    /// Step sizes in 2048ths, by how often a context was met.
+    steps: [i32; 1 << MET_BITS],
     probabilities: &'static [u16; LOGITS],
 }
 
-impl<const K: usize, const SHIFT: u32> Regression<K, SHIFT> {
-    pub fn new(inputs: [Input; K]) -> Self {
+impl<const K: usize> Regression<K> {
+    /// `bits` of each input: how many contexts it can have, as a power of two.
+    pub fn new(bits: [u32; K], steps: Steps) -> Self {
         let mut end = 0;
-        let starts = inputs.map(|input| {
+        let starts = bits.map(|bits| {
             let start = end;
-            end += 1 << input.bits;
+            end += 1 << bits;
             start
         });
+        let Steps { first, last, information } = steps;
+        let step =
+            |met| (2048.0 * f64::max(last, 1.0 / (1.0 / first + information * met as f64)) + 0.5) as i32;
         Self {
             slots: vec![0; end as usize],
             starts,
-            first_steps: inputs.map(|input| input.first_step as i32 & STEP_MASK),
+            steps: std::array::from_fn(step),
             probabilities: probabilities(),
         }
     }
@@ -82,21 +77,15 @@ impl<const K: usize, const SHIFT: u32> Regression<K, SHIFT> {
     pub fn code<C: BinaryCoder>(&mut self, coder: &mut C, decision: bool, contexts: [u32; K]) -> bool {
         let indices: [usize; K] = std::array::from_fn(|i| (self.starts[i] + contexts[i]) as usize);
         let slots = indices.map(|index| self.slots[index]);
-        let logit: i32 = slots.iter().map(|slot| slot >> STEP_BITS).sum();
-        let nearest = (logit >> LOGIT_SHIFT) + LOGITS as i32 / 2;
-        let one = i32::from(self.probabilities[nearest.clamp(0, LOGITS as i32 - 1) as usize]);
-        let decision = coder.code(decision, one as u32);
-
-        let error = (i32::from(decision) << 16) - one;
-        // p(1 − p), in 16384ths.
-        let information = (((one >> 1) * ((UNIT - one) >> 1)) >> 16) * (INFORMATION >> 4) >> 12;
+        let logit: i64 = slots.iter().map(|&slot| i64::from(slot)).sum();
+        let nearest = (logit >> LOGIT_SHIFT) + LOGITS as i64 / 2;
+        let one = self.probabilities[nearest.clamp(0, LOGITS as i64 - 1) as usize];
+        let decision = coder.code(decision, u32::from(one));
+        let error = (i32::from(decision) << 16) - i32::from(one);
         for i in 0..K {
-            let step = (slots[i] ^ self.first_steps[i]) & STEP_MASK;
-            let move_by = (error * step + (1 << SHIFT)) >> (SHIFT + 1);
-            let shrink = ((step * step >> 8) * information + (1 << (SHIFT + 5))) >> (SHIFT + 6);
-            let step = (step - shrink).max(LAST_STEP >> (16 - SHIFT));
-            let weight = (slots[i] & !STEP_MASK).saturating_add(move_by << STEP_BITS) & !STEP_MASK;
-            self.slots[indices[i]] = weight | (step ^ self.first_steps[i]);
+            let met = slots[i] & MET_LIMIT;
+            let moved = slots[i].wrapping_add((error * self.steps[met as usize]) & !MET_LIMIT);
+            self.slots[indices[i]] = moved + i32::from(met < MET_LIMIT);
         }
         decision
     }

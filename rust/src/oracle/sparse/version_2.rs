@@ -38,7 +38,6 @@ const BACKOFF_BY: usize = MORE_BY + 32;
 const RATIO_BY: usize = BACKOFF_BY + 8;
 const SETS: usize = RATIO_BY + 1;
 
-
 /// How often something was met, and how often it was true; old observations fade.
 #[derive(Clone, Copy, Default)]
 struct History {

@@ -5,9 +5,9 @@
 //! it is above that, and then, one step after the other, whether it is further off.
 
 use super::binary_coder::BinaryCoder;
-use super::order_stream::{Context, Known};
-use super::regression::{Input, Regression};
-use super::restore::{log2_16ths, power_of_two_halves, Symbols, BACKOFF_LIMIT, RATIO_LIMIT};
+use super::order_stream::Context;
+use super::regression::{Regression, Steps};
+use super::restore::{log2_16ths, power_of_two_halves, Suffix, Symbols, BACKOFF_LIMIT, RATIO_LIMIT};
 
 /// Questions that share a context: whether a step is above each value, asked first, upwards, or downwards.
 const QUESTION_BITS: u32 = 8;
@@ -26,7 +26,8 @@ impl Expectation {
     }
 
     fn get(&self, classes: [u32; 2]) -> i32 {
-        let sum = i32::from(self.means[0][classes[0] as usize]) + i32::from(self.means[1][classes[1] as usize]);
+        let sum =
+            i32::from(self.means[0][classes[0] as usize]) + i32::from(self.means[1][classes[1] as usize]);
         (sum + 128) >> 8
     }
 
@@ -39,26 +40,29 @@ impl Expectation {
 }
 
 pub struct WeightsCoder<'a, C> {
-    known: &'a Known<'a>,
     pub coder: &'a mut C,
     source: Option<&'a Symbols>,
-    backoff: Regression<5, 12>,
-    ratio: Regression<3, 11>,
+    backoff: Regression<3>,
+    ratio: Regression<3>,
     expected_backoff: Expectation,
     expected_ratio: Expectation,
     /// The continuations of the context at hand in the order of their tokens, with the steps of their ratios.
-    sorted: Vec<(u16, i8)>,
+    sorted: Vec<(Suffix, i8)>,
 }
 
 impl<'a, C: BinaryCoder> WeightsCoder<'a, C> {
-    pub fn new(known: &'a Known<'a>, coder: &'a mut C, source: Option<&'a Symbols>) -> Self {
-        let input = |bits, first_step| Input { bits: bits + QUESTION_BITS, first_step };
+    pub fn new(coder: &'a mut C, source: Option<&'a Symbols>) -> Self {
         Self {
-            known,
             coder,
             source,
-            backoff: Regression::new([input(10, 2457), input(14, 2457), input(12, 2457), input(13, 2457), input(0, 2457)]),
-            ratio: Regression::new([input(15, 2457), input(14, 2457), input(0, 2457)]),
+            backoff: Regression::new(
+                [10 + QUESTION_BITS, 14 + QUESTION_BITS, QUESTION_BITS],
+                Steps { first: 0.4, last: 0.036, information: 0.2 },
+            ),
+            ratio: Regression::new(
+                [15 + QUESTION_BITS, 14 + QUESTION_BITS, QUESTION_BITS],
+                Steps { first: 0.8, last: 0.05, information: 0.2 },
+            ),
             expected_backoff: Expectation::new([1 << 5, 1 << 4]),
             expected_ratio: Expectation::new([1 << 12, 1 << 8]),
             sorted: Vec::new(),
@@ -66,39 +70,39 @@ impl<'a, C: BinaryCoder> WeightsCoder<'a, C> {
     }
 
     /// Codes the weights of a context and of its continuations, if there are any, and adds them to `symbols`.
-    pub fn code_context(&mut self, context: usize, found: &[u32], symbols: &mut Symbols) {
-        let features = self.known.context(context).filter(|_| !found.is_empty());
-        let Some(features) = features else {
+    pub fn code_context(
+        &mut self,
+        context: usize,
+        features: &Context,
+        found: &[Suffix],
+        symbols: &mut Symbols,
+        suffixes: &mut Vec<Suffix>,
+    ) {
+        if found.is_empty() {
             symbols.backoffs.push(0);
             return;
-        };
-        let backoff = self.code_backoff(context, &features, found);
+        }
+        let backoff = self.code_backoff(context, features, found);
         symbols.backoffs.push(backoff);
-        self.code_ratios(context, &features, backoff, found);
-        self.sorted.sort_unstable();
-        symbols.tokens.extend(self.sorted.iter().map(|&(token, _)| token));
+        self.code_ratios(context, features, backoff, found);
+        self.sorted.sort_unstable_by_key(|(suffix, _)| suffix.token);
+        symbols.tokens.extend(self.sorted.iter().map(|(suffix, _)| suffix.token));
+        suffixes.extend(self.sorted.iter().map(|&(suffix, _)| suffix));
         symbols.ratios.extend(self.sorted.iter().map(|&(_, step)| step));
     }
 
-    fn code_backoff(&mut self, context: usize, features: &Context, found: &[u32]) -> i8 {
-        let &Context { log_count, half_count, octave_count, stem_backoff, .. } = features;
-        let likelihood = found.iter().map(|&index| self.known.candidates[index as usize].probability).sum();
+    fn code_backoff(&mut self, context: usize, features: &Context, found: &[Suffix]) -> i8 {
+        let &Context { half_count, octave_count, .. } = features;
+        let likelihood = found.iter().map(|found| found.probability).sum();
         let number = match found.len() {
             few @ 0..=5 => few as u32,
-            many => 5 + (log2_16ths((many / 5) as f32) >> 4).min(6) as u32,
+            many => 5 + (many / 5).ilog2().min(6),
         };
         let covered = log2_16ths(likelihood);
         let uncovered = log2_16ths(f32::max(1.0 - likelihood, 1e-5));
-        let expected = (((log_count + covered) >> 3).clamp(-20, 40) + 20) as u32;
         // Logit of the part that shorter contexts give to the continuations.
         let part = ((((covered - uncovered) * 11) >> 8).clamp(-10, 8) + 10) as u32;
-        let contexts = [
-            half_count << 4 | number,
-            part << 9 | number << 5 | octave_count,
-            expected << 6 | octave_count << 1 | u32::from(found.len() == 1),
-            stem_backoff << 9 | number << 5 | octave_count,
-            0,
-        ];
+        let contexts = [half_count << 4 | number, part << 9 | number << 5 | octave_count, 0];
         let step = self.source.map_or(0, |source| source.backoffs[context]);
         let classes = [part, number];
         let centre = self.expected_backoff.get(classes);
@@ -108,27 +112,22 @@ impl<'a, C: BinaryCoder> WeightsCoder<'a, C> {
     }
 
     /// Codes the steps of ratios, into `sorted`.
-    fn code_ratios(&mut self, context: usize, features: &Context, backoff: i8, found: &[u32]) {
-        let candidates = &self.known.candidates;
+    fn code_ratios(&mut self, context: usize, features: &Context, backoff: i8, found: &[Suffix]) {
         let log_count = features.log_count;
         // log2(1 − b) in 16ths, b's logit being backoff / 2: about −0.72 a step above one half.
         let log_rest = -(i32::from(backoff.max(0)) * 23 / 2) - if backoff > -3 { 8 } else { 0 };
         let kept = (((log_count + log_rest) >> 3).clamp(-4, 40) + 4) as u32;
-        let likelihood_first = i32::from(candidates[found[0] as usize].log_probability);
+        let likelihood_first = i32::from(found[0].log_probability);
         let mut total = 1.0;
         self.sorted.clear();
-        self.sorted.push((candidates[found[0] as usize].token, 0));
-        for (rank, &index) in found.iter().enumerate().skip(1) {
-            let candidate = &candidates[index as usize];
+        self.sorted.push((found[0], 0));
+        for (rank, candidate) in found.iter().enumerate().skip(1) {
             let lower = (i32::from(candidate.log_probability) - likelihood_first) * 3 / 32;
             let lower = (lower.clamp(-40, 0) + 40) as u32;
             let mean = ((log2_16ths(total / rank as f32) >> 4).clamp(-8, 8) + 8) as u32;
             let rank_class = rank.min(7) as u32;
-            let contexts = [
-                lower << 9 | kept << 3 | found.len().min(4) as u32,
-                mean << 9 | kept << 3 | rank_class,
-                0,
-            ];
+            let contexts =
+                [lower << 9 | kept << 3 | found.len().min(4) as u32, mean << 9 | kept << 3 | rank_class, 0];
             let step = self.source.map_or(0, |source| {
                 let range = source.successors(context);
                 let place = source.tokens[range.clone()].partition_point(|&token| token < candidate.token);
@@ -139,15 +138,15 @@ impl<'a, C: BinaryCoder> WeightsCoder<'a, C> {
             let coded = code_step(&mut self.ratio, self.coder, (step, centre), RATIO_LIMIT, contexts);
             self.expected_ratio.learn(classes, i32::from(coded));
             total += power_of_two_halves(coded);
-            self.sorted.push((candidate.token, coded));
+            self.sorted.push((*candidate, coded));
         }
     }
 }
 
 /// A step of at most `limit` to either side, by questions outward from `centre`.
 #[inline(always)]
-fn code_step<const K: usize, const SHIFT: u32, C: BinaryCoder>(
-    regression: &mut Regression<K, SHIFT>,
+fn code_step<const K: usize, C: BinaryCoder>(
+    regression: &mut Regression<K>,
     coder: &mut C,
     (step, centre): (i8, i32),
     limit: i8,
