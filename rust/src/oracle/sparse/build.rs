@@ -1,7 +1,7 @@
 //! From a corpus to the best file that fits a number of bytes.
 
 use super::counts::SparseCounts;
-use super::cutoff::{self, Histogram};
+use super::cutoff::Histogram;
 use super::discount::Discounts;
 use super::estimate::FullModel;
 use super::fit_discounts;
@@ -12,7 +12,7 @@ use super::prune::PrunedModel;
 use super::quantise::{kept_indices, Quantiser};
 use super::restore;
 use super::threshold::{self, Candidates};
-use super::trie::Trie;
+use super::trie::{Trie, TrieOrder};
 use crate::parallel::{self, Control};
 use crate::{Error, Result};
 
@@ -63,9 +63,7 @@ pub fn build(counts: &SparseCounts, config: &Config, control: &Control) -> Resul
         )));
     }
     progress.reach(14)?;
-    let mut trie = Trie::build(counts, cutoff, threads, control)?;
-    progress.reach(17)?;
-    cutoff::pass_on(counts, &mut trie, cutoff, threads, control)?;
+    let trie = Trie::build(counts, cutoff, threads, control)?;
     progress.reach(20)?;
     let mut full = FullModel::estimate(&trie, &discounts, threads, control)?;
     // Pruning needs the probabilities only.
@@ -112,6 +110,10 @@ impl Models<'_> {
 }
 
 impl Candidates for Models<'_> {
+    fn most_ngrams(&self) -> usize {
+        self.trie.orders.iter().skip(2).map(TrieOrder::len).sum()
+    }
+
     fn ngrams(&mut self, threshold: f64) -> Result<usize> {
         Ok(self.prune(threshold)?.len())
     }

@@ -6,6 +6,7 @@
 //! streams are [`order_stream`] and [`binary_coder`]). What is read is [`restore`]d and looked up ([`oracle`]).
 //! [`build`] does all of it.
 
+pub mod arpa;
 pub mod binary_coder;
 pub mod build;
 pub mod chunk;

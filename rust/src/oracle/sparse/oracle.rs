@@ -253,6 +253,19 @@ impl Oracle for SparseOracle {
         out.iter_mut().for_each(|plane| ln_in_place(plane));
     }
 
+    fn matched_kernel(&self, tokens: &[u16], range: Range<usize>, out: &mut [u8]) {
+        let mut ending = self.ending(tokens, range.start);
+        for (&token, matched) in tokens[range].iter().zip(out) {
+            ending = self.advance(&ending, token);
+            *matched = (ending.known - 1) as u8;
+        }
+    }
+
+    fn visit_ngrams(&self, visit: &mut dyn FnMut(&[u16], f32)) -> bool {
+        self.for_each_ngram(|ngram, _, backoff| visit(ngram, backoff));
+        true
+    }
+
     fn rows_kernel(&self, tokens: &[u16], positions: &[usize], out: &mut [&mut [f32]]) {
         let vocab_size = self.vocab_size();
         self.for_each_row(tokens, positions, |index, order, row| {
