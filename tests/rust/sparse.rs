@@ -74,7 +74,7 @@ fn built(
 }
 
 fn load(file: &[u8]) -> Result<SparseOracle, Error> {
-    ngsp::decode(file, "test", &Control::default())
+    ngsp::decode(file, "test", 1, &Control::default())
 }
 
 /// Counts of all n-grams, and in how many documents each is, by going through the text.
