@@ -303,7 +303,7 @@ class SparseCounts:
         threads: int = 1,
         progress: Callable[[int], object] | None = None,
     ) -> bytes:
-        """The best sparse oracle of at most ``max_bytes`` bytes: a file NGSP, version 2.
+        """The best sparse oracle of at most ``max_bytes`` bytes: a file NGSP, version 3.
 
         InputError when nothing fits, or when the build would take more than about ``memory`` bytes.
         """
@@ -315,6 +315,10 @@ class FrozenOracle:
     @staticmethod
     def from_bytes(data: bytes, name: str = "oracle", threads: int = 1) -> FrozenOracle:
         """Reads an oracle file; ``name`` stands for it in a FormatError."""
+
+    @staticmethod
+    def from_arpa(data: bytes, vocabulary: _Vocabulary | int, name: str = "oracle") -> FrozenOracle:
+        """Reads an ARPA file whose words are ids of ``vocabulary``. FormatError, InputError."""
 
     @property
     def estimator(self) -> str: ...

@@ -50,9 +50,11 @@ def test_files_are_mixed_as_the_scorer_does(
     np.save(tmp_path / "net.npy", targets)
     oracle = example_folder / "oracle.ngsp"
     common = ["--tokens", shard, "--tokenizer", example_folder / "tok.model", "--oracle", oracle]
-    found = run(capsys, *common, "--log-probs", tmp_path / "net.npy", "-o", tmp_path / "bits.npy")
+    found = run(capsys, *common, "--log-probs", tmp_path / "net.npy", "--per-token", tmp_path / "bits.npy")
     monkeypatch.setattr("hybridlm.cli.mix._PIECE", 77)
-    of_rows = run(capsys, *common, "--log-probs", tmp_path / "rows.npy", "-o", tmp_path / "again.npy")
+    of_rows = run(
+        capsys, *common, "--log-probs", tmp_path / "rows.npy", "--per-token", tmp_path / "again.npy"
+    )
 
     scorer = hybridlm.Scorer(
         512, first=int(stream[0]), oracle=hybridlm.Oracle.from_file(oracle), models=("net",)
@@ -86,7 +88,17 @@ def test_what_cannot_be_mixed_is_one_line(
         else:
             np.save(path, values)
         assert (
-            main(["mix", "--tokens", str(shard), "--log-probs", str(path), "-o", str(tmp_path / "o.npy")])
+            main(
+                [
+                    "mix",
+                    "--tokens",
+                    str(shard),
+                    "--log-probs",
+                    str(path),
+                    "--per-token",
+                    str(tmp_path / "o.npy"),
+                ]
+            )
             == 1
         )
         out, err = capsys.readouterr()

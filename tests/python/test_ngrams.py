@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 import hybridlm
 from hybridlm import _core
 from hybridlm.cli.main import main
-from hybridlm.errors import InputError
+from hybridlm.errors import FormatError, InputError
 
 V, BOS, ORDER = 12, 1, 4
 
@@ -139,6 +139,117 @@ def test_an_arpa_file_has_the_probabilities_and_orders_of_the_oracle(
     np.testing.assert_array_equal(sparse.matched_orders(held_out, start=100), orders[100:])
     with pytest.raises(InputError, match="beyond the stream"):
         sparse.matched_orders(held_out, start=len(held_out) + 1)
+
+
+def arpa_text(orders: list[dict[str, tuple[float, float | None]]]) -> str:
+    """An ARPA file of probabilities and weights, by words."""
+    lines = ["\\data\\", *(f"ngram {n}={len(ngrams)}" for n, ngrams in enumerate(orders, start=1))]
+    for n, ngrams in enumerate(orders, start=1):
+        lines += ["", f"\\{n}-grams:"]
+        for words, (p, weight) in ngrams.items():
+            log = math.log10(p) if p else -99
+            lines.append(f"{log:.9g}\t{words}" + ("" if weight is None else f"\t{math.log10(weight):.9g}"))
+    return "\n".join([*lines, "", "\\end\\", ""])
+
+
+# Three tokens, of which 1 begins documents. As a toolkit has it: </s> is predicted, <s> is a context.
+UNIGRAMS = {"</s>": (0.25, None), "<s>": (1.0, 0.4), "0": (0.5, 1.2), "2": (0.25, None)}
+BIGRAMS = {"<s> 0": (0.7, 1.0), "0 </s>": (0.1, None)}
+
+
+def test_a_toolkits_arpa_file_is_looked_up_by_hand(tmp_path: Path) -> None:
+    path = tmp_path / "m.arpa"
+    # After <s>: 0.7 for 0, and what is left to 0.75 of unigrams by 0.4 · 0.75 = 0.3, of 1, so 1.0 in all but
+    # that 0's unigram is 0.5: 0.7 + b · 0.5 = 1, b = 0.6. After 0: 0.1 + b · 0.75 = 1, b = 1.2.
+    unigrams = UNIGRAMS | {"<s>": (1.0, 0.6)}
+    path.write_text("\n" + arpa_text([unigrams, BIGRAMS]))
+    for oracle in (hybridlm.Oracle.from_file(path), hybridlm.Oracle.from_arpa(path, hybridlm.Vocabulary(3))):
+        assert (oracle.orders, oracle.vocab_size, oracle.vocabulary.bos_id) == ((1, 2), 3, 1)
+        rows = np.exp(oracle.log_probs([1, 0, 2], [1, 2, 3])[-1])
+        np.testing.assert_allclose(rows, [[0.7, 0.15, 0.15], [0.6, 0.1, 0.3], [0.5, 0.25, 0.25]], atol=1e-6)
+        assert oracle.matched_orders([1, 0, 1, 2]).tolist() == [1, 2, 2, 1]
+        tokens = [1, 0, 1, 2, 0]
+        targets = np.exp(oracle.target_log_probs(tokens, start=1)[-1])
+        np.testing.assert_allclose(targets, [0.7, 0.1, 0.15, 0.5], atol=1e-6)
+        assert oracle.to_bytes() == path.read_bytes()
+    # Of a larger vocabulary the tokens that are missing share what <unk> has.
+    path.write_text(arpa_text([{**unigrams, "2": (0.15, None), "<unk>": (0.1, None)}, BIGRAMS]))
+    wider = hybridlm.Oracle.from_arpa(path, hybridlm.Vocabulary(5))
+    np.testing.assert_allclose(
+        np.exp(wider.log_probs([2], [1])[0, 0]), [0.5, 0.25, 0.15, 0.05, 0.05], atol=1e-6
+    )
+
+
+def test_an_exported_oracle_comes_back(
+    sparse: hybridlm.Oracle, stream: NDArray[np.uint16], tmp_path: Path
+) -> None:
+    path = tmp_path / "model.arpa"
+    sparse.save_arpa(path)
+    back = hybridlm.Oracle.from_file(path)
+    assert back.vocabulary.bos_id == BOS and back.orders == sparse.orders
+    held_out = stream[2964:3300]
+    np.testing.assert_allclose(back.target_log_probs(held_out), sparse.target_log_probs(held_out), atol=1e-5)
+    np.testing.assert_array_equal(back.matched_orders(held_out), sparse.matched_orders(held_out))
+    rows = back.log_probs(held_out, np.arange(len(held_out)))
+    np.testing.assert_allclose(np.exp(rows.astype(np.float64)).sum(axis=-1), 1, atol=2e-6)
+    scorer = hybridlm.Scorer(V, first=BOS, oracle=back, models=())
+    assert np.isfinite(scorer.score(held_out[1:]).nll).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("ngram 2=2", "ngram 2=3"), r"\[4, 2\] where \[4, 3\] are declared: is the file cut off"),
+        (("\\end\\", ""), "is the file cut off"),
+        (("\t2", "\ttwo"), "line 9: a word that is no token id"),
+        (("\t2", "\t0"), "line 9: an n-gram that is there already"),
+        (("\\2-grams:", "\\3-grams:"), "line 11: not the next section"),
+        (("\t<s> 0\t0", "\t<s>"), "line 12: too few words"),
+        (("\t0 </s>", "\t0 </s> 1 1"), "line 13: too many words"),
+        (("-0.602059991\t2", "-0.2\t2"), "the unigrams sum to"),
+        (("-0.602059991\t2", "0.5\t2"), "line 9: a probability above 1"),
+        (("-0.602059991\t2", "nan\t2"), "line 9: not a number"),
+        (("-1\t0 </s>", "-0.5\t0 </s>"), r"what follows \[0\] sums to"),
+        (("ngram 1=4", "ngram 2=4"), "line 2: orders must ascend"),
+        (("\\data\\", "\\data\\\nword"), "line 2: an n-gram before the first section"),
+    ],
+)
+def test_damaged_arpa_files_are_named(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    path = tmp_path / "m.arpa"
+    text = arpa_text([UNIGRAMS | {"<s>": (1.0, 0.6)}, BIGRAMS])
+    assert text.count(change[0]) >= 1
+    path.write_text(text.replace(change[0], change[1], 1))
+    with pytest.raises(FormatError, match=rf"m\.arpa: .*{message}"):
+        hybridlm.Oracle.from_file(path)
+
+
+@given(
+    edits=st.lists(st.tuples(st.integers(0, 200), st.integers(0, 3), st.binary(max_size=4)), max_size=4),
+    cut=st.integers(0, 250),
+)
+def test_no_arpa_file_does_worse_than_an_error(edits: list[tuple[int, int, bytes]], cut: int) -> None:
+    data = bytearray(arpa_text([UNIGRAMS | {"<s>": (1.0, 0.6)}, BIGRAMS]).encode())
+    for at, length, new in edits:
+        data[at : at + length] = new
+    for content in (bytes(data), bytes(data[:cut])):
+        try:
+            oracle = hybridlm.Oracle.from_bytes(content, "m.arpa")
+        except FormatError as error:
+            assert str(error).startswith("m.arpa: ")
+        else:
+            rows = oracle.log_probs([0], [0, 1]).astype(np.float64)
+            np.testing.assert_allclose(np.exp(rows).sum(axis=-1), 1, atol=2e-3)
+
+
+def test_ids_that_an_arpa_file_leaves_open_are_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "m.arpa"
+    path.write_text(arpa_text([{"<s>": (0.5, None), "0": (0.25, None), "5": (0.25, None)}]))
+    with pytest.raises(FormatError, match=r"4 token ids have no unigram.*Oracle\.from_arpa"):
+        hybridlm.Oracle.from_file(path)
+    with pytest.raises(FormatError, match="token 2 has no unigram, and <unk> no probability"):
+        hybridlm.Oracle.from_arpa(path, hybridlm.Vocabulary(6))
+    with pytest.raises(FormatError, match="line 7: a token outside the vocabulary"):
+        hybridlm.Oracle.from_arpa(path, hybridlm.Vocabulary(5))
 
 
 def test_kenlm_reads_the_arpa_file(

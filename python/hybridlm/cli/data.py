@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from hybridlm.cli.arguments import ChosenTokenizer, Files, Out
+from hybridlm.cli.arguments import ChosenTokenizer, Files, Glob, Out
 from hybridlm.cli.output import print_json
 from hybridlm.files import check_output
 from hybridlm.progress import Progress
@@ -166,7 +166,7 @@ def fetch(
 
 def overlap(
     train: Files,
-    val: str,
+    val: Glob,
     lengths: tuple[int, ...] = (8, 13, 20, 32, 50),
     listed: int = 10,
     bos_id: int | None = None,

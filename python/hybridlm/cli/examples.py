@@ -17,6 +17,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "data fetch": (
         "hybridlm data fetch HuggingFaceFW/fineweb-edu --files 'sample/10BT/000_*.parquet' --out fineweb",
     ),
+    "data overlap": ("hybridlm data overlap data/text_train_*.bin --val 'data/*_val_*.bin'",),
     "data inspect": ("hybridlm data inspect data/text_train_000000.bin --tokenizer tok.model",),
     "oracle build": (
         "hybridlm oracle build data/text_train_*.bin -o oracle.ngsp --max-bytes 1500000",
@@ -24,8 +25,17 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "oracle count": ("hybridlm oracle count data/text_train_000000.bin -o part0.counts",),
     "oracle merge": ("hybridlm oracle merge part*.counts -o all.counts",),
+    "oracle score": ("hybridlm oracle score oracle.ngsp text.txt --tokenizer tok.model --by document",),
+    "oracle ngrams": ("hybridlm oracle ngrams all.counts --text 'the value' --tokenizer tok.model --top 5",),
+    "oracle export": ("hybridlm oracle export oracle.ngsp -o oracle.arpa",),
     "oracle inspect": ("hybridlm oracle inspect oracle.ngsp",),
     "oracle eval": ("hybridlm oracle eval oracle.ngsp --val 'data/*_val_*.bin' --tokenizer tok.model",),
+    "oracle score": (
+        "hybridlm oracle score oracle.ngsp text.txt --tokenizer tok.model",
+        "hybridlm oracle score oracle.ngsp text.txt --tokenizer tok.model --by document --json",
+    ),
+    "oracle ngrams": ("hybridlm oracle ngrams all.counts --text 'of the' --tokenizer tok.model",),
+    "oracle export": ("hybridlm oracle export oracle.ngsp -o oracle.arpa",),
     "train": (
         "hybridlm train --data data --tokenizer tok.model --out model --preset tiny",
         "hybridlm train --preset record --dry-run",
@@ -47,6 +57,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "compare": ("hybridlm compare score.json score.json",),
     "audit": (
         "hybridlm audit artifact.pgar --val 'data/*_val_*.bin' --tokenizer tok.model --max-tokens 2000",
+        "hybridlm audit --subject scorer.py:Bigrams --val 'data/*_val_*.bin' --tokenizer tok.model",
     ),
     "compress": ("hybridlm compress text.txt --artifact artifact.pgar --tokenizer tok.model -o text.hlm",),
     "decompress": (

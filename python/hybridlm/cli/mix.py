@@ -1,9 +1,7 @@
 """`hybridlm mix`: another program's log-probabilities, mixed with an oracle and with experts that learn."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import tyro
+from typing import TYPE_CHECKING
 
 from hybridlm.cli.arguments import Glob
 from hybridlm.cli.output import number_table, print_json, print_table
@@ -29,7 +27,7 @@ def mix(
     oracle: Path | None = None,
     vocab_size: int | None = None,
     mixer: str = DEFAULT_MIXER,
-    per_token: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
+    per_token: Path | None = None,
     threads: int | None = None,
     json: bool = False,
 ) -> None:

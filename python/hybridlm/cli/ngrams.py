@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from hybridlm.cli.arguments import ChosenTokenizer
+from hybridlm.cli.arguments import ChosenTokenizer, Out
 from hybridlm.cli.output import number_table, print_json, print_table
 from hybridlm.errors import InputError
 
@@ -165,7 +165,7 @@ def _shown(tokenizer: "Tokenizer", tokens: tuple[int, ...]) -> str:
 
 def export(
     oracle: tyro.conf.Positional[Path],
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
+    out: Out,
 ) -> None:
     """Write a sparse oracle as an ARPA file, which KenLM, SRILM and others read.
 
@@ -174,9 +174,9 @@ def export(
 
     Args:
         oracle: The oracle's file.
-        output: The ARPA file to write.
+        out: The ARPA file to write.
     """
     from hybridlm.oracle import Oracle
 
-    Oracle.from_file(oracle).save_arpa(output)
-    print(f"{output}: {output.stat().st_size:,} bytes")
+    Oracle.from_file(oracle).save_arpa(out)
+    print(f"{out}: {out.stat().st_size:,} bytes")

@@ -66,6 +66,17 @@ class Oracle:
         """Raises FormatError, calling the data ``name``."""
         return cls(_core.FrozenOracle.from_bytes(data, name), data)
 
+    @classmethod
+    def from_arpa(cls, path: str | os.PathLike[str], vocabulary: Vocabulary) -> Self:
+        """The model of an ARPA file whose words are ids of ``vocabulary``. ``<s>`` and ``</s>`` both stand
+        for its document token, and ids without a unigram share what ``<unk>`` has.
+
+        `from_file` reads such a file as well, where at most one id has no unigram: ``<s>`` is that one.
+        Raises FormatError for a damaged file, and for one whose rows don't sum to one within 10⁻³; OSError.
+        """
+        data = Path(path).read_bytes()
+        return cls(_core.FrozenOracle.from_arpa(data, vocabulary, os.fspath(path)), data)
+
     def to_bytes(self) -> bytes:
         """The oracle's file."""
         return self._data

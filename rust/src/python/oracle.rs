@@ -34,6 +34,21 @@ impl FrozenOracle {
         Ok(Self { core: core.into(), nbytes: data.len() })
     }
 
+    /// Reads an ARPA file whose ids are of this vocabulary.
+    #[staticmethod]
+    #[pyo3(signature = (data, vocabulary, name="oracle"))]
+    fn from_arpa(
+        py: Python<'_>,
+        data: &[u8],
+        #[pyo3(from_py_with = super::vocabulary::vocabulary)] vocabulary: crate::vocabulary::Vocabulary,
+        name: &str,
+    ) -> PyResult<Self> {
+        let core = interruptible(py, None, |control| {
+            crate::oracle::sparse::arpa::decode(data, name, Some(vocabulary), control)
+        })?;
+        Ok(Self { core: Arc::new(core), nbytes: data.len() })
+    }
+
     #[getter]
     fn estimator(&self) -> &'static str {
         self.core.estimator()
