@@ -12,12 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from hybridlm.errors import FormatError, InputError
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
 
 try:
     import fcntl
@@ -122,7 +119,7 @@ class _Output(io.FileIO):
         super().__init__(descriptor, "wb")
         self._path = path
 
-    def write(self, data: "ReadableBuffer", /) -> int | None:
+    def write(self, data: Any, /) -> int:
         with _naming(self._path):
             return super().write(data)
 

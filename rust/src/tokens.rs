@@ -8,6 +8,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use crate::files::{self, AtomicFile};
+use crate::memory::Zeroed;
 use crate::{Error, Result};
 
 pub const MAGIC: i32 = 20_240_520;
@@ -21,30 +22,33 @@ compile_error!("shards are read without converting a byte, which needs a little-
 /// A validated shard, read into memory.
 ///
 /// Not mapped: the operating system ends a process that reads a mapping beyond the end of a file that has become
-/// shorter, and a file that is overwritten meanwhile would be counted as something that it never was. Reading costs
-/// less than a hundredth of the time of counting, and as much memory as the pages of a mapping that is read.
+/// shorter, and a file that is overwritten meanwhile would be counted as something that it never was. It takes as much
+/// memory as the pages of a mapping that is read.
 #[derive(Debug)]
 pub struct Shard {
     path: PathBuf,
     header: [u8; HEADER_BYTES],
-    tokens: Vec<u16>,
+    tokens: Zeroed<u16>,
 }
 
 impl Shard {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let (shard, count, file) = Self::begin(path.as_ref())?;
-        Ok(Self { tokens: read_tokens(file, 0..count, path.as_ref())?, ..shard })
+        let path = path.as_ref();
+        let (header, count, file) = begin(path)?;
+        let mut tokens = Zeroed::new(count).ok_or_else(|| no_memory(path, count))?;
+        read_tokens(file, 0, &mut tokens, path)?;
+        Ok(Self { path: path.to_owned(), header, tokens })
     }
 
     /// How many tokens a shard has, by its header and its size.
     pub fn count(path: impl AsRef<Path>) -> Result<usize> {
-        Ok(Self::begin(path.as_ref())?.1)
+        Ok(begin(path.as_ref())?.1)
     }
 
     /// The tokens from `start` on, `count` of them or all.
     pub fn read(path: impl AsRef<Path>, start: usize, count: Option<usize>) -> Result<Vec<u16>> {
         let path = path.as_ref();
-        let (_, length, file) = Self::begin(path)?;
+        let (_, length, file) = begin(path)?;
         let end = match count {
             None => length.max(start),
             Some(count) => start.saturating_add(count),
@@ -55,21 +59,11 @@ impl Shard {
                 path.display()
             )));
         }
-        read_tokens(file, start..end, path)
-    }
-
-    /// The checked header of a shard without tokens yet, how many there are, and the file that they are in.
-    fn begin(path: &Path) -> Result<(Self, usize, File)> {
-        let (mut file, length) = files::open(path)?;
-        let mut header = Vec::with_capacity(HEADER_BYTES);
-        (&mut file)
-            .take(HEADER_BYTES as u64)
-            .read_to_end(&mut header)
-            .map_err(|source| Error::io(path, source))?;
-        let count = check_beginning(&header, length, path)?;
-        let mut shard = Self { path: path.to_owned(), header: [0; HEADER_BYTES], tokens: Vec::new() };
-        shard.header.copy_from_slice(&header);
-        Ok((shard, count, file))
+        let mut tokens = Vec::new();
+        tokens.try_reserve_exact(end - start).map_err(|_| no_memory(path, end - start))?;
+        tokens.resize(end - start, 0);
+        read_tokens(file, start, &mut tokens, path)?;
+        Ok(tokens)
     }
 
     pub fn path(&self) -> &Path {
@@ -87,28 +81,40 @@ impl Shard {
     }
 }
 
-/// The tokens at `range` of a shard's file. Memory is taken for no more than the file's size was said to be.
-fn read_tokens(mut file: File, range: std::ops::Range<usize>, path: &Path) -> Result<Vec<u16>> {
-    let mut tokens: Vec<u16> = Vec::new();
-    if tokens.try_reserve_exact(range.len()).is_err() {
-        return Err(Error::input(format!(
-            "{}: there is no memory for its {} tokens; divide it into smaller shards",
-            path.display(),
-            range.len()
-        )));
-    }
-    tokens.resize(range.len(), 0);
+/// A shard's checked header, how many tokens it has, and the file that they are in.
+fn begin(path: &Path) -> Result<([u8; HEADER_BYTES], usize, File)> {
+    let (mut file, length) = files::open(path)?;
+    let mut beginning = Vec::with_capacity(HEADER_BYTES);
+    (&mut file)
+        .take(HEADER_BYTES as u64)
+        .read_to_end(&mut beginning)
+        .map_err(|source| Error::io(path, source))?;
+    let count = check_beginning(&beginning, length, path)?;
+    let mut header = [0; HEADER_BYTES];
+    header.copy_from_slice(&beginning);
+    Ok((header, count, file))
+}
+
+fn no_memory(path: &Path, tokens: usize) -> Error {
+    Error::input(format!(
+        "{}: there is no memory for its {tokens} tokens; divide it into smaller shards",
+        path.display()
+    ))
+}
+
+/// Fills `tokens` with those of a shard's file from `start` on.
+fn read_tokens(mut file: File, start: usize, tokens: &mut [u16], path: &Path) -> Result<()> {
     // SAFETY: any two bytes are a u16, and bytes need no alignment.
     let bytes = unsafe { tokens.align_to_mut::<u8>().1 };
-    let start = HEADER_BYTES as u64 + 2 * range.start as u64;
-    let read = file.seek(SeekFrom::Start(start)).and_then(|_| file.read_exact(bytes));
+    let read = file
+        .seek(SeekFrom::Start(HEADER_BYTES as u64 + 2 * start as u64))
+        .and_then(|_| file.read_exact(bytes));
     read.map_err(|source| match source.kind() {
         std::io::ErrorKind::UnexpectedEof => {
             Error::format(path.display(), "became shorter while it was read; make it again")
         }
         _ => Error::io(path, source),
-    })?;
-    Ok(tokens)
+    })
 }
 
 /// Checks magic, version, the reserved zeros and that the size is exactly what the header says.

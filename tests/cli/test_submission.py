@@ -274,7 +274,7 @@ def test_a_comparison_that_cannot_be_made_says_why(tmp_path: Path, error: Error)
 
 
 def test_the_one_sample_test_is_students() -> None:
-    """Tables of Student's t with 3 degrees of freedom: 4.541 is the one-sided 1% point, 2.353 the 5% point."""
+    """Tables of Student's t, 3 degrees of freedom: 4.541 is the one-sided 1% point, 2.353 the 5% point."""
     scores = [1.02, 0.98, 1.01, 0.97]
     mean, error = statistics.fmean(scores), statistics.stdev(scores) / 2
     for t, p in ((-4.541, 0.01), (-2.353, 0.05), (0.0, 0.5)):

@@ -53,6 +53,7 @@ def compress(
             "compressed_bytes": size,
             "claimed_bits": compressed.claimed_bits,
             "tokens": compressed.tokens,
+            "stored_bytes": compressed.stored,
             "bits_per_byte": 8 * size / max(1, len(content)),
             "seconds": seconds,
         }

@@ -48,7 +48,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "mix": (
         "hybridlm mix --tokens 'data/*_val_*.bin' --tokenizer tok.model --oracle oracle.ngsp",
-        "hybridlm mix --log-probs net.npy --tokens 'data/*_val_*.bin' --tokenizer tok.model",
+        "hybridlm mix --log-probs network.npy --tokens 'data/*_val_*.bin' --tokenizer tok.model",
     ),
     "verify": ("hybridlm verify score.json",),
     "compare": ("hybridlm compare score.json score.json",),

@@ -113,7 +113,7 @@ def welch(first: Sequence[float], second: Sequence[float], margin: float = 0.0) 
 
 
 def one_sample(first: float, second: Sequence[float], margin: float = 0.0) -> SeedComparison:
-    """As `welch`, for a ``first`` that is a single score and is taken for exact: Student's one-sample test."""
+    """As `welch`, where ``first`` is a single score and is taken for exact: Student's one-sample test."""
     if len(second) < 2:
         raise InputError("a test takes at least two scores")
     mean, spread = float(np.mean(second)), float(np.std(second, ddof=1))

@@ -55,10 +55,19 @@ def save_model(run: Path, weights: Mapping[str, Tensor], metadata: ModelMetadata
         "model": dataclasses.asdict(metadata.config),
         "tokenizer": metadata.tokenizer,
         "step": metadata.step,
+        "sha256": _weights_hash(tensors),
     }
     # One key for all: safetensors writes several in no particular order, and a run's bytes shall not vary.
     data = safetensors.torch.save(tensors, {_METADATA_KEY: json.dumps(header)})
     atomic_write_bytes(run / MODEL_FILE, data)
+
+
+def _weights_hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hex) of float32 tensors' bytes, one after the other by name."""
+    hasher = hashlib.sha256()
+    for _, tensor in sorted(tensors.items()):
+        hasher.update(tensor.numpy().astype("<f4", copy=False).data)
+    return hasher.hexdigest()
 
 
 def load_model(run: Path) -> tuple[GPT, ModelMetadata]:
@@ -97,6 +106,9 @@ def load_model(run: Path) -> tuple[GPT, ModelMetadata]:
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise FormatError(f"{path}: tensor {name} holds a value that is not finite: the run diverged")
+    # Files of version 0.1 have none.
+    if header.get("sha256", found := _weights_hash(tensors)) != found:
+        raise FormatError(f"{path}: damaged: the SHA-256 of its weights is not the one in its metadata")
     model.load_state_dict(tensors, assign=True)
     return model.eval(), ModelMetadata(config, fingerprint, step)
 

@@ -148,9 +148,9 @@ fn unpacked_limit() -> PyResult<usize> {
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<ZstdDecoder>()?;
-    module.add_function(wrap_pyfunction!(overlap, module)?)?;
     module.add("LIMIT_VARIABLE", zstd_frame::LIMIT_VARIABLE)?;
     module.add_function(wrap_pyfunction!(unpacked_limit, module)?)?;
+    module.add_function(wrap_pyfunction!(overlap, module)?)?;
     module.add_function(wrap_pyfunction!(shard_tokens, module)?)?;
     module.add_function(wrap_pyfunction!(read_shard, module)?)?;
     module.add_function(wrap_pyfunction!(write_shard, module)?)?;

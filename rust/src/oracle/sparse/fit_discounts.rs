@@ -33,7 +33,9 @@ pub fn fit(counts: &SparseCounts, threads: usize, control: &Control) -> Result<D
     let trie = Trie::build(&counted, 0, threads, control)?;
     for _ in 0..ROUNDS {
         let full = FullModel::estimate(&trie, &discounts, threads, control)?;
-        let events = events(&trie, &full, &discounts, &held_out);
+        let sums = sums(&trie, &full, &discounts, threads, control)?;
+        let met = Met { trie: &trie, full: &full, discounts: &discounts, sums: &sums };
+        let events = met.events(&held_out, threads, control)?;
         let jobs = discounts.0.iter_mut().zip(&events).enumerate().skip(2).collect();
         parallel::for_each(threads, jobs, |(n, (discount, events)): (usize, (&mut Discount, _))| {
             *discount = maximise(*discount, &terms(&trie, &full.masses[n], n, events));
@@ -42,6 +44,43 @@ pub fn fit(counts: &SparseCounts, threads: usize, control: &Control) -> Result<D
     }
     Ok(discounts)
 }
+
+/// Of a context: the mass of its continuations, and what they pass on of it.
+#[derive(Clone, Copy, Default)]
+struct Sums {
+    total: f32,
+    passed: f32,
+}
+
+/// Those of all contexts, by the order of their continuations. Held-out tokens meet the same contexts again and again.
+fn sums(
+    trie: &Trie,
+    full: &FullModel,
+    discounts: &Discounts,
+    threads: usize,
+    control: &Control,
+) -> Result<Vec<Vec<Sums>>> {
+    let mut sums = vec![Vec::new(); 2];
+    for n in 2..=trie.order() {
+        let (contexts, masses, discounts) = (&trie.orders[n - 1], &full.masses[n], &discounts.0[n]);
+        let mut of_order = vec![Sums::default(); contexts.len()];
+        let pieces = of_order.chunks_mut(CONTEXTS).enumerate().collect();
+        parallel::for_each(threads, pieces, |(piece, sums): (usize, &mut [Sums])| {
+            for (context, sums) in (piece * CONTEXTS..).zip(sums) {
+                for &mass in &masses[contexts.successors(context)] {
+                    sums.total += mass;
+                    sums.passed += discount(discounts, mass);
+                }
+            }
+            control.check()
+        })?;
+        sums.push(of_order);
+    }
+    Ok(sums)
+}
+
+/// Contexts that a thread sums at a time.
+const CONTEXTS: usize = 1 << 14;
 
 /// A held-out token met in a context of the trie.
 struct Event {
@@ -54,15 +93,38 @@ struct Event {
     above: f32,
 }
 
-/// The held-out tokens of each order, from 2 on, in the contexts that the trie has.
-fn events(trie: &Trie, full: &FullModel, discounts: &Discounts, documents: &[&[u16]]) -> Vec<Vec<Event>> {
-    let order = trie.order();
-    let mut events: Vec<Vec<Event>> = Vec::new();
-    events.resize_with(order + 1, Vec::new);
-    for document in documents {
+/// What held-out documents are met with.
+struct Met<'a> {
+    trie: &'a Trie,
+    full: &'a FullModel,
+    discounts: &'a Discounts,
+    sums: &'a [Vec<Sums>],
+}
+
+impl Met<'_> {
+    /// The held-out tokens of each order, from 2 on, in the contexts that the trie has.
+    fn events(&self, documents: &[&[u16]], threads: usize, control: &Control) -> Result<Vec<Vec<Event>>> {
+        let mut of_pieces: Vec<_> = documents.chunks(DOCUMENTS).map(|piece| (piece, Vec::new())).collect();
+        parallel::for_each(threads, of_pieces.iter_mut().collect(), |(documents, events)| {
+            events.resize_with(self.trie.order() + 1, Vec::new);
+            for document in *documents {
+                self.add(document, events);
+            }
+            control.check()
+        })?;
+        let mut events: Vec<Vec<Event>> = Vec::new();
+        events.resize_with(self.trie.order() + 1, Vec::new);
+        for (_, of_piece) in of_pieces {
+            events.iter_mut().zip(of_piece).for_each(|(events, more)| events.extend(more));
+        }
+        Ok(events)
+    }
+
+    fn add(&self, document: &[u16], events: &mut [Vec<Event>]) {
+        let Self { trie, full, discounts, sums } = *self;
         // The n-gram of each order that ends at the previous token, from the empty one on.
         let mut contexts = vec![0];
-        for &token in *document {
+        for &token in document {
             let mut current = vec![0];
             // For each order from 2 on that knows the context: its own part of the probability, and its back-off
             // weight.
@@ -75,12 +137,10 @@ fn events(trie: &Trie, full: &FullModel, discounts: &Discounts, documents: &[&[u
                 if n == 1 {
                     continue;
                 }
-                let masses = &full.masses[n][trie.orders[n - 1].successors(context)];
-                let total: f32 = masses.iter().sum();
+                let Sums { total, passed } = sums[n][context];
                 if total <= 0.0 {
                     break;
                 }
-                let passed: f32 = masses.iter().map(|&mass| discount(&discounts.0[n], mass)).sum();
                 let mass = found.map_or(0.0, |index| full.masses[n][index]);
                 let (own, backoff) = ((mass - discount(&discounts.0[n], mass)) / total, passed / total);
                 events[n].push(Event {
@@ -99,12 +159,14 @@ fn events(trie: &Trie, full: &FullModel, discounts: &Discounts, documents: &[&[u
                 }
                 above = (above + own) / backoff.max(f32::MIN_POSITIVE);
             }
-            current.truncate(order);
+            current.truncate(trie.order());
             contexts = current;
         }
     }
-    events
 }
+
+/// Documents that a thread meets at a time.
+const DOCUMENTS: usize = 16;
 
 /// Up to a factor that no discount changes, an event has probability `constant + slope · D`.
 struct Term {
@@ -175,6 +237,12 @@ fn maximise(start: Discount, terms: &[Term]) -> Discount {
             curvature[i][i] += STIFFNESS;
         }
         let step = solve(curvature, gradient);
+        // Half of this is what the step gains where the likelihood is the parabola that it is taken for. Near the maximum,
+        // halving steps to find that none gains would take most of the time.
+        let decrement: f64 = gradient.iter().zip(&step).map(|(gradient, step)| gradient * step).sum();
+        if decrement < LEAST_GAIN {
+            break;
+        }
         let mut scale = 1.0;
         let improved = loop {
             let mut next = at;
@@ -183,7 +251,7 @@ fn maximise(start: Discount, terms: &[Term]) -> Discount {
             }
             let next = bounded(next);
             let reached = likelihood(&next);
-            if reached > best + 1e-3 {
+            if reached > best + LEAST_GAIN {
                 (at, best) = (next, reached);
                 break true;
             }
@@ -198,6 +266,9 @@ fn maximise(start: Discount, terms: &[Term]) -> Discount {
     }
     at.map(|value| value as f32)
 }
+
+/// Newton's method ends where a step gains less, in nats of all held-out text.
+const LEAST_GAIN: f64 = 1e-3;
 
 fn value(term: &Term, at: &[f64; KNOTS.len()]) -> f64 {
     let change: f64 = term.slope.iter().zip(at).map(|(slope, at)| slope * at).sum();
