@@ -78,6 +78,11 @@ def test_what_commands_print_fits(
     assert cli.main(["oracle", "count", str(shard), "-o", str(counts)]) == 0
     run("oracle ngrams", counts, "--text", "the", *options)
     run("oracle inspect", example_folder / "oracle.ngsp")
+    run("oracle score", example_folder / "oracle.ngsp", text, *options)
+    training = sorted(shard_dir.glob("*_train_*.bin"))
+    assert cli.main(["oracle", "count", *map(str, training), "-o", str(tmp_path / "c"), "--orders", "3"]) == 0
+    assert run("oracle ngrams", tmp_path / "c")["continuations"]
+    run("data overlap", *training, "--val", shard, "--lengths", 3)
     run("oracle eval", example_folder / "oracle.ngsp", *val)
     oracle = ["--oracle", example_folder / "oracle.ngsp", *options]
     packed = run("artifact pack", *oracle, "-o", tmp_path / "a.pgar")
@@ -85,7 +90,7 @@ def test_what_commands_print_fits(
     run("artifact inspect", oracle_artifact)
     assert run("artifact inspect", neural_artifact)["model"] is not None
     score = tmp_path / "score.json"
-    found = run("eval", tmp_path / "a.pgar", *val, "--max-tokens", 2000)
+    found = run("eval", tmp_path / "a.pgar", *val)
     score.write_text(json.dumps(found))
     run("eval", neural_artifact, *val, "--max-tokens", 200, "--chunk", 64)
     run("mix", "--tokens", shard, *oracle)

@@ -24,6 +24,7 @@ from hybridlm.report.run_files import read_run
 from hybridlm.score import score_artifact
 from hybridlm.scoring.config import ScoringConfig
 from hybridlm.scoring.evaluate import ScoreFiles, evaluate
+from hybridlm.scoring.mixtures import create_mixture
 from hybridlm.scoring.trace import Trace
 
 NAME = '<script>alert("x")</script>'
@@ -185,7 +186,7 @@ def test_a_trace_agrees_with_the_score(
         begin = end
     assert begin == len(stream) - 1
     assert set(trace["bits_per_byte"]) == {*result.experts, "mixture"}
-    for shares in trace["shares"]:
+    for shares in [*trace["weights"], *trace["shares"]]:
         assert shares is None or sum(shares) == pytest.approx(1, abs=1e-3)
     assert sum(shares is not None for shares in trace["shares"]) == len(trace["ends"])
     passage = trace["passage"]
@@ -211,6 +212,24 @@ def test_watching_changes_no_bit(
     ]
     assert results[0].bits_per_token == results[1].bits_per_token
     assert results[0].documents == results[1].documents
+
+
+def test_weights_are_those_of_bayes_rule() -> None:
+    """Bayes' mixture has weights that can be worked out from the experts' losses before each target."""
+    random = np.random.default_rng(5)
+    stream = random.integers(1, 9, 41).astype(np.uint16)
+    log_probs = np.log(random.dirichlet(np.ones(3), 40).T).astype(np.float32)
+    trace = Trace(stream)
+    mixture = create_mixture("bayes", ["one", "two", "three"])
+    for target in trace.wanted(1, 41).tolist():
+        column = np.ascontiguousarray(log_probs[:, target - 1 : target])
+        weights = mixture.weights()
+        before = np.exp(log_probs[:, : target - 1].astype(np.float64).sum(axis=1))
+        assert weights == pytest.approx(before / before.sum(), rel=1e-5)
+        trace.observe(target, ["one", "two", "three"], weights, column[:, 0])
+        after = np.exp(log_probs[:, :target].astype(np.float64).sum(axis=1))
+        assert trace._shares[target] == pytest.approx(after / after.sum(), rel=1e-5)
+        mixture.mix(column)
 
 
 def test_a_passage_can_begin_anywhere_in_the_stream() -> None:
@@ -284,7 +303,7 @@ def test_figures_for_papers(kind: str, traced: Path, tmp_path: Path) -> None:
     runs = [read_run(traced)]
     paths = write_figures(runs, tmp_path / "one", kind)
     assert {path.name for path in paths} == {
-        f"{name}.{kind}" for name in ("scores", "bytes", "training", "along", "shares")
+        f"{name}.{kind}" for name in ("scores", "bytes", "training", "along", "weights", "shares")
     }
     for path in paths:
         assert path.read_bytes().startswith(begins)

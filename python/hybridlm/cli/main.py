@@ -72,6 +72,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "completion": ("hybridlm.cli.completion", "completion", "completion of commands and options in a shell"),
 }
 
+SITE = "https://github.com/hybridlm/hybridlm/blob/main/docs/start.md"
+
 # Earlier names. They still work, and say what to write instead.
 RENAMED = {"baseline ppm": "baseline kn"}
 
@@ -112,7 +114,15 @@ def overview(group: str = "") -> str:
     width = max(len(name) for name in names)
     lines = [f"usage: hybridlm {group + ' ' if group else ''}COMMAND ...", ""]
     lines += [f"  {name:{width}}  {COMMANDS[name][2]}" for name in names]
-    lines += ["", "`hybridlm COMMAND --help` shows a command's options; `hybridlm --version` the version."]
+    lines += [
+        "",
+        "`hybridlm COMMAND --help` shows a command's options and examples; `hybridlm --version` the version.",
+    ]
+    if not group:
+        lines += [
+            "New here? `hybridlm run --out run && hybridlm report run` does everything once; or read",
+            SITE,
+        ]
     return "\n".join(lines)
 
 
@@ -132,7 +142,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _flush()
         return code
     except KeyboardInterrupt as interrupt:
-        _complain(str(interrupt) or "interrupted")
+        # torchrun passes a signal on to every rank; those of a training run have agreed on who tells.
+        if os.environ.get("RANK", "0") == "0" or (command is not None and command.name == "train"):
+            _complain(str(interrupt) or "interrupted")
         return 130
     except OSError as error:
         if isinstance(error, BrokenPipeError) and error.filename is None:

@@ -5,8 +5,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hybridlm import files
-
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -30,12 +28,17 @@ def is_standard(path: Path) -> bool:
 def check_output(path: Path) -> None:
     """`hybridlm.files.check_output`, to be called before the work whose result goes to ``path``."""
     if not is_standard(path):
+        # Imported late, so that the doctor can print what it finds where the extension can't be loaded.
+        from hybridlm import files
+
         files.check_output(path)
 
 
 def write_output(path: Path, data: bytes) -> None:
     """Writes a command's result. Raises OSError."""
     if not is_standard(path):
+        from hybridlm import files
+
         files.atomic_write_bytes(path, data)
         return
     # What has been printed so far comes first.

@@ -51,6 +51,12 @@ def _figures(runs: Sequence[RunFiles]) -> Iterator[tuple[str, Any]]:
     for key, lines, x_label, y_label in (
         ("training", loss_lines(runs, names), "step", "loss, nats per token"),
         ("along", along_lines(runs, names), "target", "bits per byte"),
+        (
+            "weights",
+            share_lines(runs[0].trace, "weights") if runs[0].trace else [],
+            "target",
+            "weight in the mixture",
+        ),
         ("shares", share_lines(runs[0].trace) if runs[0].trace else [], "target", "share of the mixture"),
     ):
         if any(len(line.points) > 1 for line in lines):

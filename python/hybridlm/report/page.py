@@ -183,16 +183,24 @@ def _shares(trace: Mapping[str, Any]) -> str:
         for index in sorted(range(len(names)), key=lambda index: -means[index])
         if means[index] >= 0.0005
     ]
-    return figure(
+    weights = figure(
+        line_chart(share_lines(trace, "weights"), x_label="target", y_label="weight in the mixture"),
+        "The mixture's weights, as they were before each token: what it had learned to trust. after_N: what "
+        "has followed the last N tokens earlier in this text, which has no say where that is unknown.",
+    )
+    parts = figure(
         line_chart(share_lines(trace), x_label="target", y_label="share of the mixture"),
-        "What part of the mixture's probability of the next token comes from which expert. after_N: what has "
-        "followed the last N tokens earlier in this text.",
-    ) + details("All experts' mean shares", table(("expert", "mean share", ""), rows, "mean shares"))
+        "What part of the probability of the token that came was which expert's: its weight times the "
+        "probability that it gave.",
+    )
+    return columns((weights, parts)) + details(
+        "All experts' mean shares", table(("expert", "mean share", ""), rows, "mean shares")
+    )
 
 
-def share_lines(trace: Mapping[str, Any]) -> list[Series]:
-    """The largest shares along the text, a line for each expert; empty where the mixture tells none."""
-    names, shares, ends = trace["share_names"], trace["shares"], trace["ends"]
+def share_lines(trace: Mapping[str, Any], of: str = "shares") -> list[Series]:
+    """The largest shares or weights along the text, a line each; empty where the mixture tells none."""
+    names, shares, ends = trace["share_names"], trace[of], trace["ends"]
     known = [one for one in shares if one is not None]
     means = [sum(column) for column in zip(*known, strict=True)]
     return [

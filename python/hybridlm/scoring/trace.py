@@ -1,7 +1,7 @@
 """What a score looked like along the text: for pictures, and to see which expert predicts what.
 
-Along the whole stream, in a few hundred pieces, bits per byte of every expert and of the mixture, and shares
-of the experts in the mixture at a few targets of each piece. Of one passage, each token's bits and shares.
+Along the whole stream, in a few hundred pieces, bits per byte of every expert and of the mixture, and weights
+and shares of the experts at a few targets of each piece. Of one passage, each token's bits and shares.
 
 The *share* of expert k in a target is w_k p_k / Σ w_j p_j, its part of the probability that the mixture gave
 the token that came: the posterior probability that the token was drawn from that expert.
@@ -50,6 +50,8 @@ class Trace:
         self._bytes = np.zeros(self._pieces, np.int64)
         self._nats: dict[str, NDArray[np.float64]] = {}
         self._passage_nats = np.zeros(self._end - self._first)
+        # Of each target that is looked at, what weights the mixture had and what became of them.
+        self._weights: dict[int, NDArray[np.float64]] = {}
         self._shares: dict[int, NDArray[np.float64]] = {}
         self._names: tuple[str, ...] = ()
 
@@ -71,6 +73,7 @@ class Trace:
         """Of one target, the weights [K] before it and what each of K named experts gave it, ln p [K]."""
         parts = weights * np.exp(log_probs.astype(np.float64))
         self._names = tuple(names)
+        self._weights[target] = np.array(weights)
         self._shares[target] = parts / parts.sum()
 
     def add(
@@ -93,16 +96,6 @@ class Trace:
     def as_dict(self, tokenizer: "Tokenizer") -> dict[str, Any]:
         """All of it, as JSON: bits per byte (null for a piece without text) and shares."""
         ends = [-(-(index + 1) * self._targets // self._pieces) for index in range(self._pieces)]
-        names = list(self._names)
-        shares = np.full((self._pieces, len(names)), np.nan)
-        for index in range(self._pieces):
-            found = [
-                self._shares[target]
-                for target in range(1 if index == 0 else ends[index - 1] + 1, ends[index] + 1)[:SAMPLES]
-                if target in self._shares
-            ]
-            if found:
-                shares[index] = np.mean(found, axis=0)
         return {
             "format": FORMAT,
             "targets": self._targets,
@@ -114,14 +107,22 @@ class Trace:
                 ]
                 for name, values in self._nats.items()
             },
-            "share_names": names,
-            "shares": [
-                None if np.isnan(row).any() else [round(value, 4) for value in row] for row in shares.tolist()
-            ]
-            if names
-            else [],
+            "share_names": list(self._names),
+            "weights": self._means(self._weights, ends),
+            "shares": self._means(self._shares, ends),
             "passage": self._passage(tokenizer),
         }
+
+    def _means(
+        self, observed: Mapping[int, NDArray[np.float64]], ends: Sequence[int]
+    ) -> list[list[float] | None]:
+        """Of each piece, the mean over those of its targets that are looked at; empty where none are."""
+        means: list[list[float] | None] = []
+        for first, end in zip([1, *(end + 1 for end in ends)], ends, strict=False):
+            found = [observed[target] for target in range(first, end + 1)[:SAMPLES] if target in observed]
+            mean = np.mean(found, axis=0).tolist() if found else None
+            means.append(None if mean is None else [round(value, 4) for value in mean])
+        return means if observed else []
 
     def _passage(self, tokenizer: "Tokenizer") -> dict[str, Any]:
         tokens = []
