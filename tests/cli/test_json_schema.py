@@ -72,11 +72,6 @@ def test_what_commands_print_fits(
     val = ["--val", shard, *options]
     run("data inspect", shard)
     assert run("data inspect", shard, *options)["bytes"] > 0
-    run("data overlap", *shard_dir.glob("*_train_*.bin"), "--val", shard)
-    run("oracle score", example_folder / "oracle.ngsp", text, *options)
-    counts = tmp_path / "counts"
-    assert cli.main(["oracle", "count", str(shard), "-o", str(counts)]) == 0
-    run("oracle ngrams", counts, "--text", "the", *options)
     run("oracle inspect", example_folder / "oracle.ngsp")
     run("oracle score", example_folder / "oracle.ngsp", text, *options)
     training = sorted(shard_dir.glob("*_train_*.bin"))

@@ -152,9 +152,7 @@ def ngrams(
         print_json({"tokens": [*ids], "count": count, "continuations": dict(found)})
         return
     shown = "" if loaded is None else f" {_shown(loaded, ids)}"
-    print(
-        f"{' '.join(map(str, ids)) or 'all tokens'}{shown}: {count:,} times, {len(found):,} continuations"
-    )
+    print(f"{' '.join(map(str, ids)) or 'all tokens'}{shown}: {count:,} times, {len(found):,} continuations")
     for token, times in found[: max(0, top)]:
         print(f"{token:>6} {times:>12,}{'' if loaded is None else f'  {_shown(loaded, (token,))}'}")
 
