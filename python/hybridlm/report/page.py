@@ -230,7 +230,12 @@ def bytes_of_parts(runs: Sequence[RunFiles], names: list[str]) -> dict[str, dict
     return {
         name: {**summary["parts"], "total": summary["total_bytes"]}
         for name, summary in _with_summary(runs, names)
+        if _has_bytes(summary)
     }
+
+
+def _has_bytes(summary: Mapping[str, Any]) -> bool:
+    return not summary.keys().isdisjoint(("parts", "total_bytes", "budget_bytes"))
 
 
 _LOSS = (("training", "train_loss"), ("validation", "val_loss"))
@@ -266,7 +271,8 @@ def _passages(runs: Sequence[RunFiles], names: list[str]) -> Iterable[Part]:
 
 
 def _bytes(runs: Sequence[RunFiles], names: list[str]) -> Iterable[Part]:
-    found = _with_summary(runs, names)
+    # A score without its artifact has none.
+    found = [(name, summary) for name, summary in _with_summary(runs, names) if _has_bytes(summary)]
     if not found:
         return
     parts = dict.fromkeys(part for _, summary in found for part in summary["parts"])
