@@ -303,7 +303,7 @@ class SparseCounts:
         threads: int = 1,
         progress: Callable[[int], object] | None = None,
     ) -> bytes:
-        """The best sparse oracle of at most ``max_bytes`` bytes: a file NGSP, version 2.
+        """The best sparse oracle of at most ``max_bytes`` bytes: a file NGSP, version 3.
 
         InputError when nothing fits, or when the build would take more than about ``memory`` bytes.
         """

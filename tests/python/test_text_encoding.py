@@ -127,7 +127,7 @@ def test_damaged_utf8_is_told_from_another_encoding(tmp_path: Path) -> None:
     ("content", "kind", "advice"),
     [
         (
-            gzip.compress(gzip.compress(b"text", mtime=0)),
+            gzip.compress(gzip.compress(b"text", mtime=0), mtime=0),
             "compressed with gzip",
             "gzip -dc {path} > {folder}/t",
         ),

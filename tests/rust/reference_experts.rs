@@ -1,5 +1,7 @@
 //! Online experts against counts that are added up anew for every token.
 
+use std::collections::HashMap;
+
 use hybridlm_core::experts::reference::{OnlineExperts, NAMES};
 use proptest::prelude::*;
 
@@ -89,4 +91,39 @@ fn a_token_outside_the_vocabulary_changes_nothing() {
     experts.next_log_probs(&mut after);
     assert_eq!(before, after);
     assert!(OnlineExperts::new(1).is_err() && OnlineExperts::new(65_537).is_err());
+}
+
+/// Such a vocabulary has four billion pairs of tokens; what is taken is for those that occur.
+#[test]
+fn counts_of_a_large_vocabulary_are_those_of_a_map() {
+    const LARGE: usize = 65_535;
+    let mut state = 1u64;
+    let mut tokens: Vec<u16> = Vec::new();
+    for _ in 0..20_000 {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let spread = if state >> 62 == 0 { LARGE as u64 } else { 60 };
+        tokens.push(((state >> 20) % spread * 977 % LARGE as u64) as u16);
+    }
+    let mut experts = OnlineExperts::new(LARGE).unwrap();
+    let mut found = vec![0f32; NAMES.len() * tokens.len()];
+    experts.score(&tokens, &mut found, None).unwrap();
+    let mut counts: [HashMap<(usize, u16), f64>; 3] = Default::default();
+    let mut totals: [HashMap<usize, f64>; 3] = Default::default();
+    let (mut older, mut newer) = (0usize, 0usize);
+    for (at, &token) in tokens.iter().enumerate() {
+        let rows = [0, newer, ((1_000_003 * older) ^ (1009 * newer)) % 8192];
+        for (k, row) in rows.into_iter().enumerate() {
+            let (count, total) =
+                (counts[k].entry((row, token)).or_default(), totals[k].entry(row).or_default());
+            let expected = ((*count + 1.0) / (*total + LARGE as f64)).ln();
+            assert!(
+                (f64::from(found[k * tokens.len() + at]) - expected).abs() < 1e-5,
+                "{} at {at}",
+                NAMES[k]
+            );
+            *count += 1.0;
+            *total += 1.0;
+        }
+        (older, newer) = (newer, usize::from(token));
+    }
 }

@@ -25,9 +25,6 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "oracle count": ("hybridlm oracle count data/text_train_000000.bin -o part0.counts",),
     "oracle merge": ("hybridlm oracle merge part*.counts -o all.counts",),
-    "oracle score": ("hybridlm oracle score oracle.ngsp text.txt --tokenizer tok.model --by document",),
-    "oracle ngrams": ("hybridlm oracle ngrams all.counts --text 'the value' --tokenizer tok.model --top 5",),
-    "oracle export": ("hybridlm oracle export oracle.ngsp -o oracle.arpa",),
     "oracle inspect": ("hybridlm oracle inspect oracle.ngsp",),
     "oracle eval": ("hybridlm oracle eval oracle.ngsp --val 'data/*_val_*.bin' --tokenizer tok.model",),
     "oracle score": (

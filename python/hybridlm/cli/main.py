@@ -142,7 +142,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _flush()
         return code
     except KeyboardInterrupt as interrupt:
-        _complain(str(interrupt) or "interrupted")
+        # torchrun passes a signal on to every rank; those of a training run have agreed on who tells.
+        if os.environ.get("RANK", "0") == "0" or (command is not None and command.name == "train"):
+            _complain(str(interrupt) or "interrupted")
         return 130
     except OSError as error:
         if isinstance(error, BrokenPipeError) and error.filename is None:

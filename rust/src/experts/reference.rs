@@ -4,6 +4,7 @@
 //! decaying cache, all smoothed by one imagined occurrence of every token, so that every prediction is a
 //! normalised distribution. Positions before the first token count as token 0.
 
+use super::hash::finalise;
 use super::rows::check_rows;
 use crate::fingerprint::{Fingerprint, Stateful};
 use crate::tokens::check_tokens;
@@ -13,31 +14,89 @@ pub const NAMES: [&str; 4] = ["unigram", "bigram", "trigram", "decay"];
 
 const TRIGRAM_ROWS: usize = 8192;
 
+/// Places that a table of counts begins with.
+const FIRST_PLACES: usize = 1 << 10;
+
 /// What the weight of a token in the cache shrinks by with every token after it.
 const GAMMA: f64 = 0.999;
 
 /// Past this scale the cache's counts are brought back to ones of ordinary size.
 const LARGEST_SCALE: f64 = 1e100;
 
+/// Counts of those pairs of a row and a token that occurred. All that could occur would take half a gigabyte where the
+/// vocabulary has 8192 tokens, and a text of a million has at most a million of them.
+struct Pairs {
+    /// A table with open addressing: a pair and its count, or 0 and 0 where there is none.
+    keys: Vec<u64>,
+    counts: Vec<u32>,
+    used: usize,
+}
+
+impl Pairs {
+    /// Of a power of two places.
+    fn with_places(places: usize) -> Self {
+        Self { keys: vec![0; places], counts: vec![0; places], used: 0 }
+    }
+
+    /// Where a pair is, or would be.
+    fn place(&self, key: u64) -> usize {
+        let mask = self.keys.len() - 1;
+        let mut at = finalise(key) as usize & mask;
+        // One place at least is free.
+        while self.keys[at] != key && self.keys[at] != 0 {
+            at = (at + 1) & mask;
+        }
+        at
+    }
+
+    /// The count of a pair, which can be changed if the pair is there.
+    fn entry(&mut self, key: u64) -> &mut u32 {
+        let mut at = self.place(key);
+        if self.keys[at] == 0 {
+            if 4 * self.used >= 3 * self.keys.len() {
+                self.grow();
+                at = self.place(key);
+            }
+            self.keys[at] = key;
+            self.used += 1;
+        }
+        &mut self.counts[at]
+    }
+
+    fn grow(&mut self) {
+        let mut larger = Self::with_places(2 * self.keys.len());
+        for (&key, &count) in self.keys.iter().zip(&self.counts).filter(|(&key, _)| key != 0) {
+            *larger.entry(key) = count;
+        }
+        *self = larger;
+    }
+}
+
 /// Hashed rows of counts and their sums.
 struct Rows {
     vocab_size: usize,
-    counts: Vec<u32>,
+    pairs: Pairs,
     totals: Vec<u64>,
 }
 
 impl Rows {
     fn new(rows: usize, vocab_size: usize) -> Self {
-        Self { vocab_size, counts: vec![0; rows * vocab_size], totals: vec![0; rows] }
+        Self { vocab_size, pairs: Pairs::with_places(FIRST_PLACES), totals: vec![0; rows] }
+    }
+
+    /// Of a row and a token, never 0.
+    fn key(&self, row: usize, token: usize) -> u64 {
+        row as u64 * self.vocab_size as u64 + token as u64 + 1
     }
 
     fn probability(&self, row: usize, token: usize) -> f64 {
-        let count = self.counts[row * self.vocab_size + token];
+        let count = self.pairs.counts[self.pairs.place(self.key(row, token))];
         (f64::from(count) + 1.0) / (self.totals[row] as f64 + self.vocab_size as f64)
     }
 
     fn add(&mut self, row: usize, token: usize) {
-        let count = &mut self.counts[row * self.vocab_size + token];
+        let key = self.key(row, token);
+        let count = self.pairs.entry(key);
         // A count that has reached its end stays there, and the row's sum with it.
         if let Some(more) = count.checked_add(1) {
             *count = more;
@@ -168,7 +227,8 @@ impl OnlineExperts {
 impl Stateful for OnlineExperts {
     fn add_state(&self, to: &mut Fingerprint) {
         for rows in [&self.unigram, &self.bigram, &self.trigram] {
-            to.add_slice(&rows.counts);
+            to.add_slice(&rows.pairs.keys);
+            to.add_slice(&rows.pairs.counts);
             to.add(&rows.totals);
         }
         to.add(&self.decay.counts);

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use super::ngram::{MAX_ORDER, MAX_VOCAB};
-use super::oracle::SparseOracle;
+use super::oracle::{PackedOrder, SparseOracle};
 use super::restore::{root, RestoredOrder};
 use crate::oracle::interface::Oracle;
 use crate::parallel::Control;
@@ -401,5 +401,6 @@ fn build(
         }
     }
     let stream_bytes = vec![0; orders.len()];
-    Ok(SparseOracle::new(vocabulary, restored, 0, stream_bytes))
+    let packed = restored.into_iter().map(PackedOrder::from).collect();
+    Ok(SparseOracle::new(vocabulary, packed, 0, stream_bytes))
 }

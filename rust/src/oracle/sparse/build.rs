@@ -1,17 +1,18 @@
 //! From a corpus to the best file that fits a number of bytes.
 
 use super::counts::SparseCounts;
-use super::cutoff::{self, Histogram};
+use super::cutoff::Histogram;
 use super::discount::Discounts;
 use super::estimate::FullModel;
 use super::fit_discounts;
 use super::ngram::NgramSpec;
 use super::ngsp;
+use super::order_stream;
 use super::prune::PrunedModel;
 use super::quantise::{kept_indices, Quantiser};
 use super::restore;
 use super::threshold::{self, Candidates};
-use super::trie::Trie;
+use super::trie::{Trie, TrieOrder};
 use crate::parallel::{self, Control};
 use crate::{Error, Result};
 
@@ -62,9 +63,7 @@ pub fn build(counts: &SparseCounts, config: &Config, control: &Control) -> Resul
         )));
     }
     progress.reach(14)?;
-    let mut trie = Trie::build(counts, cutoff, threads, control)?;
-    progress.reach(17)?;
-    cutoff::pass_on(counts, &mut trie, cutoff, threads, control)?;
+    let trie = Trie::build(counts, cutoff, threads, control)?;
     progress.reach(20)?;
     let mut full = FullModel::estimate(&trie, &discounts, threads, control)?;
     // Pruning needs the probabilities only.
@@ -111,6 +110,10 @@ impl Models<'_> {
 }
 
 impl Candidates for Models<'_> {
+    fn most_ngrams(&self) -> usize {
+        self.trie.orders.iter().skip(2).map(TrieOrder::len).sum()
+    }
+
     fn ngrams(&mut self, threshold: f64) -> Result<usize> {
         Ok(self.prune(threshold)?.len())
     }
@@ -164,7 +167,8 @@ pub fn encode(
         let (shorter, contexts) = (&below[n - 2], &mut contexts[0]);
         let quantiser = Quantiser { trie, model, order: n, shorter, contexts, members: &members };
         let symbols = quantiser.symbols(threshold, threads, control)?;
-        let restored = restore::restore(shorter, contexts, symbols.clone());
+        let suffixes = restore::suffixes(shorter, contexts, &symbols);
+        let restored = restore::restore(contexts, symbols.clone(), &suffixes);
         orders.push(restored);
         all_symbols.push(symbols);
     }
@@ -174,7 +178,7 @@ pub fn encode(
     // The largest first, so that threads finish together.
     jobs.sort_by_key(|((stream, _), _)| std::cmp::Reverse(stream.0));
     parallel::for_each(threads, jobs, |((stream, symbols), pair)| {
-        stream.1 = ngsp::encode_order(&pair[0], &pair[1], symbols, control)?;
+        stream.1 = order_stream::encode(&pair[0], &pair[1], symbols, control)?;
         Ok(())
     })?;
     Ok(ngsp::assemble(&vocabulary, counts.tokens(), &streams))

@@ -159,10 +159,48 @@ pub fn unigrams(root: &RestoredOrder, steps: &[u8]) -> RestoredOrder {
     ngrams
 }
 
-/// Restores the order above `contexts` from what the file tells of it; completes `contexts` by its back-off weights and
-/// successors.
-pub fn restore(shorter: &RestoredOrder, contexts: &mut RestoredOrder, symbols: Symbols) -> RestoredOrder {
+/// A continuation in the shorter context: an n-gram's suffix.
+#[derive(Debug, Clone, Copy)]
+pub struct Suffix {
+    /// Its place in its order.
+    pub index: u32,
+    pub probability: f32,
+    /// log2 of it, in 16ths.
+    pub log_probability: i16,
+    pub token: u16,
+}
+
+impl RestoredOrder {
+    pub fn suffix(&self, index: u32) -> Suffix {
+        let place = index as usize;
+        Suffix {
+            index,
+            probability: self.probabilities[place],
+            log_probability: self.log_probabilities[place],
+            token: self.tokens[place],
+        }
+    }
+}
+
+/// The suffix of each n-gram above `contexts`.
+pub fn suffixes(shorter: &RestoredOrder, contexts: &RestoredOrder, symbols: &Symbols) -> Vec<Suffix> {
+    let mut suffixes = Vec::with_capacity(symbols.tokens.len());
+    for context in 0..contexts.len() {
+        let found = shorter.successors(contexts.suffixes[context] as usize);
+        let mut suffix = found.start;
+        for &token in &symbols.tokens[symbols.successors(context)] {
+            suffix += contexts.tokens[suffix..found.end].partition_point(|&other| other < token);
+            suffixes.push(contexts.suffix(suffix as u32));
+        }
+    }
+    suffixes
+}
+
+/// Restores the order above `contexts` from what the file tells of it and from its n-grams' suffixes; completes
+/// `contexts` by its back-off weights and successors.
+pub fn restore(contexts: &mut RestoredOrder, symbols: Symbols, suffixes: &[Suffix]) -> RestoredOrder {
     let (backoffs, ratios) = (backoff_table(), ratio_table());
+    let ratio = |step: i8| ratios[(step + RATIO_LIMIT) as usize];
     let count = symbols.tokens.len();
     let mut ngrams = RestoredOrder {
         suffixes: Vec::with_capacity(count),
@@ -183,22 +221,17 @@ pub fn restore(shorter: &RestoredOrder, contexts: &mut RestoredOrder, symbols: S
         }
         let backoff = backoffs[(contexts.backoff_steps[context] + BACKOFF_LIMIT) as usize];
         contexts.backoffs[context] = backoff;
-        let ratio = |step: i8| ratios[(step + RATIO_LIMIT) as usize];
         // In single precision the rounding errors of a thousand successors would show.
         let total: f64 = symbols.ratios[range.clone()].iter().map(|&step| f64::from(ratio(step))).sum();
         let scale = ((1.0 - f64::from(backoff)) / total) as f32;
-        let found = shorter.successors(contexts.suffixes[context] as usize);
-        let mut suffix = found.start;
-        for index in range {
-            let token = ngrams.tokens[index];
-            suffix += contexts.tokens[suffix..found.end].partition_point(|&other| other < token);
-            let discounted = scale * ratio(symbols.ratios[index]);
-            ngrams.suffixes.push(suffix as u32);
+        for (&step, suffix) in symbols.ratios[range.clone()].iter().zip(&suffixes[range]) {
+            let discounted = scale * ratio(step);
+            ngrams.suffixes.push(suffix.index);
             ngrams.oldest.push(contexts.oldest[context]);
             ngrams.discounted.push(discounted);
-            let probability = discounted + backoff * contexts.probabilities[suffix];
+            let probability = discounted + backoff * suffix.probability;
             ngrams.probabilities.push(probability);
-            ngrams.lifts.push(lift(log2_16ths(probability), contexts.log_probabilities[suffix]));
+            ngrams.lifts.push(lift(log2_16ths(probability), suffix.log_probability));
         }
     }
     finish(&mut ngrams, contexts);
@@ -216,6 +249,9 @@ fn finish(ngrams: &mut RestoredOrder, contexts: &RestoredOrder) {
     ngrams.log_counts = Vec::with_capacity(ngrams.tokens.len());
     for context in 0..contexts.len() {
         let range = contexts.successors(context);
+        if range.is_empty() {
+            continue;
+        }
         // Likeliest first; of equals, the lower token, which stands first and stays there.
         ngrams.ranked[range.clone()]
             .sort_by(|&a, &b| ngrams.probabilities[b as usize].total_cmp(&ngrams.probabilities[a as usize]));

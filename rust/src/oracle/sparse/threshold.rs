@@ -4,10 +4,11 @@
 //! fits the larger budget only; from there on the larger one tries lower thresholds and the smaller one higher ones. A
 //! larger budget therefore never ends with the higher threshold, however irregular the sizes of files are.
 //!
-//! Making a file takes long; counting the n-grams that a threshold leaves doesn't. The more of a corpus is kept, the
-//! more predictable the next n-grams are and the fewer bytes they take: to a good approximation, a file's size is a
-//! concave function of its number of n-grams. So the files made so far bound the size of every other, and a file is made
-//! only where these bounds leave a doubt.
+//! Making a file takes long, and counting the n-grams that a threshold leaves takes a while. But sizes and numbers of
+//! n-grams are smooth along the grid. To a good approximation, the higher threshold leaves fewer n-grams, and a file's size
+//! is a concave function of its number of n-grams: the more of a corpus is kept, the more predictable the next n-grams
+//! are. So what was made and counted bounds the rest of the grid, and only what these bounds leave in doubt is counted, or
+//! made.
 
 use std::collections::BTreeMap;
 
@@ -15,6 +16,9 @@ use crate::Result;
 
 /// What is searched.
 pub trait Candidates {
+    /// At least as many n-grams as any threshold leaves.
+    fn most_ngrams(&self) -> usize;
+
     /// How many n-grams a threshold leaves.
     fn ngrams(&mut self, threshold: f64) -> Result<usize>;
 
@@ -36,26 +40,45 @@ const LAST_STEP: usize = 6190;
 const BITS_OF_EVERYTHING: f64 = 2.5;
 
 /// Where the search begins: bits per n-gram in a file of a million, and how many fewer there are in one of twice as many.
-const BITS_OF_A_MILLION: f64 = 6.93;
+const BITS_OF_A_MILLION: f64 = 6.6;
 const BITS_SAVED_BY_DOUBLING: f64 = 0.15;
 
-/// The power of the number of n-grams that sizes are taken to grow with while only one file is known.
-const GROWTH: f64 = 0.85;
+/// Where counting begins, for files of a million bytes, and by how much a step there changes the logarithm of the number
+/// of n-grams.
+const FIRST_STEP: usize = 1000;
+const LOSS_PER_STEP: f64 = 0.0045;
+
+/// The power of the number of n-grams that sizes grow with while only one file is known.
+const GROWTH: f64 = 0.9;
+
+/// A number of n-grams this near to the one that is wanted is near enough, in nepers per neper that the latter is from a
+/// number whose file is known, and at most.
+const NEAR: f64 = 0.04;
+
+/// Numbers of n-grams are interpolated over this many steps.
+const INTERPOLATED: usize = 2;
+
+/// So many files should do. If they don't, the sizes aren't what they are taken for, and what is in doubt is bisected.
+const PATIENCE: usize = 7;
 
 /// How far a size may lie outside its bounds, relatively and in bytes.
-const DOUBT: f64 = 0.001;
+const DOUBT: f64 = 0.0015;
 const DOUBT_BYTES: f64 = 24.0;
+
+/// Files of fewer bytes take no time, and what is typical of larger ones isn't of them.
+const SMALL: usize = 50_000;
 
 /// The file of the lowest threshold that fits `max_bytes`; none if not even one without n-grams does.
 pub fn search(candidates: &mut impl Candidates, max_bytes: usize) -> Result<Option<Vec<u8>>> {
-    let (numbers, made) = (BTreeMap::new(), BTreeMap::new());
-    let sizes = Sizes::default();
+    let most = candidates.most_ngrams() as f64;
+    let sizes = Sizes { most, small: max_bytes < SMALL, ..Sizes::default() };
+    let numbers = BTreeMap::from([(LAST_STEP, 0)]);
+    let made = BTreeMap::new();
     let mut search = Search { candidates, max_bytes, sizes, numbers, made, best: None, all_held: true };
     if !search.make(LAST_STEP)? {
         return Ok(None);
     }
-    let everything = search.ngrams(0)? as f64;
-    if everything * BITS_OF_EVERYTHING > 8.0 * max_bytes as f64 || !search.make(0)? {
+    if most * BITS_OF_EVERYTHING > 8.0 * max_bytes as f64 || !search.make(0)? {
         while let Some(step) = search.in_doubt()? {
             search.make(step)?;
         }
@@ -78,37 +101,104 @@ struct Search<'a, C> {
 }
 
 impl<C: Candidates> Search<'_, C> {
-    /// Bisects by what is known and, where there is doubt, by what is likely. Returns a step whose file must be made to
-    /// be sure; none if the result is certain.
+    /// Returns a step whose file must be made to be sure; none if the result is certain.
     fn in_doubt(&mut self) -> Result<Option<usize>> {
-        let max_bytes = self.max_bytes as f64;
-        let wanted = self.sizes.wanted(max_bytes);
+        let likely = if self.made.len() < PATIENCE { Some(self.likely()?) } else { None };
+        loop {
+            let (found, doubtful) = self.bisect(likely);
+            if likely.is_some() && !self.made.contains_key(&found) {
+                return Ok(Some(found));
+            }
+            match doubtful {
+                // Its number of n-grams may settle it.
+                Some(step) if !self.numbers.contains_key(&step) => self.ngrams(step)?,
+                None if !self.made.contains_key(&found) => return Ok(Some(found)),
+                doubtful => return Ok(doubtful),
+            };
+        }
+    }
+
+    /// Bisects by what is known and, where there is doubt, by the step that is likely to be the result, if any is. Returns
+    /// what is found, and the last step that was in doubt.
+    fn bisect(&self, likely: Option<usize>) -> (usize, Option<usize>) {
         let (mut too_low, mut fits) = (0, LAST_STEP);
         let mut doubtful = None;
         while fits - too_low > 1 {
             let middle = (too_low + fits) / 2;
-            let middle_fits = match self.made.get(&middle) {
-                Some(&fits) => fits,
-                None => {
-                    let ngrams = self.ngrams(middle)? as f64;
-                    let (least, most) = self.sizes.bounds(ngrams);
-                    if max_bytes < least {
-                        false
-                    } else if most <= max_bytes && self.all_held {
-                        true
-                    } else {
-                        doubtful = Some(middle);
-                        ngrams <= wanted
-                    }
+            let middle_fits = match (self.known(middle), likely) {
+                (Some(known), _) => known,
+                (None, Some(likely)) => {
+                    doubtful = Some(middle);
+                    middle >= likely
                 }
+                (None, None) => return (fits, Some(middle)),
             };
-            if middle_fits {
-                fits = middle;
-            } else {
-                too_low = middle;
-            }
+            *(if middle_fits { &mut fits } else { &mut too_low }) = middle;
         }
-        Ok(if self.made.contains_key(&fits) { doubtful } else { Some(fits) })
+        (fits, doubtful)
+    }
+
+    /// Whether a step's file fits, if that is certain.
+    fn known(&self, step: usize) -> Option<bool> {
+        if let Some(&fits) = self.made.get(&step) {
+            return Some(fits);
+        }
+        let number = |found: Option<(&usize, &usize)>| found.map(|(_, &number)| number as f64);
+        let fewest = number(self.numbers.range(step..).next()).unwrap_or(0.0);
+        let most = number(self.numbers.range(..=step).next_back()).unwrap_or(self.sizes.most);
+        let max_bytes = self.max_bytes as f64;
+        if max_bytes < self.sizes.bounds(fewest).0 {
+            Some(false)
+        } else if self.all_held && self.sizes.bounds(most).1 <= max_bytes {
+            Some(true)
+        } else {
+            None
+        }
+    }
+
+    /// The lowest step whose file is likely to fit.
+    fn likely(&mut self) -> Result<usize> {
+        let wanted = self.sizes.wanted(self.max_bytes as f64).max(1.0);
+        let distance = |number: usize| (number.max(1) as f64 / wanted).ln();
+        // The further from what is known, the less certain is the number that is wanted.
+        let made = self.sizes.known.iter().skip(1).map(|known| (known.0 / wanted).ln().abs());
+        let near_enough = NEAR * made.fold(1.0, f64::min);
+        for attempt in 1u32.. {
+            // The nearest steps that were counted, with more n-grams and with at most as many as wanted, and how many
+            // nepers that is off.
+            let counted = self.numbers.iter().map(|(&step, &number)| (step, distance(number)));
+            let below = counted.clone().rfind(|(_, off)| *off > 0.0);
+            let above = counted.clone().find(|(_, off)| *off <= 0.0);
+            let (lowest, highest) =
+                (below.map_or(0, |found| found.0), above.map_or(LAST_STEP, |found| found.0));
+            // A step that leaves nothing says nothing of how far away it is.
+            let above = above.filter(|(step, _)| self.numbers[step] > 0);
+            if highest - lowest <= 1 {
+                return Ok(highest);
+            }
+            let near = [below, above].into_iter().flatten().find(|(_, off)| off.abs() < near_enough);
+            if let Some((step, _)) = near {
+                return Ok(step);
+            }
+            let guess = match (below, above) {
+                // Should interpolation come closer too slowly.
+                _ if attempt % 4 == 0 => (lowest + highest) as f64 / 2.0,
+                (Some((low, more)), Some((high, fewer))) => {
+                    low as f64 + (high - low) as f64 * more / (more - fewer)
+                }
+                (Some((step, off)), None) | (None, Some((step, off))) => {
+                    step as f64 + f64::from(attempt) * off / LOSS_PER_STEP
+                }
+                (None, None) => FIRST_STEP as f64,
+            };
+            let guess = (guess.ceil() as usize).clamp(lowest + 1, highest - 1);
+            let nearest = [below, above].into_iter().flatten().map(|(step, _)| step.abs_diff(guess)).min();
+            if self.sizes.known.len() > 1 && nearest.is_some_and(|steps| steps <= INTERPOLATED) {
+                return Ok(guess);
+            }
+            self.ngrams(guess)?;
+        }
+        Ok(LAST_STEP)
     }
 
     fn ngrams(&mut self, step: usize) -> Result<usize> {
@@ -150,6 +240,10 @@ struct Sizes {
     known: Vec<(f64, f64)>,
     /// How many of the latest files in a row were too large (positive) or fitted (negative).
     same_side: i32,
+    /// At least as many n-grams as any file has.
+    most: f64,
+    /// Whether the budget is so small that only concavity is relied on.
+    small: bool,
 }
 
 impl Sizes {
@@ -172,8 +266,8 @@ impl Sizes {
         let off = |known: &(f64, f64)| ((known.1 - empty) / (max_bytes - empty).max(1.0)).ln();
         match (last, too_large) {
             (Some(last), []) => last.0 * (-off(last) / GROWTH).exp(),
-            (None, [next, _, ..]) => next.0 * (-off(next) / GROWTH).exp(),
-            (None, _) => {
+            (None, [next, ..]) => next.0 * (-off(next) / GROWTH).exp(),
+            (None, []) => {
                 let guess = 8.0 * max_bytes / BITS_OF_A_MILLION;
                 let bits = BITS_OF_A_MILLION - BITS_SAVED_BY_DOUBLING * (guess.max(1e3) / 1e6).log2();
                 8.0 * (max_bytes - empty) / bits
@@ -192,9 +286,13 @@ impl Sizes {
 
     /// The least and the most bytes that a file of so many n-grams can have.
     fn bounds(&self, ngrams: f64) -> (f64, f64) {
-        let (below, above) = self.known.split_at(self.known.partition_point(|known| known.0 <= ngrams));
+        let at = self.known.partition_point(|known| known.0 < ngrams);
+        if let Some(known) = self.known.get(at).filter(|known| known.0 == ngrams) {
+            return with_doubt(known.1, known.1);
+        }
+        let (below, above) = self.known.split_at(at);
         // A concave function lies above its chord, and below the chord's extensions.
-        let (mut least, mut most) = match (below.last(), above.first()) {
+        let (least, mut most) = match (below.last(), above.first()) {
             (Some(&last), Some(&next)) => (through(last, next, ngrams), next.1),
             (Some(&last), None) => (last.1, f64::INFINITY),
             (None, _) => (0.0, f64::INFINITY),
@@ -205,11 +303,69 @@ impl Sizes {
         if let [next, after, ..] = above {
             most = most.min(through(*next, *after, ngrams));
         }
-        if below.last().is_some_and(|last| last.0 == ngrams) {
-            (least, most) = (below[below.len() - 1].1, below[below.len() - 1].1);
-        }
-        (least * (1.0 - DOUBT) - DOUBT_BYTES, most * (1.0 + DOUBT) + DOUBT_BYTES)
+        let (least, most) = match self.grown(ngrams) {
+            Some((grown_least, grown_most)) => (f64::max(least, grown_least), f64::min(most, grown_most)),
+            None => (least, most),
+        };
+        with_doubt(least, most)
     }
+
+    /// The same, but from how sizes grow near the next file in either direction: with a power of the number of n-grams
+    /// that changes little from one file to the next. None where nothing is known of that.
+    fn grown(&self, ngrams: f64) -> Option<(f64, f64)> {
+        let (empty, files) = self.known.split_first().filter(|_| !self.small)?;
+        let off = |known: &(f64, f64)| (ngrams / known.0).ln();
+        let nearest = files.iter().min_by(|a, b| off(a).abs().total_cmp(&off(b).abs()))?;
+        let bytes = nearest.1 - empty.1;
+        // Files that are nearer to each other differ by chance, too.
+        let others = files.iter().filter(|other| off(other) - off(nearest) != 0.0);
+        let others = others.filter(|other| (off(other) - off(nearest)).abs() > LEAST_DISTANCE);
+        let other = others.min_by(|a, b| off(a).abs().total_cmp(&off(b).abs()));
+        let (growth, spread) = match other {
+            Some(other) => {
+                let distance = off(nearest) - off(other);
+                let growth = ((other.1 - empty.1) / bytes).ln() / distance;
+                (growth, SPREAD + SPREAD_PER_NEPER * distance.abs())
+            }
+            None => (GROWTH, SPREAD_OF_GROWTH),
+        };
+        if growth < LEAST_GROWTH {
+            return None;
+        }
+        // Nearly everything may take more bytes than everything, so what is far away and more than half isn't known.
+        let reached = if off(nearest) < LOCAL { ngrams } else { ngrams.min(self.most / 2.0).max(nearest.0) };
+        let distance = (reached / nearest.0).ln();
+        let spread = (spread + SPREAD_PER_NEPER * distance.abs()).min(MOST_SPREAD);
+        let one = bytes * ((growth - spread) * distance).exp();
+        let other = bytes * ((growth + spread) * distance).exp();
+        let (mut least, mut most) = (f64::min(one, other), f64::max(one, other));
+        if reached != ngrams {
+            (least, most) = (least * LEAST_OF_EVERYTHING, f64::INFINITY);
+        }
+        Some((empty.1 + least, empty.1 + most))
+    }
+}
+
+/// Growth is measured between files whose numbers of n-grams differ by more nepers.
+const LEAST_DISTANCE: f64 = 0.02;
+
+/// Where sizes grow more slowly, nearly everything is kept, and growth changes fast.
+const LEAST_GROWTH: f64 = 0.5;
+
+/// How far growth may be from what was measured: next to it, and per neper of distance; and if nothing was measured.
+const SPREAD: f64 = 0.08;
+const SPREAD_PER_NEPER: f64 = 0.3;
+const SPREAD_OF_GROWTH: f64 = 0.2;
+const MOST_SPREAD: f64 = 0.45;
+
+/// Up to how many nepers the growth that was measured is good for any file.
+const LOCAL: f64 = 0.1;
+
+/// How large a file of everything is at least, relatively to one of half of it.
+const LEAST_OF_EVERYTHING: f64 = 0.8;
+
+fn with_doubt(least: f64, most: f64) -> (f64, f64) {
+    (least * (1.0 - DOUBT) - DOUBT_BYTES, most * (1.0 + DOUBT) + DOUBT_BYTES)
 }
 
 /// The value at `x` of the line through two points.
@@ -230,6 +386,7 @@ mod tests {
         jitter: f64,
         seed: u64,
         made: usize,
+        counted: usize,
     }
 
     impl Corpus {
@@ -247,7 +404,12 @@ mod tests {
     }
 
     impl Candidates for Corpus {
+        fn most_ngrams(&self) -> usize {
+            self.all as usize
+        }
+
         fn ngrams(&mut self, threshold: f64) -> Result<usize> {
+            self.counted += 1;
             Ok((self.all * self.share(threshold)) as usize)
         }
 
@@ -263,9 +425,7 @@ mod tests {
         if !fits(LAST_STEP) {
             return None;
         }
-        if corpus.all * corpus.share(LEAST_THRESHOLD) * BITS_OF_EVERYTHING <= 8.0 * max_bytes as f64
-            && fits(0)
-        {
+        if corpus.all.floor() * BITS_OF_EVERYTHING <= 8.0 * max_bytes as f64 && fits(0) {
             return Some(0);
         }
         let (mut too_low, mut found) = (0, LAST_STEP);
@@ -282,13 +442,19 @@ mod tests {
         fn the_search_finds_what_bisection_finds_in_few_files(
             all in 3.0f64..7.0, share in 0.0f64..1.2, jitter in 0.0f64..3e-4, seed in any::<u64>(),
         ) {
-            let mut corpus = Corpus { all: 10f64.powf(all), jitter, seed, made: 0 };
+            let mut corpus = Corpus { all: 10f64.powf(all), jitter, seed, made: 0, counted: 0 };
             let max_bytes = (700.0 + share * 0.5 * corpus.all) as usize;
             let found = search(&mut corpus, max_bytes).unwrap();
             let expected = bisected(&corpus, max_bytes).map(|step| corpus.bytes(threshold(step)));
             prop_assert_eq!(found.map(|file| file.len()), expected);
             // Small ones take no time.
-            prop_assert!(corpus.made <= 12 || max_bytes < 20_000, "{} files", corpus.made);
+            // Bisection takes thirteen.
+            prop_assert!(corpus.made <= PATIENCE + 13, "{} files", corpus.made);
+            // Of nearly everything, where sizes fall, more files are made than elsewhere.
+            if max_bytes >= SMALL && 4 * max_bytes < corpus.all as usize {
+                prop_assert!(corpus.made <= PATIENCE, "{} files", corpus.made);
+                prop_assert!(corpus.counted <= 20, "{} times counted", corpus.counted);
+            }
         }
     }
 
@@ -305,6 +471,10 @@ mod tests {
     }
 
     impl Candidates for Arbitrary {
+        fn most_ngrams(&self) -> usize {
+            10 * self.bytes.len()
+        }
+
         fn ngrams(&mut self, threshold: f64) -> Result<usize> {
             Ok(10 * (self.bytes.len() - 1 - self.at(threshold)))
         }

@@ -5,6 +5,7 @@
 //! not. The trie has the prefixes and suffixes of every n-gram that it has.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::counts::SparseCounts;
 use super::ngram::{weight, Entry, Ngram, MAX_ORDER};
@@ -20,8 +21,8 @@ pub struct TrieOrder {
     pub suffixes: Vec<u32>,
     /// n-gram `i` is continued by `first[i]..first[i + 1]` of the order above. Empty at the top.
     pub first: Vec<u32>,
-    /// The mass that each n-gram starts with: at the top order its weighted count, below that what longer n-grams which
-    /// were cut would have passed to it. Empty if all are zero.
+    /// The mass that each n-gram starts with: at the top order its weighted count, below that the mass of its occurrences
+    /// that end no longer n-gram, since those were cut. Empty if all are zero.
     pub masses: Vec<f32>,
     /// Per n-gram, as a context: the mass of its continuations that were cut. Empty if all are zero.
     pub cut: Vec<f32>,
@@ -54,7 +55,12 @@ pub struct Trie {
 }
 
 impl Trie {
-    /// The n-grams that occur more than `cutoff` times.
+    /// The n-grams that occur more than `cutoff` times, and the mass of those that don't.
+    ///
+    /// An n-gram that is cut passes all its mass to its suffix, as a pruned one does, so its mass ends at the longest
+    /// suffix that isn't. What an n-gram gets in this way is known from the counts of those that are left: it is their
+    /// occurrences that no longer one of them ends with. Each has the mass that an occurrence of the n-grams of the top
+    /// order which were cut has on average.
     pub fn build(counts: &SparseCounts, cutoff: u64, threads: usize, control: &Control) -> Result<Self> {
         let mut growing = Growing::new(counts, cutoff);
         for_each_ngram(
@@ -65,9 +71,49 @@ impl Trie {
             |growing, order, ngram| growing.open(order, ngram),
             |growing, order, count, entry| growing.close(order, count, entry),
         )?;
+        let occurrences = std::mem::take(&mut growing.occurrences);
         let mut trie = growing.finish();
         trie.link_suffixes(threads, control)?;
+        if cutoff > 0 {
+            trie.take_over(occurrences, threads, control)?;
+        }
         Ok(trie)
+    }
+
+    /// Gives the n-grams what those that were cut pass on.
+    fn take_over(&mut self, occurrences: Occurrences, threads: usize, control: &Control) -> Result<()> {
+        let Occurrences { counts, cut, weights, .. } = occurrences;
+        let weight = weights.mean();
+        let mut longer: Option<&Vec<f32>> = None;
+        for (n, counts) in counts.iter().enumerate().skip(1).rev() {
+            if let Some(longer) = longer {
+                // Whole numbers, whose sums don't depend on the order in which threads add.
+                let ended: Vec<AtomicU64> = (0..counts.len()).map(|_| AtomicU64::default()).collect();
+                let suffixes = &self.orders[n + 1].suffixes;
+                let pieces = longer.chunks(PIECE).zip(suffixes.chunks(PIECE)).collect();
+                parallel::for_each(threads, pieces, |(longer, suffixes)| {
+                    for (&count, &suffix) in longer.iter().zip(suffixes) {
+                        ended[suffix as usize].fetch_add(count as u64, Ordering::Relaxed);
+                    }
+                    control.check()
+                })?;
+                let left = counts.iter().zip(ended).map(|(&count, ended)| {
+                    // A count above 2^24 is rounded.
+                    weight * (count as u64).saturating_sub(ended.into_inner()) as f32
+                });
+                self.orders[n].masses = left.collect();
+                if n > 1 {
+                    // No longer n-gram ends with one that begins a document: it starts with its count.
+                    let beginnings = self.beginning_with(self.bos, n);
+                    self.orders[n].masses[beginnings].fill(0.0);
+                }
+            }
+            longer = Some(counts);
+        }
+        for (ngrams, cut) in self.orders.iter_mut().zip(cut).skip(1) {
+            ngrams.cut = cut.into_iter().map(|count| weight * count).collect();
+        }
+        Ok(())
     }
 
     /// Finds each n-gram's suffix, which is among the few continuations of its context's suffix.
@@ -172,6 +218,41 @@ struct Growing {
     /// By order, where the next order's n-grams begin that continue the present one.
     starts: [u32; MAX_ORDER + 1],
     tokens: [u16; MAX_ORDER + 1],
+    occurrences: Occurrences,
+}
+
+/// What tells the mass of the n-grams that were cut. Without a cutoff all is empty.
+#[derive(Default)]
+struct Occurrences {
+    /// By order, how often each n-gram occurs.
+    counts: Vec<Vec<f32>>,
+    /// By order, how often each n-gram is continued in a way that was cut.
+    cut: Vec<Vec<f32>>,
+    /// By order, the latter so far of the present n-gram.
+    cut_so_far: [u64; MAX_ORDER + 1],
+    weights: CutWeights,
+}
+
+/// The n-grams of the top order that were cut.
+#[derive(Default)]
+struct CutWeights {
+    count: u64,
+    weight: f64,
+}
+
+impl CutWeights {
+    fn add(&mut self, entry: Entry) {
+        self.count = self.count.saturating_add(entry.count);
+        self.weight += weight(entry.count, entry.documents);
+    }
+
+    /// The mass of an occurrence.
+    fn mean(&self) -> f32 {
+        if self.count == 0 {
+            return 1.0;
+        }
+        (self.weight / self.count as f64) as f32
+    }
 }
 
 impl Growing {
@@ -187,12 +268,20 @@ impl Growing {
         };
         orders[1].tokens = (0..vocab_size).map(|token| token as u16).collect();
         orders[1].suffixes = vec![0; vocab_size];
+        let mut occurrences = Occurrences::default();
+        if cutoff > 0 {
+            occurrences.counts = vec![Vec::new(); spec.order + 1];
+            occurrences.cut = vec![Vec::new(); spec.order];
+            occurrences.counts[1] = vec![0.0; vocab_size];
+            occurrences.cut[1] = vec![0.0; vocab_size];
+        }
         let (starts, tokens) = ([0; MAX_ORDER + 1], [0; MAX_ORDER + 1]);
-        Self { orders, cutoff, bos: spec.vocabulary.bos, starts, tokens }
+        Self { orders, cutoff, bos: spec.vocabulary.bos, starts, tokens, occurrences }
     }
 
     fn open(&mut self, order: usize, ngram: Ngram) {
         self.tokens[order] = ngram.code(order - 1) - 1;
+        self.occurrences.cut_so_far[order] = 0;
         if let Some(next) = self.orders.get(order + 1) {
             self.starts[order] = next.len() as u32;
         }
@@ -203,10 +292,13 @@ impl Growing {
     }
 
     fn close(&mut self, order: usize, count: u64, entry: Entry) -> Result<()> {
+        let top = self.orders.len() - 1;
+        if self.cutoff > 0 {
+            self.note(order, count, entry);
+        }
         if order == 1 || count <= self.cutoff {
             return Ok(());
         }
-        let top = self.orders.len() - 1;
         let ngrams = &mut self.orders[order];
         if ngrams.len() == u32::MAX as usize {
             return Err(Error::input(format!(
@@ -223,6 +315,27 @@ impl Growing {
             ngrams.masses.push(weight(entry.count, entry.documents) as f32);
         }
         Ok(())
+    }
+
+    /// Notes how often an n-gram occurs.
+    fn note(&mut self, order: usize, count: u64, entry: Entry) {
+        let top = self.orders.len() - 1;
+        let Occurrences { counts, cut, cut_so_far, weights } = &mut self.occurrences;
+        if order == 1 {
+            let token = usize::from(self.tokens[1]);
+            counts[1][token] = count as f32;
+            cut[1][token] = cut_so_far[1] as f32;
+        } else if count > self.cutoff {
+            counts[order].push(count as f32);
+            if order < top {
+                cut[order].push(cut_so_far[order] as f32);
+            }
+        } else {
+            cut_so_far[order - 1] = cut_so_far[order - 1].saturating_add(count);
+            if order == top {
+                weights.add(entry);
+            }
+        }
     }
 
     fn finish(mut self) -> Trie {
