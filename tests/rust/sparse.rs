@@ -744,6 +744,48 @@ fn headers_that_lie_are_refused_by_field() {
     refused(&with(72, &(count + 1).to_le_bytes()), &format!("holds {count} n-grams"));
 }
 
+/// Large enough for each thread to have some blocks of every order.
+#[test]
+fn threads_make_no_difference_to_what_is_read() {
+    let file = built(&[text(28, 60_000, 60)], 60, 5, 30_000, 2);
+    let control = Control::default();
+    let outcome = |file: &[u8], threads: usize| match ngsp::decode(file, "test", threads, &control) {
+        Ok(oracle) => {
+            let mut sum = 0u64;
+            oracle.for_each_ngram(|_, gain, backoff| {
+                let bits = u64::from(gain.to_bits()) << 32 | u64::from(backoff.to_bits());
+                sum = sum.rotate_left(5) ^ bits;
+            });
+            sum.to_string()
+        }
+        Err(error) => error.to_string(),
+    };
+    let expected = outcome(&file, 1);
+    assert_eq!((&outcome(&file, 2), &outcome(&file, 7)), (&expected, &expected));
+    let mut refusals = BTreeSet::new();
+    for step in 0..40 {
+        let mut damaged = file.clone();
+        let at = 64 + 8 * 5 + (file.len() - 64 - 8 * 5) * step / 40;
+        damaged[at] ^= 1 << (step % 8);
+        let damaged = sealed(damaged);
+        let expected = outcome(&damaged, 1);
+        assert_eq!(outcome(&damaged, 2), expected, "a bit at offset {at}");
+        refusals.insert(expected);
+    }
+    assert!(refusals.len() > 3, "{refusals:?}");
+}
+
+#[test]
+fn reading_can_be_stopped() {
+    let file = built(&[text(29, 30_000, 40)], 40, 4, 10_000, 2);
+    for threads in [1, 2] {
+        let control = Control::default();
+        control.cancel();
+        let stopped = ngsp::decode(&file, "test", threads, &control);
+        assert!(matches!(stopped, Err(Error::Interrupted)));
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
