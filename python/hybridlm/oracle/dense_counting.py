@@ -41,6 +41,13 @@ _GROUP_TOKENS = 1 << 25
 hundredths of a second; shards are open, and their pages held, for as long as this takes."""
 
 
+_LARGE = 16_000_000
+"""Cells, and bytes before compression, that are worth a warning: as many as a whole artifact has bytes."""
+
+_BYTES_PER_TOTAL = 2
+"""Of each cell; while it is counted it takes another byte for each thread."""
+
+
 @dataclass(frozen=True)
 class Tables:
     """Which tables to count. What is None is as in the partial counts given, or the default."""
@@ -165,7 +172,9 @@ def count(
         first = read_partial(found.dense_counts[0], threads)
         tables, of_counts = tables.of(first, found.dense_counts[0]), vocabulary_of(first)
     vocabulary = found.vocabulary(tables.vocabulary, of_counts)
-    counts = replace(tables, vocabulary=vocabulary).empty()
+    tables = replace(tables, vocabulary=vocabulary)
+    counts = tables.empty()
+    _warn_of_size(counts, thread_count(threads))
     shards: Sequence[str] = found.shards
     alone = contextlib.nullcontext() if checkpoint is None or not shards else exclusive(checkpoint.path)
     with alone:
@@ -204,6 +213,20 @@ def _counted(
             )
         return counts
     return _count_here(shards, counts, thread_count(threads), checkpoint)
+
+
+def _warn_of_size(counts: _core.NgramCounts, threads: int) -> None:
+    cells = sum(rows * counts.vocab_size for rows in counts.buckets.values())
+    if cells > _LARGE:
+        log.warning(
+            "the dense tables of %s tokens have %s cells, order 2 alone %s: a byte each in the oracle before "
+            "it is compressed, and some %s MB in all while they are counted. --estimator sparse stores only "
+            "the n-grams that are worth their bytes; fewer --orders or --buckets make the tables smaller",
+            f"{counts.vocab_size:,}",
+            f"{cells:,}",
+            f"{counts.buckets.get(2, 0) * counts.vocab_size:,}",
+            f"{cells * (_BYTES_PER_TOTAL + threads) // 1_000_000:,}",
+        )
 
 
 def _count_here(

@@ -48,7 +48,9 @@ impl TableSpec {
         let cells: u64 = tables.iter().map(|&(_, rows)| u64::from(rows) * vocab_size as u64).sum();
         if cells > MAX_CELLS {
             return Err(Error::input(format!(
-                "{cells} cells are more than a dense oracle can have, {MAX_CELLS}; use fewer rows"
+                "{cells} cells are more than a dense oracle can have, {MAX_CELLS}: order 2 has a row for each of the \
+                 {vocab_size} tokens; use fewer orders or rows, or the sparse estimator, which stores only n-grams that \
+                 occur"
             )));
         }
         vocabulary.check()?;
