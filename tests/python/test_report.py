@@ -260,6 +260,25 @@ def test_a_page_shows_all_that_a_run_has(traced: Path) -> None:
     )
 
 
+def test_a_score_is_shown_without_a_run(
+    oracle_artifact: Path, shard_dir: Path, tokenizer_path: Path, tmp_path: Path
+) -> None:
+    shards = sorted(shard_dir.glob("*_val_*.bin"))
+    score = score_artifact(
+        oracle_artifact, shards, tokenizer_path, max_tokens=500, trace=tmp_path / "trace.json"
+    )
+    (tmp_path / "score.json").write_text(json.dumps(score.as_dict()))
+    page = render(read_run(tmp_path))
+    Tags(page)
+    assert f"{score.result.bpb:.4f} bits per byte" in page and 'id="passage"' in page
+    assert 'id="bytes"' not in page
+    (tmp_path / "artifact.pgar").write_bytes(oracle_artifact.read_bytes())
+    assert f"{oracle_artifact.stat().st_size:,} of 16,000,000 bytes" in render(read_run(tmp_path))
+    (tmp_path / "score.json").write_text('{"bpb": 1.5}')
+    with pytest.raises(FormatError, match=r"score\.json: not what"):
+        read_run(tmp_path)
+
+
 def test_two_runs_stand_side_by_side(traced: Path, tmp_path: Path) -> None:
     other = write_run(
         tmp_path, SUMMARY | {"bpb": 1.25, "scores": [{**SUMMARY["scores"][0], "bpb": 1.25}]}, METRICS

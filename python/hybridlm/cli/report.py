@@ -25,7 +25,8 @@ def report(
     budget, the oracle's orders, training curves, the audit if there is an audit.json, time and settings.
 
     Args:
-        run: A folder that `hybridlm run --out` or `hybridlm train --out` left.
+        run: A folder that `hybridlm run --out` or `hybridlm train --out` left, or one with a score.json of
+            `hybridlm eval --json`.
         other: Another one, to be shown beside it.
         out: The page's file; unset: report.html in the (first) run's folder. - is standard output.
         figures: A folder for the page's pictures as single files, for papers; needs the extra plots.

@@ -16,7 +16,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 caption { text-align: left; opacity: .8; font-size: .9em; padding-bottom: .3rem; }
 td, th { padding: .2rem .6rem; text-align: left; border-bottom: 1px solid var(--line); font-weight: inherit; }
 thead th { font-weight: 600; vertical-align: bottom; }
-td, tbody th { overflow-wrap: anywhere; }
+td { overflow-wrap: anywhere; }
 .number { text-align: right; } td.number { white-space: nowrap; }
 .bar { width: 32%; min-width: 6rem; }
 .bar span { display: block; background: var(--blue); height: .7rem; min-width: 1px; }
@@ -28,6 +28,7 @@ td, tbody th { overflow-wrap: anywhere; }
 .side { display: grid; gap: 0 2rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 32rem), 1fr)); }
 .side > * { min-width: 0; }
 figure { margin: .5rem 0; } figure svg { display: block; width: 100%; min-width: 30rem; max-width: 46rem; }
+.passed, .failed { white-space: nowrap; }
 .passed::before { content: "✓ "; } .failed::before { content: "✗ "; } .failed { font-weight: 600; }
 .passage { line-height: 2; white-space: pre-wrap; overflow-wrap: anywhere; padding-bottom: 1rem; }
 .token { position: relative; border-radius: 2px; background: rgb(213 94 0 / var(--bits)); }
@@ -65,6 +66,8 @@ def table(head: Iterable[str], rows: Iterable[str], caption: str = "") -> str:
 
 
 def _kind(heading: str) -> str:
+    if heading == "what was tried":
+        return "text"
     return "bar" if heading.endswith("better") or heading == "a full bar is the budget" else "number"
 
 

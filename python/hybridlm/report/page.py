@@ -230,7 +230,12 @@ def bytes_of_parts(runs: Sequence[RunFiles], names: list[str]) -> dict[str, dict
     return {
         name: {**summary["parts"], "total": summary["total_bytes"]}
         for name, summary in _with_summary(runs, names)
+        if _has_bytes(summary)
     }
+
+
+def _has_bytes(summary: Mapping[str, Any]) -> bool:
+    return not summary.keys().isdisjoint(("parts", "total_bytes", "budget_bytes"))
 
 
 _LOSS = (("training", "train_loss"), ("validation", "val_loss"))
@@ -266,7 +271,8 @@ def _passages(runs: Sequence[RunFiles], names: list[str]) -> Iterable[Part]:
 
 
 def _bytes(runs: Sequence[RunFiles], names: list[str]) -> Iterable[Part]:
-    found = _with_summary(runs, names)
+    # A score without its artifact has none.
+    found = [(name, summary) for name, summary in _with_summary(runs, names) if _has_bytes(summary)]
     if not found:
         return
     parts = dict.fromkeys(part for _, summary in found for part in summary["parts"])
@@ -389,7 +395,9 @@ def _audit(run: RunFiles) -> str:
 
 
 def _short(value: object) -> str:
-    text = json.dumps(value)
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    text = json.dumps(value) if value not in (None, [], {}) else "none"
     return text if len(text) <= 80 else text[:77] + "..."
 
 
@@ -404,7 +412,7 @@ def _time(runs: Sequence[RunFiles], names: list[str]) -> Iterable[Part]:
     for stage in stages:
         times = [summary["seconds"].get(stage, 0.0) for _, summary in found]
         rows.append(row(stage, *(f"{time:.1f}" for time in times), bars=[time / longest for time in times]))
-    rows.append(row("total", *(f"{total:.1f}" for total in totals), bars=[], result=True))
+    rows.append(row("total", *(f"{total:.1f}" for total in totals), "", result=True))
     head = ("stage", *(f"seconds of {name}" if len(found) == 2 else "seconds" for name, _ in found), "")
     heading = " and ".join(f"{total:.0f}" for total in totals) + " seconds"
     yield "time", "time", section("time", heading, table(head, rows, "wall-clock seconds by stage"))
