@@ -25,7 +25,7 @@ class Run:
     """
 
     text: tuple[Path, ...] = ()
-    """Text files to use instead: prose with blank lines between documents, or JSON with a "text" in each."""
+    """Text files, folders, globs or - to use instead, of any kind that `data shard` reads."""
     out: OptionalOut = None
     """Folder that keeps everything, ready for the single commands; without it nothing is kept. Interrupted,
     the same command goes on from what is in it."""
