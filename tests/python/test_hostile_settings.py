@@ -16,6 +16,7 @@ from hybridlm import _core
 from hybridlm.artifact import Artifact, pack
 from hybridlm.cli.main import main
 from hybridlm.config import load_preset, resolve
+from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import FormatError, InputError
 from hybridlm.model.config import ModelConfig
 from hybridlm.model.neural_blob import read
@@ -140,6 +141,14 @@ def test_a_small_file_of_a_large_table(tmp_path: Path) -> None:
         _core.FrozenOracle.from_bytes(declared)
 
 
+@pytest.mark.parametrize("piece", [b"<0xZZ>", b"<0x4>>", b"<0x\xff\xff>"])
+def test_a_tokenizer_whose_byte_pieces_are_no_bytes(tokenizer_path: Path, piece: bytes) -> None:
+    model = tokenizer_path.read_bytes()
+    assert model.count(b"<0x41>") == 1
+    with pytest.raises(FormatError, match="damaged"):
+        Tokenizer(model.replace(b"<0x41>", piece), name="x")
+
+
 def test_more_tensors_than_anybody_has() -> None:
     names = {f"t{number}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for number in range(70_000)}
     header = json.dumps({**names, "__metadata__": {"hybridlm": "{}"}}).encode()
@@ -153,7 +162,6 @@ def test_a_window_of_more_than_anybody_has(
 ) -> None:
     """A model that claims to have been trained on 2^20 tokens at once: scored, that would take gigabytes."""
     pytest.importorskip("torch")
-    from hybridlm.data.tokenizer import Tokenizer
     from hybridlm.model.neural_blob import encode, load_model
     from hybridlm.scoring.artifact_experts import experts_of
 

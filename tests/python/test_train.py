@@ -812,7 +812,7 @@ def test_a_foreign_model_file_is_refused_by_name(run: Any, tmp_path: Path) -> No
         (safetensors.torch.save(tensors), "the metadata lacks"),
         (safetensors.torch.save(tensors, header(step="x")), "the metadata lacks"),
         (safetensors.torch.save(tensors, header(layers=0)), "at least 1"),
-        (safetensors.torch.save(tensors, header(layers=1 << 20)), "tensors can't be 1048576 layers"),
+        (safetensors.torch.save(tensors, header(layers=4096)), "tensors can't be 4096 layers"),
         (safetensors.torch.save(broken, header()), "skip_gate holds a value that is not finite"),
         (safetensors.torch.save(less, header()), "skip_gate is missing"),
         (safetensors.torch.save(half, header()), "not float32"),

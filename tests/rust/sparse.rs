@@ -74,7 +74,7 @@ fn built(
 }
 
 fn load(file: &[u8]) -> Result<SparseOracle, Error> {
-    ngsp::decode(file, "test", &Control::default())
+    ngsp::decode(file, "test", 1, &Control::default())
 }
 
 /// Counts of all n-grams, and in how many documents each is, by going through the text.
@@ -647,7 +647,7 @@ fn bad_golden_files_are_refused_for_what_is_wrong() {
     for (name, part) in [
         ("first_part", "the stream of order 3 is shorter than its first part"),
         ("no_first_part", "the stream of order 4 is shorter than its first part"),
-        ("longer_first_part", "the stream of order 2 has another length than its n-grams"),
+        ("longer_first_part", "the stream of order 3 has another length than its n-grams"),
     ] {
         refused(&fs::read(golden(&format!("bad/sparse_v3_{name}.ngsp"))).unwrap(), part);
     }
@@ -673,11 +673,11 @@ fn golden_files_are_made_like_this() {
     write("first_part", with(start(3), sizes[2] - 3));
     // More than a decoder reads ahead.
     const EXTRA: usize = 8;
-    let first_part = field(&file, start(2));
-    let mut longer = with(start(2), first_part + EXTRA);
-    let end = start(2) + 4 + first_part;
+    let first_part = field(&file, start(3));
+    let mut longer = with(start(3), first_part + EXTRA);
+    let end = start(3) + 4 + first_part;
     longer.splice(end..end, [0; EXTRA]);
-    longer[64 + 8 + 4..64 + 8 + 8].copy_from_slice(&((sizes[1] + EXTRA) as u32).to_le_bytes());
+    longer[64 + 8 * 2 + 4..64 + 8 * 3].copy_from_slice(&((sizes[2] + EXTRA) as u32).to_le_bytes());
     write("longer_first_part", longer);
     let mut short = with(64 + 8 * 3 + 4, 3);
     short.truncate(start(4) + 3);

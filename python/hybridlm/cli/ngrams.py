@@ -113,7 +113,7 @@ def _texts(paths: tuple[Path, ...], by: str) -> Iterator[tuple[str, str]]:
 def ngrams(
     counts: tyro.conf.Positional[Path],
     *,
-    tokens: tuple[int, ...] = (),
+    ids: tuple[int, ...] = (),
     text: str | None = None,
     tokenizer: Path | None = None,
     bos_id: int | None = None,
@@ -124,7 +124,7 @@ def ngrams(
 
     Args:
         counts: A file that `oracle count` has written.
-        tokens: The n-gram as token ids; none is the empty context, which everything follows.
+        ids: The n-gram as token ids; none is the empty context, which everything follows.
         text: The n-gram as text in their place; needs --tokenizer.
         tokenizer: The tokenizer of the counts, to show what tokens stand for.
         bos_id: The token that documents begin with, where the tokenizer doesn't say.
@@ -140,21 +140,19 @@ def ngrams(
     if loaded is not None:
         check_asked(loaded.vocabulary, opened.vocabulary, str(counts))
     if text is not None:
-        if loaded is None or tokens:
-            raise InputError("--text stands in place of --tokens and needs --tokenizer")
-        tokens = tuple(loaded.encode(text).tolist())
-    count = opened.count(tokens) if tokens else opened.tokens
+        if loaded is None or ids:
+            raise InputError("--text stands in place of --ids and needs --tokenizer")
+        ids = tuple(loaded.encode(text).tolist())
+    count = opened.count(ids) if ids else opened.tokens
     found: list[tuple[int, int]] = []
-    if len(tokens) < opened.order:
-        after = opened.continuations(tokens)
+    if len(ids) < opened.order:
+        after = opened.continuations(ids)
         found = sorted(zip(*(column.tolist() for column in after), strict=True), key=lambda one: -one[1])
     if json:
-        print_json({"tokens": [*tokens], "count": count, "continuations": dict(found)})
+        print_json({"tokens": [*ids], "count": count, "continuations": dict(found)})
         return
-    shown = "" if loaded is None else f" {_shown(loaded, tokens)}"
-    print(
-        f"{' '.join(map(str, tokens)) or 'all tokens'}{shown}: {count:,} times, {len(found):,} continuations"
-    )
+    shown = "" if loaded is None else f" {_shown(loaded, ids)}"
+    print(f"{' '.join(map(str, ids)) or 'all tokens'}{shown}: {count:,} times, {len(found):,} continuations")
     for token, times in found[: max(0, top)]:
         print(f"{token:>6} {times:>12,}{'' if loaded is None else f'  {_shown(loaded, (token,))}'}")
 

@@ -232,7 +232,13 @@ def _sentencepiece_model(model: bytes, name: str) -> tuple[sentencepiece.Sentenc
                 f"{name}: {size} pieces, but a token in a shard has 16 bits: {MAX_VOCAB_SIZE} pieces at most"
             )
         return processor, read_pieces(processor, name)
-    except (RuntimeError, UnicodeDecodeError):
+    except FormatError:
+        raise
+    except (
+        RuntimeError,
+        ValueError,
+        IndexError,
+    ):  # what SentencePiece raises for a model that contradicts itself
         raise FormatError(
             f"{name}: not a SentencePiece model (and no tokenizer.json), or a damaged one"
         ) from None

@@ -123,7 +123,6 @@ class ModelConfig:
                 raise InputError(f"model.{field_.name} must be a finite number, not {value}")
             if type(value) is int and abs(value) > _LARGEST:
                 raise InputError(f"model.{field_.name} {shown(value)} is beyond {_LARGEST}")
-        check_ranges(self, "model.", _RANGES)
         for name in ("layers", "width", "heads", "kv_heads", "mlp_hidden", "recurrences"):
             if getattr(self, name) < 1:
                 raise InputError(f"model.{name} must be at least 1, not {getattr(self, name)}")
@@ -134,6 +133,7 @@ class ModelConfig:
         ):
             if getattr(self, name) < 0:
                 raise InputError(f"model.{name} must not be negative, it is {getattr(self, name)}")
+        check_ranges(self, "model.", _RANGES)
         if self.width % self.heads:
             raise InputError(f"model.width {self.width} is not a multiple of model.heads {self.heads}")
         if self.heads % self.kv_heads:

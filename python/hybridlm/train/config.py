@@ -131,7 +131,7 @@ class ComplementaryConfig:
             raise InputError(f"complementary.alpha must be in [0, 1], not {self.alpha}")
         if not 0 < self.floor <= 1:
             raise InputError(f"complementary.floor must be in (0, 1], not {self.floor}")
-        check_ranges(self, "complementary.", {"max_order": (1, 255)})
+        check_ranges(self, "complementary.", {"max_order": (0, 255)})
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ pub fn encode(
         let quantiser = Quantiser { trie, model, order: n, shorter, contexts, members: &members };
         let symbols = quantiser.symbols(threshold, threads, control)?;
         let suffixes = restore::suffixes(shorter, contexts, &symbols);
-        let restored = restore::restore(contexts, symbols.clone(), &suffixes);
+        let restored = restore::restore(contexts, &symbols, &suffixes);
         orders.push(restored);
         all_symbols.push(symbols);
     }

@@ -117,7 +117,7 @@ impl<'a, C: BinaryCoder> ContinuationsCoder<'a, C> {
         }
     }
 
-    /// Codes which candidates continue a context, into `found`, the likeliest first.
+    /// Codes which candidates continue a context, and adds them to `found`, the likeliest first.
     pub fn code_context(
         &mut self,
         context: usize,
@@ -138,12 +138,13 @@ impl<'a, C: BinaryCoder> ContinuationsCoder<'a, C> {
         }
         let tokens = self.source.map_or(&[][..], |source| &source.tokens[wanted]);
         tokens.iter().for_each(|&token| self.sought[usize::from(token)] = true);
+        let before = found.len();
         self.code_candidates(features, tokens.len(), found);
         tokens.iter().for_each(|&token| self.sought[usize::from(token)] = false);
-        if found.is_empty() {
+        if found.len() == before {
             return Err(Invalid::NoContinuation);
         }
-        self.total += found.len();
+        self.total += found.len() - before;
         if self.total > self.limit {
             return Err(Invalid::TooMany);
         }
@@ -171,12 +172,13 @@ impl<'a, C: BinaryCoder> ContinuationsCoder<'a, C> {
         let count = features.candidates.len();
         let candidates = &mut self.candidates[features.candidates.clone()];
         let mut likelihood_left = 1.0;
+        let mut number = 0;
         for (rank, candidate) in candidates.iter_mut().enumerate() {
             let Candidate { ngram, lift, history } = candidate;
             let &mut Suffix { probability, log_probability, token, .. } = ngram;
             let log_expected = log_count + i32::from(log_probability);
             let half = half_octaves(log_expected);
-            let hits = match found.len() {
+            let hits = match number {
                 few @ 0..=2 => few as u32,
                 3..=7 => 3,
                 _ => 4,
@@ -199,22 +201,23 @@ impl<'a, C: BinaryCoder> ContinuationsCoder<'a, C> {
                 continue;
             }
             found.push(*ngram);
+            number += 1;
             let rest = count - 1 - rank;
             if rest == 0 {
                 break;
             }
             let log_left = log_count + log2_16ths(f32::max(likelihood_left, 1e-5));
             let left = ((log_left >> 3).clamp(-10, 40) + 10) as u32;
-            let number = (log2_16ths(found.len() as f32) >> 3).min(20) as u32;
+            let number_class = (log2_16ths(number as f32) >> 3).min(20) as u32;
             let rest = rest.ilog2().min(10);
             let contexts = [
-                left << 5 | number,
-                octave_count << 10 | rarity << 5 | number,
-                octave_count << 9 | rest << 5 | number,
+                left << 5 | number_class,
+                octave_count << 10 | rarity << 5 | number_class,
+                octave_count << 9 | rest << 5 | number_class,
                 half << 8 | octave_count << 3 | hits,
                 0,
             ];
-            if !self.more.code(self.coder, found.len() < wanted, contexts) {
+            if !self.more.code(self.coder, number < wanted, contexts) {
                 break;
             }
         }

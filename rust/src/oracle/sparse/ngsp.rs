@@ -24,7 +24,7 @@ use super::binary_coder::{hash, BinaryCoder, ContextMixer, Decoder, Encoder};
 use super::ngram::MAX_ORDER;
 use super::oracle::{PackedOrder, SparseOracle};
 use super::order_stream::{self, Invalid};
-use super::restore::{self, RestoredOrder, Suffix, Symbols};
+use super::restore::{self, Restoration, RestoredOrder, Suffix};
 use super::version_2;
 use crate::parallel::Control;
 use crate::vocabulary::{self, Vocabulary, IDENTITY_BYTES};
@@ -206,83 +206,97 @@ fn read_header<'a>(data: &'a [u8], what: &str) -> Result<Header<'a>> {
     Ok(Header { version, vocabulary, token_count, orders })
 }
 
-/// Reads a file. `control` advances by bytes, and can stop it.
-pub fn decode(data: &[u8], what: &str, control: &Control) -> Result<SparseOracle> {
+/// Reads a file, on up to two threads. `control` advances by bytes, and can stop it.
+pub fn decode(data: &[u8], what: &str, threads: usize, control: &Control) -> Result<SparseOracle> {
     let header = read_header(data, what)?;
-    let orders = read_orders(&header, what, control, |_, _, _| ())?;
+    let orders = read_orders(&header, what, threads, control)?;
     let stream_bytes = header.orders.iter().map(|(_, stream)| stream.len()).collect();
     Ok(SparseOracle::new(header.vocabulary, orders, header.token_count, stream_bytes))
 }
 
-/// Reads all orders, from order 0 on. `observe` sees the two orders below each one from order 2 on, and its symbols.
-fn read_orders(
-    header: &Header,
-    what: &str,
-    control: &Control,
-    mut observe: impl FnMut(&RestoredOrder, &RestoredOrder, &Symbols),
-) -> Result<Vec<PackedOrder>> {
-    let wrong = |n: usize, detail: &str| Error::format(what, format!("the stream of order {n} {detail}"));
+/// Reads all orders, from order 0 on.
+fn read_orders(header: &Header, what: &str, threads: usize, control: &Control) -> Result<Vec<PackedOrder>> {
     let mut packed = Vec::with_capacity(header.orders.len() + 1);
-    let mut shorter = restore::root(header.vocabulary.size, header.token_count);
-    let mut contexts = RestoredOrder::default();
-    for (n, &(ngrams, stream)) in (1..).zip(&header.orders) {
-        if n == 1 {
-            let mut coder = Decoder::new(stream);
-            let steps = code_unigrams(&mut coder, None, header.vocabulary.size);
-            if !is_finished(&coder) {
-                return Err(wrong(n, ANOTHER_LENGTH));
-            }
-            contexts = restore::unigrams(&shorter, &steps);
-        } else {
-            let read = read_order(header.version, stream, [&shorter, &contexts], ngrams, control);
-            // Whoever cancels doesn't want to know more.
-            control.check()?;
-            let (symbols, suffixes) = read.map_err(|detail| wrong(n, &detail))?;
-            observe(&shorter, &contexts, &symbols);
-            let restored = restore::restore(&mut contexts, symbols, &suffixes);
-            packed.push(PackedOrder::from(shorter));
-            (shorter, contexts) = (contexts, restored);
-        }
+    let [mut shorter, mut contexts] = read_unigrams(header, what)?;
+    control.advance(header.orders[0].1.len() as u64)?;
+    for (n, &(ngrams, stream)) in (2..).zip(&header.orders[1..]) {
+        let mut restoration = Restoration::new(&contexts, ngrams);
+        let visit = |backoff, continuations: &[(Suffix, i8)]| restoration.add(backoff, continuations);
+        let read = read_order(header.version, stream, [&shorter, &contexts], ngrams, threads, control, visit);
+        // Whoever cancels doesn't want to know more.
+        control.check()?;
+        read.map_err(|detail| wrong_stream(what, n, &detail))?;
+        let (successors, restored) = restoration.finish();
+        contexts.complete(successors);
+        packed.push(PackedOrder::from(shorter));
+        (shorter, contexts) = (contexts, restored);
         control.advance(stream.len() as u64)?;
     }
     packed.extend([shorter, contexts].map(PackedOrder::from));
     Ok(packed)
 }
 
-/// Reads an order from 2 on: its symbols and its n-grams' suffixes; or says what is wrong.
+fn wrong_stream(what: &str, n: usize, detail: &str) -> Error {
+    Error::format(what, format!("the stream of order {n} {detail}"))
+}
+
+/// Reads the orders 0 and 1.
+fn read_unigrams(header: &Header, what: &str) -> Result<[RestoredOrder; 2]> {
+    let root = restore::root(header.vocabulary.size, header.token_count);
+    let mut coder = Decoder::new(header.orders[0].1);
+    let steps = code_unigrams(&mut coder, None, header.vocabulary.size);
+    if !is_finished(&coder) {
+        return Err(wrong_stream(what, 1, ANOTHER_LENGTH));
+    }
+    let unigrams = restore::unigrams(&root, &steps);
+    Ok([root, unigrams])
+}
+
+/// Reads an order from 2 on, and calls `visit` with the step of each context and its continuations; or says what is wrong.
 fn read_order(
     version: u32,
     stream: &[u8],
     [shorter, contexts]: [&RestoredOrder; 2],
     ngrams: usize,
+    threads: usize,
     control: &Control,
-) -> std::result::Result<(Symbols, Vec<Suffix>), String> {
+    mut visit: impl FnMut(i8, &[(Suffix, i8)]),
+) -> std::result::Result<(), String> {
     let go_on = |coder: &Decoder<'_>| control.check().is_ok() && coder.missing() <= MISSING;
+    let mut found = 0;
     let (read, is_finished) = if version <= LAST_OF_ONE_PART {
         let mut coder = Decoder::new(stream);
         let read =
             version_2::code_order(&mut coder, shorter, contexts, None, ngrams, |coder, _| go_on(coder));
-        let with_suffixes = |symbols| (restore::suffixes(shorter, contexts, &symbols), symbols);
-        let read = read.map(with_suffixes).map(|(suffixes, symbols)| (symbols, suffixes));
+        let read = read.map(|symbols| {
+            found = symbols.tokens.len();
+            let suffixes = restore::suffixes(shorter, contexts, &symbols);
+            restore::for_each_context(&symbols, &suffixes, visit);
+        });
         (read, is_finished(&coder))
     } else {
         let parts = order_stream::parts(stream).ok_or("is shorter than its first part")?;
         let mut coders = parts.map(Decoder::new);
-        let read = order_stream::code_order(&mut coders, shorter, contexts, None, ngrams, go_on);
+        let visit = |backoff, continuations: &[(Suffix, i8)]| {
+            found += continuations.len();
+            visit(backoff, continuations);
+        };
+        let read =
+            order_stream::code_order(&mut coders, shorter, contexts, None, ngrams, threads, go_on, visit);
         (read, coders.iter().all(is_finished))
     };
-    let (symbols, suffixes) = read.map_err(|invalid| match invalid {
+    read.map_err(|invalid| match invalid {
         Invalid::Interrupted => "ends too early".to_owned(),
         Invalid::NoContinuation => "promises a continuation that is not there".to_owned(),
         Invalid::TooMany => format!("holds more than {ngrams} n-grams"),
     })?;
-    if symbols.tokens.len() != ngrams {
-        return Err(format!("holds {} n-grams, not {ngrams}", symbols.tokens.len()));
+    if found != ngrams {
+        return Err(format!("holds {found} n-grams, not {ngrams}"));
     }
     if !is_finished {
         return Err(ANOTHER_LENGTH.to_owned());
     }
-    Ok((symbols, suffixes))
+    Ok(())
 }
 
 /// The most zeros that a decoder supplies past the end of a stream: it reads four bytes ahead, and the encoder may have
@@ -301,13 +315,28 @@ pub fn to_version_2(data: &[u8], what: &str) -> Result<Vec<u8>> {
     let header = read_header(data, what)?;
     let control = Control::default();
     let mut streams = vec![(header.orders[0].0, header.orders[0].1.to_vec())];
-    read_orders(&header, what, &control, |shorter, contexts, symbols| {
+    let [mut shorter, mut contexts] = read_unigrams(&header, what)?;
+    for (n, &(ngrams, stream)) in (2..).zip(&header.orders[1..]) {
+        let mut symbols = restore::Symbols { first: vec![0], ..restore::Symbols::default() };
+        let mut restoration = Restoration::new(&contexts, ngrams);
+        let visit = |backoff, continuations: &[(Suffix, i8)]| {
+            restoration.add(backoff, continuations);
+            symbols.backoffs.push(backoff);
+            symbols.tokens.extend(continuations.iter().map(|(suffix, _)| suffix.token));
+            symbols.ratios.extend(continuations.iter().map(|(_, step)| step));
+            symbols.first.push(symbols.tokens.len() as u32);
+        };
+        read_order(header.version, stream, [&shorter, &contexts], ngrams, 1, &control, visit)
+            .map_err(|detail| wrong_stream(what, n, &detail))?;
         let mut coder = Encoder::new();
-        let ngrams = symbols.tokens.len();
-        let coded = version_2::code_order(&mut coder, shorter, contexts, Some(symbols), ngrams, |_, _| true);
-        debug_assert!(coded.is_ok_and(|coded| coded == *symbols));
+        let coded =
+            version_2::code_order(&mut coder, &shorter, &contexts, Some(&symbols), ngrams, |_, _| true);
+        debug_assert!(coded.is_ok_and(|coded| coded == symbols));
         streams.push((ngrams, coder.finish()));
-    })?;
+        let (successors, restored) = restoration.finish();
+        contexts.complete(successors);
+        (shorter, contexts) = (contexts, restored);
+    }
     let mut file = assemble(&header.vocabulary, header.token_count, &streams)
         .ok_or_else(|| Error::format(what, "too many n-grams for version 2"))?;
     forge(&mut file, LAST_OF_ONE_PART);

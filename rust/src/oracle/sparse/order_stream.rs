@@ -14,6 +14,8 @@
 //! encoder codes the decisions of its source, a decoder ignores those it is given (it has no source) and takes what the
 //! coder returns.
 
+use std::sync::mpsc;
+
 use super::binary_coder::{BinaryCoder, Encoder};
 use super::continuations::ContinuationsCoder;
 use super::restore::{RestoredOrder, Suffix, Symbols};
@@ -107,40 +109,99 @@ pub fn half_octaves(log_expected: i32) -> u32 {
 /// Contexts that are coded between two looks at what else happens.
 const BLOCK: usize = 1 << 10;
 
-/// Codes one order; returns its symbols, and its n-grams' suffixes. `source` is what to encode; a decoder has none. `limit` is the number of n-grams. `go_on` is called
-/// from time to time with the coders and says whether to continue.
-pub fn code_order<C: BinaryCoder>(
+/// Blocks that one thread may be ahead of the other.
+const AHEAD: usize = 16;
+
+/// The continuations of consecutive contexts.
+#[derive(Default)]
+struct Block {
+    /// Where those of each context end.
+    ends: Vec<usize>,
+    found: Vec<Suffix>,
+}
+
+/// Codes one order with the coders of its two parts, on one thread or two. `source` is what to encode; a decoder has none.
+/// `limit` is the number of n-grams. `go_on` is called from time to time with each coder and says whether to continue.
+///
+/// `visit` is called for each context in turn with the step of its back-off weight, and with its continuations in the order
+/// of their tokens and the steps of their ratios.
+#[allow(clippy::too_many_arguments)]
+pub fn code_order<C: BinaryCoder + Send>(
     [continuations, weights]: &mut [C; 2],
     shorter: &RestoredOrder,
     contexts: &RestoredOrder,
     source: Option<&Symbols>,
     limit: usize,
-    go_on: impl Fn(&C) -> bool,
-) -> std::result::Result<(Symbols, Vec<Suffix>), Invalid> {
+    threads: usize,
+    go_on: impl Fn(&C) -> bool + Sync,
+    mut visit: impl FnMut(i8, &[(Suffix, i8)]),
+) -> std::result::Result<(), Invalid> {
     let known = Known::new(shorter, contexts);
-    let mut symbols = Symbols::default();
-    symbols.first.reserve_exact(contexts.len() + 1);
-    symbols.first.push(0);
-    symbols.backoffs.reserve_exact(contexts.len());
     let mut continuations = ContinuationsCoder::new(&known, continuations, source, limit);
     let mut weights = WeightsCoder::new(weights, source);
-    let mut found = Vec::new();
-    let mut suffixes = Vec::new();
-    for context in 0..contexts.len() {
-        found.clear();
-        continuations.prefetch(context);
-        if let Some(features) = known.context(context) {
-            continuations.code_context(context, &features, &mut found, &go_on)?;
-            weights.code_context(context, &features, &found, &mut symbols, &mut suffixes);
+    let mut code_continuations = |start: usize, block: &mut Block| {
+        for context in start..contexts.len().min(start + BLOCK) {
+            continuations.prefetch(context);
+            if let Some(features) = known.context(context) {
+                continuations.code_context(context, &features, &mut block.found, &go_on)?;
+            }
+            block.ends.push(block.found.len());
+        }
+        if go_on(continuations.coder) {
+            Ok(())
         } else {
-            symbols.backoffs.push(0);
+            Err(Invalid::Interrupted)
         }
-        symbols.first.push(symbols.tokens.len() as u32);
-        if context % BLOCK == 0 && !go_on(weights.coder) {
-            return Err(Invalid::Interrupted);
+    };
+    let mut code_weights = |start: usize, block: &Block| {
+        let mut begin = 0;
+        for (context, &end) in (start..).zip(&block.ends) {
+            let found = &block.found[begin..end];
+            begin = end;
+            match known.context(context).filter(|_| !found.is_empty()) {
+                Some(features) => {
+                    let (backoff, sorted) = weights.code_context(context, &features, found);
+                    visit(backoff, sorted);
+                }
+                None => visit(0, &[]),
+            }
         }
+        if go_on(weights.coder) {
+            Ok(())
+        } else {
+            Err(Invalid::Interrupted)
+        }
+    };
+    let starts = (0..contexts.len()).step_by(BLOCK);
+    if threads < 2 || contexts.len() <= BLOCK {
+        let mut block = Block::default();
+        for start in starts {
+            block.ends.clear();
+            block.found.clear();
+            code_continuations(start, &mut block)?;
+            code_weights(start, &block)?;
+        }
+        return Ok(());
     }
-    Ok((symbols, suffixes))
+    std::thread::scope(|scope| {
+        let (sender, receiver) = mpsc::sync_channel(AHEAD);
+        let ahead = scope.spawn(move || {
+            for start in starts {
+                let mut block = Block::default();
+                code_continuations(start, &mut block)?;
+                if sender.send((start, block)).is_err() {
+                    // The other thread has found an error.
+                    break;
+                }
+            }
+            Ok(())
+        });
+        // The iterator owns the receiver, so an error ends the other thread.
+        let behind = receiver.into_iter().try_for_each(|(start, block)| code_weights(start, &block));
+        let ahead = ahead.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        // As on one thread, the error of the earlier block.
+        behind.and(ahead)
+    })
 }
 
 /// The stream of an order from 2 on.
@@ -152,8 +213,9 @@ pub fn encode(
 ) -> Result<Vec<u8>> {
     let mut coders = [Encoder::new(), Encoder::new()];
     let go_on = |_: &Encoder| control.check().is_ok();
-    match code_order(&mut coders, shorter, contexts, Some(symbols), symbols.tokens.len(), go_on) {
-        Ok((coded, _)) => debug_assert_eq!(coded.tokens, symbols.tokens),
+    let limit = symbols.tokens.len();
+    match code_order(&mut coders, shorter, contexts, Some(symbols), limit, 1, go_on, |_, _| ()) {
+        Ok(()) => {}
         Err(Invalid::Interrupted) => return Err(Error::Interrupted),
         Err(invalid) => unreachable!("{invalid:?}: kept n-grams are closed under prefix and suffix"),
     }

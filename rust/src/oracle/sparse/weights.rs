@@ -69,26 +69,18 @@ impl<'a, C: BinaryCoder> WeightsCoder<'a, C> {
         }
     }
 
-    /// Codes the weights of a context and of its continuations, if there are any, and adds them to `symbols`.
+    /// Codes the weights of a context that is continued: returns the step of its back-off weight, and its continuations
+    /// in the order of their tokens, with the steps of their ratios.
     pub fn code_context(
         &mut self,
         context: usize,
         features: &Context,
         found: &[Suffix],
-        symbols: &mut Symbols,
-        suffixes: &mut Vec<Suffix>,
-    ) {
-        if found.is_empty() {
-            symbols.backoffs.push(0);
-            return;
-        }
+    ) -> (i8, &[(Suffix, i8)]) {
         let backoff = self.code_backoff(context, features, found);
-        symbols.backoffs.push(backoff);
         self.code_ratios(context, features, backoff, found);
         self.sorted.sort_unstable_by_key(|(suffix, _)| suffix.token);
-        symbols.tokens.extend(self.sorted.iter().map(|(suffix, _)| suffix.token));
-        suffixes.extend(self.sorted.iter().map(|&(suffix, _)| suffix));
-        symbols.ratios.extend(self.sorted.iter().map(|&(_, step)| step));
+        (backoff, &self.sorted)
     }
 
     fn code_backoff(&mut self, context: usize, features: &Context, found: &[Suffix]) -> i8 {
