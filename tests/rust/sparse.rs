@@ -797,7 +797,7 @@ proptest! {
     ) {
         let max_bytes = max_bytes + usize::from(vocab_size);
         let file = built(&[text(seed, length, vocab_size)], usize::from(vocab_size), order, max_bytes, 2);
-        let older = ngsp::to_version_2(&file, "test").unwrap();
+        let older = ngsp::rewrite(&file, "test", 2).unwrap();
         prop_assert_eq!((file[4], older[4]), (3, 2));
         let listed = |file: &[u8]| {
             let mut listed = Vec::new();
@@ -807,6 +807,7 @@ proptest! {
             listed
         };
         prop_assert_eq!(listed(&file), listed(&older));
+        prop_assert_eq!(ngsp::rewrite(&older, "test", 3).unwrap(), file);
     }
 }
 

@@ -309,9 +309,9 @@ fn is_finished(coder: &Decoder<'_>) -> bool {
 
 const ANOTHER_LENGTH: &str = "has another length than its n-grams";
 
-/// A file of version 2 of the same model, as it was written before there was version 3.
+/// A file of the same model in another version, 2 or 3.
 #[cfg(feature = "forge")]
-pub fn to_version_2(data: &[u8], what: &str) -> Result<Vec<u8>> {
+pub fn rewrite(data: &[u8], what: &str, version: u32) -> Result<Vec<u8>> {
     let header = read_header(data, what)?;
     let control = Control::default();
     let mut streams = vec![(header.orders[0].0, header.orders[0].1.to_vec())];
@@ -328,18 +328,23 @@ pub fn to_version_2(data: &[u8], what: &str) -> Result<Vec<u8>> {
         };
         read_order(header.version, stream, [&shorter, &contexts], ngrams, 1, &control, visit)
             .map_err(|detail| wrong_stream(what, n, &detail))?;
-        let mut coder = Encoder::new();
-        let coded =
-            version_2::code_order(&mut coder, &shorter, &contexts, Some(&symbols), ngrams, |_, _| true);
-        debug_assert!(coded.is_ok_and(|coded| coded == symbols));
-        streams.push((ngrams, coder.finish()));
+        let stream = if version <= LAST_OF_ONE_PART {
+            let mut coder = Encoder::new();
+            let coded =
+                version_2::code_order(&mut coder, &shorter, &contexts, Some(&symbols), ngrams, |_, _| true);
+            debug_assert!(coded.is_ok_and(|coded| coded == symbols));
+            coder.finish()
+        } else {
+            order_stream::encode(&shorter, &contexts, &symbols, &control)?
+        };
+        streams.push((ngrams, stream));
         let (successors, restored) = restoration.finish();
         contexts.complete(successors);
         (shorter, contexts) = (contexts, restored);
     }
     let mut file = assemble(&header.vocabulary, header.token_count, &streams)
-        .ok_or_else(|| Error::format(what, "too many n-grams for version 2"))?;
-    forge(&mut file, LAST_OF_ONE_PART);
+        .ok_or_else(|| Error::format(what, "more n-grams than its version can hold"))?;
+    forge(&mut file, version);
     Ok(file)
 }
 
