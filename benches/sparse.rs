@@ -30,7 +30,7 @@ fn sparse(criterion: &mut Criterion) {
         build(&counts, &config(threads), &control).unwrap()
     };
     let file = make(2);
-    let oracle = ngsp::decode(&file, "bench", &control).unwrap();
+    let oracle = ngsp::decode(&file, "bench", 1, &control).unwrap();
     let stream = &tokens[..TARGETS];
     let positions: Vec<usize> = (TARGETS - POSITIONS..TARGETS).collect();
     let mut group = criterion.benchmark_group("sparse");
@@ -53,7 +53,7 @@ fn sparse(criterion: &mut Criterion) {
     }
     group.throughput(Throughput::Bytes(file.len() as u64));
     group.bench_function("load (bytes)", |bencher| {
-        bencher.iter(|| ngsp::decode(&file, "bench", &control).unwrap());
+        bencher.iter(|| ngsp::decode(&file, "bench", 1, &control).unwrap());
     });
     group.finish();
 }

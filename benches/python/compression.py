@@ -3,13 +3,18 @@
     python benches/python/compression.py ARTIFACT TEXT --tokenizer MODEL [--max-bytes 1000000]
 
 The artifact and the tokenizer are shared by both sides and not counted in a compressed size; the first line
-says how large they are. Peers have no such thing and begin from nothing. Every method runs on one thread; its
-speed is content bytes per second of processor time, the best of `--repeat` rounds through all methods.
+says how large they are. Peers have no such thing and begin from nothing. ``total_bytes`` counts them, and the
+program: for hybridlm its Python files and its native library (without Python and the packages that it needs),
+for a peer the library that does the work, each compressed by xz. ``break_even_bytes`` is from how much text
+of this kind on hybridlm's total would be the smaller one, if both went on as on this text; null: never.
+Every method runs on one thread; its speed is content bytes per second of processor time, the best of
+`--repeat` rounds through all methods.
 xz is Python's own; zstd is what is built in here, at level 22. brotli and PPMd (order 8) take
 `pip install brotli pyppmd`, and are left out, by name, where those are missing.
 """
 
 import argparse
+import ctypes.util
 import importlib
 import json
 import lzma
@@ -22,8 +27,16 @@ from hybridlm import _core
 from hybridlm.artifact import Artifact
 from hybridlm.codec import Codec
 from hybridlm.data.tokenizer import Tokenizer
+from hybridlm.submission.code_bytes import library_bytes
 
 PPMD_ORDER = 8
+LIBRARY_FOLDERS = (
+    "/usr/lib",
+    "/usr/lib64",
+    "/lib",
+    "/usr/lib/x86_64-linux-gnu",
+    "/usr/lib/aarch64-linux-gnu",
+)
 PPMD_MEMORY = 256 << 20
 
 Method = tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]
@@ -53,6 +66,22 @@ def optional(name: str) -> Any:
     except ImportError:
         print(json.dumps({"missing": name, "install": f"pip install {name}"}))
         return None
+
+
+def program_bytes(name: str) -> int:
+    """Of the program that compresses and decompresses, itself compressed by xz."""
+    if name == "hybridlm":
+        return library_bytes()
+    library = {"xz -9e": "liblzma", "zstd -22 --ultra": "libzstd"}.get(name)
+    if library is not None:
+        found = ctypes.util.find_library(library.removeprefix("lib"))
+        paths = [path for folder in LIBRARY_FOLDERS for path in Path(folder).glob(found or "none")]
+    else:
+        module = importlib.import_module("_brotli" if name.startswith("brotli") else "pyppmd.c._ppmd")
+        paths = [Path(str(module.__file__))]
+    if not paths:
+        raise SystemExit(f"{name}: its library was not found, so its bytes can't be counted")
+    return len(lzma.compress(paths[0].read_bytes(), preset=9))
 
 
 def timed(function: Callable[[bytes], bytes], data: bytes) -> tuple[bytes, float]:
@@ -94,6 +123,8 @@ def main() -> None:
             sizes[name] = len(compressed)
             seconds[name].append((there, back))
     ours = sizes["hybridlm"]
+    programs = {name: program_bytes(name) for name in sizes}
+    fixed = sum(shared.values()) + programs["hybridlm"]
     for name, size in sizes.items():
         there, back = (min(rounds) for rounds in zip(*seconds[name], strict=True))
         row = {
@@ -101,6 +132,11 @@ def main() -> None:
             "compressed_bytes": size,
             "bits_per_byte": round(8 * size / len(data), 4),
             "ours_to_this": round(ours / size, 4),
+            "program_bytes": programs[name],
+            "total_bytes": ours + fixed if name == "hybridlm" else size + programs[name],
+            "break_even_bytes": round((fixed - programs[name]) * len(data) / (size - ours))
+            if size > ours
+            else None,
             "compress_kb_per_s": round(len(data) / there / 1e3, 1),
             "decompress_kb_per_s": round(len(data) / back / 1e3, 1),
         }

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hybridlm.data.vocabulary import Vocabulary
     from hybridlm.generation import Generator, SamplingConfig, generate
     from hybridlm.oracle.builder import OracleBuilder
+    from hybridlm.oracle.ngram_counts import NgramCounts
     from hybridlm.oracle.oracle import Oracle
     from hybridlm.score import evaluate
     from hybridlm.scorer import Scorer
@@ -29,6 +30,7 @@ _HOMES = {
     "Artifact": "hybridlm.artifact",
     "Codec": "hybridlm.codec",
     "Generator": "hybridlm.generation",
+    "NgramCounts": "hybridlm.oracle.ngram_counts",
     "Oracle": "hybridlm.oracle.oracle",
     "OracleBuilder": "hybridlm.oracle.builder",
     "SamplingConfig": "hybridlm.generation",
@@ -51,6 +53,7 @@ __all__ = [
     "Artifact",
     "Codec",
     "Generator",
+    "NgramCounts",
     "Oracle",
     "OracleBuilder",
     "SamplingConfig",

@@ -29,10 +29,12 @@ __all__ = [
     "Predictor",
     "Segmenter",
     "SparseCounts",
+    "ZstdDecoder",
     "compress",
     "context_buckets",
     "decompress",
     "identify_shards",
+    "overlap",
     "read_shard",
     "shard_tokens",
     "write_shard",
@@ -68,12 +70,45 @@ def read_shard(
 def write_shard(path: str | os.PathLike[str], tokens: NDArray[np.uint16]) -> None:
     """Writes a shard, which appears under ``path`` only when complete. OSError."""
 
+LIMIT_VARIABLE: str
+"""The environment variable that sets `unpacked_limit`."""
+
+def unpacked_limit() -> int:
+    """What a part of a file may unpack to, in bytes: 256 MiB or as the environment says. InputError."""
+
 def compress(data: bytes, level: int = 22, progress: Callable[[int], object] | None = None) -> bytes:
     """One zstd frame (levels 1 to 22) with content size and checksum."""
 
 def decompress(data: bytes, max_bytes: int, what: str) -> bytes:
     """The content of one zstd frame. FormatError, naming ``what``, when it is damaged, is followed by
     other bytes, or holds more than ``max_bytes``."""
+
+@final
+class ZstdDecoder:
+    """zstd frames, one after the other, that come in pieces; ``name`` stands for the data in errors."""
+
+    def __new__(cls, name: str) -> ZstdDecoder: ...
+    @property
+    def inside_frame(self) -> bool:
+        """Whether what has come so far ends inside a frame."""
+
+    def decode(self, data: bytes, max_bytes: int) -> bytes:
+        """Takes in ``data`` and gives at most ``max_bytes`` of content; fewer mean that more input is needed.
+
+        FormatError for what isn't zstd, or is damaged.
+        """
+
+def overlap(
+    train: Sequence[str | os.PathLike[str]],
+    validation: Sequence[str | os.PathLike[str]],
+    bos_id: int,
+    lengths: Sequence[int],
+    threads: int = 1,
+    progress: Callable[[int], object] | None = None,
+) -> list[tuple[tuple[int, int], int, list[int], list[int], tuple[int, int] | None]]:
+    """Of each validation document: (shard, position) where it begins, its tokens, of each length how many
+    n-grams it has and how many of them occur in training, and (shard, position) of the first training
+    document that is the same. ``progress`` is told training tokens. FormatError, InputError, OSError."""
 
 def context_buckets(tokens: NDArray[np.uint16], order: int, rows: int) -> NDArray[np.uint32]:
     """The table row of the context before each token, uint32 [N]; before the first token is token 0."""
@@ -249,6 +284,12 @@ class SparseCounts:
     def shards(self) -> list[tuple[str, int, str]]:
         """(file name, tokens, BLAKE3 of the file in hexadecimal) of each shard counted, by hash."""
 
+    def occurrences(self, ngram: Sequence[int]) -> int:
+        """How often an n-gram of up to ``order`` tokens occurs."""
+
+    def continuations(self, context: Sequence[int]) -> list[tuple[int, int]]:
+        """The tokens that follow fewer than ``order`` tokens, ascending, and how often each does."""
+
     def to_bytes(self) -> bytes:
         """The file's bytes. They depend on nothing but the set of shards, the vocabulary and the order."""
 
@@ -262,7 +303,7 @@ class SparseCounts:
         threads: int = 1,
         progress: Callable[[int], object] | None = None,
     ) -> bytes:
-        """The best sparse oracle of at most ``max_bytes`` bytes: a file NGSP, version 2.
+        """The best sparse oracle of at most ``max_bytes`` bytes: a file NGSP, version 3.
 
         InputError when nothing fits, or when the build would take more than about ``memory`` bytes.
         """
@@ -274,6 +315,10 @@ class FrozenOracle:
     @staticmethod
     def from_bytes(data: bytes, name: str = "oracle", threads: int = 1) -> FrozenOracle:
         """Reads an oracle file; ``name`` stands for it in a FormatError."""
+
+    @staticmethod
+    def from_arpa(data: bytes, vocabulary: _Vocabulary | int, name: str = "oracle") -> FrozenOracle:
+        """Reads an ARPA file whose words are ids of ``vocabulary``. FormatError, InputError."""
 
     @property
     def estimator(self) -> str: ...
@@ -309,6 +354,14 @@ class FrozenOracle:
         out: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
         """``[k, m, v]`` = ln p_k(v | tokens[:positions[m]]), [K, M, V]."""
+
+    def matched_orders(self, tokens: NDArray[np.uint16], start: int = 0) -> NDArray[np.uint8]:
+        """``[j]``: tokens of the longest n-gram of the model that ends with tokens[start + j], [N - start].
+
+        InputError for a token outside the vocabulary or a ``start`` beyond the stream."""
+
+    def write_arpa(self, path: str | os.PathLike[str]) -> None:
+        """Writes a sparse oracle's ARPA file, whole or not at all. InputError for a dense oracle; OSError."""
 
     def mixture(
         self,

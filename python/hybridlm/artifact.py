@@ -25,6 +25,7 @@ Nothing here imports torch; only `Artifact.load_model` does, when it is called.
 
 import logging
 import os
+import stat
 import struct
 import zlib
 from collections.abc import Iterable
@@ -222,7 +223,9 @@ class Artifact:
         """As `from_bytes`; a foreign file is refused before its body is read. Raises OSError too."""
         with Path(path).open("rb") as file:
             start = file.read(_HEADER_BYTES[VERSION])
-            _read_header(start, os.fstat(file.fileno()).st_size, str(path))
+            about = os.fstat(file.fileno())
+            if stat.S_ISREG(about.st_mode):  # what comes through a FIFO has no size yet
+                _read_header(start, about.st_size, str(path))
             return cls.from_bytes(start + file.read(), str(path))
 
     def to_bytes(self) -> bytes:

@@ -5,8 +5,10 @@ first three layers make; the command line is parsed on top of it. Environment na
 the field they set: ``field(default=0.5, metadata={"environment": "LEAKY_RELU_SLOPE"})``.
 """
 
+import contextlib
 import dataclasses
 import os
+import textwrap
 import tomllib
 import types
 import typing
@@ -38,7 +40,7 @@ def load_preset(name: str) -> dict[str, Any]:
         )
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also integers too long, and nesting too deep
         raise InputError(f"{path}: not a TOML file: {error}") from None
 
 
@@ -86,6 +88,23 @@ def _build(
     return cls(**arguments)
 
 
+def check_ranges(settings: Any, prefix: str, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Raises InputError, naming the field, for a number of ``settings`` outside its range, ends included."""
+    for name, (low, high) in ranges.items():
+        value = getattr(settings, name)
+        if value is not None and not low <= value <= high:
+            raise InputError(f"{prefix}{name} must be from {low:,g} to {high:,g}, not {shown(value)}")
+
+
+def shown(value: object) -> str:
+    """``value`` as it is shown in an error: not all of it where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no integer of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:80]}…"
+
+
 def _options(hint: Any) -> list[Any]:
     """The types that ``hint`` admits: those of a union, or itself."""
     return (
@@ -99,14 +118,15 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
             if value in typing.get_args(option):
                 return value
         elif option is float and type(value) in (int, float):
-            return float(value)
+            with contextlib.suppress(OverflowError):
+                return float(value)
         elif option is Path and isinstance(value, str):
             return Path(value)
         elif typing.get_origin(option) is tuple and isinstance(value, list):
-            return tuple(value)
+            return tuple(_checked(item, typing.get_args(option)[0], where) for item in value)
         elif isinstance(option, type) and type(value) is option:
             return value
-    raise InputError(f"{where} = {value!r} is not {_describe(hint)}")
+    raise InputError(f"{where} = {shown(value)} is not {_describe(hint)}")
 
 
 def _parsed(text: str, hint: Any, variable: str) -> Any:
@@ -124,7 +144,7 @@ def _parsed(text: str, hint: Any, variable: str) -> Any:
                 continue
         elif option in (str, Path):
             return option(text)
-    raise InputError(f"{variable}={text!r} is not {_describe(hint)}")
+    raise InputError(f"{variable}={shown(text)} is not {_describe(hint)}")
 
 
 def _describe(hint: Any) -> str:
@@ -140,6 +160,29 @@ def _describe(hint: Any) -> str:
 def as_dict(settings: Any) -> dict[str, Any]:
     """The dataclass as plain JSON values, nested as it is."""
     return {field.name: _plain(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
+
+
+def readable(settings: Mapping[str, Any], width: int = 100) -> str:
+    """``settings`` as `as_dict` gives them: a paragraph for each section, ``name value`` between commas."""
+    lines = []
+    single = {name: value for name, value in settings.items() if not isinstance(value, Mapping)}
+    sections = {name: value for name, value in settings.items() if isinstance(value, Mapping)}
+    for title, section in [("", single), *sections.items()]:
+        if section:
+            words = ", ".join(f"{name} {_written(value)}" for name, value in section.items())
+            head = f"{title}: " if title else ""
+            lines += textwrap.wrap(
+                head + words, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+            )
+    return "\n".join(lines)
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, list):
+        return "[" + " ".join(map(str, value)) + "]"
+    return "unset" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _plain(value: Any) -> Any:

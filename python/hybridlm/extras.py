@@ -35,6 +35,21 @@ def require_pyarrow(purpose: str) -> None:
     _require("pyarrow", "PyArrow", "parquet", purpose)
 
 
+def require_matplotlib(purpose: str) -> None:
+    """As `require_torch`, of Matplotlib."""
+    _require("matplotlib", "Matplotlib", "plots", purpose)
+
+
+def require_tokenizers(purpose: str) -> None:
+    """As `require_torch`, of Hugging Face's tokenizers."""
+    _require("tokenizers", "the library tokenizers", "hub", purpose)
+
+
+def require_hub(purpose: str) -> None:
+    """As `require_torch`, of huggingface_hub."""
+    _require("huggingface_hub", "huggingface_hub", "hub", purpose)
+
+
 def _require(package: str, name: str, extra: str, purpose: str) -> None:
     if not installed(package):
         # Imported late, so that the doctor can ask what is installed where the extension can't be loaded.

@@ -1,14 +1,33 @@
 """Writing files so that a reader never meets half of one, and reading small ones that may hold anything."""
 
+import errno
+import io
 import json
+import logging
 import os
+import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from hybridlm.errors import FormatError
+from hybridlm.errors import FormatError, InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows: what a killed process leaves has to be removed by hand
+    fcntl = None  # type: ignore[assignment]
+
+log = logging.getLogger("hybridlm.files")
+
+# Names that only this program makes, in Python and in Rust: PREFIX PID - NUMBER SUFFIX.
+_PREFIX = ".hybridlm-"
+_SUFFIX = ".part"
+_FOLDER_SUFFIX = ".folder"
+_numbers = count()
 
 
 @contextmanager
@@ -16,27 +35,37 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A binary file that becomes ``path`` only when the block ends without an exception.
 
     The bytes go to a temporary sibling, are flushed to the disk, and are renamed into place; on any
-    exception, Ctrl-C among them, the sibling is removed and ``path`` is as it was. Raises OSError.
+    exception, Ctrl-C among them, the sibling is removed and ``path`` is as it was. Where ``path`` is a
+    symbolic link, the link stays and its target is replaced. A device or a FIFO is written through, since
+    there is nothing to replace. Raises OSError, naming ``path``.
     """
     path = Path(path)
+    target = _target(path)
+    if target is None:
+        with _Output(os.open(path, os.O_WRONLY), path) as raw, io.BufferedWriter(raw) as stream:
+            yield cast(BinaryIO, stream)
+        return
+    descriptor, sibling = _locked_sibling(target.parent, path)
+    # Windows renames no file that is open, and has no locks to keep here.
+    lock = None if fcntl is None else os.dup(descriptor)
     try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    except OSError as error:
-        # The user named `path` and has never heard of the sibling.
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    try:
-        with os.fdopen(descriptor, "wb") as file:
+        with _Output(descriptor, path) as raw, io.BufferedWriter(raw) as file:
             yield cast(BinaryIO, file)
             file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files private; a result gets the mode that an ordinary open() would have given it.
+            with _naming(path):
+                os.fsync(descriptor)
+        # The sibling is private; a result gets the mode that an ordinary open() would have given it.
         umask = os.umask(0)
         os.umask(umask)
-        Path(name).chmod(0o666 & ~umask)
-        Path(name).replace(path)
+        with _naming(path):
+            sibling.chmod(0o666 & ~umask)
+            sibling.replace(target)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        sibling.unlink(missing_ok=True)
         raise
+    finally:
+        if lock is not None:
+            os.close(lock)
 
 
 def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
@@ -48,20 +77,213 @@ def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
     atomic_write_bytes(path, text.encode())
 
 
+def check_output(path: str | os.PathLike[str]) -> None:
+    """To be called before the work whose result goes to ``path``.
+
+    Raises OSError, naming ``path``, for a folder and for a place where nobody could write; InputError where
+    the folder that it should be in isn't there. Removes what killed processes have left beside it.
+    """
+    path = Path(path)
+    target = _target(path)
+    if target is None:
+        return
+    if not target.parent.is_dir():
+        raise InputError(f"{path}: there is no folder {target.parent}")
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    sweep(target.parent)
+
+
+def is_written_through(path: str | os.PathLike[str]) -> bool:
+    """Whether ``path`` is a device or a FIFO, which can be written once and not be read again."""
+    return _target(Path(path)) is None
+
+
+def _target(path: Path) -> Path | None:
+    """The file to replace: ``path``, or what it is a link to. None: a device or FIFO to write through."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:  # perhaps a link to where there is nothing yet
+        return Path(os.path.realpath(path)) if path.is_symlink() else path
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        return None
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+class _Output(io.FileIO):
+    """Names its file when a write fails, as a full disk makes it; the system's own error doesn't."""
+
+    def __init__(self, descriptor: int, path: Path) -> None:
+        super().__init__(descriptor, "wb")
+        self._path = path
+
+    def write(self, data: Any, /) -> int:
+        with _naming(self._path):
+            return super().write(data)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        # The user named `path` and has never heard of the sibling.
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def _locked_sibling(folder: Path, path: Path) -> tuple[int, Path]:
+    """A new file in ``folder``, open for writing; the lock on it says that its process is alive."""
+    while True:
+        sibling = folder / f"{_PREFIX}{os.getpid()}-{next(_numbers)}{_SUFFIX}"
+        try:
+            with _naming(path):
+                descriptor = os.open(sibling, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:  # left by a killed process that had the same number
+            continue
+        if _lock(descriptor) and _is_still(sibling, descriptor):
+            return descriptor, sibling
+        os.close(descriptor)  # somebody has swept it between the two calls
+
+
+def _lock(descriptor: int) -> bool:
+    """Whether nobody else holds the lock. A file system without locks says that nobody does."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EAGAIN, errno.EACCES)
+    return True
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    try:
+        there, opened = path.stat(), os.fstat(descriptor)
+    except FileNotFoundError:
+        return False
+    return (there.st_dev, there.st_ino) == (opened.st_dev, opened.st_ino)
+
+
+@contextmanager
+def scratch_folder(parent: str | os.PathLike[str] | None = None) -> Iterator[Path]:
+    """A new hidden folder in ``parent`` (by default where temporary files go), gone when the block ends.
+
+    First it removes those of processes that were killed. Raises OSError.
+    """
+    parent = Path(tempfile.gettempdir() if parent is None else parent)
+    sweep(parent)
+    descriptor, sibling = _locked_sibling(parent, parent)
+    folder = sibling.with_suffix(_FOLDER_SUFFIX)
+    try:
+        folder.mkdir(0o700)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        sibling.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+@contextmanager
+def exclusive(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Within the block no other process is in such a block for the same ``path``.
+
+    Raises InputError, with the other's process id, where one is; OSError.
+    """
+    path = Path(path)
+    if fcntl is None:
+        yield
+        return
+    lock = path.with_name(f".{path.name}.lock")
+    while True:
+        with _naming(path):
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        if not _lock(descriptor):
+            other = os.pread(descriptor, 20, 0).decode(errors="replace") or "unknown"
+            os.close(descriptor)
+            raise InputError(
+                f"{path}: another process, {other}, is at work on it: wait for that, or write to another file"
+            )
+        if _is_still(lock, descriptor):
+            break
+        os.close(descriptor)  # the one before has just ended and removed it
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def sweep(folder: str | os.PathLike[str]) -> None:
+    """Removes from ``folder`` what killed processes were writing, and says so.
+
+    A process holds a lock on what it writes, which ends with it: so a file that can be locked is nobody's,
+    whatever machine or container it is from.
+    """
+    if fcntl is None:
+        return
+    swept = 0
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(_PREFIX) and entry.name.endswith(_SUFFIX):
+                with suppress(OSError):  # another sweeper was faster, or it belongs to another user
+                    swept += _removed(Path(entry.path))
+    if swept:
+        log.info("%s: removed %d unfinished results of processes that were killed", folder, swept)
+
+
+def _removed(sibling: Path) -> bool:
+    """Removes ``sibling``, and the folder that goes with it, unless its process is alive."""
+    descriptor = os.open(sibling, os.O_WRONLY | os.O_NOFOLLOW)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # its process is alive; or there are no locks here, and nobody can tell
+            return False
+        if os.fstat(descriptor).st_uid != os.geteuid() or not _is_still(sibling, descriptor):
+            return False
+        shutil.rmtree(sibling.with_suffix(_FOLDER_SUFFIX), ignore_errors=True)
+        sibling.unlink()
+        return True
+    finally:
+        os.close(descriptor)
+
+
 def read_json(path: str | os.PathLike[str], largest: int) -> Any:
     """The JSON value of a file of at most ``largest`` bytes. Raises FormatError naming it, or OSError."""
     with Path(path).open("rb") as file:
         data = file.read(largest + 1)
     if len(data) > largest:
         raise FormatError(f"{os.fspath(path)}: more than {largest:,} bytes, too large for what it should be")
+    return parse_json(data, os.fspath(path))
+
+
+def parse_json(data: str | bytes, what: str) -> Any:
+    """The JSON value of ``data``. Raises FormatError, calling it ``what``, for anything else."""
     try:
         return json.loads(data, object_pairs_hook=_without_repeats)
     except UnicodeDecodeError as error:
-        raise FormatError(
-            f"{os.fspath(path)}: not UTF-8 text: {error.reason} at byte {error.start}"
-        ) from None
+        raise FormatError(f"{what}: not UTF-8 text: {error.reason} at byte {error.start}") from None
     except (ValueError, RecursionError) as error:  # also integers too long, and nesting too deep
-        raise FormatError(f"{os.fspath(path)}: not JSON: {error}") from None
+        raise FormatError(f"{what}: not JSON: {error}") from None
+
+
+MOST_TENSORS = 1 << 16
+"""In a safetensors file; each costs its readers far more than its bytes."""
+
+
+def check_tensor_count(data: bytes, what: str) -> None:
+    """Raises FormatError, calling it ``what``, for a safetensors file of more than `MOST_TENSORS` tensors.
+
+    What is no safetensors file at all is left to its reader.
+    """
+    length = int.from_bytes(data[:8], "little")
+    # Every tensor's description has this member, and no name can hold an unescaped quotation mark.
+    if (count := data.count(b'"data_offsets"', 8, 8 + min(length, len(data)))) > MOST_TENSORS:
+        raise FormatError(f"{what}: {count:,} tensors, more than the {MOST_TENSORS:,} allowed")
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from hybridlm.artifact import Artifact
 from hybridlm.codec import segmenter
+from hybridlm.data.case_folding import fold, unfold
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
 from hybridlm.prediction import Prediction
@@ -93,10 +94,11 @@ def generate(
     """
     pieces = segmenter(tokenizer)
     generator = Generator(artifact, tokenizer)
-    generator.read(pieces.encode(prompt.encode()))
+    generator.read(pieces.encode((fold(prompt) if tokenizer.folds_case else prompt).encode()))
     drawn = islice(generator.tokens(config or SamplingConfig(), seed), tokens)
     written = pieces.decode(np.array([sampled.token for sampled in drawn], np.uint16))
-    return prompt + written.decode(errors="replace")
+    text = written.decode(errors="replace")
+    return prompt + (unfold(text) if tokenizer.folds_case else text)
 
 
 class Generator:

@@ -10,25 +10,29 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hybridlm.artifact import BUDGET_BYTES, Artifact, bundle
 from hybridlm.config import as_dict
 from hybridlm.data import documents as document_files
 from hybridlm.data.documents import Document, deduplicate, split
-from hybridlm.data.shard_writer import total_tokens, write_shards
-from hybridlm.data.shards import data_folder, open_stream
+from hybridlm.data.shard_writer import write_shards
+from hybridlm.data.shards import data_folder, inspect_shards, open_stream
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
 from hybridlm.extras import require_tensorboard, require_torch
 from hybridlm.files import atomic_write_bytes, atomic_write_text
 from hybridlm.oracle.build import build_dense, build_sparse
 from hybridlm.oracle.sources import Estimator
+from hybridlm.provenance import FileRecord
 from hybridlm.report.summary import Score, Summary
+from hybridlm.run_record import RunRecord
 from hybridlm.score import provenance
 from hybridlm.scoring.config import ScoringConfig, TTTOptimizer
 from hybridlm.scoring.evaluate import EvaluationResult, Rate, evaluate
 from hybridlm.scoring.mixing import MixtureSpec
 from hybridlm.scoring.mixtures import find_mixture
+from hybridlm.scoring.trace import Trace
 from hybridlm.stopwatch import Stopwatch
 from hybridlm.threads import thread_count
 from hybridlm.train.config import TrainConfig
@@ -63,16 +67,22 @@ class PipelineConfig:
 
 
 def run(config: PipelineConfig, out: Path) -> Summary:
-    """Runs every stage, leaving in ``out`` what each made. Raises what the stages raise."""
+    """Runs every stage, leaving in ``out`` what each made. Raises what the stages raise.
+
+    In the folder of a run that was interrupted it keeps what finished stages have made, training from its
+    latest checkpoint on, and makes the rest.
+    """
     # Training comes late; that it can't be done is said now.
     require_torch("the pipeline")
     if config.training.tensorboard:
         require_tensorboard("--training.tensorboard")
-    if (out / "data").exists():
-        raise InputError(f"{out} holds an earlier run; name another folder, or remove it")
-    out.mkdir(parents=True, exist_ok=True)
+    with RunRecord.opened(out, _identity(config)) as record:
+        return _run(config, out, record)
+
+
+def _run(config: PipelineConfig, out: Path, record: RunRecord) -> Summary:
     threads = thread_count(config.threads)
-    watch = Stopwatch()
+    watch = Stopwatch(record.seconds)
 
     with watch.stage("text"):
         train_text, val_text = split(deduplicate(read_text(config.text)), config.val_fraction)
@@ -81,38 +91,41 @@ def run(config: PipelineConfig, out: Path) -> Summary:
     logger.info("%d documents to train on, %d to validate on", len(train_text), len(val_text))
 
     tokenizer_file = out / "tokenizer.model"
-    with watch.stage("tokenizer"):
-        tokenizer = Tokenizer.train(
-            (document.text for document in train_text), tokenizer_file, config.vocab_size
-        )
-    with watch.stage("shards"):
-        shards = write_shards(train_text, val_text, tokenizer, out / "data", threads=threads)
+    if not record.has("tokenizer"):
+        with watch.stage("tokenizer"):
+            Tokenizer.train((document.text for document in train_text), tokenizer_file, config.vocab_size)
+        record.done("tokenizer", watch.seconds)
+    tokenizer = Tokenizer.load(tokenizer_file)
+    if not record.has("shards"):
+        with watch.stage("shards"):
+            # What is there, an interrupted run has begun to put in place.
+            write_shards(train_text, val_text, tokenizer, out / "data", threads=threads, replace=True)
+        record.done("shards", watch.seconds)
     train_shards, val_shards = data_folder(out / "data")
-    logger.info("%s tokens to train on", f"{total_tokens(shards, 'train'):,}")
+    tokens = {
+        split: sum(record.tokens for record in inspect_shards([str(path) for path in paths]))
+        for split, paths in (("train", train_shards), ("val", val_shards))
+    }
+    logger.info("%s tokens to train on", f"{tokens['train']:,}")
 
-    with watch.stage("oracle"):
-        oracle = (
-            build_dense(train_shards, tokenizer.vocabulary, threads=threads)
-            if config.estimator == "dense"
-            else build_sparse(
-                train_shards, tokenizer.vocabulary, max_bytes=config.oracle_bytes, threads=threads
+    oracle_file = out / ORACLE_FILE[config.estimator]
+    if not record.has("oracle"):
+        with watch.stage("oracle"):
+            built = (
+                build_dense(train_shards, tokenizer.vocabulary, threads=threads)
+                if config.estimator == "dense"
+                else build_sparse(
+                    train_shards, tokenizer.vocabulary, max_bytes=config.oracle_bytes, threads=threads
+                )
             )
-        )
-        atomic_write_bytes(out / ORACLE_FILE[config.estimator], oracle)
+            atomic_write_bytes(oracle_file, built)
+        record.done("oracle", watch.seconds)
+    oracle = oracle_file.read_bytes()
 
-    with watch.stage("train"):
-        # Imported late: torch takes seconds to load, and bad text shouldn't have to wait for it.
-        from hybridlm.distributed import initialise
-        from hybridlm.train.loop import train
-
-        distributed = initialise(config.training.device)
-        train(
-            config.training,
-            data=out / "data",
-            tokenizer=tokenizer,
-            out=out / "model",
-            dist=distributed,
-        )
+    if not record.has("train"):
+        with watch.stage("train"):
+            _train(config, out, tokenizer)
+        record.done("train", watch.seconds)
 
     artifact_file = out / "artifact.pgar"
     with watch.stage("bundle"):
@@ -127,17 +140,25 @@ def run(config: PipelineConfig, out: Path) -> Summary:
 
     scoring = ScoringConfig(mixer=config.mixer, ttt=config.ttt, chunk=CHUNK)
 
-    def score(scoring: ScoringConfig) -> EvaluationResult:
+    trace = Trace(stream.tokens, tokenizer.bos_id)
+
+    def score(scoring: ScoringConfig, *, is_result: bool) -> EvaluationResult:
         return evaluate(
-            artifact, stream.tokens, tokenizer.byte_table, scoring, mixtures=without_oracle, threads=threads
+            artifact,
+            stream.tokens,
+            tokenizer.byte_table,
+            scoring,
+            mixtures=without_oracle,
+            threads=threads,
+            trace=trace if is_result else None,
         )
 
     with watch.stage("score"):
-        plain = score(dataclasses.replace(scoring, ttt="off"))
+        plain = score(dataclasses.replace(scoring, ttt="off"), is_result=config.ttt == "off")
     learning = plain
     if config.ttt != "off":
         with watch.stage("score with TTT"):
-            learning = score(scoring)
+            learning = score(scoring, is_result=True)
 
     summary = Summary(
         experts=[_named(name, rate) for name, rate in plain.experts.items() if name != "neural"],
@@ -154,14 +175,44 @@ def run(config: PipelineConfig, out: Path) -> Summary:
         data={
             "train_documents": len(train_text),
             "val_documents": len(val_text),
-            "train_tokens": total_tokens(shards, "train"),
-            "val_tokens": total_tokens(shards, "val"),
+            "train_tokens": tokens["train"],
+            "val_tokens": tokens["val"],
         },
         made_of=provenance("eval", artifact_file, tokenizer_file, tokenizer, stream, scoring).as_dict(),
     )
+    atomic_write_text(out / "trace.json", json.dumps(trace.as_dict(tokenizer)) + "\n")
     atomic_write_text(out / "settings.json", json.dumps(as_dict(config), indent=2) + "\n")
     atomic_write_text(out / "summary.json", json.dumps(summary.to_json(), indent=2) + "\n")
+    record.remove()
     return summary
+
+
+def _train(config: PipelineConfig, out: Path, tokenizer: Tokenizer) -> None:
+    # Imported late: torch takes seconds to load, and bad text shouldn't have to wait for it.
+    from hybridlm.distributed import initialise
+    from hybridlm.train.checkpoint import MODEL_FILE, complete_checkpoints
+    from hybridlm.train.loop import train
+
+    model = out / "model"
+    # A model without a record was complete a moment before the run was killed.
+    (model / MODEL_FILE).unlink(missing_ok=True)
+    train(
+        config.training,
+        data=out / "data",
+        tokenizer=tokenizer,
+        out=model,
+        dist=initialise(config.training.device),
+        resume=bool(complete_checkpoints(model)),
+    )
+
+
+def _identity(config: PipelineConfig) -> dict[str, Any]:
+    """What decides the run's results: its settings, and its text by content."""
+    settings = as_dict(config)
+    del settings["threads"]
+    return settings | {
+        "text": [FileRecord.of(path).sha256 if path.is_file() else str(path) for path in config.text]
+    }
 
 
 def read_text(files: Sequence[Path]) -> Iterable[Document]:

@@ -25,14 +25,18 @@ class _RateColumn(ProgressColumn):
         self.unit = unit
 
     def render(self, task: Task) -> Text:
-        done = f"{quantity(task.completed)}/{quantity(task.total or 0)} {self.unit}"
+        total = "" if task.total is None else f"/{quantity(task.total)}"
+        done = f"{quantity(task.completed)}{total} {self.unit}"
         return Text(f"{done}, {quantity(task.speed)}/s" if task.speed else done)
 
 
 class Progress:
-    """A progress line for one piece of work of ``total`` units; use as a context manager."""
+    """A progress line for one piece of work of ``total`` units; use as a context manager.
 
-    def __init__(self, label: str, total: int, unit: str) -> None:
+    A ``total`` of None isn't known.
+    """
+
+    def __init__(self, label: str, total: int | None, unit: str) -> None:
         console = Console(stderr=True)
         self._bar = RichProgress(
             TextColumn("{task.description}"),

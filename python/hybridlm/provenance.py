@@ -47,6 +47,7 @@ class Provenance:
         tokenizer: the tokenizer's file; ``bos_id`` is the token that documents begin with.
         shards: the stream, in order, and ``max_tokens`` how much of it was read; None: all.
         repeated_tokens: how many of its tokens are those of documents that are exact copies of earlier ones.
+        stated_bytes: files that state the bytes of each token; none: those of the decoded text count.
         settings: the protocol's choices as they were resolved, by name.
         versions: of the programs that took part, by name.
     """
@@ -60,6 +61,7 @@ class Provenance:
     repeated_tokens: int
     settings: Mapping[str, Any]
     versions: Mapping[str, str]
+    stated_bytes: tuple[ShardRecord, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -78,6 +80,7 @@ class Provenance:
                 repeated_tokens=_typed(found["repeated_tokens"], int),
                 settings=_typed(found["settings"], dict),
                 versions=_typed(found["versions"], dict),
+                stated_bytes=tuple(_record(ShardRecord, file) for file in found.get("stated_bytes", ())),
             )
         except (KeyError, TypeError) as error:
             raise FormatError(

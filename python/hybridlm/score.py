@@ -1,27 +1,32 @@
 """Scores from files, with what they were made of: what `eval` and `oracle eval` do, and `verify` again."""
 
 import dataclasses
+import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hybridlm import _core
 from hybridlm import config as layers
 from hybridlm.artifact import Artifact
-from hybridlm.data.shards import Stream, open_stream
+from hybridlm.data.shards import ShardRecord, Stream, open_stream
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
+from hybridlm.files import atomic_write_text
 from hybridlm.oracle import Oracle
 from hybridlm.oracle.oracle_score import OracleEvaluation
 from hybridlm.oracle.oracle_score import evaluate as evaluate_oracle
 from hybridlm.provenance import FileRecord, Provenance, versions
 from hybridlm.scoring.config import ScoringConfig
-from hybridlm.scoring.evaluate import EvaluationResult, ScoreFiles
+from hybridlm.scoring.evaluate import EvaluationResult, ScoredChunk, ScoreFiles
 from hybridlm.scoring.evaluate import evaluate as evaluate_stream
 from hybridlm.scoring.mixing import MixtureSpec
+from hybridlm.scoring.trace import Trace
 
 if TYPE_CHECKING:
     from hybridlm.distributed import Distributed
@@ -52,11 +57,16 @@ def evaluate(
     *,
     mixtures: Mapping[str, MixtureSpec] | None = None,
     threads: int | None = None,
+    on_chunk: Callable[[ScoredChunk], None] | None = None,
 ) -> EvaluationResult:
     """Scores every token of ``stream`` [N] but the first: bits per byte of the text that it decodes to.
 
     As `hybridlm.scoring.evaluate.evaluate`, which it calls once it is sure that artifact, stream and
     tokenizer belong together. Raises InputError where they don't.
+
+    ``on_chunk`` is called with each chunk when it is committed: with the loss of each of its targets in nats,
+    ``chunk.nll[""]``, and what each expert gave them, ``chunk.log_probs``, in the order of
+    ``result.experts``.
 
     >>> tokenizer = hybridlm.Tokenizer.load("tok.model")
     >>> artifact = hybridlm.Artifact.from_file("artifact.pgar")
@@ -71,7 +81,14 @@ def evaluate(
             raise InputError("the stream was opened with another tokenizer than the one given")
         stream = stream.tokens
     return evaluate_stream(
-        artifact, stream, tokenizer.byte_table, config, dist, mixtures=mixtures, threads=threads
+        artifact,
+        stream,
+        tokenizer.byte_table,
+        config,
+        dist,
+        mixtures=mixtures,
+        threads=threads,
+        on_chunk=on_chunk,
     )
 
 
@@ -84,7 +101,9 @@ def score_artifact(
     bos_id: int | None = None,
     max_tokens: int | None = None,
     control: Sequence[File] | None = None,
+    stated_bytes: Sequence[File] | None = None,
     files: ScoreFiles = ScoreFiles(),  # noqa: B008 - frozen
+    trace: Path | None = None,
     device: str | None = None,
     threads: int | None = None,
 ) -> Score[EvaluationResult]:
@@ -92,6 +111,8 @@ def score_artifact(
 
     ``config.ttt`` None: TTT_OPTIMIZER from the environment, else sgd where there is a neural model.
     ``control``: shards of training text, as long as the stream, that one more model learns from beside.
+    ``trace``: a file for what happens along the text (`hybridlm.scoring.trace`), which a report shows.
+    ``stated_bytes``: a file for each shard that states the bytes of its tokens (see `read_stated_bytes`).
     ``bos_id``: the token that documents begin with, where the tokenizer doesn't say. Under torchrun it is a
     collective. Raises InputError, FormatError or OSError.
     """
@@ -107,6 +128,12 @@ def score_artifact(
     lessons = None
     if control is not None:
         lessons = open_stream(control, vocabulary.vocabulary, max_tokens=len(stream.tokens)).tokens
+    watched = None
+    if trace is not None:
+        if not trace.parent.is_dir():
+            raise InputError(f"{trace}: there is no folder {trace.parent}")
+        watched = Trace(stream.tokens, vocabulary.bos_id)
+    stated = None if stated_bytes is None else read_stated_bytes(stated_bytes, stream)
     dist: Distributed | None = None
     if bundle.neural_blob is not None and not config.no_neural:
         from hybridlm.distributed import initialise
@@ -117,14 +144,41 @@ def score_artifact(
     try:
         result = evaluate_stream(
             bundle, stream.tokens, vocabulary.byte_table, config, dist,
-            threads=threads, control=lessons, files=files,
+            threads=threads, control=lessons, files=files, stated_bytes=stated and stated[0], trace=watched,
         )  # fmt: skip
+        if trace is not None and watched is not None and (dist is None or dist.is_main):
+            atomic_write_text(trace, json.dumps(watched.as_dict(vocabulary)) + "\n")
     finally:
         if dist is not None:
             dist.close()
-    return Score(
-        result, provenance("eval", artifact, tokenizer, vocabulary, stream, config, max_tokens=max_tokens)
-    )
+    made_of = provenance("eval", artifact, tokenizer, vocabulary, stream, config, max_tokens=max_tokens)
+    if stated is not None:
+        made_of = dataclasses.replace(made_of, stated_bytes=tuple(stated[1]))
+    return Score(result, made_of)
+
+
+def read_stated_bytes(files: Sequence[File], stream: Stream) -> tuple[NDArray[np.uint16], list[ShardRecord]]:
+    """The bytes of each of the stream's tokens [N] as files state them, and those files' records.
+
+    Each has the form of a shard, in the order of the stream's shards, and for each of its tokens the number
+    of bytes that it stands for in the original text: what texts that were rewritten before they were
+    tokenized need, where the decoded text isn't the original one. Raises InputError where files and shards
+    don't belong together, FormatError or OSError.
+    """
+    names = [os.fspath(path) for path in files]
+    records = [ShardRecord.of(name) for name in names]
+    if len(records) != len(stream.shards):
+        raise InputError(
+            f"{names[0]}: bytes are stated by {len(records)} files, and there are {len(stream.shards)} shards"
+        )
+    for record, shard in zip(records, stream.shards, strict=True):
+        if record.tokens != shard.tokens:
+            raise InputError(
+                f"{record.path}: states the bytes of {record.tokens:,} tokens, and {shard.path} has "
+                f"{shard.tokens:,}"
+            )
+    parts = [_core.read_shard(record.path, 0, record.tokens, None) for record in records]
+    return np.concatenate(parts)[: len(stream)], records
 
 
 def score_oracle(

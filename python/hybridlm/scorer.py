@@ -1,13 +1,22 @@
 """Your own model's stream, scored piece by piece by a mixture with an oracle and with experts that learn."""
 
+import hashlib
+import json
+import os
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import safetensors
+import safetensors.numpy
 from numpy.typing import NDArray
 
-from hybridlm.errors import InputError
+from hybridlm.arrays import Integers, as_numpy, token_array
+from hybridlm.errors import FormatError, InputError
+from hybridlm.files import atomic_write_bytes
 from hybridlm.oracle import Oracle
 from hybridlm.scoring.config import DEFAULT_MIXER
 from hybridlm.scoring.experts import Expert, Scored, online_experts
@@ -18,6 +27,13 @@ if TYPE_CHECKING:
     import torch
 
 _FIRST_CAPACITY = 1 << 16
+_REPLAYED = 1 << 14
+"""Targets at a time, where a state is restored."""
+
+_FORMAT = 1
+_KEY = "hybridlm"
+_LARGEST_STATE = 1 << 36
+"""Bytes of a state's file that are believed."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +105,17 @@ class Scorer:
         self._experts: list[Expert] = [self._given, *online_experts(vocab_size)]
         self._experts += [] if oracle is None else [OracleExperts(oracle, threads)]
         self._mixer = LinearMixer(MixtureSpec(mixer), self._experts)
+        self._settings = {
+            "vocab_size": vocab_size,
+            "models": list(models),
+            "mixer": mixer,
+            "oracle": None if oracle is None else hashlib.sha256(oracle.to_bytes()).hexdigest(),
+        }
         self._stream = np.empty(_FIRST_CAPACITY, np.uint16)
-        self._stream[:1] = self._checked(np.asarray([first]))
+        self._told = np.empty((_FIRST_CAPACITY, len(models)), np.float32)
+        self._stream[:1] = token_array([first], vocab_size)
         self._length = 1
+        self._checksum = 0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -105,7 +129,7 @@ class Scorer:
 
     def score(
         self,
-        tokens: "NDArray[np.integer[Any]] | torch.Tensor | Sequence[int]",
+        tokens: Integers,
         log_probs: "NDArray[np.floating[Any]] | torch.Tensor | None" = None,
     ) -> Piece:
         """Scores the next n tokens of the stream, then learns from them.
@@ -116,32 +140,66 @@ class Scorer:
         Raises InputError for tokens outside the vocabulary, for other shapes, and for a log-probability that
         is above 0 or not finite.
         """
-        targets = self._checked(_as_array(tokens))
-        given = self._targets_of(log_probs, targets)
+        targets = token_array(tokens, self._vocab_size)
+        return self._score(targets, self._targets_of(log_probs, targets))
+
+    def _score(self, targets: NDArray[np.uint16], given: NDArray[np.float32]) -> Piece:
         start, self._length = self._length, self._length + len(targets)
         while self._length > len(self._stream):
             self._stream = np.concatenate([self._stream, np.empty_like(self._stream)])
+            self._told = np.concatenate([self._told, np.empty_like(self._told)])
         self._stream[start : self._length] = targets
+        self._told[start : self._length] = given.T
         self._given.given = given
         scored = gather(self._experts, self._stream[: self._length], start)
-        return Piece(self._mixer.mix(scored), np.concatenate([one.log_probs for one in scored]))
+        nll = self._mixer.mix(scored)
+        self._checksum = zlib.crc32(nll.astype("<f8").tobytes(), self._checksum)
+        return Piece(nll, np.concatenate([one.log_probs for one in scored]))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the state as a safetensors file, whole or not at all: what `restore` goes on from.
+
+        It holds the stream and what your models said of it, 2 + 4 · models bytes a target: everything else
+        follows from these. Raises OSError.
+        """
+        metadata = {"format": _FORMAT, **self._settings, "nll": self._checksum}
+        tensors: dict[str, NDArray[Any]] = {
+            "stream": self._stream[: self._length].copy(),
+            "log_probs": self._told[1 : self._length].copy(),
+        }
+        data = safetensors.numpy.save(tensors, {_KEY: json.dumps(metadata, sort_keys=True)})
+        atomic_write_bytes(path, data)
+
+    def restore(self, path: str | os.PathLike[str]) -> None:
+        """Takes over the state that another scorer with the same settings has saved, to the bit.
+
+        The stream is scored again, at the speed of `score`. This scorer must not have scored anything. Raises
+        InputError where it has, or where the state is that of other settings or comes out otherwise on this
+        machine; FormatError for a file that is no state; OSError.
+        """
+        if self.targets:
+            raise InputError("a state is restored by a new scorer, and this one has scored already")
+        name = os.fspath(path)
+        stream, told, metadata = _read_state(Path(path))
+        if other := [key for key, value in self._settings.items() if metadata.get(key) != value]:
+            found = " and ".join(f"{key} {metadata.get(key)!r}" for key in other)
+            raise InputError(f"{name}: the state of a scorer with {found}, not with this one's")
+        if told.shape[1] != len(self._given.names) or len(told) != len(stream) - 1:
+            raise FormatError(f"{name}: not a scorer's state: its arrays don't fit each other")
+        self._stream[:1] = token_array(stream[:1], self._vocab_size)
+        for start in range(0, len(told), _REPLAYED):
+            piece = token_array(stream[1:][start : start + _REPLAYED], self._vocab_size)
+            self._score(piece, _checked(told[start : start + _REPLAYED].T))
+        if self._checksum != metadata.get("nll"):
+            raise InputError(
+                f"{name}: the saved targets cost something else here: the state was saved by another version "
+                "or on another kind of machine, or is damaged"
+            )
 
     def fingerprint(self) -> dict[str, bytes]:
         """By component, a hash of all state that later scores depend on."""
         found = {expert.family: expert.fingerprint() for expert in self._experts}
         return {**found, "mixture": self._mixer.fingerprint()}
-
-    def _checked(self, tokens: NDArray[Any]) -> NDArray[np.uint16]:
-        if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
-            raise InputError(
-                f"tokens must be one row of whole numbers, not {tokens.dtype} of shape {tokens.shape}"
-            )
-        if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < self._vocab_size:
-            raise InputError(
-                f"tokens reach from {tokens.min()} to {tokens.max()}, but the vocabulary has "
-                f"{self._vocab_size}"
-            )
-        return tokens.astype(np.uint16)
 
     def _targets_of(self, log_probs: Any, targets: NDArray[np.uint16]) -> NDArray[np.float32]:
         """float32 [models, n]"""
@@ -168,15 +226,40 @@ class Scorer:
                 f"({models}, {n}) or ({models}, {n}, {self._vocab_size}), the first without models if there "
                 "is one"
             )
-        values = _as_array(found).astype(np.float32)
-        if not np.isfinite(values).all() or (values > 0).any():
-            raise InputError("a log-probability is above 0 or not finite: log_probs are ln p, in nats")
-        return np.ascontiguousarray(values)
+        return _checked(as_numpy(found))
 
 
-def _as_array(values: Any) -> NDArray[Any]:
-    """NumPy's view of an array, of a sequence, or of a tensor on whichever device."""
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-        return np.asarray(values.float() if values.is_floating_point() else values)
-    return np.asarray(values)
+def _checked(values: NDArray[Any]) -> NDArray[np.float32]:
+    """float32 [models, n]"""
+    values = values.astype(np.float32)
+    # Rounding may put ln 1 just above 0.
+    wrong = ~(np.isfinite(values) & (values <= 1e-6))
+    if wrong.any():
+        model, at = np.argwhere(wrong)[0]
+        raise InputError(
+            f"log_probs[{model}, {at}] is {values[model, at]}: a log-probability is above 0 or not finite; "
+            "log_probs are ln p, in nats"
+        )
+    return np.ascontiguousarray(np.minimum(values, 0))
+
+
+def _read_state(path: Path) -> tuple[NDArray[np.uint16], NDArray[np.float32], dict[str, Any]]:
+    """Stream [N] and log_probs [N − 1, models] of a state's file, and what is said of them."""
+    if (size := path.stat().st_size) > _LARGEST_STATE:
+        raise FormatError(f"{path}: {size:,} bytes, too many for a scorer's state")
+    data = path.read_bytes()
+    try:
+        tensors = safetensors.numpy.load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        metadata = json.loads(header["__metadata__"][_KEY])
+        stream, told = tensors["stream"], tensors["log_probs"]
+        if metadata["format"] != _FORMAT:
+            raise FormatError(f"{path}: state of format {metadata['format']}; this program reads {_FORMAT}")
+        fits = stream.dtype == np.uint16 and told.dtype == np.float32
+        if not (fits and stream.ndim == 1 and told.ndim == 2 and len(stream)):
+            raise TypeError("its arrays are of other types or shapes")
+    except FormatError:
+        raise
+    except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise FormatError(f"{path}: not a scorer's state: {error}") from None
+    return stream, told, metadata

@@ -6,12 +6,15 @@ from hybridlm.errors import InputError
 
 VARIABLE = "HYBRIDLM_NUM_THREADS"
 
+MOST = 4096
+"""Threads that anybody may ask for."""
+
 
 def thread_count(requested: int | None = None) -> int:
     """The caller's number, else HYBRIDLM_NUM_THREADS, else this process's share of the machine.
 
     The share is the cores this process may run on, divided by the ranks that torchrun has started on the
-    machine (LOCAL_WORLD_SIZE). Results never depend on the number. Raises InputError below 1.
+    machine (LOCAL_WORLD_SIZE). Results never depend on the number. Raises InputError below 1 or above `MOST`.
     """
     if requested is None and (value := os.environ.get(VARIABLE)):
         try:
@@ -20,6 +23,8 @@ def thread_count(requested: int | None = None) -> int:
             raise InputError(f"{VARIABLE}={value!r} is not a whole number") from None
     if requested is None:
         return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    if requested > MOST:
+        raise InputError(f"the number of threads must be at most {MOST:,}, not {requested:,}")
     if requested < 1:
         raise InputError(f"the number of threads must be at least 1, not {requested}")
     return requested

@@ -144,6 +144,7 @@ def verify(
     problems = [
         *_other_file(made_of.scored, scored),
         *_other_file(made_of.tokenizer, tokenizer),
+        *_other_stated_bytes(made_of.stated_bytes),
         *_other_shards(made_of.shards, inspect_shards([os.fspath(shard) for shard in shards])),
     ]
     if problems:
@@ -202,6 +203,7 @@ def _score(
         layers.from_values(ScoringConfig, made_of.settings, "the score's settings"),
         bos_id=made_of.bos_id,
         max_tokens=made_of.max_tokens,
+        stated_bytes=[file.path for file in made_of.stated_bytes] or None,
         device=device,
         threads=threads,
     ).result
@@ -212,6 +214,15 @@ def _other_file(then: FileRecord, path: File) -> list[str]:
     if replace(now, path=then.path) == then:
         return []
     return [f"{now.path}: not the file that was scored: SHA-256 {now.sha256}, not {then.sha256}"]
+
+
+def _other_stated_bytes(then: Sequence[ShardRecord]) -> list[str]:
+    found = [(ShardRecord.of(file.path), file) for file in then]
+    return [
+        f"{now.path}: not the bytes that were stated: SHA-256 {now.sha256}, not {before.sha256}"
+        for now, before in found
+        if now != before
+    ]
 
 
 def _other_shards(then: Sequence[ShardRecord], now: Sequence[ShardRecord]) -> list[str]:

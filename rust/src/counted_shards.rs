@@ -39,7 +39,7 @@ pub(crate) fn identify_open(
     let pieces = shards.iter().zip(&mut hashes).collect();
     parallel::for_each(threads, pieces, |(shard, hash): (&Shard, &mut [u8; HASH_BYTES])| {
         let mut hasher = blake3::Hasher::new();
-        for piece in shard.bytes().chunks(HASH_PIECE) {
+        for piece in shard.bytes().into_iter().flat_map(|part| part.chunks(HASH_PIECE)) {
             check()?;
             hasher.update(piece);
         }

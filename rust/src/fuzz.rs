@@ -46,7 +46,7 @@ pub fn sparse(data: &[u8]) {
     for version in 1..=ngsp::VERSION {
         let mut sealed = data.to_vec();
         ngsp::forge(&mut sealed, version);
-        if let Ok(oracle) = ngsp::decode(&sealed, "fuzz", &Control::default()) {
+        if let Ok(oracle) = ngsp::decode(&sealed, "fuzz", 1, &Control::default()) {
             look_up(&oracle);
         }
     }

@@ -16,6 +16,7 @@ mod leb128;
 mod memory;
 pub mod mixtures;
 pub mod oracle;
+pub mod overlap;
 pub mod parallel;
 #[cfg(feature = "python")]
 mod python;

@@ -78,7 +78,9 @@ pub fn run_with<S>(
         Ok(())
     };
     let results = std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads.min(jobs)).map(|_| scope.spawn(work)).collect();
+        // Where the system has no more threads to give, those there are do the work.
+        let spawn = |_| std::thread::Builder::new().spawn_scoped(scope, work).ok();
+        let others: Vec<_> = (1..threads.min(jobs)).map_while(spawn).collect();
         let mut results = vec![work()];
         for other in others {
             match other.join() {

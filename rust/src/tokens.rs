@@ -4,74 +4,128 @@
 //! rest zero, then the tokens as little-endian uint16. The file ends there.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
-
 use crate::files::{self, AtomicFile};
+use crate::memory::Zeroed;
 use crate::{Error, Result};
 
 pub const MAGIC: i32 = 20_240_520;
 pub const VERSION: i32 = 1;
 pub const HEADER_BYTES: usize = 1024;
 
-// Tokens are read in place, and the format's byte order is that of every machine this runs on.
+// A file's bytes are read as tokens, and the format's byte order is that of every machine this runs on.
 #[cfg(target_endian = "big")]
-compile_error!("shards are mapped and read in place, which needs a little-endian machine");
+compile_error!("shards are read without converting a byte, which needs a little-endian machine");
 
-/// A validated shard, mapped into memory. Don't shorten the file while it is open: the operating system
-/// ends a process that reads a mapping beyond the file's end.
+/// A validated shard, read into memory.
+///
+/// Not mapped: the operating system ends a process that reads a mapping beyond the end of a file that has become
+/// shorter, and a file that is overwritten meanwhile would be counted as something that it never was. It takes as much
+/// memory as the pages of a mapping that is read.
 #[derive(Debug)]
 pub struct Shard {
     path: PathBuf,
-    map: Mmap,
+    header: [u8; HEADER_BYTES],
+    tokens: Zeroed<u16>,
 }
 
 impl Shard {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let (file, length) = files::open(path)?;
-        if length == 0 {
-            // An empty file cannot be mapped.
-            check_header(&[], path)?;
+        let (header, count, file) = begin(path)?;
+        let mut tokens = Zeroed::new(count).ok_or_else(|| no_memory(path, count))?;
+        read_tokens(file, 0, &mut tokens, path)?;
+        Ok(Self { path: path.to_owned(), header, tokens })
+    }
+
+    /// How many tokens a shard has, by its header and its size.
+    pub fn count(path: impl AsRef<Path>) -> Result<usize> {
+        Ok(begin(path.as_ref())?.1)
+    }
+
+    /// The tokens from `start` on, `count` of them or all.
+    pub fn read(path: impl AsRef<Path>, start: usize, count: Option<usize>) -> Result<Vec<u16>> {
+        let path = path.as_ref();
+        let (_, length, file) = begin(path)?;
+        let end = match count {
+            None => length.max(start),
+            Some(count) => start.saturating_add(count),
+        };
+        if end > length {
+            return Err(Error::input(format!(
+                "{}: tokens {start} to {end} asked for, but it holds {length}",
+                path.display()
+            )));
         }
-        let map = map(&file).map_err(|source| Error::io(path, source))?;
-        check_header(&map, path)?;
-        Ok(Self { path: path.to_owned(), map })
+        let mut tokens = Vec::new();
+        tokens.try_reserve_exact(end - start).map_err(|_| no_memory(path, end - start))?;
+        tokens.resize(end - start, 0);
+        read_tokens(file, start, &mut tokens, path)?;
+        Ok(tokens)
     }
 
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The whole file.
-    pub fn bytes(&self) -> &[u8] {
-        &self.map
+    /// The whole file, in two parts.
+    pub fn bytes(&self) -> [&[u8]; 2] {
+        // SAFETY: every byte of a u16 slice is initialised, and bytes need no alignment.
+        [&self.header, unsafe { self.tokens.align_to::<u8>().1 }]
     }
 
     pub fn tokens(&self) -> &[u16] {
-        // SAFETY: a u16 may hold any bits; `align_to` finds the aligned part.
-        let (before, tokens, after) = unsafe { self.map[HEADER_BYTES..].align_to::<u16>() };
-        // Mappings begin on a page and the size is even, so the aligned part is everything.
-        debug_assert!(before.is_empty() && after.is_empty());
-        tokens
+        &self.tokens
     }
 }
 
-fn map(file: &File) -> std::io::Result<Mmap> {
-    // SAFETY: the mapping is read-only; that the file must not shrink meanwhile is documented on `Shard`.
-    let map = unsafe { Mmap::map(file)? };
-    #[cfg(unix)]
-    map.advise(memmap2::Advice::Sequential)?;
-    Ok(map)
+/// A shard's checked header, how many tokens it has, and the file that they are in.
+fn begin(path: &Path) -> Result<([u8; HEADER_BYTES], usize, File)> {
+    let (mut file, length) = files::open(path)?;
+    let mut beginning = Vec::with_capacity(HEADER_BYTES);
+    (&mut file)
+        .take(HEADER_BYTES as u64)
+        .read_to_end(&mut beginning)
+        .map_err(|source| Error::io(path, source))?;
+    let count = check_beginning(&beginning, length, path)?;
+    let mut header = [0; HEADER_BYTES];
+    header.copy_from_slice(&beginning);
+    Ok((header, count, file))
+}
+
+fn no_memory(path: &Path, tokens: usize) -> Error {
+    Error::input(format!(
+        "{}: there is no memory for its {tokens} tokens; divide it into smaller shards",
+        path.display()
+    ))
+}
+
+/// Fills `tokens` with those of a shard's file from `start` on.
+fn read_tokens(mut file: File, start: usize, tokens: &mut [u16], path: &Path) -> Result<()> {
+    // SAFETY: any two bytes are a u16, and bytes need no alignment.
+    let bytes = unsafe { tokens.align_to_mut::<u8>().1 };
+    let read = file
+        .seek(SeekFrom::Start(HEADER_BYTES as u64 + 2 * start as u64))
+        .and_then(|_| file.read_exact(bytes));
+    read.map_err(|source| match source.kind() {
+        std::io::ErrorKind::UnexpectedEof => {
+            Error::format(path.display(), "became shorter while it was read; make it again")
+        }
+        _ => Error::io(path, source),
+    })
 }
 
 /// Checks magic, version, the reserved zeros and that the size is exactly what the header says.
 pub fn check_header(file: &[u8], path: &Path) -> Result<()> {
+    check_beginning(file, file.len() as u64, path).map(drop)
+}
+
+/// [`check_header`] of a file of `length` bytes that begins with `file`; how many tokens it has.
+fn check_beginning(file: &[u8], length: u64, path: &Path) -> Result<usize> {
     let wrong = |detail: String| Err(Error::format(path.display(), detail));
     if file.len() < HEADER_BYTES {
-        let length = file.len();
         return wrong(format!(
             "{length} bytes are too few for a shard, whose header alone has {HEADER_BYTES}"
         ));
@@ -93,10 +147,10 @@ pub fn check_header(file: &[u8], path: &Path) -> Result<()> {
         return wrong(format!("offset {} of the header must be zero", 12 + 4 * index));
     }
     let wanted = HEADER_BYTES as u64 + 2 * tokens as u64;
-    if file.len() as u64 != wanted {
-        return wrong(format!("{tokens} tokens make {wanted} bytes, but the file has {}", file.len()));
+    if length != wanted {
+        return wrong(format!("{tokens} tokens make {wanted} bytes, but the file has {length}"));
     }
-    Ok(())
+    Ok(tokens as usize)
 }
 
 /// Refuses the first token that is outside the vocabulary, with its offset in the file.

@@ -68,9 +68,10 @@ pub fn compress_on_threads(data: Vec<u8>, level: i32, threads: usize, control: &
     };
     // Not a scoped thread: zstd can't be stopped in the middle, so an interrupted call lets the thread, which owns
     // its data, run to its end.
-    std::thread::spawn(move || {
+    let spawned = std::thread::Builder::new().spawn(move || {
         let _ = done.send(work());
     });
+    spawned.map_err(|source| Error::io("zstd", source))?;
     loop {
         match result.recv_timeout(POLL) {
             Ok(frame) => {
@@ -85,11 +86,22 @@ pub fn compress_on_threads(data: Vec<u8>, level: i32, threads: usize, control: &
     }
 }
 
-/// The content of one zstd frame of at most `max_bytes`, with nothing after it.
-///
-/// Memory grows with what is really there, never with what the frame's header claims. `what` names the
-/// data in errors.
-pub fn decompress(data: &[u8], max_bytes: usize, what: &str) -> Result<Vec<u8>> {
+/// What a file may unpack to where nothing else bounds it: the default, and what lifts it.
+pub const DEFAULT_LIMIT: usize = 1 << 28;
+pub const LIMIT_VARIABLE: &str = "HYBRIDLM_MAX_UNPACKED_BYTES";
+
+/// [`DEFAULT_LIMIT`], or what the environment says. A few kilobytes can unpack to anything.
+pub fn limit() -> Result<usize> {
+    match std::env::var(LIMIT_VARIABLE) {
+        Err(_) => Ok(DEFAULT_LIMIT),
+        Ok(value) => value
+            .parse()
+            .map_err(|_| Error::input(format!("{LIMIT_VARIABLE}={value:?} is not a number of bytes"))),
+    }
+}
+
+/// Begins to unpack a frame that declares at most `max_bytes`. Whoever reads on has to see to it that no more come.
+pub fn begin<'a>(data: &'a [u8], max_bytes: usize, what: &str) -> Result<zstd::Decoder<'static, &'a [u8]>> {
     let invalid = |detail: String| Error::format(what, detail);
     let declared = zstd::zstd_safe::get_frame_content_size(data)
         .map_err(|_| invalid("no zstd frame where one should begin".into()))?;
@@ -99,23 +111,78 @@ pub fn decompress(data: &[u8], max_bytes: usize, what: &str) -> Result<Vec<u8>> 
             "the zstd frame declares {bytes} bytes, more than the {max_bytes} allowed"
         )));
     }
-    let mut rest = data;
-    let mut content = Vec::new();
-    {
-        let mut decoder = zstd::Decoder::with_buffer(&mut rest)
-            .map_err(|error| invalid(format!("zstd: {error}")))?
-            .single_frame();
-        // Reading one byte more than allowed distinguishes too much from exactly enough.
-        (&mut decoder)
-            .take(max_bytes as u64 + 1)
-            .read_to_end(&mut content)
-            .map_err(|error| invalid(format!("the zstd frame is damaged: {error}")))?;
+    let decoder = zstd::Decoder::with_buffer(data).map_err(|error| invalid(format!("zstd: {error}")))?;
+    Ok(decoder.single_frame())
+}
+
+/// Refuses bytes after a frame whose content has been read to its end.
+pub fn end(decoder: zstd::Decoder<'static, &[u8]>, what: &str) -> Result<()> {
+    match decoder.finish() {
+        [] => Ok(()),
+        rest => Err(Error::format(what, format!("{} bytes follow the zstd frame", rest.len()))),
     }
+}
+
+/// The content of one zstd frame of at most `max_bytes`, with nothing after it.
+///
+/// Memory grows with what is really there, never with what the frame's header claims. `what` names the
+/// data in errors.
+pub fn decompress(data: &[u8], max_bytes: usize, what: &str) -> Result<Vec<u8>> {
+    let invalid = |detail: String| Error::format(what, detail);
+    let mut decoder = begin(data, max_bytes, what)?;
+    let mut content = Vec::new();
+    // Reading one byte more than allowed distinguishes too much from exactly enough.
+    (&mut decoder)
+        .take(max_bytes as u64 + 1)
+        .read_to_end(&mut content)
+        .map_err(|error| invalid(format!("the zstd frame is damaged: {error}")))?;
     if content.len() > max_bytes {
         return Err(invalid(format!("the zstd frame holds more than the {max_bytes} bytes allowed")));
     }
-    if !rest.is_empty() {
-        return Err(invalid(format!("{} bytes follow the zstd frame", rest.len())));
-    }
+    end(decoder, what)?;
     Ok(content)
+}
+
+/// Reads zstd frames that come in pieces, one after the other, into pieces of a size that the caller chooses: a
+/// small input may hold gigabytes.
+pub struct StreamDecoder {
+    raw: zstd::stream::raw::Decoder<'static>,
+    name: String,
+    input: Vec<u8>,
+    read: usize,
+    inside_frame: bool,
+}
+
+impl StreamDecoder {
+    /// `name` stands for the data in errors.
+    pub fn new(name: &str) -> Result<Self> {
+        let raw = zstd::stream::raw::Decoder::new().map_err(|source| Error::io(name, source))?;
+        Ok(Self { raw, name: name.to_owned(), input: Vec::new(), read: 0, inside_frame: false })
+    }
+
+    /// Whether the data so far ends inside a frame, so that more must follow.
+    pub fn inside_frame(&self) -> bool {
+        self.inside_frame || self.read < self.input.len()
+    }
+
+    /// Takes in `data` and fills `out` from the front. Fewer bytes than `out` holds mean that more input is needed.
+    pub fn decode(&mut self, data: &[u8], out: &mut [u8]) -> Result<usize> {
+        self.input.drain(..self.read);
+        self.read = 0;
+        self.input.extend_from_slice(data);
+        let mut written = 0;
+        while written < out.len() {
+            let rest = self.input.get(self.read..).unwrap_or_default();
+            let room = out.get_mut(written..).unwrap_or_default();
+            let status = zstd::stream::raw::Operation::run_on_buffers(&mut self.raw, rest, room)
+                .map_err(|error| Error::format(&self.name, format!("the zstd data is damaged: {error}")))?;
+            if status.bytes_read == 0 && status.bytes_written == 0 {
+                break;
+            }
+            self.read += status.bytes_read;
+            written += status.bytes_written;
+            self.inside_frame = status.remaining > 0;
+        }
+        Ok(written)
+    }
 }

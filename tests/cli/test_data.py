@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -191,12 +192,12 @@ def test_a_tokenizers_sample_has_nothing_that_is_held_out(
     trained_on: list[str] = []
     train = Tokenizer.train
 
-    def overheard(texts: Iterable[str], path: Path, vocab_size: int) -> Tokenizer:
+    def overheard(texts: Iterable[str], *rest: Any, **settings: Any) -> Tokenizer:
         trained_on.extend(texts)
-        return train(trained_on, path, vocab_size)
+        return train(trained_on, *rest, **settings)
 
     monkeypatch.setattr(Tokenizer, "train", overheard)
-    monkeypatch.setattr("hybridlm.cli.data._TOKENIZER_BYTES", text.stat().st_size // 5)
+    monkeypatch.setattr("hybridlm.cli.data._TOKENIZER_CHARACTERS", len(text.read_text()) // 5)
     assert main(["data", "tokenizer", str(text), "-o", str(model), "--vocab-size", "400"]) == 0
     assert len(trained_on) == pytest.approx(len(paragraphs) / 5, rel=0.2)
     assert main(["data", "shard", str(text), "--tokenizer", str(model), "--out", str(out)]) == 0
@@ -217,6 +218,7 @@ def test_the_users_mistakes(
     empty.write_bytes(b"\n\n")
     latin.write_bytes("Der Fluß".encode("latin-1"))
     records.write_text('{"text": "x"}\n{"body": "y"}\n')
+    (tmp_path / "no text").mkdir()
     before = sorted(tmp_path.rglob("*"))
     out = tmp_path / "out"
 
@@ -224,7 +226,8 @@ def test_the_users_mistakes(
         return failure(capsys, "data", "shard", "--tokenizer", tokenizer_path, "--out", out, *words)
 
     assert "none.txt" in shard(tmp_path / "none.txt")
-    assert "directory" in shard(tmp_path)
+    assert "a folder without files" in shard(tmp_path / "no text")
+    assert "no file matches" in shard(tmp_path / "*.parquet")
     assert "no text" in shard(empty)
     assert "latin.txt: not UTF-8 text" in shard(text, latin) and "at byte 7" in shard(latin)
     assert 'records.jsonl:2: no "text"' in shard(records)
@@ -236,7 +239,9 @@ def test_the_users_mistakes(
 
     model = tmp_path / "tok.model"
     assert "smaller --vocab-size" in failure(capsys, "data", "tokenizer", short, "-o", model)
-    assert "no such folder" in failure(capsys, "data", "tokenizer", text, "-o", tmp_path / "x" / "tok.model")
+    assert "there is no folder" in failure(
+        capsys, "data", "tokenizer", text, "-o", tmp_path / "x" / "tok.model"
+    )
     assert "no text" in failure(capsys, "data", "tokenizer", empty, "-o", model)
 
     assert "latin.txt" in failure(capsys, "data", "inspect", latin)
@@ -259,7 +264,8 @@ def test_a_shard_of_another_tokenizer(
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
-def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, tokenizer_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, tokenizer_path: Path, number: signal.Signals) -> None:
     """The text comes through a pipe, so that the command is surely still reading when it is interrupted."""
     pipe, out = tmp_path / "text.txt", tmp_path / "out"
     os.mkfifo(pipe)
@@ -277,7 +283,7 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, tokenizer_path: Path) -> N
             assert list(tmp_path.glob("out/.*/*.bin")), "the command writes shards while it reads"
             # Python drops an interrupt that comes while an object is finalised: press the keys again, then.
             for _ in range(3):
-                process.send_signal(signal.SIGINT)
+                process.send_signal(number)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     _, err = process.communicate(timeout=20)
                     break

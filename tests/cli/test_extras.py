@@ -125,19 +125,26 @@ def test_what_needs_one_says_what_to_install_before_anything_else(
 
 
 @pytest.mark.parametrize(
-    ("package", "command"),
+    ("package", "extra", "command"),
     [
         (
             "tensorboard",
+            "tensorboard",
             ["train", "--data", "missing", "--out", "out", "--tokenizer", "missing", "--tensorboard"],
         ),
-        ("tensorboard", ["run", "--text", "missing", "--out", "out", "--training.tensorboard"]),
-        ("ray", ["oracle", "build", "SHARD", "-o", "out", "--vocab-size", "512", "--engine", "ray"]),
+        (
+            "tensorboard",
+            "tensorboard",
+            ["run", "--text", "missing", "--out", "out", "--training.tensorboard"],
+        ),
+        ("matplotlib", "plots", ["report", "run", "--figures", "out"]),
+        ("ray", "ray", ["oracle", "build", "SHARD", "-o", "out", "--vocab-size", "512", "--engine", "ray"]),
     ],
 )
 def test_other_extras_are_asked_for_by_name(
     run: Run,
     package: str,
+    extra: str,
     command: list[str],
     shard_dir: Path,
     tmp_path: Path,
@@ -147,7 +154,7 @@ def test_other_extras_are_asked_for_by_name(
     monkeypatch.chdir(tmp_path)
     (result,) = run([str(shard) if word == "SHARD" else word for word in command], without=package)
     assert result.code == 1 and result.err.count("\n") == 1
-    assert f"not installed: pip install 'hybridlm[{package}]'" in result.err
+    assert f"not installed: pip install 'hybridlm[{extra}]'" in result.err
     assert not (tmp_path / "out").exists()
 
 

@@ -24,6 +24,7 @@ from ray.cluster_utils import Cluster
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.ray,
     pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="workers are found in /proc"),
 ]
 

@@ -149,3 +149,41 @@ def test_refuses_what_it_cannot_use(
     (tmp_path / "c" / "data").mkdir(parents=True)
     assert "earlier run" in error("--text", str(text_file), "--out", str(tmp_path / "c"))
     assert "preset" in error("--preset", "huge")
+
+
+def test_an_interrupted_run_goes_on_with_what_it_has_made(
+    finished: tuple[Path, dict[str, object]],
+    text_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    command = ["run", "--text", str(text_file), "--out", str(out), *QUICK]
+
+    def interrupted(name: str) -> None:
+        def stop(*arguments: object, **options: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(f"hybridlm.pipeline.{name}", stop)
+            assert main(command) == 130
+        assert "the same command goes on" in capsys.readouterr().err
+
+    interrupted("write_shards")
+    assert main([*command, "--val-fraction=0.1"]) == 1
+    assert "another val_fraction: it was 0.05, and is 0.1" in capsys.readouterr().err
+    interrupted("build_sparse")
+    interrupted("bundle")
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    assert main(command) == 0
+    made = ("tokenizer.model", "oracle.ngsp", "model/model.safetensors", "data/text_train_000000.bin")
+    for name in made:
+        assert (out / name).stat().st_mtime_ns == before[out / name], f"{name} was made once"
+    for name in (*made, "artifact.pgar"):
+        assert (out / name).read_bytes() == (finished[0] / name).read_bytes(), name
+    files = {path.relative_to(out) for path in out.rglob("*")}
+    assert files == {path.relative_to(finished[0]) for path in finished[0].rglob("*")} - {
+        Path("model/report.html")
+    }
+    assert main(command) == 1, "a finished run is not written over"

@@ -13,7 +13,8 @@ import pytest
 
 from hybridlm import _core
 from hybridlm.cli.main import main
-from hybridlm.config import resolve
+from hybridlm.cli.train import Train
+from hybridlm.config import as_dict, resolve
 from hybridlm.data import shards
 from hybridlm.files import atomic_write_bytes
 from hybridlm.oracle.build import build_dense
@@ -260,5 +261,31 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(arguments: list[str], tmp
     step = int(folder.name.removeprefix("step-"))
     assert not (run / "model.safetensors").exists()
 
-    assert main(["train", *arguments, "--resume", "--iterations", str(step + 2)]) == 0
+    # What it was started with is in its folder: the preset isn't given again.
+    at = arguments.index("--preset")
+    without = arguments[:at] + arguments[at + 2 :]
+    assert main(["train", *without, "--resume", "--iterations", str(step + 2)]) == 0
     assert [line["step"] for line in metrics_of(run)] == list(range(1, step + 3))
+
+
+def test_a_resumed_run_has_the_settings_of_its_folder(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "run" / "config.json"
+    config.parent.mkdir()
+    at = arguments.index("--preset")
+    without = arguments[:at] + arguments[at + 2 :]
+    started = Train.with_defaults(arguments).config
+    config.write_text(json.dumps({"training": as_dict(started)}))
+    monkeypatch.setenv("LEAKY_RELU_SLOPE", "0.125")
+    assert Train.with_defaults([*without, "--resume"]).config == started != TrainConfig()
+    assert Train.with_defaults(without).config.model.leaky_relu_slope == 0.125
+    for content, complaint in (
+        ("[]", "not the configuration of a run"),
+        ("{", "not JSON"),
+        ('{"training": {"no_such": 1}}', "config.json: there is no setting no_such"),
+    ):
+        config.write_text(content)
+        assert main(["train", *without, "--resume"]) == 1
+        err = capsys.readouterr().err
+        assert complaint in err and err.count("\n") == 1

@@ -327,3 +327,39 @@ def test_scores_that_can_not_be_compared_are_refused(
         assert told in err and f"{name}.json" in err and err.count("\n") == 1
     for options in (["--margin", "0.1"], ["--first-seeds", "score.json"]):
         assert main(["compare", "score.json", "score.json", *options]) == 1
+
+
+def test_bytes_that_a_file_states_are_counted_and_verified(
+    files: Path, score: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (val,) = (files / "data").glob("*_val_*.bin")
+    tokens = read_stream([val])
+    stated = np.random.default_rng(3).integers(0, 400, len(tokens), np.uint16)
+    _core.write_shard(str(files / "stated.bin"), stated)
+    command = ("eval", "a.pgar", *SCORED, "--mixer", "eg", "--max-tokens", "8000", "--bytes", "stated.bin")
+    found = json_of(capsys, *command)
+    assert found["bytes"] == int(stated[1:8001].sum())
+    assert found["bits_per_token"] == score["bits_per_token"]
+    assert found["bpb"] == pytest.approx(score["bpb"] * score["bytes"] / found["bytes"], rel=1e-12)
+    assert sum(found["documents"]["bytes"]) == found["bytes"]
+
+    assert main(["eval", *command[1:]]) == 0
+    assert "bytes of text as stated.bin state them" in capsys.readouterr().out
+    (files / "stated.json").write_text(json.dumps(found))
+    assert json_of(capsys, "verify", "stated.json")["verified"]
+    _core.write_shard("stated.bin", stated + np.uint16(1))
+    (problem,) = json_of(capsys, "verify", "stated.json", code=1)["problems"]
+    assert problem.startswith("stated.bin: not the bytes that were stated")
+
+
+def test_bytes_must_be_stated_of_every_token(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (val,) = (files / "data").glob("*_val_*.bin")
+    _core.write_shard("short.bin", read_stream([val])[:-1])
+    _core.write_shard("other.bin", read_stream([val]))
+    for stated, message in (
+        ("short.bin", f"short.bin: states the bytes of {len(read_stream([val])) - 1:,} tokens, and "),
+        ("*o[rt][th]*.bin", "2 files, and there are 1 shards"),
+        ("none.bin", "none.bin: no such file"),
+    ):
+        assert main(["eval", "a.pgar", *SCORED, "--bytes", stated]) == 1
+        assert message in capsys.readouterr().err

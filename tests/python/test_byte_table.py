@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridlm.data import byte_table
-from hybridlm.data.pieces import Kind, Piece
+from hybridlm.data.case_folding import MARKS, SHIFT
+from hybridlm.data.pieces import Kind, Piece, mark_tokens
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import FormatError, InputError
 
@@ -27,6 +28,7 @@ TRICKY = [
     "ﬁ ½ ™ Ａ change under NFKC",
     "control \x00\x07\x1b characters\u200b\ufeff",
     "12345 67",
+    "CAPS, McCaps and A B; ÉTÉ, Ωμέγα, H\u0331 and İ; the marks \ue000x \ue001\ue002\ue010 themselves",
 ]
 
 KEPT = {"remove_extra_whitespaces": False, "normalization_rule_name": "identity"}
@@ -51,6 +53,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "an unknown piece without a mark": {**NO_BYTES, "unk_surface": ""},
     "an unknown piece with a space for a mark": {**NO_BYTES, **KEPT, "unk_surface": " "},
     "folded case": {"normalization_rule_name": "nfkc_cf", "add_dummy_prefix": False},
+    "marks for capitals": {"add_dummy_prefix": False, "user_defined_symbols": list(MARKS)},
+    "marks for capitals, spaces kept": {
+        **KEPT,
+        "add_dummy_prefix": False,
+        "user_defined_symbols": list(MARKS),
+    },
     "symbols with spaces": {"user_defined_symbols": SPACED_SYMBOLS},
     "symbols with spaces, spaces kept": {**KEPT, "user_defined_symbols": [*SPACED_SYMBOLS, "▁"]},
     "a symbol that looks like a byte": {**NO_BYTES, "user_defined_symbols": ["<0x41>", "<0xZZ>"]},
@@ -94,11 +102,12 @@ def stream_of(tokenizer: Tokenizer, *texts: str) -> np.ndarray:
 
 def text_bytes(tokenizer: Tokenizer, tokens: list[int]) -> int:
     """The UTF-8 length of the text that one document's tokens decode to: each byte piece is one byte, whether
-    or not the bytes form a character, and the mark of lost text is no text."""
+    or not the bytes form a character; marks of lost text and of capitals are no text."""
     model = tokenizer.model
     letters = [model.piece_to_id("<0x41>") if model.is_byte(token) else token for token in tokens]
     marks = tokens.count(model.unk_id()) * len(model.decode([model.unk_id()]).encode())
-    return len(model.decode(letters).encode()) - marks
+    capitals = sum(token in mark_tokens(model) for token in tokens) * len(SHIFT.encode())
+    return len(model.decode(letters).encode()) - marks - capitals
 
 
 def added_bytes(tokenizer: Tokenizer, tokens: list[int]) -> list[int]:

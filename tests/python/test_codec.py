@@ -195,8 +195,8 @@ sys.exit(code)
 
 def rewritten(data: bytes, **changes: object) -> bytes:
     """A compressed file with other values in its header, and a checksum that fits."""
-    fields = ["version", "flags", "text_length", "artifact", "tokenizer", "first", "digest", "length"]
-    layout = struct.Struct("<4sBBBx8s4sI8sQ")
+    fields = ["version", "flags", "text_length", "zero", "artifact", "tokenizer", "first", "digest", "length"]
+    layout = struct.Struct("<4sBBBB8s4sI8sQ")
     values = dict(zip(["magic", *fields], layout.unpack_from(data), strict=True)) | changes
     body = changes.pop("body", data[44:])
     values.pop("body", None)
@@ -241,6 +241,53 @@ def test_other_arithmetic_is_refused_before_it_costs_anything(
         codec.decompress(rewritten(plain, version=1))
     with pytest.raises(FormatError, match="arithmetic"):
         codec.decompress(rewritten(plain, first=1))
+
+
+def test_what_does_not_compress_is_stored(codec: Codec, neural_codec: Codec, corpus: list[str]) -> None:
+    random = np.random.default_rng(1)
+    text = (" ".join(corpus).encode() * 4)[:70_000]
+    noise = random.bytes(150_000)
+    for content, stored in (
+        (noise, len(noise)),
+        (noise[:100], 100),
+        (noise[:65536] + text[:65536] + noise[:2000], 65536 + 2000),
+        (text[:65536] + noise[:65536] + text[:1500], 65536),
+        (text[:3000], 0),
+        (b"", 0),
+    ):
+        compressed = codec.compress(content)
+        assert compressed.stored == stored
+        assert len(compressed.data) <= 1.0001 * len(content) + 64
+        assert codec.decompress(compressed.data) == content
+        for at in (4, 5, 6, 7, len(compressed.data) - 1, len(compressed.data) // 2):
+            bad = bytearray(compressed.data)
+            bad[at] ^= 2
+            with pytest.raises(FormatError):
+                codec.decompress(bytes(bad))
+    compressed = neural_codec.compress(noise[:2000])
+    assert compressed.tokens == 0
+    assert neural_codec.decompress(compressed.data) == noise[:2000]
+
+
+def test_stored_blocks_that_contradict_the_header(codec: Codec) -> None:
+    content = np.random.default_rng(2).bytes(70_000)
+    data = codec.compress(content).data
+    body = data[44:]
+    for changes in (
+        {"length": 2**62}, {"length": 0}, {"length": 69_999}, {"length": 70_001}, {"first": 1}, {"flags": 6},
+        {"body": b"\x07" + body[1:]}, {"body": b"\x00" + body[1:]}, {"body": body + b"\x01"}, {"version": 2},
+        {"zero": 1}, {"text_length": 3}, {"body": body[:-1]}, {"body": b""},
+    ):  # fmt: skip
+        with pytest.raises(FormatError):
+            codec.decompress(rewritten(data, **changes))
+
+
+def test_version_2_is_read_and_nothing_may_follow_a_payload(codec: Codec) -> None:
+    data = codec.compress(b"The statement is executed once for each item. " * 9).data
+    assert codec.decompress(rewritten(data, version=2)).startswith(b"The statement")
+    for more in (b"\0", bytes(5), bytes(4) + b"\1", bytes(9) + b"\1", b"\1" * 1000):
+        with pytest.raises(FormatError, match="follow the payload"):
+            codec.decompress(rewritten(data, body=data[44:] + more))
 
 
 def test_a_diverged_model_is_no_codec(neural_codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:

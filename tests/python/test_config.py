@@ -4,8 +4,9 @@ from typing import Literal
 
 import pytest
 
-from hybridlm.config import as_dict, load_preset, preset_names, resolve
+from hybridlm.config import as_dict, load_preset, preset_names, readable, resolve
 from hybridlm.errors import InputError
+from hybridlm.train.config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -74,3 +75,18 @@ def test_as_dict_is_plain_and_nested() -> None:
         "fast": False,
         "folder": "here",
     }
+
+
+def test_settings_are_printed_as_paragraphs_that_hold_every_one() -> None:
+    settings = as_dict(TrainConfig())
+    text = readable(settings, width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    words = " ".join(text.split())
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            assert f"{name}: " in words
+            assert all(f"{inner} " in words for inner in value)
+        else:
+            assert f"{name} " in words
+    assert "compile off" in words and "qk_norm on" in words and "oracle unset" in words
+    assert "embedding_std 0.005" in words and "{" not in words

@@ -9,7 +9,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 
+import hybridlm
 from hybridlm.cli import main as cli
 from hybridlm.scoring.experts import interface as experts
 from hybridlm.scoring.mixtures import interface as mixtures
@@ -111,3 +113,20 @@ def test_shown_commands_and_their_options_exist() -> None:
             if word.startswith("-"):
                 option = re.escape(word.partition("=")[0])
                 assert re.search(rf"(?<![\w-]){option}(?![\w-])", help_of(command.name)), (page, words, word)
+
+
+def test_the_sites_contents_list_every_page_once() -> None:
+    def pages(entry: object) -> list[str]:
+        if isinstance(entry, str):
+            return [entry]
+        parts = entry.values() if isinstance(entry, dict) else entry
+        return [page for part in parts for page in pages(part)]  # type: ignore[attr-defined]
+
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    listed = pages(nav)
+    assert sorted(listed) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
+
+
+def test_the_api_page_has_every_public_name() -> None:
+    shown = re.findall(r"^::: hybridlm\.(\w+)$", TEXTS["docs/api.md"], re.MULTILINE)
+    assert sorted(shown) == sorted(set(hybridlm.__all__) - {"__version__"})

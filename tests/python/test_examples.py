@@ -12,6 +12,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 FINDINGS = {
     "oracle_from_text.py": "bits per byte",
     "compress_bytes.py": "xz makes",
+    "hybrid_evaluation.py": "hybrid: ",
     "compare_mixtures.py": "mixtures:  stacked",
 }
 

@@ -171,7 +171,7 @@ HEADERS: list[tuple[str, Change, str]] = [
     ("another name", lambda h: h["tensors"][0].__setitem__(0, "other"), "key.weight has shape absent"),
     ("a shape that was turned", lambda h: h["tensors"][4].__setitem__(1, [16, 64]), "half bytes"),
     ("too large for a side", lambda h: h["tensors"][0].__setitem__(1, [1 << 40, 1]), "no tensor"),
-    ("too large together", lambda h: h["tensors"][0].__setitem__(1, [1 << 24, 1 << 24]), "1,073,741,824"),
+    ("too large together", lambda h: h["tensors"][0].__setitem__(1, [1 << 24, 1 << 24]), "268,435,456"),
     ("a negative side", lambda h: h["tensors"][0].__setitem__(1, [-32, -32]), "no tensor"),
     ("three dimensions", lambda h: h["tensors"][-1].__setitem__(1, [1, 1, 32]), "no tensor"),
     ("a side that is true", lambda h: h["tensors"][-1].__setitem__(1, [True]), "no tensor"),
@@ -192,7 +192,7 @@ HEADERS: list[tuple[str, Change, str]] = [
     ("a type", lambda h: h.update(tokenizer=7), "tokenizer has the wrong type"),
     ("another model", lambda h: h["model"].update(mlp_hidden=48), "mlp"),
     ("many layers", lambda h: h["model"].update(layers=10**9), "layers"),
-    ("a huge vocabulary", lambda h: h["model"].update(vocab_size=2**24), "token_embedding"),
+    ("a huge vocabulary", lambda h: h["model"].update(vocab_size=2**16), "token_embedding"),
     ("layers in words", lambda h: h["model"].update(layers="two"), "layers"),
 ]
 

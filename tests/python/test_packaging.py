@@ -64,8 +64,8 @@ def test_a_workflow_is_whole(path: Path) -> None:
             assert ("uses" in step) != ("run" in step)
             script = re.sub(r"\$\{\{.*?\}\}", "expression", step.get("run", ""))
             subprocess.run(["bash", "-n"], input=script, text=True, check=True)
-            for script_path in re.findall(r"^scripts/\w+", script, re.MULTILINE):
-                assert (ROOT / script_path).is_file()
+            for script_path in re.findall(r"^\s*scripts/[\w-]+", script, re.MULTILINE):
+                assert (ROOT / script_path.strip()).is_file()
     if linter := shutil.which("actionlint"):
         subprocess.run([linter, path], check=True)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import hybridlm
+from hybridlm.data.tokenizer import Tokenizer
 
 OBJECTS = [name for name in hybridlm.__all__ if not inspect.ismodule(getattr(hybridlm, name))]
 OBJECTS.remove("__version__")
@@ -41,3 +42,18 @@ for name in hybridlm.__all__:
 assert "torch" not in sys.modules and "ray" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_builder_takes_the_same_array_twice_and_says_nothing_of_sidecars(
+    tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    document = np.append(np.uint16(tokenizer.bos_id), tokenizer.encode("a document that is there twice"))
+    other = np.append(np.uint16(tokenizer.bos_id), tokenizer.encode("and another"))
+    oracles = []
+    for arrays in ([document, other, document], [np.concatenate([document, document]), other]):
+        builder = hybridlm.OracleBuilder(tokenizer.vocabulary, order=3)
+        for array in arrays:
+            builder.add(array)
+        oracles.append(builder.build(max_bytes=3000).to_bytes())
+    assert oracles[0] == oracles[1]
+    assert not caplog.records

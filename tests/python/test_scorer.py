@@ -1,6 +1,7 @@
 """`hybridlm.Scorer` is `hybridlm eval` for somebody else's model, piece by piece."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import hybridlm
-from hybridlm.errors import InputError
+from hybridlm.errors import FormatError, InputError
 from hybridlm.scoring.experts import Expert, Scored, online_experts
 from hybridlm.scoring.experts.oracle import OracleExperts
 from hybridlm.scoring.mixing import Mixers, MixtureSpec
@@ -113,3 +114,94 @@ def test_what_cannot_be_scored_is_refused_and_nothing_is_learned(oracle: hybridl
         hybridlm.Scorer(V + 1, oracle=oracle)
     with pytest.raises(InputError, match="whole rows"):
         hybridlm.Scorer(V, mixer="geometric")
+
+
+@pytest.mark.parametrize("models", [("mine", "other"), ()])
+def test_a_saved_state_goes_on_to_the_same_bits(
+    oracle: hybridlm.Oracle, tmp_path: Path, models: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hybridlm.scorer._FIRST_CAPACITY", 64)
+    monkeypatch.setattr("hybridlm.scorer._REPLAYED", 7)
+
+    def told(start: int, end: int) -> NDArray[np.float32] | None:
+        return GIVEN[:, start:end] if models else None
+
+    whole = scorer(oracle, models=models)
+    expected = whole.score(STREAM[1:], told(0, len(STREAM)))
+    for cut in (0, 1, 150, len(STREAM) - 1):
+        first = scorer(oracle, models=models)
+        first.score(STREAM[1 : cut + 1], told(0, cut))
+        first.save(tmp_path / "state")
+        again = scorer(oracle, models=models, first=0)
+        again.restore(tmp_path / "state")
+        assert again.targets == cut and (cut == 0 or again.fingerprint() == first.fingerprint())
+        rest = again.score(STREAM[cut + 1 :], told(cut, len(STREAM)))
+        np.testing.assert_array_equal(rest.nll, expected.nll[cut:])
+        np.testing.assert_array_equal(rest.experts, expected.experts[:, cut:])
+        assert again.fingerprint() == whole.fingerprint()
+        again.save(tmp_path / "again")
+        whole.save(tmp_path / "whole")
+        assert (tmp_path / "again").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_the_state_of_another_scorer_is_refused(oracle: hybridlm.Oracle, tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    saved = scorer(oracle)
+    saved.score(STREAM[1:], GIVEN)
+    saved.save(path)
+    with pytest.raises(InputError, match=r"state: the state of a scorer with mixer 'stacked', not"):
+        scorer(oracle, mixer="eg").restore(path)
+    with pytest.raises(InputError, match="with oracle "):
+        scorer().restore(path)
+    with pytest.raises(InputError, match="has scored already"):
+        saved.restore(path)
+    content = path.read_bytes()
+    for damaged in (b"", content[:-1], b"x" * 100, content.replace(b'"format', b'"farmat')):
+        path.write_bytes(damaged)
+        with pytest.raises(FormatError, match="state: not a scorer's state"):
+            scorer(oracle).restore(path)
+    # Another text of as many tokens: what was said of it would have been of this one.
+    at = content.rindex(STREAM.tobytes())
+    path.write_bytes(content[: at + 2] + STREAM[::-1][:-1].tobytes() + content[at + len(STREAM) * 2 :])
+    with pytest.raises(InputError, match="cost something else here"):
+        scorer(oracle).restore(path)
+
+
+def test_a_gap_of_rounding_above_zero_is_no_mistake() -> None:
+    given = np.array([[1e-7], [-1.0]], np.float32)
+    np.testing.assert_array_equal(
+        scorer().score(STREAM[1:2], given).nll, scorer().score(STREAM[1:2], np.minimum(given, 0)).nll
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8, "tensor", "list", "strided"])
+def test_tokens_of_any_integer_type_are_taken(oracle: hybridlm.Oracle, dtype: object) -> None:
+    given = {
+        "tensor": lambda: torch.from_numpy(STREAM.astype(np.int64)),
+        "list": STREAM.tolist,
+        "strided": lambda: np.repeat(STREAM, 2)[::2],
+    }.get(dtype, lambda: STREAM.astype(dtype))()  # type: ignore[call-overload]
+    positions = torch.tensor([3, 5]) if dtype == "tensor" else [3, 5]
+    expected = oracle.target_log_probs(STREAM)
+    np.testing.assert_array_equal(oracle.target_log_probs(given), expected)
+    np.testing.assert_array_equal(
+        oracle.log_probs(given, positions), oracle.log_probs(STREAM, np.array([3, 5]))
+    )
+    builder = hybridlm.OracleBuilder(hybridlm.Vocabulary(V), order=3)
+    builder.add(given[::-1] if dtype != "tensor" else given.flip(0))
+    assert builder.build(max_bytes=2000).to_bytes() == oracle.to_bytes()
+
+
+def test_what_is_no_array_of_tokens_or_positions_is_refused(oracle: hybridlm.Oracle) -> None:
+    for wrong in (np.array([1.0]), torch.tensor([1.5]), np.array([[1]]), ["a"], np.array([True])):
+        with pytest.raises(InputError, match="tokens must be one row of whole numbers, not"):
+            oracle.target_log_probs(wrong)
+        with pytest.raises(InputError, match="positions must be one row of whole numbers, not"):
+            oracle.log_probs(STREAM, wrong)
+    for outside in (np.array([-1]), np.array([V]), np.array([1 << 16])):
+        with pytest.raises(InputError, match="but the vocabulary has 16"):
+            oracle.target_log_probs(outside)
+    with pytest.raises(TypeError, match=r"Oracle\.from_file\(path\)"):
+        hybridlm.Oracle("oracle.ngsp")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"open_stream takes a list of shards: give \['x\.bin'\]"):
+        hybridlm.open_stream("x.bin", hybridlm.Vocabulary(V))

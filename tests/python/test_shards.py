@@ -1,5 +1,7 @@
+import dataclasses
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +12,20 @@ from hypothesis import strategies as st
 from hybridlm import _core
 from hybridlm.data import shard_writer, shards
 from hybridlm.data.documents import Document
-from hybridlm.data.shard_writer import DataFolderWriter, write_shards
-from hybridlm.data.shards import data_folder, examine, expand, read_stream
+from hybridlm.data.pieces import Kind
+from hybridlm.data.shard_writer import DataFolderWriter, write_shard, write_shards
+from hybridlm.data.shards import (
+    data_folder,
+    examine,
+    expand,
+    inspect_shards,
+    known_vocabulary,
+    open_stream,
+    read_stream,
+)
 from hybridlm.data.sidecar import sidecar_path
 from hybridlm.data.tokenizer import BOS, Tokenizer
+from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import FormatError, InputError
 
 
@@ -231,3 +243,41 @@ def test_how_documents_begin(tmp_path: Path, tokenizer: Tokenizer) -> None:
     assert shards.beginnings(summary.path, tokenizer, documents=9) == texts
     _core.write_shard(os.fspath(tmp_path / "empty.bin"), np.empty(0, np.uint16))
     assert shards.beginnings(tmp_path / "empty.bin", tokenizer) == []
+
+
+def test_gpt2_shards_are_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    path = tmp_path / "fineweb_val_000000.bin"
+    write_shard(path, np.array([50256, 464, 2068, 7586], np.uint16))
+    with pytest.raises(InputError, match=r"fineweb_val_000000\.bin: .*GPT-2's tokens .*tokenizer\.json"):
+        open_stream([path], tokenizer.vocabulary)
+    assert len(open_stream([path], Vocabulary(50257, bos_id=50256))) == 4
+    with pytest.raises(InputError, match=r"as GPT-2 shards do.*--bos-id 50256"):
+        known_vocabulary(inspect_shards([str(path)]))
+
+
+def test_what_is_doubtful_about_a_shard(
+    tmp_path: Path, tokenizer: Tokenizer, sentencepiece_model: Callable[..., bytes]
+) -> None:
+    path = tmp_path / "t_val_000000.bin"
+    text = tokenizer.encode("The value of the expression")
+
+    def doubts(tokens: list[int], given: Tokenizer | None = tokenizer) -> str:
+        write_shard(path, np.array(tokens, np.uint16))
+        return " | ".join(examine(path, given).warnings)
+
+    assert doubts([BOS, *text]) == doubts([BOS, *text], None) == ""
+    assert "document token 1 occurs nowhere" in doubts([*text])
+    assert "begins with token 7, not with the document token 1" in doubts([7, BOS, *text], None)
+    assert "2 tokens are control or unused pieces (0, 2)" in doubts([BOS, 0, *text, 2])
+    assert "only 2 of the tokenizer's 512 pieces occur" in doubts([BOS] + [300] * 600_000)
+    bare = Tokenizer(
+        sentencepiece_model(byte_fallback=False, vocab_size=200, treat_whitespace_as_suffix=False)
+    )
+    has_space = any(piece.whole == b" " for piece in bare.pieces)
+    assert has_space == ("no piece for a space alone" not in doubts([BOS, 5], bare))
+    unspaced = Tokenizer(tokenizer.model.serialized_model_proto())
+    unspaced.pieces = [
+        dataclasses.replace(piece, kind=Kind.UNUSED) if piece.whole == b" " else piece
+        for piece in unspaced.pieces
+    ]
+    assert "no piece for a space alone" in doubts([BOS, 5], unspaced)

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ from hybridlm.train.config import (
 from hybridlm.train.ema import EMA
 from hybridlm.train.estimate import flops_per_token
 from hybridlm.train.loader import TokenLoader, check_shards
-from hybridlm.train.loop import LossGuard, TrainResult, phases, train
+from hybridlm.train.loop import LossGuard, TrainResult, activation_dtype, phases, train
 from hybridlm.train.optimizer import Optimizers
 from hybridlm.train.schedule import (
     SharedClock,
@@ -159,6 +159,17 @@ def test_ids_outside_the_vocabulary_are_found_before_training(tmp_path: Path) ->
         check_shards([good], Vocabulary(10, 9), ALONE)
 
 
+def test_a_shard_that_shrinks_while_it_is_trained_on_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "x_train_0.bin"
+    _core.write_shard(str(path), np.arange(2000, dtype=np.uint16) % 9)
+    loader = TokenLoader([path], sequence_length=96, sequences_per_step=2, seed=1, distributed=ALONE)
+    assert loader.batch(0).tokens.shape == (2, 97)
+    with path.open("r+b") as file:
+        file.truncate(1024)
+    with pytest.raises(FormatError, match=r"x_train_0\.bin"):
+        loader.batch(1)
+
+
 # Complementary training
 
 
@@ -171,7 +182,7 @@ def test_weights_are_those_of_a_slow_loop_over_full_rows(
     loader = loader_of(shard_dir, sequences_per_step=2, weights=weights)
     stream = shards.read_stream(shards.data_folder(shard_dir)[0][:1])
     for first in (1, 97):
-        got = weights.of_targets(stream, first, first + 96)
+        got = weights.of_targets(stream[: first + 96], first)
         assert got.dtype == np.float32
         rows = np.exp(oracle.log_probs(stream, np.arange(first, first + 96), threads=1).astype(np.float64))
         for j in range(96):
@@ -180,6 +191,17 @@ def test_weights_are_those_of_a_slow_loop_over_full_rows(
     batch = loader.batch(0)
     assert batch.weights.shape == (2, 96)
     assert 0.3 <= batch.weights.min() < batch.weights.max() <= 1
+    # A batch's weights are of the shard that its sequences were cut from, with what stood before them.
+    streams = [shards.read_stream([path]) for path in shards.data_folder(shard_dir)[0]]
+    for tokens, found in zip(batch.tokens.numpy(), batch.weights.numpy(), strict=True):
+        places = [
+            (stream, first)
+            for stream in streams
+            for first in range(0, len(stream) - 96, 96)
+            if (stream[first : first + 97] == tokens).all()
+        ]
+        expected = [weights.of_targets(stream[: first + 97], first + 1) for stream, first in places]
+        assert any(np.array_equal(found, one) for one in expected)
 
 
 def test_an_oracle_must_fit_the_tokenizer_and_have_such_orders(oracle_path: Path) -> None:
@@ -488,9 +510,35 @@ class Turned:
         return self.now
 
 
+Disposition = Callable[[signal.Signals, Any], None]
+
+
+@pytest.fixture
+def disposition() -> Iterator[Disposition]:
+    """Sets what a signal does, until the end: under nohup, the tests begin with SIGHUP ignored."""
+    before: dict[signal.Signals, Any] = {}
+
+    def dispose(number: signal.Signals, handler: Any) -> None:
+        before.setdefault(number, signal.signal(number, handler))
+
+    yield dispose
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_run_under_nohup_is_not_ended_by_a_hangup(run: Any, disposition: Disposition) -> None:
+    disposition(signal.SIGHUP, signal.SIG_IGN)
+    with pytest.MonkeyPatch.context() as patch:
+        result, _ = run("whole", timer=Turned(patch, interrupt_at=2, by=signal.SIGHUP), iterations=4)
+    assert result.steps == 4
+
+
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_run_resumed_under_a_time_limit_goes_on_at_its_second(run: Any, by: signal.Signals) -> None:
+def test_a_run_resumed_under_a_time_limit_goes_on_at_its_second(
+    run: Any, by: signal.Signals, disposition: Disposition
+) -> None:
     settings = {"iterations": 1000, "max_seconds": 8.0, "schedule": ScheduleConfig(warmdown=0.75)}
+    disposition(by, signal.default_int_handler if by == signal.SIGINT else signal.SIG_DFL)
     with pytest.MonkeyPatch.context() as patch:
         whole_result, whole = run("whole", timer=Turned(patch), **settings)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt, match="after step 3"):
@@ -764,7 +812,7 @@ def test_a_foreign_model_file_is_refused_by_name(run: Any, tmp_path: Path) -> No
         (safetensors.torch.save(tensors), "the metadata lacks"),
         (safetensors.torch.save(tensors, header(step="x")), "the metadata lacks"),
         (safetensors.torch.save(tensors, header(layers=0)), "at least 1"),
-        (safetensors.torch.save(tensors, header(layers=1 << 20)), "tensors can't be 1048576 layers"),
+        (safetensors.torch.save(tensors, header(layers=4096)), "tensors can't be 4096 layers"),
         (safetensors.torch.save(broken, header()), "skip_gate holds a value that is not finite"),
         (safetensors.torch.save(less, header()), "skip_gate is missing"),
         (safetensors.torch.save(half, header()), "not float32"),
@@ -773,3 +821,22 @@ def test_a_foreign_model_file_is_refused_by_name(run: Any, tmp_path: Path) -> No
         path.write_bytes(data)
         with pytest.raises(FormatError, match=complaint):
             checkpoints.load_model(out)
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_auto_takes_bfloat16_where_a_device_has_it(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+
+    def found(device: str, width: int, precision: Any = "auto") -> torch.dtype:
+        model = dataclasses.replace(CONFIG.model, width=width)
+        config = dataclasses.replace(CONFIG, precision=precision, model=model)
+        return activation_dtype(config, torch.device(device))
+
+    of_native = torch.bfloat16 if native else torch.float32
+    assert found("cpu", 128) == torch.float32
+    assert found("cpu", 256) == of_native
+    assert found("cuda", 128) == of_native
+    assert found("cpu", 256, "float32") == found("cuda", 256, "float32") == torch.float32
+    assert found("cpu", 128, "bfloat16") == torch.bfloat16

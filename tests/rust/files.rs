@@ -5,7 +5,7 @@ use std::io::Write;
 
 use hybridlm_core::files::{write_atomically, AtomicFile};
 use hybridlm_core::parallel::Control;
-use hybridlm_core::zstd_frame::{compress, compress_on_threads, decompress};
+use hybridlm_core::zstd_frame::{compress, compress_on_threads, decompress, StreamDecoder};
 use hybridlm_core::Error;
 use proptest::prelude::*;
 
@@ -87,6 +87,45 @@ proptest! {
         }
         if let Ok(content) = decompress(&data, 1 << 20, "x") {
             prop_assert!(content.len() <= 1 << 20);
+        }
+    }
+}
+
+/// All content of `data`, given in pieces of `input` bytes and taken in pieces of `output`.
+fn decode_stream(data: &[u8], input: usize, output: usize) -> Result<(Vec<u8>, bool), Error> {
+    let mut decoder = StreamDecoder::new("stream")?;
+    let (mut content, mut piece) = (Vec::new(), vec![0; output]);
+    for part in data.chunks(input) {
+        let mut written = decoder.decode(part, &mut piece)?;
+        content.extend_from_slice(&piece[..written]);
+        while written == output {
+            written = decoder.decode(&[], &mut piece)?;
+            content.extend_from_slice(&piece[..written]);
+        }
+    }
+    Ok((content, decoder.inside_frame()))
+}
+
+proptest! {
+    #[test]
+    fn a_stream_of_frames_is_the_same_in_pieces_of_any_size(
+        parts in prop::collection::vec(prop::collection::vec(0u8..3, 0..2000), 0..4),
+        input in 1usize..300,
+        output in 1usize..3000,
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let frames: Vec<Vec<u8>> =
+            parts.iter().map(|part| compress(part, 3, &Control::default()).unwrap()).collect();
+        let data = frames.concat();
+        let (content, inside) = decode_stream(&data, input, output).unwrap();
+        prop_assert_eq!(content, parts.concat());
+        prop_assert!(!inside);
+        if !data.is_empty() {
+            let cut = cut.index(data.len());
+            let ends: Vec<usize> =
+                frames.iter().scan(0, |end, frame| { *end += frame.len(); Some(*end) }).collect();
+            let (_, inside) = decode_stream(&data[..cut], input, output).unwrap();
+            prop_assert_eq!(inside, cut != 0 && !ends.contains(&cut));
         }
     }
 }

@@ -16,6 +16,7 @@ use hybridlm_core::oracle::sparse::ngram::{NgramSpec, REPEAT_WEIGHT};
 use hybridlm_core::oracle::sparse::ngsp;
 use hybridlm_core::oracle::sparse::oracle::SparseOracle;
 use hybridlm_core::oracle::sparse::prune::PrunedModel;
+use hybridlm_core::oracle::sparse::regression::{Regression, Steps};
 use hybridlm_core::oracle::sparse::trie::Trie;
 use hybridlm_core::oracle::{self, Oracle};
 use hybridlm_core::parallel::Control;
@@ -73,7 +74,7 @@ fn built(
 }
 
 fn load(file: &[u8]) -> Result<SparseOracle, Error> {
-    ngsp::decode(file, "test", &Control::default())
+    ngsp::decode(file, "test", 1, &Control::default())
 }
 
 /// Counts of all n-grams, and in how many documents each is, by going through the text.
@@ -590,7 +591,7 @@ fn listing(file: &[u8]) -> String {
     lines
 }
 
-/// The vocabulary and the text of the golden file of version 2.
+/// The vocabulary and the text of the golden files from version 2 on.
 fn golden_text() -> (Vocabulary, Vec<Vec<u16>>) {
     let fingerprint = std::array::from_fn(|index| index as u8 + 1);
     let vocabulary = Vocabulary { size: 16, bos: 7, fingerprint: Some(fingerprint) };
@@ -602,9 +603,11 @@ fn golden_text() -> (Vocabulary, Vec<Vec<u16>>) {
 #[test]
 fn golden_files_mean_what_they_always_meant() {
     let (vocabulary, renamed) = golden_text();
-    for (name, vocabulary, streams) in
-        [("sparse_v1", 16.into(), vec![text(23, 3000, 16)]), ("sparse_v2", vocabulary, renamed)]
-    {
+    for (name, vocabulary, streams) in [
+        ("sparse_v1", 16.into(), vec![text(23, 3000, 16)]),
+        ("sparse_v2", vocabulary, renamed.clone()),
+        ("sparse_v3", vocabulary, renamed),
+    ] {
         let file = fs::read(golden(&format!("good/{name}.ngsp"))).unwrap();
         let oracle = load(&file).unwrap();
         assert_eq!((*oracle.vocabulary(), oracle.orders()), (vocabulary, &[1, 2, 3, 4][..]));
@@ -641,6 +644,13 @@ fn bad_golden_files_are_refused_for_what_is_wrong() {
     ] {
         refused(&fs::read(golden(&format!("bad/sparse_v2_{name}.ngsp"))).unwrap(), part);
     }
+    for (name, part) in [
+        ("first_part", "the stream of order 3 is shorter than its first part"),
+        ("no_first_part", "the stream of order 4 is shorter than its first part"),
+        ("longer_first_part", "the stream of order 3 has another length than its n-grams"),
+    ] {
+        refused(&fs::read(golden(&format!("bad/sparse_v3_{name}.ngsp"))).unwrap(), part);
+    }
 }
 
 #[test]
@@ -648,21 +658,37 @@ fn bad_golden_files_are_refused_for_what_is_wrong() {
 fn golden_files_are_made_like_this() {
     let (vocabulary, streams) = golden_text();
     let file = built(&streams, vocabulary, 4, 740, 1);
-    fs::write(golden("good/sparse_v2.ngsp"), &file).unwrap();
-    fs::write(golden("good/sparse_v2.txt"), listing(&file)).unwrap();
+    fs::write(golden("good/sparse_v3.ngsp"), &file).unwrap();
+    fs::write(golden("good/sparse_v3.txt"), listing(&file)).unwrap();
     let write = |name: &str, file: Vec<u8>| {
-        fs::write(golden(&format!("bad/sparse_v2_{name}.ngsp")), file).unwrap();
+        fs::write(golden(&format!("bad/sparse_v3_{name}.ngsp")), sealed(file)).unwrap();
     };
-    let with = |offset: usize, bytes: &[u8]| {
+    let sizes: Vec<usize> = (0..4).map(|n| field(&file, 64 + 8 * n + 4)).collect();
+    let start = |n: usize| 64 + 8 * 4 + sizes[..n - 1].iter().sum::<usize>();
+    let with = |offset: usize, value: usize| {
         let mut file = file.clone();
-        file[offset..offset + bytes.len()].copy_from_slice(bytes);
-        sealed(file)
+        file[offset..offset + 4].copy_from_slice(&(value as u32).to_le_bytes());
+        file
     };
-    write("document_token", with(28, &16u32.to_le_bytes()));
-    write("vocabulary", with(24, &65_537u32.to_le_bytes()));
-    write("reserved", with(14, &[1]));
-    write("truncated_identity", file[..63].to_vec());
-    write("too_many_ngrams", with(72, &4_000_000_000u32.to_le_bytes()));
+    write("first_part", with(start(3), sizes[2] - 3));
+    // More than a decoder reads ahead.
+    const EXTRA: usize = 8;
+    let first_part = field(&file, start(3));
+    let mut longer = with(start(3), first_part + EXTRA);
+    let end = start(3) + 4 + first_part;
+    longer.splice(end..end, [0; EXTRA]);
+    longer[64 + 8 * 2 + 4..64 + 8 * 3].copy_from_slice(&((sizes[2] + EXTRA) as u32).to_le_bytes());
+    write("longer_first_part", longer);
+    let mut short = with(64 + 8 * 3 + 4, 3);
+    short.truncate(start(4) + 3);
+    // No more n-grams than so few bytes can hold.
+    short[64 + 8 * 3..64 + 8 * 3 + 4].copy_from_slice(&[0; 4]);
+    write("no_first_part", short);
+}
+
+/// The u32 at an offset.
+fn field(file: &[u8], offset: usize) -> usize {
+    u32::from_le_bytes(file[offset..offset + 4].try_into().unwrap()) as usize
 }
 
 fn refused(file: &[u8], part: &str) {
@@ -704,7 +730,7 @@ fn headers_that_lie_are_refused_by_field() {
     };
     refused(&with(0, b"NGOR"), "not a sparse oracle");
     refused(&with(4, &0u32.to_le_bytes()), "version 0");
-    refused(&with(4, &3u32.to_le_bytes()), "version 3");
+    refused(&with(4, &4u32.to_le_bytes()), "version 4");
     refused(&with(12, &0u16.to_le_bytes()), "order 0");
     refused(&with(12, &9u16.to_le_bytes()), "order 9");
     refused(&with(24, &0u32.to_le_bytes()), "no tokens");
@@ -716,6 +742,72 @@ fn headers_that_lie_are_refused_by_field() {
     let count = u32::from_le_bytes([file[72], file[73], file[74], file[75]]);
     refused(&with(72, &(count - 1).to_le_bytes()), "more than");
     refused(&with(72, &(count + 1).to_le_bytes()), &format!("holds {count} n-grams"));
+}
+
+/// Large enough for each thread to have some blocks of every order.
+#[test]
+fn threads_make_no_difference_to_what_is_read() {
+    let file = built(&[text(28, 60_000, 60)], 60, 5, 30_000, 2);
+    let control = Control::default();
+    let outcome = |file: &[u8], threads: usize| match ngsp::decode(file, "test", threads, &control) {
+        Ok(oracle) => {
+            let mut sum = 0u64;
+            oracle.for_each_ngram(|_, gain, backoff| {
+                let bits = u64::from(gain.to_bits()) << 32 | u64::from(backoff.to_bits());
+                sum = sum.rotate_left(5) ^ bits;
+            });
+            sum.to_string()
+        }
+        Err(error) => error.to_string(),
+    };
+    let expected = outcome(&file, 1);
+    assert_eq!((&outcome(&file, 2), &outcome(&file, 7)), (&expected, &expected));
+    let mut refusals = BTreeSet::new();
+    for step in 0..40 {
+        let mut damaged = file.clone();
+        let at = 64 + 8 * 5 + (file.len() - 64 - 8 * 5) * step / 40;
+        damaged[at] ^= 1 << (step % 8);
+        let damaged = sealed(damaged);
+        let expected = outcome(&damaged, 1);
+        assert_eq!(outcome(&damaged, 2), expected, "a bit at offset {at}");
+        refusals.insert(expected);
+    }
+    assert!(refusals.len() > 3, "{refusals:?}");
+}
+
+#[test]
+fn reading_can_be_stopped() {
+    let file = built(&[text(29, 30_000, 40)], 40, 4, 10_000, 2);
+    for threads in [1, 2] {
+        let control = Control::default();
+        control.cancel();
+        let stopped = ngsp::decode(&file, "test", threads, &control);
+        assert!(matches!(stopped, Err(Error::Interrupted)));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    /// Of each n-gram all bits of what it adds and of its weight as a context.
+    #[test]
+    fn a_file_of_version_2_has_the_same_probabilities(
+        seed in any::<u64>(), order in 2usize..=6, vocab_size in prop::sample::select(vec![2u16, 12, 300, 60_000]),
+        length in 20usize..3000, max_bytes in 500usize..4000,
+    ) {
+        let max_bytes = max_bytes + usize::from(vocab_size);
+        let file = built(&[text(seed, length, vocab_size)], usize::from(vocab_size), order, max_bytes, 2);
+        let older = ngsp::to_version_2(&file, "test").unwrap();
+        prop_assert_eq!((file[4], older[4]), (3, 2));
+        let listed = |file: &[u8]| {
+            let mut listed = Vec::new();
+            load(file).unwrap().for_each_ngram(|ngram, gain, backoff| {
+                listed.push((ngram.to_vec(), gain.to_bits(), backoff.to_bits()));
+            });
+            listed
+        };
+        prop_assert_eq!(listed(&file), listed(&older));
+    }
 }
 
 proptest! {
@@ -742,7 +834,7 @@ proptest! {
 
     #[test]
     fn any_bytes_are_an_error_or_an_oracle(
-        mut bytes in prop::collection::vec(any::<u8>(), 88..340), sizes in any::<[u8; 3]>(), version in 1u8..=2,
+        mut bytes in prop::collection::vec(any::<u8>(), 88..340), sizes in any::<[u8; 3]>(), version in 1u8..=3,
     ) {
         // A header that passes, so that what follows is read.
         bytes[..8].copy_from_slice(b"NGSP\x00\0\0\0");
@@ -791,6 +883,24 @@ proptest! {
         }
     }
 
+    /// Whatever was decided before.
+    #[test]
+    fn regressed_decisions_return(
+        decisions in prop::collection::vec((any::<bool>(), 0u32..8, 0u32..4), 0..3000), first in 0.01f64..2.0,
+    ) {
+        let steps = || Steps { first, last: 0.03, information: 0.1 };
+        let (mut encoder, mut regression) = (Encoder::new(), Regression::new([3, 2, 0], steps()));
+        for &(decision, one, other) in &decisions {
+            regression.code(&mut encoder, decision, [one, other, 0]);
+        }
+        let bytes = encoder.finish();
+        let (mut decoder, mut regression) = (Decoder::new(&bytes), Regression::new([3, 2, 0], steps()));
+        for &(decision, one, other) in &decisions {
+            prop_assert_eq!(regression.code(&mut decoder, !decision, [one, other, 0]), decision);
+        }
+        prop_assert!(decoder.is_finished());
+    }
+
     #[test]
     fn predicted_values_return(values in prop::collection::vec((-9i32..=9, -9i32..=9, 0u32..4), 0..400)) {
         let code = |predictor: &mut ContextMixer, coder: &mut dyn FnMut(&mut ContextMixer, i32, i32, u32) -> i32| {
@@ -808,4 +918,28 @@ proptest! {
         });
         prop_assert_eq!(found, values.iter().map(|value| value.0).collect::<Vec<_>>());
     }
+}
+
+/// What a regression costs on decisions whose logits are sums over two contexts, beside their entropy.
+#[test]
+fn a_regression_learns_what_contexts_add_up_to() {
+    const DECISIONS: usize = 200_000;
+    let mut state = 5u64;
+    let mut random = move |below: u32| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((state >> 33) as u32) % below
+    };
+    let steps = Steps { first: 0.5, last: 0.005, information: 0.15 };
+    let (mut encoder, mut regression) = (Encoder::new(), Regression::new([4, 4], steps));
+    let mut entropy = 0.0;
+    for _ in 0..DECISIONS {
+        let (one, other) = (random(16), random(16));
+        let logit = (f64::from(one) - 7.5) * 0.3 + (f64::from(other) - 11.5) * 0.3;
+        let p = 1.0 / (1.0 + (-logit).exp());
+        entropy -= p * p.log2() + (1.0 - p) * (1.0 - p).log2();
+        regression.code(&mut encoder, f64::from(random(1 << 20)) < p * f64::from(1 << 20), [one, other]);
+    }
+    let (coded, entropy) = (encoder.finish().len() as f64, entropy / 8.0);
+    // The decisions themselves are a sample.
+    assert!((coded / entropy - 1.0).abs() < 0.01, "{coded} bytes where {entropy:.0} are the least");
 }

@@ -78,6 +78,7 @@ fn missing_files_and_folders_are_the_systems_errors() {
     let folder = tempfile::tempdir().unwrap();
     assert!(matches!(Shard::open(folder.path().join("none")), Err(Error::Io { .. })));
     assert!(matches!(Shard::open(folder.path()), Err(Error::Io { .. })));
+    assert!(Shard::open("/dev/null").unwrap_err().to_string().contains("not a regular file"));
     let unwritable = folder.path().join("no such folder").join("a.bin");
     assert!(matches!(write_shard(unwritable, &[1]), Err(Error::Io { .. })));
 }
@@ -88,6 +89,31 @@ fn a_token_outside_the_vocabulary_is_given_with_its_offset() {
     check_vocabulary(&[1, 1023], 0, 1024, &path).unwrap();
     let error = check_vocabulary(&[1, 1024], 100, 1024, &path).unwrap_err().to_string();
     assert_eq!(error, "x.bin: token 1024 at offset 1226 is outside the vocabulary of 1024");
+}
+
+#[test]
+fn a_part_is_what_the_whole_has_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.bin");
+    let tokens: Vec<u16> = (0..1000).collect();
+    write_shard(&path, &tokens).unwrap();
+    assert_eq!(Shard::count(&path).unwrap(), 1000);
+    assert_eq!(Shard::read(&path, 10, Some(5)).unwrap(), tokens[10..15]);
+    assert_eq!(Shard::read(&path, 990, None).unwrap(), tokens[990..]);
+    assert_eq!(Shard::read(&path, 1000, None).unwrap(), []);
+    for (start, count) in [(1001, None), (990, Some(11)), (usize::MAX, Some(2))] {
+        assert!(matches!(Shard::read(&path, start, count), Err(Error::Input(_))));
+    }
+    assert_eq!(Shard::open(&path).unwrap().bytes().concat(), fs::read(&path).unwrap());
+}
+
+#[test]
+fn a_shard_that_shrinks_after_it_was_opened_stays_what_it_was() {
+    let (_folder, path, shard) = open(&bytes(&[20_240_520, 1, 100_000], &vec![7; 100_000]));
+    let shard = shard.unwrap();
+    fs::File::options().write(true).open(&path).unwrap().set_len(1100).unwrap();
+    assert!(shard.tokens().iter().all(|&token| token == 7));
+    assert!(Shard::open(&path).unwrap_err().to_string().contains("make 201024 bytes"));
 }
 
 proptest! {

@@ -48,3 +48,14 @@ class TokenizerChoice:
 
 ChosenTokenizer = Annotated[TokenizerChoice, tyro.conf.arg(name="")]
 """``--tokenizer`` and ``--bos-id``."""
+
+Out = Annotated[Path, tyro.conf.arg(aliases=["-o", "--output"])]
+"""``-o`` and ``--out``, the same in every command that writes; ``--output`` is an earlier name."""
+
+OptionalOut = Annotated[Path | None, tyro.conf.arg(aliases=["-o", "--output"])]
+"""As `Out`, where nothing need be written, or where there is a default."""
+
+Glob = Annotated[str, tyro.conf.arg(metavar="GLOB")]
+"""Shards: a glob, quoted so that the shell leaves it alone."""
+
+OptionalGlob = Annotated[str | None, tyro.conf.arg(metavar="GLOB")]

@@ -1,23 +1,22 @@
 """`hybridlm artifact pack` and `hybridlm artifact inspect`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
 
 from hybridlm.artifact import Artifact, bundle
-from hybridlm.cli.arguments import ChosenTokenizer
-from hybridlm.cli.output import print_json
+from hybridlm.cli.arguments import ChosenTokenizer, Out
+from hybridlm.cli.output import check_output, is_standard, print_json, read_input, write_output
 from hybridlm.errors import InputError
 from hybridlm.extras import require_torch
-from hybridlm.files import atomic_write_bytes
 from hybridlm.model.grid import Scheme
 
 
 def pack(
     *,
     tokenizer: ChosenTokenizer,
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
+    out: Out,
     model: Path | None = None,
     oracle: Path | None = None,
     quantise: tuple[str, ...] = (),
@@ -33,7 +32,7 @@ def pack(
     """Bundle a trained model, an oracle, or both into one artifact.
 
     Args:
-        out: Where the artifact goes.
+        out: Where the artifact goes; - is standard output, where nothing else is printed then.
         model: A training run's folder; its final weights are quantised.
         oracle: An oracle file.
         quantise: [KIND=][BITS:]RULE, any number of them: the grid of each row of KIND's matrices (attention,
@@ -65,6 +64,8 @@ def pack(
             raise InputError(f"{option} is for choosing within a budget: give --budget, too")
     if model is not None:
         require_torch("packing a model")
+    if not dry_run:
+        check_output(out)
     scheme = Scheme.parse(quantise)
     curve: dict[str, Any] = {}
     if model is not None and budget is not None:
@@ -84,7 +85,7 @@ def pack(
         if not allow_over_budget:
             artifact.check_budget()
         curve = {"curve": [point.as_dict() for point in choice.curve], "chosen": choice.best.as_dict()}
-        if not json:
+        if not json and not is_standard(out):
             print("\n".join(lines))
     else:
         artifact = bundle(
@@ -97,7 +98,9 @@ def pack(
             over_budget=allow_over_budget,
         )
     if not dry_run:
-        atomic_write_bytes(out, artifact.to_bytes())
+        write_output(out, artifact.to_bytes())
+        if is_standard(out):
+            return
     _show(artifact.summary() | curve, json)
 
 
@@ -105,10 +108,13 @@ def inspect(artifact: tyro.conf.Positional[Path], *, json: bool = False) -> None
     """Show what an artifact holds; every byte of it is checked.
 
     Args:
-        artifact: The artifact's file.
+        artifact: The artifact's file; - is standard input.
         json: Print one JSON object.
     """
-    _show(Artifact.from_file(artifact).summary(), json)
+    read = (
+        Artifact.from_bytes(*read_input(artifact)) if is_standard(artifact) else Artifact.from_file(artifact)
+    )
+    _show(read.summary(), json)
 
 
 def _show(summary: dict[str, Any], json: bool) -> None:

@@ -2,22 +2,27 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from hybridlm.cli.arguments import ChosenTokenizer
+from hybridlm.cli.arguments import ChosenTokenizer, Glob
 from hybridlm.cli.output import print_json
 from hybridlm.errors import InputError
+from hybridlm.progress import Progress
 from hybridlm.scoring.config import ScoringConfig
+
+if TYPE_CHECKING:
+    from hybridlm.scoring.audit import AuditReport
 
 CHUNK = 4096
 
 
 def audit(
-    artifact: tyro.conf.Positional[Path],
+    artifact: tyro.conf.Positional[Path | None] = None,
     *,
-    val: str,
+    subject: str | None = None,
+    val: Glob,
     tokenizer: ChosenTokenizer,
     scoring: Annotated[ScoringConfig, tyro.conf.arg(name="")] = ScoringConfig(chunk=CHUNK),  # noqa: B008 - frozen
     max_tokens: int = 20_000,
@@ -25,15 +30,19 @@ def audit(
     changes: int = 6,
     skip_world_sizes: bool = False,
     device: str | None = None,
+    tolerance: float = 1e-4,
     seed: int = 0,
     json: bool = False,
 ) -> bool:
     """Try the rules of an honest score on an artifact: causal, normalised, scored first, in a single pass.
 
-    Exits with 1 where one is broken. docs/audit.md says what each rule can and can't show.
+    Exits with 1 where one is broken. docs/audit.md says what each rule can and can't show, and how to put
+    somebody else's scorer in the artifact's place (--subject).
 
     Args:
         artifact: The artifact's file.
+        subject: In an artifact's place a scorer of any kind, module:factory or file.py:factory, which is
+            imported and run.
         val: A glob of shards, read as one stream in the order of their names.
         scoring: The protocol.
         max_tokens: Use only the first so many targets.
@@ -41,6 +50,7 @@ def audit(
         changes: Positions after which the future is changed, and cut off.
         skip_world_sizes: Don't run the scorer of a neural model under torchrun, on 1 and 2 processes.
         device: Where the model runs: cpu or cuda; unset: cuda where there is one.
+        tolerance: Nats by which a --subject's scores may differ by rounding; an artifact's may not at all.
         seed: Of the positions and the changes.
         json: Print one JSON object.
     """
@@ -49,14 +59,36 @@ def audit(
     from hybridlm.data import shards
     from hybridlm.scoring import world_sizes
     from hybridlm.scoring.audit import audit as run
+    from hybridlm.scoring.audit_progress import Watched, targets_to_score
     from hybridlm.scoring.audit_subject import artifact_subject
+    from hybridlm.scoring.foreign_subject import load_subject
 
     if seed < 0:
         raise InputError(f"--seed must be at least 0, not {seed}")
     for name, value in (("--max-tokens", max_tokens), ("--rows", rows), ("--changes", changes)):
         if value < 1:
             raise InputError(f"{name} must be at least 1, not {value}")
+    if not tolerance >= 0:
+        raise InputError(f"--tolerance must be at least 0, not {tolerance}")
     vocabulary = tokenizer.load()
+    if artifact is None or subject is not None:
+        if artifact is not None or subject is None:
+            raise InputError("audit takes either an artifact's file or --subject module:factory")
+        opened = shards.open_stream(shards.expand(val), vocabulary.vocabulary, max_tokens=max_tokens + 1)
+        foreign = load_subject(subject, vocabulary.vocab_size)
+        report = run(
+            foreign,
+            opened.tokens,
+            vocabulary.vocab_size,
+            source=opened,
+            chunk=scoring.chunk,
+            other_chunks=not foreign.has_evaluate,
+            rows=rows,
+            changes=changes,
+            seed=seed,
+            tolerance=tolerance,
+        )
+        return _show(report, json)
     bundle = Artifact.from_file(artifact)
     if not scoring.no_neural:
         bundle.require_torch()
@@ -74,21 +106,29 @@ def audit(
     world_size = None
     if neural and not skip_world_sizes:
         world_size = world_sizes.compare(bundle, *world_sizes.prefix(bundle, stream, scoring))
-    report = run(
-        artifact_subject(bundle, vocabulary.vocab_size, scoring, dist),
-        stream,
-        vocabulary.vocab_size,
-        artifact=bundle,
-        tokenizer=vocabulary,
-        source=opened,
-        world_size=world_size,
-        chunk=scoring.chunk,
-        # What has been trained on is what the chunks say, so other chunks are another score.
-        other_chunks=not neural or scoring.ttt == "off",
-        rows=rows,
-        changes=changes,
-        seed=seed,
-    )
+    # What has been trained on is what the chunks say, so other chunks are another score.
+    other_chunks = not neural or scoring.ttt == "off"
+    scorer = artifact_subject(bundle, vocabulary.vocab_size, scoring, dist)
+    targets = targets_to_score(len(stream), changes=changes, other_chunks=other_chunks)
+    with Progress("audit", targets, "targets") as progress:
+        report = run(
+            Watched(scorer, progress.update),
+            stream,
+            vocabulary.vocab_size,
+            artifact=bundle,
+            tokenizer=vocabulary,
+            source=opened,
+            world_size=world_size,
+            chunk=scoring.chunk,
+            other_chunks=other_chunks,
+            rows=rows,
+            changes=changes,
+            seed=seed,
+        )
+    return _show(report, json)
+
+
+def _show(report: "AuditReport", json: bool) -> bool:
     if json:
         print_json(report.as_dict())
     else:

@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from hybridlm._core import ByteModel
+from hybridlm.cli.arguments import OptionalOut
 from hybridlm.cli.output import print_json
 from hybridlm.errors import InputError
-from hybridlm.files import atomic_write_bytes
+from hybridlm.files import atomic_write_bytes, check_output
 from hybridlm.progress import Progress
 
 Method = Literal["ctw", "kn"]
@@ -26,7 +27,7 @@ class Options:
     """The text to learn first."""
     model: Path | None = None
     """A stored model to start from, instead of --train."""
-    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    out: OptionalOut = None
     """Where to store the trained model."""
     depth: int | None = None
     """Bytes of context, 1 to 8; unset: 6 for ctw, 8 for kn."""
@@ -58,6 +59,8 @@ def kn(options: Unprefixed) -> None:
 
 
 def _measure(method: Method, options: Options) -> None:
+    if options.out is not None:
+        check_output(options.out)
     test = _read(options.test, options.max_test_bytes, "--max-test-bytes")
     if not test:
         raise InputError(f"{options.test}: empty, so there is nothing to measure")

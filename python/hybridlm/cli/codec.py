@@ -2,16 +2,13 @@
 
 import time
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 
-from hybridlm.cli.arguments import ChosenTokenizer
-from hybridlm.cli.output import print_json
-from hybridlm.files import atomic_write_bytes
+from hybridlm.cli.arguments import ChosenTokenizer, Out
+from hybridlm.cli.output import check_output, is_standard, print_json, read_input, write_output
+from hybridlm.errors import InputError
 from hybridlm.progress import Progress
-
-Out = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 
 
 def compress(
@@ -29,21 +26,26 @@ def compress(
     same kind of processor.
 
     Args:
-        file: What to compress.
+        file: What to compress; - is standard input.
         artifact: The artifact's file.
-        out: Where the compressed file goes.
+        out: Where the compressed file goes; - is standard output, where nothing else is printed then.
         json: Print one JSON object.
     """
     from hybridlm.artifact import Artifact
     from hybridlm.codec import Codec
 
+    if json and is_standard(out):
+        raise InputError("--json and the compressed file can't both go to standard output")
+    check_output(out)
     codec = Codec(Artifact.from_file(artifact), tokenizer.load())
-    content = file.read_bytes()
+    content, _ = read_input(file)
     started = time.perf_counter()
     with Progress("compress", len(content), "bytes") as progress:
         compressed = codec.compress(content, progress.update)
     seconds = time.perf_counter() - started
-    atomic_write_bytes(out, compressed.data)
+    write_output(out, compressed.data)
+    if is_standard(out):
+        return
     size = len(compressed.data)
     if json:
         result = {
@@ -51,6 +53,7 @@ def compress(
             "compressed_bytes": size,
             "claimed_bits": compressed.claimed_bits,
             "tokens": compressed.tokens,
+            "stored_bytes": compressed.stored,
             "bits_per_byte": 8 * size / max(1, len(content)),
             "seconds": seconds,
         }
@@ -66,15 +69,16 @@ def decompress(
     """Decompress what `hybridlm compress` made. A damaged file, or another artifact's, is refused.
 
     Args:
-        file: The compressed file.
+        file: The compressed file; - is standard input.
         artifact: The artifact that it was compressed with.
-        out: Where the content goes.
+        out: Where the content goes; - is standard output.
     """
     from hybridlm.artifact import Artifact
     from hybridlm.codec import Codec, content_length
 
+    check_output(out)
     codec = Codec(Artifact.from_file(artifact), tokenizer.load())
-    data = file.read_bytes()
+    data, name = read_input(file)
     with Progress("decompress", content_length(data), "bytes") as progress:
-        content = codec.decompress(data, str(file), progress.update)
-    atomic_write_bytes(out, content)
+        content = codec.decompress(data, name, progress.update)
+    write_output(out, content)

@@ -3,66 +3,79 @@
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import tyro
 
-from hybridlm.cli.arguments import ChosenTokenizer, Files
+from hybridlm.cli.arguments import ChosenTokenizer, Files, Glob, Out
 from hybridlm.cli.output import print_json
-from hybridlm.errors import InputError
+from hybridlm.files import check_output
 from hybridlm.progress import Progress
 
 if TYPE_CHECKING:
     from hybridlm.data.documents import Document
+    from hybridlm.data.overlap import DocumentOverlap
 
 log = logging.getLogger("hybridlm.data")
 
 # SentencePiece holds its training text in memory, several times over; more hardly changes a small vocabulary.
-_TOKENIZER_BYTES = 100_000_000
+_TOKENIZER_CHARACTERS = 100_000_000
 
 
 def tokenizer(
     text: Files,
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
+    out: Out,
     vocab_size: int = 1024,
+    fold_case: bool = False,
+    text_field: str = "text",
     one_per_file: bool = False,
     plain: bool = False,
 ) -> None:
     """Train a SentencePiece BPE tokenizer with byte fallback.
 
-    The same text gives the same bytes. Of more than 100 MB of text, a sample of the documents is used, taken
-    from those that `data shard` would hold out for validation last.
+    The same text gives the same bytes. Of more than 100 million characters, a sample of the documents is
+    used, taken from those that `data shard` would hold out for validation last.
 
     Args:
-        text: UTF-8 text files: prose with blank lines between documents, JSON Lines with a "text" in each, or
-            a JSON array of such. What is in a file decides, not its name.
-        output: The model file to write.
+        text: Text files, folders of them, globs, or - for stdin: prose with blank lines between documents,
+            JSON Lines with a "text" in each, a JSON array of such, or Parquet with a column "text"; UTF-8,
+            plain or compressed with gzip, bzip2, xz or zstd. What is in a file decides, not its name.
+        out: The model file to write.
         vocab_size: Pieces, the 256 bytes and 4 special ones among them.
+        fold_case: Write capitals as marks before lower-case words ("⇧the" for "The"), so that the pieces of
+            words needn't be there in two cases. Bits per byte stay those of the text as it was.
+        text_field: The member of JSON objects, or the column of Parquet files, that holds the text.
         one_per_file: A file of prose is one document, whatever blank lines it has.
         plain: Take every file for prose, even one that looks like JSON.
     """
     from hybridlm.data.documents import sample
     from hybridlm.data.tokenizer import Tokenizer
 
-    if not output.parent.is_dir():
-        raise InputError(f"{output.parent}: no such folder to write {output.name} to")
-    documents = _documents(text, one_per_file, plain, "reading")
-    size = sum(path.stat().st_size for path in text)
-    if size > _TOKENIZER_BYTES:
-        share = _TOKENIZER_BYTES / size
-        log.info("training on a sample of %.1f%% of the documents", 100 * share)
-        documents = sample(documents, share)
-    trained = Tokenizer.train((document.text for document in documents), output, vocab_size)
-    print(f"{output}: {trained.vocab_size} pieces, fingerprint {trained.fingerprint}")
+    check_output(out)
+    read = 0
+
+    def counted() -> "Iterator[Document]":
+        nonlocal read
+        for document in _documents(text, one_per_file, plain, text_field, "reading"):
+            read += 1
+            yield document
+
+    documents = sample(counted(), _TOKENIZER_CHARACTERS)
+    if len(documents) < read:
+        log.info("training on a sample of %d of %d documents", len(documents), read)
+    texts = (document.text for document in documents)
+    trained = Tokenizer.train(texts, out, vocab_size, fold_case=fold_case)
+    print(f"{out}: {trained.vocab_size} pieces, fingerprint {trained.fingerprint}")
 
 
 def shard(
     text: Files,
     tokenizer: ChosenTokenizer,
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
+    out: Out,
     val_fraction: float = 0.05,
     shard_tokens: int = 10_000_000,
     name: str = "text",
+    text_field: str = "text",
     one_per_file: bool = False,
     plain: bool = False,
     allow_unknown: bool = False,
@@ -75,13 +88,15 @@ def shard(
     alone, so copies of it stay on one side. Shards are cut between documents and appear together at the end.
 
     Args:
-        text: UTF-8 text files: prose with blank lines between documents, JSON Lines with a "text" in each, or
-            a JSON array of such. What is in a file decides, not its name.
+        text: Text files, folders of them, globs, or - for stdin: prose with blank lines between documents,
+            JSON Lines with a "text" in each, a JSON array of such, or Parquet with a column "text"; UTF-8,
+            plain or compressed with gzip, bzip2, xz or zstd. What is in a file decides, not its name.
             A text without blank lines is cut into documents of about 16,000 characters.
         out: The data folder.
         val_fraction: The part of the documents that is held out for validation, 0 to below 1.
         shard_tokens: The most tokens in a shard (a longer document gets a shard of its own).
         name: What the shards' names begin with.
+        text_field: The member of JSON objects, or the column of Parquet files, that holds the text.
         one_per_file: A file of prose is one document, whatever blank lines it has.
         plain: Take every file for prose, even one that looks like JSON.
         allow_unknown: Write shards even if more than 0.1% of the characters become <unk>, which a tokenizer
@@ -95,7 +110,7 @@ def shard(
 
     check_fraction(val_fraction)
     loaded = tokenizer.load()
-    documents = _documents(text, one_per_file, plain, "tokenizing")
+    documents = _documents(text, one_per_file, plain, text_field, "tokenizing")
     marks = 0
     with DataFolderWriter(
         out,
@@ -108,6 +123,7 @@ def shard(
         source={
             "text": [path.name for path in text],
             "val_fraction": val_fraction,
+            "text_field": text_field,
             "one_per_file": one_per_file,
             "plain": plain,
         },
@@ -127,6 +143,102 @@ def shard(
         log.warning("no validation shard: the text is a single document")
 
 
+def fetch(
+    dataset: tyro.conf.Positional[str],
+    out: Out,
+    files: tuple[str, ...] = ("*",),
+    revision: str = "main",
+) -> None:
+    """Download files of a dataset from the Hugging Face hub, ready for `data shard` or, if they are shards,
+    for everything else. Needs a network and the extra `hub`. Files that are there already are kept.
+
+    Args:
+        dataset: Its name on the hub, OWNER/NAME.
+        out: The folder to put the files in.
+        files: Quoted globs of the files to take; all of them by default.
+        revision: A branch, a tag or a commit, which makes the same files come again.
+    """
+    from hybridlm.data.hub import fetch as download
+
+    for path in download(dataset, out, files, revision):
+        print(path)
+
+
+def overlap(
+    train: Files,
+    val: Glob,
+    lengths: tuple[int, ...] = (8, 13, 20, 32, 50),
+    listed: int = 10,
+    bos_id: int | None = None,
+    threads: int | None = None,
+    json: bool = False,
+) -> None:
+    """Show how much of a validation text is in the training text, by n-grams and by whole documents.
+
+    What a model has been trained on says nothing about new text. Of the validation text's n-grams of each
+    length, the share that occurs in training is shown, and the documents that have most in common with it;
+    documents that are there as they are, are named with where.
+
+    Args:
+        train: Training shards; a quoted glob works, too.
+        val: A quoted glob of validation shards.
+        lengths: Tokens of the n-grams, ascending.
+        listed: How many documents to list; --json lists all.
+        bos_id: The token that documents begin with, where no sidecar says it.
+        threads: Threads to use; all cores by default. The result doesn't depend on it.
+        json: One JSON object instead.
+    """
+    from hybridlm.cli.output import number_table, print_table
+    from hybridlm.data.overlap import overlap as find
+    from hybridlm.data.shards import expand
+    from hybridlm.data.shards import inspect_shards as looked_at
+
+    paths = [path for pattern in train for path in expand(pattern)]
+    total = sum(record.tokens for record in looked_at([str(path) for path in paths]))
+    with Progress("overlap", total, "tokens") as progress:
+        found = find(
+            paths,
+            expand(val),
+            lengths=lengths,
+            bos_id=bos_id,
+            threads=threads,
+            progress=progress.update,
+        )
+    if json:
+        print_json(found.as_dict())
+        return
+    tokens = sum(document.tokens for document in found.documents)
+    print(
+        f"{len(found.documents):,} validation documents of {tokens:,} tokens, against {found.train_tokens:,} "
+        "training tokens"
+    )
+    print(f"{len(found.copies):,} of the documents are in training as they are")
+    table = number_table("n-gram of", "validation n-grams", "in training")
+    for at, length in enumerate(found.lengths):
+        ngrams = sum(document.ngrams[at] for document in found.documents)
+        table.add_row(f"{length} tokens", f"{ngrams:,}", f"{found.share(at):.2%}")
+    print_table(table)
+    most = sorted(
+        (document for document in found.documents if any(document.found) or document.copy_of is not None),
+        key=lambda document: (document.copy_of is None, [-share for share in _shares(document)]),
+    )
+    for document in most[:listed]:
+        shares = ", ".join(
+            f"{length}: {document.share(at):.0%}"
+            for at, length in enumerate(found.lengths)
+            if document.ngrams[at]
+        )
+        same = "" if document.copy_of is None else f"; the same as {document.copy_of}"
+        print(f"{document.place}: {document.tokens:,} tokens ({shares}){same}")
+    if len(most) > listed:
+        print(f"and {len(most) - listed:,} more documents with something in common, which --json lists")
+
+
+def _shares(document: "DocumentOverlap") -> list[float]:
+    """From the longest n-grams on."""
+    return [document.share(at) for at in reversed(range(len(document.ngrams)))]
+
+
 def inspect(
     shard: tyro.conf.Positional[Path],
     tokenizer: Path | None = None,
@@ -142,7 +254,13 @@ def inspect(
         bos_id: The token that documents begin with, where neither the tokenizer nor a sidecar says it.
         json: One JSON object instead of a table.
     """
-    from hybridlm.data.shards import beginnings, examine, inspect_shards, known_vocabulary
+    from hybridlm.data.shards import (
+        beginnings,
+        examine,
+        inspect_shards,
+        known_vocabulary,
+        refuse_foreign,
+    )
     from hybridlm.data.tokenizer import Tokenizer
 
     loaded = None if tokenizer is None else Tokenizer.load(tokenizer, bos_id)
@@ -154,7 +272,11 @@ def inspect(
         vocabulary = known_vocabulary(
             records, size=made_with.size, bos_id=made_with.bos_id, fingerprint=made_with.fingerprint
         )
+    if loaded is not None:
+        refuse_foreign(records[0], loaded.vocab_size)
     contents = examine(shard, loaded, vocabulary.bos_id)
+    for warning in contents.warnings:
+        log.warning("%s: %s", shard, warning)
     numbers = {
         "tokens": contents.tokens,
         "documents": contents.documents,
@@ -169,7 +291,15 @@ def inspect(
     starts = [] if loaded is None else beginnings(shard, loaded)
     digests = {"sha256": records[0].sha256, "tokenizer": vocabulary.fingerprint}
     if json:
-        print_json({**numbers, "bytes_per_token": per_token, **digests, "beginnings": starts})
+        print_json(
+            {
+                **numbers,
+                "bytes_per_token": per_token,
+                **digests,
+                "beginnings": starts,
+                "warnings": [*contents.warnings],
+            }
+        )
         return
     for label, value in numbers.items():
         print(f"{label.replace('_', ' '):14}{value:,}")
@@ -181,8 +311,11 @@ def inspect(
         print(f"| {text}")
 
 
-def _documents(paths: tuple[Path, ...], one_per_file: bool, plain: bool, label: str) -> "Iterator[Document]":
+def _documents(
+    paths: tuple[Path, ...], one_per_file: bool, plain: bool, text_field: str, label: str
+) -> "Iterator[Document]":
     """``documents.read`` behind a progress line; refuses missing and repeated files before it returns."""
+    from hybridlm.data import text_files
     from hybridlm.data.documents import read
 
     done = 0
@@ -192,8 +325,9 @@ def _documents(paths: tuple[Path, ...], one_per_file: bool, plain: bool, label: 
         done += count
         progress.update(done)
 
-    documents = read(paths, one_per_file=one_per_file, plain=plain, on_bytes=advance)
-    progress = Progress(label, sum(path.stat().st_size for path in paths), "B")
+    files = text_files.find(paths)
+    documents = read(files, one_per_file=one_per_file, plain=plain, text_field=text_field, on_bytes=advance)
+    progress = Progress(label, text_files.total_bytes(files), "B")
 
     def shown() -> "Iterator[Document]":
         with progress:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from hybridlm.cli.arguments import ChosenTokenizer
+from hybridlm.cli.arguments import ChosenTokenizer, Glob, OptionalGlob
 from hybridlm.cli.output import number_table, print_json, print_provenance, print_table
 from hybridlm.errors import InputError
 from hybridlm.scoring.config import ScoringConfig
@@ -19,14 +19,16 @@ if TYPE_CHECKING:
 def evaluate(
     artifact: tyro.conf.Positional[Path],
     *,
-    val: str,
+    val: Glob,
     tokenizer: ChosenTokenizer,
     scoring: Annotated[ScoringConfig, tyro.conf.arg(name="")] = ScoringConfig(),  # noqa: B008 - frozen
     max_tokens: int | None = None,
-    control: str | None = None,
+    control: OptionalGlob = None,
+    bytes: OptionalGlob = None,
     state: Path | None = None,
     per_document: Path | None = None,
     per_token: Path | None = None,
+    trace: Path | None = None,
     device: str | None = None,
     threads: int | None = None,
     json: bool = False,
@@ -43,11 +45,16 @@ def evaluate(
         max_tokens: Score only the first so many targets.
         control: A glob of training shards, as long as what is scored. One more model learns from them as the
             first does from the text, and is scored beside it: what it gains is not due to the text.
+        bytes: A glob of files that state how many bytes of the original text each token stands for, one for
+            each shard and in its form: for text that was rewritten before it was tokenized. The score is as
+            good as they are; unset: the bytes of the decoded text.
         state: A file that a long score is kept in while it runs. Ctrl-C and SIGTERM end the score after a
             chunk, and the same command goes on from there, to the same bits.
         per_document: Write a table of each document's start, tokens, bytes and bits: a .csv file, or a
             .parquet file with the extra parquet.
         per_token: Write the mixture's bits of each target, float32: a .npy file.
+        trace: Write what happens along the text as JSON, which `hybridlm report` shows if it is trace.json in
+            the run's folder: bits per byte by expert, shares of experts, and a passage token by token.
         device: Where the model runs: cpu or cuda; unset: cuda where there is one.
         threads: Of oracle look-ups; unset: HYBRIDLM_NUM_THREADS, else this process's share of the cores.
         json: Print one JSON object.
@@ -66,7 +73,9 @@ def evaluate(
         bos_id=tokenizer.bos_id,
         max_tokens=max_tokens,
         control=None if control is None else expand(control),
+        stated_bytes=None if bytes is None else expand(bytes),
         files=ScoreFiles(state, per_document, per_token),
+        trace=trace,
         device=device,
         threads=threads,
     )
@@ -88,7 +97,10 @@ def _show(score: "Score[EvaluationResult]", json: bool) -> None:
         print_json(score.as_dict())
         return
     ttt = _learning(result)
-    print(f"{result.tokens:,} targets, {result.bytes:,} bytes of decoded text, TTT {ttt}")
+    counted = "decoded text"
+    if made_of.stated_bytes:
+        counted = f"text as {', '.join(file.path for file in made_of.stated_bytes)} state them"
+    print(f"{result.tokens:,} targets, {result.bytes:,} bytes of {counted}, TTT {ttt}")
     table = number_table("expert", "bits/token", "bits/byte")
     for name, rate in result.experts.items():
         table.add_row(name, f"{rate.bits_per_token:.4f}", f"{rate.bpb:.4f}")

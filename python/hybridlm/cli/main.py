@@ -10,7 +10,9 @@ Exit codes: 0 done, 1 failed (the input's or the system's fault, one line on std
 audit, a check) returns it as a bool: False is exit code 1 as well, without a line on stderr.
 """
 
+import codecs
 import contextlib
+import errno
 import importlib
 import io
 import logging
@@ -18,23 +20,34 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hybridlm.cli.options import Described
+
+from hybridlm.signals import as_interrupts
 
 # Each name is at most two words. The order is the order of `hybridlm --help`.
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "run": ("hybridlm.cli.run", "Run", "the whole pipeline on your text, or on text that is already here"),
     "data tokenizer": ("hybridlm.cli.data", "tokenizer", "train a SentencePiece BPE tokenizer"),
     "data shard": ("hybridlm.cli.data", "shard", "text to token shards"),
+    "data fetch": ("hybridlm.cli.data", "fetch", "download a dataset from the Hugging Face hub"),
+    "data overlap": ("hybridlm.cli.data", "overlap", "how much of a validation text is in the training text"),
     "data inspect": ("hybridlm.cli.data", "inspect", "what a shard holds"),
     "oracle build": ("hybridlm.cli.oracle", "build", "shards to a frozen n-gram oracle"),
     "oracle count": ("hybridlm.cli.oracle", "count", "shards to a file of partial counts"),
     "oracle merge": ("hybridlm.cli.oracle", "merge", "files of partial counts to one"),
     "oracle inspect": ("hybridlm.cli.oracle", "inspect", "what an oracle holds"),
     "oracle eval": ("hybridlm.cli.oracle", "evaluate", "bits per byte of an oracle alone"),
+    "oracle score": ("hybridlm.cli.ngrams", "score", "bits and perplexity of each line or document"),
+    "oracle ngrams": ("hybridlm.cli.ngrams", "ngrams", "how often an n-gram occurs, and what follows it"),
+    "oracle export": ("hybridlm.cli.ngrams", "export", "a sparse oracle as an ARPA file"),
     "train": ("hybridlm.cli.train", "train", "train a GPT (also under torchrun)"),
     "artifact pack": ("hybridlm.cli.artifact", "pack", "bundle a trained model and an oracle into one file"),
     "artifact inspect": ("hybridlm.cli.artifact", "inspect", "what an artifact holds, against its budget"),
     "eval": ("hybridlm.cli.evaluate", "evaluate", "score an artifact: bits per byte (also under torchrun)"),
+    "mix": ("hybridlm.cli.mix", "mix", "your own network's log-probabilities with an oracle and experts"),
     "verify": ("hybridlm.cli.verify", "verify", "a reported score, made again and compared"),
     "compare": ("hybridlm.cli.compare", "compare", "two scores of the same text: which is better?"),
     "audit": ("hybridlm.cli.audit", "audit", "is an artifact's score honest?"),
@@ -44,8 +57,22 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "baseline ctw": ("hybridlm.cli.baseline", "ctw", "what context-tree weighting over bytes reaches"),
     "baseline kn": ("hybridlm.cli.baseline", "kn", "what interpolated Kneser-Ney over bytes reaches"),
     "report": ("hybridlm.cli.report", "report", "a run as one HTML page"),
+    "submission pack": (
+        "hybridlm.cli.submission",
+        "pack",
+        "runs to a record of the parameter-golf challenge",
+    ),
+    "submission check": (
+        "hybridlm.cli.submission",
+        "check",
+        "is a record complete, consistent, small enough?",
+    ),
+    "submission compare": ("hybridlm.cli.submission", "compare", "does a record beat another, by the rules?"),
     "doctor": ("hybridlm.cli.doctor", "doctor", "can this installation do its work?"),
+    "completion": ("hybridlm.cli.completion", "completion", "completion of commands and options in a shell"),
 }
+
+SITE = "https://github.com/hybridlm/hybridlm/blob/main/docs/start.md"
 
 # Earlier names. They still work, and say what to write instead.
 RENAMED = {"baseline ppm": "baseline kn"}
@@ -60,6 +87,14 @@ class Command:
 
     def load(self) -> Any:
         return getattr(importlib.import_module(self.module), self.function)
+
+    def describe(self) -> "Described":
+        """Its options, with the defaults that the preset among its arguments and the environment give."""
+        from hybridlm.cli.options import describe
+
+        target = self.load()
+        layered = hasattr(target, "with_defaults")
+        return describe(target, target.with_defaults(self.arguments) if layered else None)
 
 
 def find(argv: Sequence[str]) -> Command | None:
@@ -79,7 +114,15 @@ def overview(group: str = "") -> str:
     width = max(len(name) for name in names)
     lines = [f"usage: hybridlm {group + ' ' if group else ''}COMMAND ...", ""]
     lines += [f"  {name:{width}}  {COMMANDS[name][2]}" for name in names]
-    lines += ["", "`hybridlm COMMAND --help` shows a command's options; `hybridlm --version` the version."]
+    lines += [
+        "",
+        "`hybridlm COMMAND --help` shows a command's options and examples; `hybridlm --version` the version.",
+    ]
+    if not group:
+        lines += [
+            "New here? `hybridlm run --out run && hybridlm report run` does everything once; or read",
+            SITE,
+        ]
     return "\n".join(lines)
 
 
@@ -88,6 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Read when torch is loaded. By default OpenMP's threads spin while they wait for each other, which on
     # cores that anything else uses too makes a training step ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    _prepare_streams()
     _log_to_stderr()
     command = find(argv)
     if command is not None and (old := " ".join(argv[: len(command.name.split())])) != command.name:
@@ -95,17 +139,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = _without_command(argv) if command is None else _call(command)
         # Here rather than when Python exits, so that a reader who left early is met by the handler below.
-        sys.stdout.flush()
+        _flush()
         return code
-    except BrokenPipeError:
-        # The reader had enough (`hybridlm … | head`): a quiet success. Python would complain again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except KeyboardInterrupt as interrupt:
-        _complain(str(interrupt) or "interrupted")
+        # torchrun passes a signal on to every rank; those of a training run have agreed on who tells.
+        if os.environ.get("RANK", "0") == "0" or (command is not None and command.name == "train"):
+            _complain(str(interrupt) or "interrupted")
         return 130
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and error.filename is None:
+            # The reader had enough (`hybridlm … | head`): a quiet success.
+            _abandon_stdout()
+            return 0
         _complain(_describe_os_error(error))
+        return 1
+    except MemoryError as error:
+        _complain(f"there is not enough memory {error}")
+        return 1
+    except OverflowError as error:
+        _complain(f"a number is beyond what 64 bits hold: {error}")
         return 1
     except ValueError as error:
         # Imported late: the usage answers above work even where the extension can't be loaded.
@@ -115,18 +167,40 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         _complain(str(error))
         return 1
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        _complain(f"internal error, a bug in hybridlm: please report it with the lines above ({error})")
+        return 1
 
 
 def _call(command: Command) -> int:
     import tyro
 
+    from hybridlm.cli.options import wrong_usage
+
+    described = command.describe()
+    if not {"-h", "--help"}.isdisjoint(command.arguments):
+        from hybridlm.cli.help import help_text
+
+        print(help_text(command.name, described))
+        return 0
+    if problem := wrong_usage(described, command.arguments, command.name):
+        # Under torchrun, one rank says so.
+        if os.environ.get("RANK", "0") == "0":
+            joint = "" if problem.endswith("?") else ";"
+            _complain(f"{problem}{joint} `hybridlm {command.name} --help` shows examples and all options")
+        return 2
     target = command.load()
     layers = {"default": target.with_defaults(command.arguments)} if hasattr(target, "with_defaults") else {}
+    leave = contextlib.ExitStack()
     try:
         # Under torchrun, one rank says what is wrong with the command. (tyro's own switch for this still
         # prints what a configuration's __post_init__ complains of.)
         silent = layers and os.environ.get("RANK", "0") != "0"
         with contextlib.redirect_stderr(io.StringIO()) if silent else contextlib.nullcontext():
+            # From here on there may be something to clean up.
+            leave.enter_context(as_interrupts())
             parsed = tyro.cli(
                 target,
                 prog=f"hybridlm {command.name}",
@@ -137,6 +211,8 @@ def _call(command: Command) -> int:
         verdict = parsed.run() if layers else parsed
     except SystemExit as stop:  # tyro's answer to --help (0) and to wrong usage (2)
         return stop.code if isinstance(stop.code, int) else 1
+    finally:
+        leave.close()
     return 1 if verdict is False else 0
 
 
@@ -153,20 +229,68 @@ def _without_command(argv: Sequence[str]) -> int:
         print(f"hybridlm {__version__}")
         return 0
     if rest:
-        print(f"hybridlm: there is no command {' '.join(argv[:2])!r}\n", file=sys.stderr)
+        from hybridlm.cli.options import suggestion
+
+        given = " ".join(argv[: 2 if group else 1])
+        print(f"hybridlm: there is no command {given!r}{suggestion(given, COMMANDS)}\n", file=sys.stderr)
     print(overview(group), file=sys.stderr)
     return 2
 
 
 def _complain(message: str) -> None:
-    print(f"hybridlm: error: {' '.join(message.split())}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # stderr may be a full disk or a pipe that nobody reads
+        print(f"hybridlm: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
 
 def _describe_os_error(error: OSError) -> str:
     if error.strerror is None:
         return str(error)
     reason = error.strerror[0].lower() + error.strerror[1:]
-    return f"{error.filename}: {reason}" if error.filename is not None else reason
+    name = error.filename
+    if name is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+        # Writes to files name them (hybridlm.files), so this was a print.
+        name = _STDOUT
+    if name == _STDOUT:
+        _abandon_stdout()
+    return f"{name}: {reason}" if name is not None else reason
+
+
+_STDOUT = "standard output"
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        name = None if isinstance(error, BrokenPipeError) else _STDOUT
+        raise OSError(error.errno, error.strerror, name) from None
+
+
+def _abandon_stdout() -> None:
+    """Python would try once more, and complain, when it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _prepare_streams() -> None:
+    """Opens what was closed (`>&-`), which a file would take the place of, and lets any text be printed."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115, PTH123
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        codecs.register_error("hybridlm", _printable)
+        sys.stdout.reconfigure(errors="hybridlm")
+
+
+def _printable(error: UnicodeError) -> tuple[bytes, int]:
+    """Bytes of a file name that aren't text as they are, and ? for what the encoding lacks."""
+    assert isinstance(error, UnicodeEncodeError)
+    text = error.object[error.start : error.end]
+    kept = (os.fsencode(char) if "\udc80" <= char <= "\udcff" else b"?" for char in text)
+    return b"".join(kept), error.end
 
 
 def _log_to_stderr() -> None:

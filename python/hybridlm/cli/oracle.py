@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from hybridlm.cli.arguments import Files
+from hybridlm.cli.arguments import Files, Glob, Out
+from hybridlm.cli.output import check_output, is_standard, read_input, write_output
 from hybridlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -109,18 +110,19 @@ def _sources(patterns: tuple[Path, ...]) -> "Sources":
 Estimator = Literal["dense", "sparse"]
 
 
-def _unfinished(out: Path, seconds: float) -> Path:
-    """What an interrupted run leaves."""
+def _unfinished(out: Path, seconds: float) -> Path | None:
+    """What an interrupted run leaves; nothing beside standard output. Raises as `check_output` does."""
     if seconds < 0:
         raise InputError(f"--checkpoint-seconds must not be negative, as {seconds} is")
-    if not out.parent.is_dir():
-        raise InputError(f"{out}: there is no folder {out.parent}")
+    check_output(out)
+    if is_standard(out):
+        return None
     return out.with_name(f"{out.name}.unfinished")
 
 
 def build(
     shards: Files,
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
+    out: Out,
     estimator: Estimator | None = None,
     orders: int | None = None,
     max_bytes: int | None = None,
@@ -142,7 +144,7 @@ def build(
 
     Args:
         shards: Training shards, or what `oracle count` made of them (globs are understood too).
-        out: The oracle's file.
+        out: The oracle's file; - is standard output.
         estimator: sparse: the n-grams that gain most per byte, interpolated. dense: the reference's
             Laplace-smoothed int8 rows of hashed contexts. By default that of the partial counts, dense with
             --buckets, --layout or --level, and else sparse.
@@ -169,7 +171,6 @@ def build(
             the same path. The bytes are the same.
         ray_address: The Ray cluster; by default RAY_ADDRESS, or else the one on this machine.
     """
-    from hybridlm.files import atomic_write_bytes
     from hybridlm.oracle.build import estimate_dense, estimate_sparse
     from hybridlm.oracle.dense_counting import Checkpoint, Tables, count
     from hybridlm.oracle.sparse_counting import Ngrams, counted
@@ -202,12 +203,12 @@ def build(
                 threads=threads,
                 memory=memory,
             )
-            atomic_write_bytes(out, data)
+            write_output(out, data)
         log.info("%s: %s bytes, sparse estimator", out, f"{len(data):,}")
         return
     if max_bytes is not None:
         raise InputError("--max-bytes needs --estimator sparse; --buckets sets a dense oracle's size")
-    checkpoint = Checkpoint(unfinished, checkpoint_seconds)
+    checkpoint = None if unfinished is None else Checkpoint(unfinished, checkpoint_seconds)
     counts = count(
         sources,
         Tables(vocabulary, orders, {bucket.order: bucket.rows for bucket in buckets}),
@@ -217,14 +218,15 @@ def build(
         ray_address=ray_address,
     )
     data = estimate_dense(counts, layout=layout, level=level, threads=threads)
-    atomic_write_bytes(out, data)
-    checkpoint.remove()
+    write_output(out, data)
+    if checkpoint is not None:
+        checkpoint.remove()
     log.info("%s: %s bytes, orders 1 to %d, dense estimator", out, f"{len(data):,}", len(counts.orders))
 
 
 def count(
     shards: Files,
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
+    out: Out,
     estimator: Estimator | None = None,
     orders: int | None = None,
     buckets: tuple[BucketsOption, ...] = (),
@@ -241,7 +243,7 @@ def count(
 
     Args:
         shards: Training shards (globs are understood too), or files of partial counts to add to theirs.
-        out: The file of partial counts.
+        out: The file of partial counts; - is standard output.
         estimator: What the counts are for. Those of dense have a fixed size, those of sparse all n-grams. By
             default as in the partial counts, dense with --buckets, and else sparse.
         orders: The highest n-gram order, up to 8; by default as in the partial counts, or else 8 (dense) or 6
@@ -278,19 +280,21 @@ def count(
             unfinished=unfinished,
             every_shard=every_shard,
         ) as sparse_counts:
-            sparse_counts.save(out)
-            _log_counts(sparse_counts, out)
+            if is_standard(out):
+                write_output(out, sparse_counts.to_bytes())
+            else:
+                sparse_counts.save(out)
+            _log_counts(sparse_counts, sparse_counts.nbytes, out)
         return
     tables = Tables(vocabulary, orders, {bucket.order: bucket.rows for bucket in buckets})
-    checkpoint = Checkpoint(unfinished, checkpoint_seconds)
+    checkpoint = None if unfinished is None else Checkpoint(unfinished, checkpoint_seconds)
     counts = count_shards(sources, tables, threads=threads, checkpoint=checkpoint)
     _save_counts(counts, out, threads)
-    checkpoint.remove()
+    if checkpoint is not None:
+        checkpoint.remove()
 
 
-def merge(
-    parts: Files, out: Annotated[Path, tyro.conf.arg(aliases=["-o"])], threads: int | None = None
-) -> None:
+def merge(parts: Files, out: Out, threads: int | None = None) -> None:
     """Add up files of partial counts, all of the dense estimator or all of the sparse one.
 
     They must have been counted with the same options, and no shard twice. The bytes are those of counting
@@ -298,12 +302,14 @@ def merge(
 
     Args:
         parts: Files that `oracle count` or `oracle merge` made (globs are understood too).
-        out: The file of their sum.
+        out: The file of their sum; - is standard output.
         threads: Threads to use; all cores by default. The bytes don't depend on it.
     """
+    from hybridlm.files import is_written_through, scratch_folder
     from hybridlm.oracle.dense_counting import merge as merge_dense
     from hybridlm.oracle.sparse_counting import merge as merge_sparse
 
+    check_output(out)
     sources = _sources(parts)
     if sources.shards:
         raise InputError(f"{sources.shards[0]}: not a file of partial counts; `oracle count` makes them")
@@ -312,40 +318,41 @@ def merge(
             f"{sources.dense_counts[0]}: counts of the dense estimator, which can't be added to those of the "
             f"sparse one in {sources.sparse_counts[0]}"
         )
-    if sources.sparse_counts:
-        _log_counts(merge_sparse(sources.sparse_counts, out, threads=threads), out)
+    if sources.sparse_counts and (is_standard(out) or is_written_through(out)):
+        with scratch_folder() as folder:
+            merged = merge_sparse(sources.sparse_counts, folder / "merged", threads=threads)
+            write_output(out, merged.to_bytes())
+        _log_counts(merged, merged.nbytes, out)
+    elif sources.sparse_counts:
+        merged = merge_sparse(sources.sparse_counts, out, threads=threads)
+        _log_counts(merged, merged.nbytes, out)
     else:
         _save_counts(merge_dense(sources.dense_counts, threads=threads), out, threads)
 
 
 def _save_counts(counts: "NgramCounts", out: Path, threads: int | None) -> None:
-    from hybridlm.files import atomic_write_bytes
     from hybridlm.threads import thread_count
 
-    atomic_write_bytes(out, counts.to_bytes(thread_count(threads)))
-    _log_counts(counts, out)
+    data = counts.to_bytes(thread_count(threads))
+    write_output(out, data)
+    _log_counts(counts, len(data), out)
 
 
-def _log_counts(counts: "NgramCounts | SparseCounts", out: Path) -> None:
-    log.info(
-        "%s: %s bytes, %s tokens in %d shards",
-        out,
-        f"{out.stat().st_size:,}",
-        f"{counts.tokens:,}",
-        len(counts.shards),
-    )
+def _log_counts(counts: "NgramCounts | SparseCounts", size: int, out: Path) -> None:
+    tokens, shards = f"{counts.tokens:,}", len(counts.shards)
+    log.info("%s: %s bytes, %s tokens in %d shards", out, f"{size:,}", tokens, shards)
 
 
 def inspect(oracle: tyro.conf.Positional[Path], json: bool = False) -> None:
     """Show what an oracle holds: how full each order is, and what it knows beyond the unigram.
 
     Args:
-        oracle: The oracle's file.
+        oracle: The oracle's file; - is standard input.
         json: One JSON object instead of a table.
     """
     from hybridlm.oracle import Oracle
 
-    loaded = Oracle.from_file(oracle)
+    loaded = Oracle.from_bytes(*read_input(oracle))
     info: dict[str, Any] = {
         "estimator": loaded.estimator,
         "vocab_size": loaded.vocab_size,
@@ -431,7 +438,7 @@ def _sparse_picture(info: dict[str, Any]) -> "Table":
 
 def evaluate(
     oracle: tyro.conf.Positional[Path],
-    val: str,
+    val: Glob,
     tokenizer: Path,
     bos_id: int | None = None,
     threads: int | None = None,

@@ -1,7 +1,8 @@
-"""What commands print on stdout: one JSON object for programs, tables for people."""
+"""What commands write: results to files, one JSON object for programs and tables for people to stdout."""
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,6 +15,43 @@ _SHOWN = 8
 
 _PIPE_WIDTH = 140
 """Columns where there is no terminal to ask for its width."""
+
+
+_STANDARD = Path("-")
+"""Stands for stdin where a command has one input, and for stdout where it has one output."""
+
+
+def is_standard(path: Path) -> bool:
+    return path == _STANDARD
+
+
+def check_output(path: Path) -> None:
+    """`hybridlm.files.check_output`, to be called before the work whose result goes to ``path``."""
+    if not is_standard(path):
+        # Imported late, so that the doctor can print what it finds where the extension can't be loaded.
+        from hybridlm import files
+
+        files.check_output(path)
+
+
+def write_output(path: Path, data: bytes) -> None:
+    """Writes a command's result. Raises OSError."""
+    if not is_standard(path):
+        from hybridlm import files
+
+        files.atomic_write_bytes(path, data)
+        return
+    # What has been printed so far comes first.
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def read_input(path: Path) -> tuple[bytes, str]:
+    """A command's one input, and what errors call it. Raises OSError."""
+    if is_standard(path):
+        return sys.stdin.buffer.read(), "standard input"
+    return path.read_bytes(), str(path)
 
 
 def print_json(value: dict[str, Any]) -> None:

@@ -2,14 +2,13 @@
 
 import json
 import sys
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-import tyro
-
+from hybridlm.cli.arguments import OptionalOut
 from hybridlm.config import peek_option, resolve
+from hybridlm.files import scratch_folder
 from hybridlm.scoring.config import DEFAULT_MIXER, ScoringConfig, TTTOptimizer
 from hybridlm.train.config import TrainConfig
 
@@ -26,9 +25,10 @@ class Run:
     """
 
     text: tuple[Path, ...] = ()
-    """Text files to use instead: prose with blank lines between documents, or JSON with a "text" in each."""
-    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """Folder that keeps everything, ready for the single commands; without it nothing is kept."""
+    """Text files, folders, globs or - to use instead, of any kind that `data shard` reads."""
+    out: OptionalOut = None
+    """Folder that keeps everything, ready for the single commands; without it nothing is kept. Interrupted,
+    the same command goes on from what is in it."""
     preset: str = DEFAULT_PRESET
     """Preset of the training settings: a name, or a TOML file."""
     vocab_size: int = 1024
@@ -48,6 +48,7 @@ class Run:
     json: bool = False
     """Print the summary as JSON."""
     training: TrainConfig = field(default_factory=TrainConfig)
+    """Of the network, as `hybridlm train` takes them."""
 
     @classmethod
     def with_defaults(cls, arguments: list[str]) -> "Run":
@@ -64,8 +65,8 @@ class Run:
         if self.out is not None:
             self._run(self.out)
             return
-        with tempfile.TemporaryDirectory(prefix="hybridlm-run-") as folder:
-            self._run(Path(folder))
+        with scratch_folder() as folder:
+            self._run(folder)
 
     def _run(self, out: Path) -> None:
         from rich.console import Console
@@ -87,7 +88,8 @@ class Run:
             summary = pipeline.run(config, out)
         except KeyboardInterrupt:
             # Training advises to go on with --resume, which is an option of `hybridlm train` alone.
-            raise KeyboardInterrupt("interrupted") from None
+            advice = "" if self.out is None else f"; the same command goes on with what {out} holds"
+            raise KeyboardInterrupt(f"interrupted{advice}") from None
         if self.json:
             json.dump(summary.to_json(), sys.stdout, indent=2)
             print()

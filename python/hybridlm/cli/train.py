@@ -9,13 +9,16 @@ from typing import Annotated
 
 import tyro
 
-from hybridlm.cli.arguments import ChosenTokenizer, TokenizerChoice
-from hybridlm.config import peek_option, resolve
+from hybridlm.cli.arguments import ChosenTokenizer, Out, TokenizerChoice
+from hybridlm.config import from_values, peek_option, resolve
+from hybridlm.errors import FormatError
 from hybridlm.extras import require_tensorboard, require_torch
+from hybridlm.files import read_json
 from hybridlm.train import launch
 from hybridlm.train.config import TrainConfig
 
 _NOT_GIVEN = Path()
+_LARGEST_CONFIG = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,12 @@ class Train:
     data: Path
     """Folder of shards named *_train_*.bin and *_val_*.bin."""
     tokenizer: ChosenTokenizer
-    out: Path
+    out: Out
     """Folder of the run."""
     preset: str | None = None
     """tiny, small, kaggle, full, record, or a TOML file of settings."""
     resume: bool = False
-    """Continue the run in --out from its latest checkpoint, with the settings that it was started with."""
+    """Continue the run in --out from its latest checkpoint, with the settings that its config.json holds."""
     allow_changes: bool = False
     """Let --resume continue with other settings."""
     processes: int = 1
@@ -48,12 +51,16 @@ class Train:
     @classmethod
     def with_defaults(cls, arguments: list[str]) -> "Train":
         preset = peek_option(arguments, "--preset")
+        out = peek_option(arguments, "--out") or peek_option(arguments, "-o")
+        config = None
+        if "--resume" in arguments and preset is None and out is not None:
+            config = _started_with(Path(out))
         required = _NOT_GIVEN if "--dry-run" in arguments else tyro.MISSING
         return cls(
             data=required,
             tokenizer=TokenizerChoice(required),
             out=required,
-            config=resolve(TrainConfig, preset),
+            config=resolve(TrainConfig, preset) if config is None else config,
             arguments=tuple(arguments),
         )
 
@@ -145,6 +152,18 @@ class Train:
             f"{found.steps_per_second * tera:,.2f} × 10¹² operations/s",
         }.items():
             print(f"{name:12} {text}")
+
+
+def _started_with(out: Path) -> TrainConfig | None:
+    """The settings of the run in ``out``, defaults, preset and environment among them; None where there is no
+    run, which is told of when its checkpoint is looked for. Raises FormatError, OSError."""
+    path = out / "config.json"
+    if not path.is_file():
+        return None
+    found = read_json(path, _LARGEST_CONFIG)
+    if not isinstance(found, dict) or not isinstance(found.get("training"), dict):
+        raise FormatError(f"{path}: not the configuration of a run")
+    return from_values(TrainConfig, found["training"], str(path))
 
 
 train = Train

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import tyro
 
+from hybridlm.cli.arguments import OptionalGlob
 from hybridlm.cli.output import print_json
 
 
@@ -12,7 +13,7 @@ def verify(
     score: tyro.conf.Positional[Path],
     *,
     artifact: Path | None = None,
-    val: str | None = None,
+    val: OptionalGlob = None,
     tokenizer: Path | None = None,
     device: str | None = None,
     threads: int | None = None,

@@ -2,6 +2,7 @@
 
 import codecs
 import hashlib
+import heapq
 import io
 import logging
 import os
@@ -10,16 +11,15 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from errno import EISDIR
 from itertools import chain
 from pathlib import Path
 from stat import S_ISREG
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hybridlm.data import json_documents
+from hybridlm.data import json_documents, parquet, text_files
 from hybridlm.data.text_encoding import check_beginning, check_nul, not_utf8
 from hybridlm.errors import InputError
 
@@ -74,35 +74,50 @@ def read(
     *,
     one_per_file: bool = False,
     plain: bool = False,
+    text_field: str = json_documents.TEXT_FIELD,
     on_bytes: Callable[[int], None] | None = None,
 ) -> Iterator[Document]:
     """The documents of text files, in order, cleaned; files may be larger than memory.
 
-    A file is UTF-8, with or without a byte order mark. Its content decides how it is read, not its name (see
-    ``json_documents``): as JSON Lines, an object with the document in its "text" on each line; as one JSON
-    array of such objects or of strings; or as prose, which with ``plain`` it always is. The documents of
+    ``paths`` are those of files, folders and globs, and "-" for stdin (see `text_files.find`). A file is
+    Parquet, of which each row of a column is a document, or UTF-8, with or without a byte order mark, plain
+    or compressed with gzip, bzip2, xz or zstd. Its content decides how it is read, not its name (see
+    ``json_documents``): as JSON Lines, an object with the document in its ``text_field`` on each line; as one
+    JSON array of such objects or of strings; or as prose, which with ``plain`` it always is. The documents of
     prose are separated by blank lines; one longer than LONGEST_DOCUMENT characters is cut there, at the end
     of a line if it has one, else after a word, so that a text with few or no blank lines gives documents of
     about that length. With ``one_per_file`` a file of prose is one document, never cut.
 
-    Documents without text are left out. ``on_bytes`` is told how many bytes were read, part by part. Files
-    with the same bytes and control characters read as blanks are each told of in one warning at the end.
+    Documents without text are left out. ``on_bytes`` is told how many bytes of the files were read, part by
+    part. Files with the same content and control characters read as blanks are each told of in one warning
+    at the end.
 
     Raises InputError naming the file and byte offset or line of what can't be read, with what to do about it,
     when a file is named twice, or when there is no document at all; OSError for a file that isn't there.
     Missing and repeated files are refused before any is read.
     """
-    files = [Path(path) for path in paths]
+    files = text_files.find(paths)
     seen: dict[tuple[int, int], Path] = {}
     for file in files:
-        if file.is_dir():
-            raise IsADirectoryError(EISDIR, "Is a directory, not a text file", os.fspath(file))
+        if file == text_files.STDIN:
+            continue
         status = file.stat()
         first = seen.setdefault((status.st_dev, status.st_ino), file)
         if first is not file and S_ISREG(status.st_mode):
             same = "is named twice" if first == file else f"is the same file as {first}"
             raise InputError(f"{file} {same}: its text would be in the data twice")
-    return _read(files, one_per_file, plain, on_bytes or (lambda count: None))
+    how = _Reading(one_per_file, plain, text_field, on_bytes or (lambda count: None))
+    return _read(files, how)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How files are read."""
+
+    one_per_file: bool
+    plain: bool
+    text_field: str
+    on_bytes: Callable[[int], None]
 
 
 @dataclass
@@ -129,15 +144,13 @@ class _Noticed:
             log.warning("%s has the same bytes as %s%s: their text is there twice", copy, first, others)
 
 
-def _read(
-    files: list[Path], one_per_file: bool, plain: bool, on_bytes: Callable[[int], None]
-) -> Iterator[Document]:
+def _read(files: list[Path], how: _Reading) -> Iterator[Document]:
     noticed = _Noticed()
     found = False
     for file in files:
-        with file.open("rb") as stream:
-            parts = _parts(file, stream, noticed, on_bytes)
-            for document in _read_file(file, parts, one_per_file, plain, noticed):
+        with text_files.open_file(file, how.on_bytes) as opened:
+            read = _read_parquet if opened.kind == "parquet" else _read_file
+            for document in read(opened, how, noticed):
                 if document.text:
                     found = True
                     yield document
@@ -146,15 +159,25 @@ def _read(
     noticed.warn()
 
 
-def _read_file(
-    file: Path, parts: Iterator[bytes], one_per_file: bool, plain: bool, noticed: _Noticed
-) -> Iterator[Document]:
+def _read_parquet(opened: text_files.Opened, how: _Reading, noticed: _Noticed) -> Iterator[Document]:
+    digest = hashlib.blake2b(digest_size=16)
+    for where, raw in parquet.read_column(opened.name, how.text_field, how.on_bytes):
+        digest.update(len(raw).to_bytes(8, "little") + raw.encode())
+        yield Document(where, _cleaned(raw, noticed.controls))
+    noticed.content(opened.name, digest.digest())
+
+
+def _read_file(opened: text_files.Opened, how: _Reading, noticed: _Noticed) -> Iterator[Document]:
+    file = opened.name
+    parts = _parts(opened, noticed)
     head = next(parts, b"")
     parts = chain([head], parts)
-    layout = None if plain else json_documents.recognise(file, head, whole=len(head) < _HEAD_BYTES)
+    layout = None
+    if not how.plain:
+        layout = json_documents.recognise(file, head, len(head) < _HEAD_BYTES, how.text_field)
     if layout is None:
         text = _tidied(_plain(chunk, noticed.controls) for chunk in _decoded(file, parts))
-        if one_per_file:
+        if how.one_per_file:
             yield Document(os.fspath(file), "".join(text).strip())
         else:
             texts = filter(None, map(str.strip, _separated(text)))
@@ -162,26 +185,23 @@ def _read_file(
                 yield Document(f"{file}#{number}", document)
     else:
         read_json = json_documents.read_lines if layout == "lines" else json_documents.read_array
-        for where, raw in read_json(file, parts):
+        for where, raw in read_json(file, parts, how.text_field):
             yield Document(where, _cleaned(raw, noticed.controls))
 
 
-def _parts(
-    file: Path, stream: BinaryIO, noticed: _Noticed, on_bytes: Callable[[int], None]
-) -> Iterator[bytes]:
-    """The file's bytes: _HEAD_BYTES of them or all, then the rest. Raises FormatError for what isn't text."""
+def _parts(opened: text_files.Opened, noticed: _Noticed) -> Iterator[bytes]:
+    """The file's content: _HEAD_BYTES of it or all, then the rest. Raises FormatError for what isn't text."""
     position = 0
     digest = hashlib.blake2b(digest_size=16)
-    while part := stream.read(_CHUNK_BYTES if position else _HEAD_BYTES):
+    while part := opened.stream.read(_CHUNK_BYTES if position else _HEAD_BYTES):
         if not position:
-            check_beginning(file, part)
-        check_nul(file, part, position)
+            check_beginning(opened.name, part)
+        check_nul(opened.name, part, position)
         position += len(part)
         digest.update(part)
-        on_bytes(len(part))
         yield part
     if position:
-        noticed.content(file, digest.digest())
+        noticed.content(opened.name, digest.digest())
 
 
 def clean(text: str) -> str:
@@ -408,24 +428,29 @@ def split_stream(documents: Iterable[Document], val_fraction: float) -> Iterator
         yield side, document
 
 
-def sample(documents: Iterable[Document], share: float) -> Iterator[Document]:
-    """About ``share`` of the documents, as they come: those with the largest ``text_hash``, at least one.
+def sample(documents: Iterable[Document], most_characters: int) -> list[Document]:
+    """As many documents as ``most_characters`` hold, in order: those with the largest ``text_hash``.
 
-    ``split_stream`` holds out those with the smallest: for validation, so none of them is in a sample that is
-    smaller than what is left for training.
+    All of them where they fit, and one where not even it does. ``split_stream`` holds out those with the
+    smallest hashes for validation, so none of them is in a sample that is smaller than what is left for
+    training. Never holds more text than the sample's and one document's.
     """
-    smallest = (1 - share) * 2**64
-    largest: tuple[int, Document] | None = None
-    none_yet = True
-    for document in documents:
-        value = text_hash(document.text)
-        if value >= smallest:
-            none_yet = False
-            yield document
-        elif none_yet and (largest is None or value > largest[0]):
-            largest = value, document
-    if none_yet and largest is not None:
-        yield largest[1]
+    kept: list[tuple[int, int, Document]] = []
+    characters = 0
+    # What the largest that didn't fit compares by: nothing below it comes in any more, however short.
+    floor = (-1, 0)
+    for number, document in enumerate(documents):
+        # Of equal ones the earlier stays.
+        entry = (text_hash(document.text), -number, document)
+        if entry[:2] < floor:
+            continue
+        heapq.heappush(kept, entry)
+        characters += len(document.text)
+        while characters > most_characters and len(kept) > 1:
+            value, negative, dropped = heapq.heappop(kept)
+            floor = value, negative
+            characters -= len(dropped.text)
+    return [document for _, _, document in sorted(kept, key=lambda entry: -entry[1])]
 
 
 def check_fraction(val_fraction: float) -> None:

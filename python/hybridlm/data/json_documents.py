@@ -1,7 +1,8 @@
 """Documents in JSON: told from prose by how a file begins, and read from lines or from an array.
 
 Whatever its name, a file is taken for JSON by its beginning, when
-- more than half of the lines there are objects, or the first one is an object with a "text": JSON Lines;
+- more than half of the lines there are objects, or the first one is an object with a text in the field that
+  is asked for, by default "text": JSON Lines;
 - or a parser reads objects and arrays there, one after the other and nothing else, of which the last may be
   cut off: JSON Lines if an object's line goes on beyond, an array if there is one, else refused;
 - or what the parser can't read begins as nothing but an object does, ``{"name":``: refused.
@@ -21,6 +22,9 @@ from hybridlm.errors import FormatError
 
 Layout = Literal["lines", "array"]
 
+TEXT_FIELD = "text"
+"""The member of an object that is its document, where nobody names another."""
+
 LONGEST_ARRAY = 32 << 20
 """Bytes of a file that is parsed as one array, which takes up to some 20 times as much memory."""
 
@@ -37,13 +41,13 @@ _OBJECT_START = re.compile(r'(?:,\s*)?(?:\[\s*)*\{\s*"(?:[^"\\\n]|\\.)*"\s*:')
 _CUT_OFF = 16
 
 
-def recognise(file: Path, head: bytes, whole: bool) -> Layout | None:
+def recognise(file: Path, head: bytes, whole: bool, field: str = TEXT_FIELD) -> Layout | None:
     """How the documents of a file that begins with ``head`` (or is that, if ``whole``) are laid out.
 
     None is prose. Raises FormatError for JSON that is neither lines nor an array.
     """
     text = head.decode(errors="ignore")
-    if _is_lines(text, whole):
+    if _is_lines(text, whole, field):
         return "lines"
     named = file.suffix.lower() in _NAMES
     text = text.lstrip(_BETWEEN_VALUES)
@@ -63,12 +67,12 @@ def recognise(file: Path, head: bytes, whole: bool) -> Layout | None:
     raise FormatError(f"{file}: JSON, but neither JSON Lines nor an array; {_to_lines(file)}")
 
 
-def _is_lines(text: str, whole: bool) -> bool:
+def _is_lines(text: str, whole: bool, field: str) -> bool:
     lines = _LINE_END.split(text)
     if not whole and lines[-1].lstrip(_BETWEEN_VALUES).startswith("{"):
         lines.pop()
     values = [_object(line) for line in lines if line.strip(_BETWEEN_VALUES)]
-    if values and values[0] is not None and isinstance(values[0].get("text"), str):
+    if values and values[0] is not None and isinstance(values[0].get(field), str):
         return True
     return sum(value is not None for value in values) * 2 > len(values)
 
@@ -119,8 +123,10 @@ def _to_lines(file: Path) -> str:
     )
 
 
-def read_lines(file: Path, parts: Iterable[bytes]) -> Iterator[tuple[str, str]]:
+def read_lines(file: Path, parts: Iterable[bytes], field: str = TEXT_FIELD) -> Iterator[tuple[str, str]]:
     """(where it stands, text) of each line of JSON Lines; ``parts`` are the file's bytes.
+
+    Of an object the text is that in ``field``.
 
     Raises FormatError naming line, and byte offset of what isn't UTF-8.
     """
@@ -133,7 +139,8 @@ def read_lines(file: Path, parts: Iterable[bytes]) -> Iterator[tuple[str, str]]:
             raise not_utf8(file, where, error.reason, position + error.start, line) from None
         position += len(line)
         if content:
-            yield where, _text_of(_parsed(content, f"{where}: not a line of JSON"), where)
+            value = _parsed(content, f"{where}: not a line of JSON", field)
+            yield where, _text_of(value, where, field)
 
 
 def _lines(parts: Iterable[bytes]) -> Iterator[bytes]:
@@ -152,8 +159,8 @@ def _lines(parts: Iterable[bytes]) -> Iterator[bytes]:
         yield last
 
 
-def read_array(file: Path, parts: Iterable[bytes]) -> Iterator[tuple[str, str]]:
-    """(where it stands, text) of each element of one array of objects with a "text" or of strings.
+def read_array(file: Path, parts: Iterable[bytes], field: str = TEXT_FIELD) -> Iterator[tuple[str, str]]:
+    """(where it stands, text) of each element of one array of objects with a text in ``field`` or of strings.
 
     Raises FormatError for anything else, and for a file of more than LONGEST_ARRAY bytes.
     """
@@ -170,36 +177,50 @@ def read_array(file: Path, parts: Iterable[bytes]) -> Iterator[tuple[str, str]]:
         text = content.decode().strip(_BETWEEN_VALUES)
     except UnicodeDecodeError as error:
         raise not_utf8(file, str(file), error.reason, error.start, bytes(content)) from None
-    elements = _parsed(text, f"{file}: begins like an array of JSON, but isn't one")
+    elements = _parsed(text, f"{file}: begins like an array of JSON, but isn't one", field)
     for index, element in enumerate(elements):
         where = f"{file}[{index}]"
-        yield where, _text_of(element, where)
+        yield where, _text_of(element, where, field)
 
 
-def _parsed(text: str, complaint: str) -> Any:
+def _parsed(text: str, complaint: str, field: str) -> Any:
+    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs) and [name for name, _ in pairs].count(field) > 1:
+            raise _RepeatedText
+        return found
+
     try:
-        return _PARSER.decode(text)
+        return json.JSONDecoder(parse_int=len, object_pairs_hook=members).decode(text)
     except RecursionError:
         raise FormatError(f"{complaint}: it is nested too deeply") from None
     except json.JSONDecodeError as error:
         raise FormatError(f"{complaint}: {_in_words(error)}") from None
     except _RepeatedText:
-        raise FormatError(f'{complaint} with one text: it has two members named "text"') from None
+        raise FormatError(f'{complaint} with one text: it has two members named "{field}"') from None
 
 
-def _text_of(value: Any, where: str) -> str:
-    text = value.get("text") if isinstance(value, dict) else value
+def _text_of(value: Any, where: str, field: str) -> str:
+    text = value.get(field) if isinstance(value, dict) else value
+    if not isinstance(text, str) and isinstance(value, dict):
+        names = ", ".join(repr(name)[:40] for name in [*value][:8])
+        hint = f", only {names}; --text-field names another" if names else ""
+        raise FormatError(f'{where}: no "{field}" string here{hint}')
+    return checked_text(text, where, field)
+
+
+def checked_text(text: Any, where: str, field: str) -> str:
+    """``text`` if it is a string that can be a document; else FormatError."""
     if not isinstance(text, str):
-        names = ", ".join(repr(name)[:40] for name in [*value][:8]) if isinstance(value, dict) else ""
-        raise FormatError(f'{where}: no "text" string here{names and f", only {names}"}')
+        raise FormatError(f'{where}: no "{field}" string here')
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise FormatError(
-            f'{where}: "text" has half of a surrogate pair at character {error.start}'
+            f'{where}: "{field}" has half of a surrogate pair at character {error.start}'
         ) from None
     if (found := text.find("\0")) >= 0:
-        raise FormatError(f'{where}: "text" has a NUL (U+0000) at character {found}')
+        raise FormatError(f'{where}: "{field}" has a NUL (U+0000) at character {found}')
     return text
 
 
@@ -208,16 +229,8 @@ def _in_words(error: json.JSONDecodeError) -> str:
 
 
 class _RepeatedText(ValueError):
-    """An object has two members "text", of which a parser would silently keep the last."""
-
-
-def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) < len(pairs) and [name for name, _ in pairs].count("text") > 1:
-        raise _RepeatedText
-    return members
+    """An object has two members of the text's name, of which a parser would silently keep the last."""
 
 
 # No number is of use here, and Python refuses to read long ones.
 _ANY_JSON = json.JSONDecoder(parse_int=len)
-_PARSER = json.JSONDecoder(parse_int=len, object_pairs_hook=_members)

@@ -20,6 +20,7 @@ from enum import Enum
 
 import sentencepiece
 
+from hybridlm.data.case_folding import MARKS
 from hybridlm.errors import FormatError
 
 SPACE = "▁"
@@ -31,6 +32,8 @@ class Kind(Enum):
     CONTROL = "control"
     UNKNOWN = "unknown"
     UNUSED = "unused"
+    MARK = "mark"
+    """A mark of `hybridlm.data.case_folding`, in a model that has them all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class Piece:
     """What one token id stands for.
 
     text: its bytes, a space for each "▁" but not for the ``leading_space``. A byte piece has one byte;
-        control pieces have none, nor has the unknown piece, whose text is lost.
+        control pieces and marks have none, nor has the unknown piece, whose text is lost.
     leading_space: whether a space comes before ``text`` that the decoder drops where a text begins.
     blank: whether a text that begins with this piece is still empty after it, so that the next leading space
         is dropped too. True of control pieces and, where the decoder drops all leading spaces, of "▁".
@@ -60,7 +63,7 @@ class Piece:
     @property
     def is_text(self) -> bool:
         """Whether a text's tokens can include this one."""
-        return self.kind in (Kind.TEXT, Kind.BYTE)
+        return self.kind in (Kind.TEXT, Kind.BYTE, Kind.MARK)
 
 
 def read_pieces(model: sentencepiece.SentencePieceProcessor, name: str) -> list[Piece]:
@@ -75,9 +78,10 @@ def read_pieces(model: sentencepiece.SentencePieceProcessor, name: str) -> list[
             "have no bytes of their own; use one that was trained without such rules"
         )
     tokens = range(model.get_piece_size())
+    marks = mark_tokens(model)
     alone: list[str] = model.decode([[token] for token in tokens], num_threads=1)
     written: list[str] = [model.id_to_piece(token) for token in tokens]
-    kinds = [_kind(model, token) for token in tokens]
+    kinds = [Kind.MARK if token in marks else _kind(model, token) for token in tokens]
     texts = {
         token: written[token].replace(SPACE, " ")
         for token in tokens
@@ -90,6 +94,7 @@ def read_pieces(model: sentencepiece.SentencePieceProcessor, name: str) -> list[
         if kind is Kind.BYTE:
             return Piece(bytes([int(written[token][3:5], 16)]), False, False, score, kind)
         if token not in texts:
+            # To the decoder a mark is text, so a space after it is kept.
             return Piece(b"", False, not alone[token], score, kind)
         leading_space = drops and written[token].startswith(SPACE)
         text = texts[token][1:] if leading_space else texts[token]
@@ -100,6 +105,13 @@ def read_pieces(model: sentencepiece.SentencePieceProcessor, name: str) -> list[
     pieces = [piece(token) for token in tokens]
     _check(model, name, pieces, alone)
     return pieces
+
+
+def mark_tokens(model: sentencepiece.SentencePieceProcessor) -> frozenset[int]:
+    """The ids of the marks for capitals, or none unless the model has all of them as pieces of their own."""
+    tokens = [model.piece_to_id(mark) for mark in MARKS]
+    whole = all(model.id_to_piece(token) == mark for token, mark in zip(tokens, MARKS, strict=True))
+    return frozenset(tokens) if whole else frozenset()
 
 
 def _kind(model: sentencepiece.SentencePieceProcessor, token: int) -> Kind:

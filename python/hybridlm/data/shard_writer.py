@@ -1,12 +1,10 @@
 """Writing documents as the token shards of a data folder, each with a sidecar that says what made it."""
 
-import hashlib
 import os
 import re
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,11 +15,11 @@ from numpy.typing import NDArray
 
 from hybridlm import _core
 from hybridlm.data.documents import Document, Split
-from hybridlm.data.sidecar import Sidecar, sidecar_path
+from hybridlm.data.sidecar import sidecar_path, write_sidecar
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.data.unknown_characters import UnknownCharacters
 from hybridlm.errors import InputError
-from hybridlm.files import atomic_write_text
+from hybridlm.files import scratch_folder
 
 DEFAULT_SHARD_TOKENS = 10_000_000
 MAX_SHARD_TOKENS = 2**31 - 1
@@ -106,7 +104,8 @@ class DataFolderWriter:
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._staging = Path(tempfile.mkdtemp(dir=self.folder, prefix=f".{self.name}.", suffix=".part"))
+        self._leave = ExitStack()
+        self._staging = self._leave.enter_context(scratch_folder(self.folder))
         return self
 
     def __exit__(
@@ -123,7 +122,7 @@ class DataFolderWriter:
                     self.unknown.refuse()
                 self._publish()
         finally:
-            shutil.rmtree(self._staging, ignore_errors=True)
+            self._leave.close()
             if self._folder_is_new and not self.summaries:
                 self.folder.rmdir()
 
@@ -196,17 +195,7 @@ def write_shard(
     _core.write_shard(os.fspath(path), tokens)
     if tokenizer is None:
         return
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    sidecar = Sidecar(
-        tokens=len(tokens),
-        documents=int(np.count_nonzero(tokens == tokenizer.bos_id)),
-        text_bytes=text_bytes,
-        sha256=sha256,
-        vocabulary=tokenizer.vocabulary,
-        source=source or {},
-    )
-    atomic_write_text(sidecar_path(path), sidecar.to_json())
+    write_sidecar(path, tokens, tokenizer.vocabulary, text_bytes=text_bytes, source=source)
 
 
 def write_shards(

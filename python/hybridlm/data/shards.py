@@ -10,15 +10,16 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hybridlm import _core
+from hybridlm.data.pieces import Kind
 from hybridlm.data.sidecar import SUFFIX, Sidecar, sidecar_path
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.data.vocabulary import DEFAULT_BOS, DEFAULT_SIZE, Vocabulary
@@ -110,6 +111,13 @@ class ShardRecord(ShardHead):
 
     sha256: str
 
+    @classmethod
+    def of(cls, path: str) -> Self:
+        """Raises FormatError or OSError."""
+        tokens = _core.shard_tokens(path)
+        with Path(path).open("rb") as file:
+            return cls(path, tokens, hashlib.file_digest(file, "sha256").hexdigest())
+
 
 @dataclass(frozen=True)
 class Stream:
@@ -152,11 +160,13 @@ def open_stream(
     >>> len(stream), int(stream.tokens[0]) == tokenizer.bos_id
     (100, True)
     """
-    names = [os.fspath(path) for path in paths]
+    names = _names(paths, "open_stream")
     records = inspect_shards(names)
     vocabulary = known_vocabulary(
         records, size=vocabulary.size, bos_id=vocabulary.bos_id, fingerprint=vocabulary.fingerprint
     )
+    for record in records:
+        refuse_foreign(record, vocabulary.size)
     stream = _read(names, [record.tokens for record in records], vocabulary.size, max_tokens)
     if training := [name for name in names if _split_of(name) == "train"]:
         log.warning(
@@ -196,10 +206,14 @@ def read_stream(
     >>> hybridlm.read_stream(["data/text_val_000000.bin"], max_tokens=100).shape
     (100,)
     """
-    if isinstance(paths, str | os.PathLike):
-        raise TypeError(f"read_stream takes a list of shards: give [{os.fspath(paths)!r}]")
-    names = [os.fspath(path) for path in paths]
+    names = _names(paths, "read_stream")
     return _read(names, [record.tokens for record in inspect_shards(names)], vocab_size, max_tokens)
+
+
+def _names(paths: Iterable[str | os.PathLike[str]], function: str) -> list[str]:
+    if isinstance(paths, str | os.PathLike):
+        raise TypeError(f"{function} takes a list of shards: give [{os.fspath(paths)!r}]")
+    return [os.fspath(path) for path in paths]
 
 
 def _read(
@@ -219,12 +233,7 @@ def _read(
 
 def inspect_shards(names: Sequence[str]) -> list[ShardRecord]:
     """Size and hash of each shard. Raises FormatError, OSError, or InputError for one that is given twice."""
-    records = []
-    for name in names:
-        tokens = _core.shard_tokens(name)
-        with Path(name).open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        records.append(ShardRecord(name, tokens, sha256))
+    records = [ShardRecord.of(name) for name in names]
     refuse_repeated(records)
     return records
 
@@ -239,6 +248,26 @@ def refuse_repeated(records: Sequence[ShardRecord]) -> None:
                 "trained on twice makes numbers that mean something else; give each shard once"
             )
         seen[record.sha256] = record.path
+
+
+_GPT2_DOCUMENT_TOKEN = 50256
+_GPT2_SIZE = 50257
+
+
+def refuse_foreign(shard: ShardHead, vocab_size: int) -> None:
+    """Raises InputError for a shard of GPT-2's tokens where the vocabulary is a smaller one.
+
+    They come in files of the same layout, with <|endoftext|>, 50256, where each document begins; the token
+    that is out of range would be named in any case, but not what it means.
+    """
+    if vocab_size >= _GPT2_SIZE or not shard.tokens:
+        return
+    if _core.read_shard(shard.path, 0, 1)[0] == _GPT2_DOCUMENT_TOKEN:
+        raise InputError(
+            f"{shard.path}: begins with token {_GPT2_DOCUMENT_TOKEN}: these are GPT-2's tokens (a vocabulary "
+            f"of {_GPT2_SIZE}), but the vocabulary here has {vocab_size}: give GPT-2's tokenizer.json as "
+            "--tokenizer, or shards of the tokenizer given"
+        )
 
 
 def known_vocabulary(
@@ -291,7 +320,8 @@ def known_vocabulary(
             first = _core.read_shard(path, 0, min(1, _core.shard_tokens(path)))
             if len(first) and first[0] != DEFAULT_BOS:
                 raise InputError(
-                    f"{path}: begins with token {first[0]}, not with {DEFAULT_BOS}: say which token "
+                    f"{path}: begins with token {first[0]}, not with {DEFAULT_BOS}"
+                    f"{', as GPT-2 shards do' if first[0] == _GPT2_DOCUMENT_TOKEN else ''}: say which token "
                     f"documents begin with, by --bos-id {first[0]} if it is this one"
                 )
     return Vocabulary(
@@ -329,13 +359,17 @@ def _repeated_tokens(stream: NDArray[np.uint16], bos_id: int) -> int:
 
 @dataclass(frozen=True)
 class ShardContents:
-    """What is in a shard. ``text_bytes`` is None without a tokenizer."""
+    """What is in a shard. ``text_bytes`` is None without a tokenizer.
+
+    warnings: what makes it doubtful that the shard is what it should be.
+    """
 
     tokens: int
     documents: int
     distinct_ids: int
     max_id: int
     text_bytes: int | None
+    warnings: tuple[str, ...]
 
 
 def examine(
@@ -366,7 +400,50 @@ def examine(
         distinct_ids=len(used),
         max_id=int(used[-1]) if len(used) else -1,
         text_bytes=text_bytes if tokenizer is not None else None,
+        warnings=tuple(_doubts(name, counts, bos_id, tokenizer)),
     )
+
+
+def _doubts(name: str, counts: NDArray[np.int64], bos_id: int, tokenizer: Tokenizer | None) -> Iterator[str]:
+    size = int(counts.sum())
+    if size and not counts[bos_id]:
+        yield (
+            f"the document token {bos_id} occurs nowhere: contexts will reach from one document into the "
+            "next; --bos-id says which token documents begin with"
+        )
+    elif size and (first := int(_core.read_shard(name, 0, 1)[0])) != bos_id:
+        yield f"begins with token {first}, not with the document token {bos_id}"
+    if tokenizer is None:
+        return
+    pieces = tokenizer.pieces
+    if not any(piece.kind is Kind.TEXT and piece.whole == b" " for piece in pieces) and not any(
+        piece.kind is Kind.BYTE and piece.text == b" " for piece in pieces
+    ):
+        yield (
+            "the tokenizer has no piece for a space alone, so a space that no merge takes in is lost as "
+            "<unk>: its bytes aren't counted"
+        )
+    strange = [
+        token
+        for token, piece in enumerate(pieces)
+        if counts[token] and token != bos_id and piece.kind in (Kind.CONTROL, Kind.UNUSED)
+    ]
+    if strange:
+        total = int(counts[strange].sum())
+        yield (
+            f"{total:,} tokens are control or unused pieces ({', '.join(map(str, strange[:5]))}), which text "
+            "is never cut into: another tokenizer's shard?"
+        )
+    used = len(np.flatnonzero(counts[: len(pieces)]))
+    if size > _TELLING * len(pieces) and used < len(pieces) // 2:
+        yield (
+            f"only {used:,} of the tokenizer's {len(pieces):,} pieces occur in {size:,} tokens: another "
+            "tokenizer's shard?"
+        )
+
+
+_TELLING = 1000
+"""Tokens for each piece from which on most pieces should have occurred."""
 
 
 def beginnings(

@@ -6,6 +6,7 @@ whoever reads the shard holds it against the tokenizer that it is given. Shards 
 file.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -13,9 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import FormatError, InputError
-from hybridlm.files import read_json
+from hybridlm.files import atomic_write_text, read_json
 
 SUFFIX = ".json"
 """What is put behind the shard's own name."""
@@ -111,6 +115,22 @@ class Sidecar:
                 f"{shard}: not the shard that {sidecar_path(shard).name} describes: it was replaced or "
                 "altered; remove the .json file if the shard is the one you mean"
             )
+
+
+def write_sidecar(
+    shard: Path,
+    tokens: NDArray[np.uint16],
+    vocabulary: Vocabulary,
+    *,
+    text_bytes: int = 0,
+    source: Mapping[str, Any] | None = None,
+) -> None:
+    """Leaves the sidecar of a shard that has just been written. Raises OSError."""
+    with shard.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    documents = int(np.count_nonzero(tokens == vocabulary.bos_id))
+    sidecar = Sidecar(len(tokens), documents, text_bytes, sha256, vocabulary, source or {})
+    atomic_write_text(sidecar_path(shard), sidecar.to_json())
 
 
 def sidecar_path(shard: str | os.PathLike[str]) -> Path:

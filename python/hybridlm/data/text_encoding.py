@@ -44,13 +44,6 @@ def check_beginning(file: Path, head: bytes) -> None:
         raise FormatError(
             f"{file}: a zip archive (as .docx and .epub are), not text; unpack it: unzip {name}"
         )
-    # A text could begin with the magic, but not with the first byte of a page's header, which comes next.
-    if head.startswith(b"PAR1\x15"):
-        records = f"pandas.read_parquet({str(file)!r}).to_json({str(file.with_suffix('.jsonl'))!r}"
-        raise FormatError(
-            f"{file}: a Parquet file, not text; write its records as JSON Lines, in Python: "
-            f'{records}, orient="records", lines=True)'
-        )
     if head.startswith(b"%PDF-"):
         raise FormatError(f"{file}: a PDF, not text; extract its text: pdftotext {name}")
     for mark, encoding in _BYTE_ORDER_MARKS:

@@ -1,20 +1,23 @@
-"""The SentencePiece tokenizer: training, loading, text to token ids and back."""
+"""The tokenizer, SentencePiece or byte-level BPE: training, loading, text to token ids and back."""
 
 import hashlib
 import io
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import sentencepiece
 from numpy.typing import NDArray
 
+from hybridlm.data import case_folding
+from hybridlm.data.byte_level import ByteLevelModel, is_tokenizer_json
 from hybridlm.data.byte_table import ByteTable
-from hybridlm.data.pieces import Kind, read_pieces
+from hybridlm.data.pieces import SPACE, Kind, Piece, read_pieces
 from hybridlm.data.vocabulary import DEFAULT_BOS, Vocabulary
 from hybridlm.errors import FormatError, InputError
 from hybridlm.files import atomic_write_bytes
@@ -36,14 +39,16 @@ _UNKNOWN_MARK = "\u2585"
 
 
 class Tokenizer:
-    """A SentencePiece model whose ids fit a shard, and the token that its documents begin with.
+    """A tokenizer whose ids fit a shard, and the token that its documents begin with.
 
-    model: the ``SentencePieceProcessor``.
+    model: a ``SentencePieceProcessor``, or what stands for one with a byte-level ``tokenizer.json``.
     name: what errors call it: the path that it was loaded from.
     pieces: what each token id stands for.
     vocab_size: the number of pieces V, at most 65,536.
     bos_id: the document token.
     fingerprint: SHA-256 of the model file as 64 hex digits; what shards and artifacts are matched by.
+    folds_case: whether it has the marks of `hybridlm.data.case_folding` as pieces. Then text is folded before
+        it is tokenized, and what is decoded is unfolded.
 
     >>> tokenizer = hybridlm.Tokenizer.load("tok.model")
     >>> tokens = tokenizer.encode("an expression")  # uint16 [n], without the document token
@@ -52,25 +57,28 @@ class Tokenizer:
     """
 
     def __init__(self, model: bytes, name: str = "tokenizer", bos_id: int | None = None) -> None:
-        """``model``: the bytes of a model file; ``bos_id``: the document token, by default the model's BOS.
+        """``model``: the bytes of a SentencePiece model, or of a Hugging Face ``tokenizer.json`` of
+        byte-level BPE; ``bos_id``: the document token, by default the model's BOS.
 
-        Raises FormatError for a model that can't be used (see `hybridlm.data.pieces.read_pieces` too), and
+        Raises FormatError for a model that can't be used (see `hybridlm.data.pieces.read_pieces` and
+        `hybridlm.data.byte_level.ByteLevelModel` too), and
         InputError for a ``bos_id`` that is no control piece, or none where the model has no BOS.
         """
         self.name = name
-        self.model = sentencepiece.SentencePieceProcessor()
-        try:
-            self.model.load_from_serialized_proto(model)
-            self.vocab_size: int = self.model.get_piece_size()
-            if self.vocab_size > MAX_VOCAB_SIZE:
-                raise FormatError(
-                    f"{name}: {self.vocab_size} pieces, but a token in a shard has 16 bits: "
-                    f"{MAX_VOCAB_SIZE} pieces at most"
-                )
-            self.pieces = read_pieces(self.model, name)
-        except (RuntimeError, UnicodeDecodeError):
-            raise FormatError(f"{name}: not a SentencePiece model, or a damaged one") from None
+        self.model: Any
+        if is_tokenizer_json(model):
+            self.model = ByteLevelModel(model, name)
+            self.pieces = self.model.pieces
+        else:
+            self.model, self.pieces = _sentencepiece_model(model, name)
+        self.vocab_size = len(self.pieces)
         self.fingerprint = hashlib.sha256(model).hexdigest()
+        self.folds_case = any(piece.kind is Kind.MARK for piece in self.pieces)
+        if self.folds_case and self.normalize("a") != "a":
+            raise FormatError(
+                f"{name}: this tokenizer has marks for capitals, but puts a space before every text: train "
+                "it with add_dummy_prefix=False"
+            )
         self.bos_id = self._document_token(bos_id)
 
     def _document_token(self, bos_id: int | None) -> int:
@@ -113,14 +121,20 @@ class Tokenizer:
 
     @classmethod
     def train(
-        cls, texts: Iterable[str], path: str | os.PathLike[str], vocab_size: int = DEFAULT_VOCAB_SIZE
+        cls,
+        texts: Iterable[str],
+        path: str | os.PathLike[str],
+        vocab_size: int = DEFAULT_VOCAB_SIZE,
+        *,
+        fold_case: bool = False,
     ) -> Self:
         """Learn ``vocab_size`` BPE pieces from ``texts``, one per document, and write the model to ``path``.
 
         The pieces are pad, BOS, EOS and unknown (0 to 3), one for each of the 256 bytes, the most frequent
         characters (99.9% of the text) and merges; digits are never merged. Text is normalised by NFKC, runs
         of white space become one space, and no space is put before a text's first word. The same texts give
-        the same bytes on any machine. All of the texts are held in memory.
+        the same bytes on any machine. All of the texts are held in memory. With ``fold_case``, three pieces
+        are the marks of `hybridlm.data.case_folding`, and no merge has a capital.
 
         Raises InputError when the texts can't fill such a vocabulary or it is too small to hold their
         characters, OSError when ``path`` can't be written. Whatever ``texts`` raises comes through.
@@ -130,7 +144,7 @@ class Tokenizer:
                 f"a vocabulary of {vocab_size} pieces: it must be above {BYTE_PIECES} (one for each byte) "
                 f"and at most {MAX_VOCAB_SIZE} (a token has 16 bits)"
             )
-        source = _Source(texts)
+        source = _Source(texts, fold_case)
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
@@ -148,6 +162,7 @@ class Tokenizer:
                 bos_id=BOS,
                 eos_id=EOS,
                 unk_id=UNK,
+                user_defined_symbols=list(case_folding.MARKS) if fold_case else [],
                 max_sentence_length=_LONGEST_SENTENCE,
                 # The number of threads is written into the model file, so it can't follow the machine.
                 num_threads=1,
@@ -167,11 +182,19 @@ class Tokenizer:
 
     def encode(self, text: str) -> NDArray[np.uint16]:
         """uint16 [n]: the tokens of ``text``, without the document token."""
-        return np.array(self.model.encode(text), np.uint16)
+        return self.encode_batch([text], threads=1)[0]
+
+    def encode_as_pieces(self, text: str) -> list[str]:
+        """What each token of ``encode`` was in the text; for the unknown piece, what is lost."""
+        return list(self.model.encode(self._folded(text), out_type=str))
 
     def encode_batch(self, texts: Sequence[str], threads: int | None = None) -> list[NDArray[np.uint16]]:
         """``encode`` of each text, on ``threads`` threads (by default, this process's share of the cores)."""
-        encoded = self.model.encode(list(texts), num_threads=thread_count(threads))
+        folded = [self._folded(text) for text in texts]
+        if isinstance(self.model, ByteLevelModel):
+            encoded = self.model.encode(folded)
+        else:
+            encoded = self.model.encode(folded, num_threads=thread_count(threads))
         return [np.array(tokens, np.uint16) for tokens in encoded]
 
     def decode(self, tokens: NDArray[np.uint16] | Sequence[int]) -> str:
@@ -186,14 +209,47 @@ class Tokenizer:
                     f"token {token} at position {at} is outside the tokenizer's {self.vocab_size} pieces"
                 )
         text: str = self.model.decode(ids)
-        return text
+        return case_folding.unfold(text) if self.folds_case else text
+
+    def _folded(self, text: str) -> str:
+        """What the model is given of ``text``: normalised first, since normalising may need the capitals."""
+        if not self.folds_case:
+            return text
+        return case_folding.fold(self.normalize(text))
+
+    def normalize(self, text: str) -> str:
+        """``text`` as the model's normaliser leaves it, with spaces for "▁"."""
+        return str(self.model.normalize(text)).replace(SPACE, " ")
+
+
+def _sentencepiece_model(model: bytes, name: str) -> tuple[sentencepiece.SentencePieceProcessor, list[Piece]]:
+    processor = sentencepiece.SentencePieceProcessor()
+    try:
+        processor.load_from_serialized_proto(model)
+        size = processor.get_piece_size()
+        if size > MAX_VOCAB_SIZE:
+            raise FormatError(
+                f"{name}: {size} pieces, but a token in a shard has 16 bits: {MAX_VOCAB_SIZE} pieces at most"
+            )
+        return processor, read_pieces(processor, name)
+    except FormatError:
+        raise
+    except (
+        RuntimeError,
+        ValueError,
+        IndexError,
+    ):  # what SentencePiece raises for a model that contradicts itself
+        raise FormatError(
+            f"{name}: not a SentencePiece model (and no tokenizer.json), or a damaged one"
+        ) from None
 
 
 class _Source:
     """The training texts on their way into SentencePiece, which hides what an iterator raises."""
 
-    def __init__(self, texts: Iterable[str]) -> None:
+    def __init__(self, texts: Iterable[str], fold_case: bool) -> None:
         self.texts = texts
+        self._fold_case = fold_case
         self.failure: BaseException | None = None
         self.characters = 0
 
@@ -201,6 +257,8 @@ class _Source:
         try:
             for text in self.texts:
                 self.characters += len(text)
+                if self._fold_case:
+                    text = case_folding.fold(unicodedata.normalize("NFKC", text))
                 yield text.replace(_UNKNOWN_MARK, " ")
         except BaseException as error:
             self.failure = error

@@ -41,7 +41,7 @@ class UnknownCharacters:
             at = np.flatnonzero(tokens == unknown)
             if len(at):
                 self.tokens += len(at)
-                surfaces = self.tokenizer.model.encode(text, out_type=str)
+                surfaces = self.tokenizer.encode_as_pieces(text)
                 self.counts.update("".join(surfaces[index] for index in at.tolist()))
 
     def refuse(self) -> None:

@@ -6,10 +6,29 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from hybridlm.config import check_ranges, shown
 from hybridlm.errors import FormatError, InputError
+from hybridlm.files import parse_json
 
 # No size of a model comes near. What is larger asks for memory that there isn't.
 _LARGEST = 1 << 24
+_RANGES: dict[str, tuple[float, float]] = {
+    "layers": (1, 4096),
+    "recurrences": (1, 4096),
+    "heads": (1, 1 << 16),
+    "kv_heads": (1, 1 << 16),
+    "width": (1, 1 << 20),
+    "mlp_hidden": (1, 1 << 22),
+    "vocab_size": (0, 1 << 16),
+    "bos_id": (0, (1 << 16) - 1),
+    "bigram_width": (-(1 << 20), 1 << 20),
+    # What float32 holds, with room for the arithmetic on it.
+    "embedding_std": (0, 1000),
+    "logit_softcap": (0, 1e6),
+    "query_gain_start": (-1e6, 1e6),
+    "rope_base": (-1e15, 1e15),
+    "leaky_relu_slope": (-1000, 1000),
+}
 
 
 @dataclass(frozen=True)
@@ -17,6 +36,7 @@ class ModelConfig:
     """Sizes and switches of the model. Raises InputError for sizes that don't fit."""
 
     layers: int = 4
+    """Transformer blocks."""
     width: int = 256
     """Channels of the residual stream."""
     heads: int = 4
@@ -24,6 +44,7 @@ class ModelConfig:
     kv_heads: int = 2
     """Key and value heads; each serves heads / kv_heads query heads (grouped-query attention)."""
     mlp_hidden: int = 768
+    """Hidden units of each block's MLP."""
 
     vocab_size: int = 0
     """0: as many as the tokenizer has."""
@@ -35,6 +56,7 @@ class ModelConfig:
     tied_embeddings: bool = True
     """The output layer is the transposed token embedding."""
     embedding_std: float = 0.005
+    """Standard deviation of the token embeddings at the start."""
     logit_softcap: float = 30.0
     """Logits z become c tanh(z / c); 0 leaves them alone."""
     asymmetric_softcap: bool = False
@@ -51,6 +73,7 @@ class ModelConfig:
     recurrences: int = 1
     """How many times the layers recurrence_first to recurrence_last are run, one after the other."""
     recurrence_first: int = 0
+    """The first recurrent layer, counted from 0."""
     recurrence_last: int = 0
     """The last recurrent layer, counted from 0 and included."""
     lane_layers: int = 0
@@ -61,9 +84,11 @@ class ModelConfig:
     query_gain: bool = True
     """A learned gain per query head."""
     query_gain_start: float = 1.5
+    """That gain at the start."""
     rope_dims: int = 16
     """How many channels of each head rotary embedding turns; 0: no positions but causality."""
     rope_base: float = 10_000.0
+    """The rotary embedding's longest wavelength is 2π times nearly this many positions."""
     xsa_layers: int = 4
     """In this many last layers, attention's output loses its component along the position's own value."""
     value_residual: bool = True
@@ -85,6 +110,7 @@ class ModelConfig:
     bigram_rows: int = 8192
     """Rows of the hashed bigram embedding; 0: none."""
     bigram_width: int = 128
+    """Channels of the bigram embedding, before they are projected to the width."""
     smear_gate: bool = True
     """Embeddings are blended with the previous position's, per channel, not across a document's start."""
     smear_channels: int = 0
@@ -96,7 +122,7 @@ class ModelConfig:
             if isinstance(value, float) and not math.isfinite(value):
                 raise InputError(f"model.{field_.name} must be a finite number, not {value}")
             if type(value) is int and abs(value) > _LARGEST:
-                raise InputError(f"model.{field_.name} {value} is beyond {_LARGEST}")
+                raise InputError(f"model.{field_.name} {shown(value)} is beyond {_LARGEST}")
         for name in ("layers", "width", "heads", "kv_heads", "mlp_hidden", "recurrences"):
             if getattr(self, name) < 1:
                 raise InputError(f"model.{name} must be at least 1, not {getattr(self, name)}")
@@ -107,6 +133,7 @@ class ModelConfig:
         ):
             if getattr(self, name) < 0:
                 raise InputError(f"model.{name} must not be negative, it is {getattr(self, name)}")
+        check_ranges(self, "model.", _RANGES)
         if self.width % self.heads:
             raise InputError(f"model.width {self.width} is not a multiple of model.heads {self.heads}")
         if self.heads % self.kv_heads:
@@ -171,10 +198,7 @@ class ModelConfig:
     @classmethod
     def from_json(cls, text: str, where: str) -> "ModelConfig":
         """The inverse of :meth:`to_json`. Raises FormatError, naming ``where``, for anything else."""
-        try:
-            values: Any = json.loads(text)
-        except ValueError as error:
-            raise FormatError(f"{where}: the model's configuration is not JSON: {error}") from None
+        values: Any = parse_json(text, f"{where}: the model's configuration")
         if not isinstance(values, dict):
             raise FormatError(f"{where}: the model's configuration is not a JSON object")
         known = {field.name: field.type for field in dataclasses.fields(cls)}
@@ -183,7 +207,9 @@ class ModelConfig:
         for name, value in values.items():
             wanted = known[name]
             if type(value) is not wanted and not (wanted is float and type(value) is int):
-                raise FormatError(f"{where}: the model's {name} is {value!r}, not a value of type {wanted}")
+                raise FormatError(
+                    f"{where}: the model's {name} is {shown(value)}, not a value of type {wanted}"
+                )
         try:
             return cls(**values)
         except InputError as error:

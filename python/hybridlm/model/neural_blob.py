@@ -21,9 +21,10 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from hybridlm._core import compress, decompress
+from hybridlm._core import LIMIT_VARIABLE, compress, decompress, unpacked_limit
 from hybridlm.calibration import Calibration
 from hybridlm.errors import FormatError
+from hybridlm.files import MOST_TENSORS, check_tensor_count
 from hybridlm.model.grid import DEFAULT_SCHEME, MAX_BITS, MIN_BITS, Scheme, kind_of
 from hybridlm.model.quantised import (
     GROUP,
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from hybridlm.model import GPT
 
 FORMAT_VERSION = 2
-MAX_BYTES = 1 << 30
-"""The largest decompressed size that is believed: twenty-odd times what a 16 MB artifact can need."""
 
 _MAGIC = b"NEUR\x02\r\n\x1a"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # what version 1 begins with
@@ -215,7 +214,7 @@ def _joined(arrays: list[Any], dtype: str) -> bytes:
 def read(blob: bytes, what: str) -> NeuralBlob:
     """A blob's content, checked for form, without torch. Raises FormatError; ``what`` leads its message.
 
-    No more is decompressed than the tensors that the header lists need, and at most `MAX_BYTES`.
+    No more is decompressed than the tensors that the header lists need, and at most `unpacked_limit` bytes.
     """
     if blob[: len(_ZSTD_MAGIC)] == _ZSTD_MAGIC:
         return _read_version_1(blob, what)
@@ -233,8 +232,10 @@ def read(blob: bytes, what: str) -> NeuralBlob:
     # In the frames' order.
     sizes = [_numbers(halves), _numbers(halves), 4 * _numbers(floats), _numbers(factors)]
     sizes += [_numbers([entry.shape for entry in group]) for group in groups]
-    if sum(sizes) > MAX_BYTES:
-        raise FormatError(f"{what}: the tensors in its header have more than {MAX_BYTES:,} bytes")
+    if sum(sizes) > (most := unpacked_limit()):
+        raise FormatError(
+            f"{what}: the tensors in its header have more than {most:,} bytes; {LIMIT_VARIABLE} allows more"
+        )
     contents = []
     for at, (frame, size) in enumerate(zip(frames[1:], sizes, strict=True), start=1):
         where = f"{what}, {_SECTIONS[at] if at < len(_SECTIONS) else 'whole numbers'}"
@@ -299,6 +300,8 @@ def _parsed(text: bytes, what: str) -> dict[str, Any]:
 
 
 def _entries(found: list[Any], what: str) -> list[_Entry]:
+    if len(found) > MOST_TENSORS:
+        raise FormatError(f"{what}, header: {len(found):,} tensors, more than the {MOST_TENSORS:,} allowed")
     entries = []
     for item in found:
         try:
@@ -363,9 +366,12 @@ def _assembled(entries: list[_Entry], parts: Mapping[str, Any]) -> QuantisedStat
 
 def _read_version_1(blob: bytes, what: str) -> NeuralBlob:
     key, suffix = "hybridlm", ":scale"
-    plain = decompress(blob, MAX_BYTES, what)
+    plain = decompress(blob, unpacked_limit(), what)
     try:
+        check_tensor_count(plain, what)
         tensors = safetensors.numpy.load(plain)
+    except FormatError:
+        raise
     except (safetensors.SafetensorError, KeyError) as error:  # KeyError: a dtype that NumPy lacks
         raise FormatError(f"{what}: not in safetensors form: {error}") from None
     header_len = int.from_bytes(plain[:8], "little")  # load() has checked it

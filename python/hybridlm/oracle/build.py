@@ -32,6 +32,8 @@ def estimate_dense(
     """
     if counts.tokens == 0:
         raise InputError("the shards hold no tokens")
+    if level is not None and not 1 <= level <= 22:
+        raise InputError(f"zstd levels run from 1 to 22, not {level}")
     table_bytes = sum(rows * counts.vocab_size for rows in counts.buckets.values())
     with Progress("compressing", table_bytes, "bytes") as progress:
         return counts.dense_oracle(
@@ -74,6 +76,8 @@ def estimate_sparse(
     Raises InputError when nothing has been counted or nothing fits, or when choosing among the n-grams would
     take more than about ``memory`` bytes.
     """
+    if not 0 <= max_bytes < 2**63:
+        raise InputError(f"an oracle can't have {max_bytes:,} bytes")
     with Progress("building", _core.SPARSE_PROGRESS, "%") as progress:
         return counts.sparse_oracle(max_bytes, memory, thread_count(threads), progress.update)
 

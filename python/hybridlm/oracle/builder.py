@@ -1,16 +1,20 @@
 """Building an oracle from a program: shards and arrays in, an `Oracle` out."""
 
+import hashlib
 import os
-import tempfile
+import weakref
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hybridlm import _core
+from hybridlm.arrays import Integers, token_array
+from hybridlm.data.shards import read_stream
+from hybridlm.data.sidecar import write_sidecar
 from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import InputError
+from hybridlm.files import scratch_folder
 from hybridlm.oracle.build import build_dense, build_sparse
 from hybridlm.oracle.oracle import Oracle
 from hybridlm.oracle.sources import Estimator
@@ -46,27 +50,26 @@ class OracleBuilder:
         self._estimator = estimator
         self._order = order
         self._threads = threads
-        self._arrays = tempfile.TemporaryDirectory(prefix="hybridlm-")
+        leave = ExitStack()
+        self._arrays = leave.enter_context(scratch_folder())
+        weakref.finalize(self, leave.close)
         self._sources: list[Path] = []
 
-    def add(self, tokens: NDArray[np.integer[Any]]) -> None:
+    def add(self, tokens: Integers) -> None:
         """Adds tokens [n], of one or more documents, each begun by ``vocabulary.bos_id``.
 
         Raises InputError for what isn't one row of token ids of the vocabulary.
         """
-        tokens = np.asarray(tokens)
-        if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
-            raise InputError(
-                f"tokens must be one row of whole numbers, not {tokens.dtype} of shape {tokens.shape}"
-            )
-        if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.vocabulary.size:
-            raise InputError(
-                f"tokens reach from {tokens.min()} to {tokens.max()}, but the vocabulary has "
-                f"{self.vocabulary.size}"
-            )
-        path = Path(self._arrays.name) / f"array{len(self._sources)}.bin"
-        _core.write_shard(os.fspath(path), tokens.astype(np.uint16))
-        self._sources.append(path)
+        found = token_array(tokens, self.vocabulary.size)
+        # A shard that is given twice is refused. The same array may be meant twice, and is then one shard.
+        path = self._arrays / f"{hashlib.sha256(found.tobytes()).hexdigest()}.bin"
+        before = [read_stream([path])] if path in self._sources and len(found) else []
+        shard = np.concatenate([*before, found])
+        _core.write_shard(os.fspath(path), shard)
+        if self.vocabulary.fingerprint is not None:
+            write_sidecar(path, shard, self.vocabulary)
+        if path not in self._sources:
+            self._sources.append(path)
 
     def add_shard(self, path: str | os.PathLike[str]) -> None:
         """Adds a shard's file, or a file of partial counts. Raises OSError where there is none."""
@@ -77,8 +80,8 @@ class OracleBuilder:
     def build(self, *, max_bytes: int | None = None) -> Oracle:
         """The oracle of all that was added; a sparse one of at most ``max_bytes`` (4,000,000 by default).
 
-        Raises InputError where nothing was added or the same tokens twice, or nothing fits; FormatError for
-        a damaged shard; OSError.
+        Raises InputError where nothing was added or a shard twice, or nothing fits; FormatError for a damaged
+        shard; OSError.
         """
         if self._estimator == "dense":
             if max_bytes is not None:

@@ -1,5 +1,6 @@
 """Counting shards and adding up files of partial counts, with a file to resume from when interrupted."""
 
+import contextlib
 import functools
 import logging
 import os
@@ -12,7 +13,7 @@ from typing import Literal
 from hybridlm import _core
 from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import InputError
-from hybridlm.files import atomic_write_bytes
+from hybridlm.files import atomic_write_bytes, exclusive
 from hybridlm.oracle.context_hash import verify_hash_twins
 from hybridlm.oracle.resume import not_yet_counted
 from hybridlm.oracle.sources import Paths, Sources
@@ -31,7 +32,7 @@ log = logging.getLogger("hybridlm.oracle")
 
 Engine = Literal["local", "ray"]
 
-DEFAULT_ORDERS = 8
+DEFAULT_ORDERS = MAX_ORDER = 8
 DEFAULT_CHECKPOINT_SECONDS = 60.0
 """Writing the counts aside takes some tenths of a second, so every minute costs nothing to speak of."""
 
@@ -62,6 +63,13 @@ class Tables:
 
     def empty(self) -> _core.NgramCounts:
         orders = DEFAULT_ORDERS if self.orders is None else self.orders
+        if not 1 <= orders <= MAX_ORDER:
+            raise InputError(f"orders run from 1 to {MAX_ORDER}, not {orders}")
+        for order, rows in self.buckets.items():
+            if not 3 <= order <= MAX_ORDER:
+                raise InputError(f"rows can be chosen for orders 3 to {MAX_ORDER}, not for order {order}")
+            if not 1 <= rows < 2**32:
+                raise InputError(f"order {order} can have 1 to {2**32 - 1:,} rows, not {rows:,}")
         return _core.NgramCounts(self.asked or DEFAULT_VOCABULARY, orders, self.buckets)
 
     def of(self, counts: _core.NgramCounts, name: str) -> "Tables":
@@ -168,9 +176,26 @@ def count(
     counts = tables.empty()
     _warn_of_size(counts, thread_count(threads))
     shards: Sequence[str] = found.shards
+    alone = contextlib.nullcontext() if checkpoint is None or not shards else exclusive(checkpoint.path)
+    with alone:
+        counts = _counted(shards, counts, threads, checkpoint, engine, ray_address)
+    # Last, so that a checkpoint is of shards alone.
+    _add(found.dense_counts, counts, threads)
+    warn_about(counts, asked)
+    return counts
+
+
+def _counted(
+    shards: Sequence[str],
+    counts: _core.NgramCounts,
+    threads: int | None,
+    checkpoint: Checkpoint | None,
+    engine: Engine,
+    ray_address: str | None,
+) -> _core.NgramCounts:
     if not shards:
-        pass
-    elif engine == "ray":
+        return counts
+    if engine == "ray":
         from hybridlm.oracle.ray_counting import count_on_ray
 
         save = None
@@ -186,12 +211,8 @@ def count(
                 save=save,
                 seconds=checkpoint.seconds if checkpoint else 0,
             )
-    else:
-        counts = _count_here(shards, counts, thread_count(threads), checkpoint)
-    # Last, so that a checkpoint is of shards alone.
-    _add(found.dense_counts, counts, threads)
-    warn_about(counts, asked)
-    return counts
+        return counts
+    return _count_here(shards, counts, thread_count(threads), checkpoint)
 
 
 def _warn_of_size(counts: _core.NgramCounts, threads: int) -> None:

@@ -2,13 +2,15 @@
 
 import logging
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hybridlm import _core
+from hybridlm.arrays import Integers, token_array, whole_numbers
 from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import InputError
 from hybridlm.extras import require_torch
@@ -22,6 +24,13 @@ if TYPE_CHECKING:
     from hybridlm.oracle.device_tables import OracleTables
 
 log = logging.getLogger("hybridlm.oracle")
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Where one is in a stream: its last tokens, as many as the oracle's longest context has."""
+
+    tokens: tuple[int, ...]
 
 
 class Oracle:
@@ -39,8 +48,10 @@ class Oracle:
     (True, True)
     """
 
-    def __init__(self, core: _core.FrozenOracle, data: bytes) -> None:
+    def __init__(self, core: _core.FrozenOracle, data: bytes = b"") -> None:
         """``core``: what was decoded from ``data``, an oracle file's bytes."""
+        if not isinstance(core, _core.FrozenOracle):
+            raise TypeError("an oracle is read by Oracle.from_file(path) or Oracle.from_bytes(data)")
         self._core = core
         self._data = data
         self._warned = False
@@ -54,6 +65,17 @@ class Oracle:
     def from_bytes(cls, data: bytes, name: str = "oracle") -> Self:
         """Raises FormatError, calling the data ``name``."""
         return cls(_core.FrozenOracle.from_bytes(data, name), data)
+
+    @classmethod
+    def from_arpa(cls, path: str | os.PathLike[str], vocabulary: Vocabulary) -> Self:
+        """The model of an ARPA file whose words are ids of ``vocabulary``. ``<s>`` and ``</s>`` both stand
+        for its document token, and ids without a unigram share what ``<unk>`` has.
+
+        `from_file` reads such a file as well, where at most one id has no unigram: ``<s>`` is that one.
+        Raises FormatError for a damaged file, and for one whose rows don't sum to one within 10⁻³; OSError.
+        """
+        data = Path(path).read_bytes()
+        return cls(_core.FrozenOracle.from_arpa(data, vocabulary, os.fspath(path)), data)
 
     def to_bytes(self) -> bytes:
         """The oracle's file."""
@@ -132,28 +154,29 @@ class Oracle:
         return self._core.info()
 
     def target_log_probs(
-        self, tokens: NDArray[np.uint16], *, start: int = 0, threads: int | None = None
+        self, tokens: Integers, *, start: int = 0, threads: int | None = None
     ) -> NDArray[np.float32]:
         """float32 [K, N − start]: ``[k, j]`` = ln p_k(tokens[start + j] | tokens[:start + j]).
 
-        Raises InputError for a token >= ``vocab_size`` or a ``start`` beyond the stream.
+        Tokens are of any integer type, NumPy's or torch's. Raises InputError for a token >= ``vocab_size`` or
+        a ``start`` beyond the stream.
         """
-        return self._core.target_log_probs(tokens, start, thread_count(threads))
+        return self._core.target_log_probs(self._tokens(tokens), start, thread_count(threads))
 
     def log_probs(
-        self, tokens: NDArray[np.uint16], positions: NDArray[np.integer[Any]], *, threads: int | None = None
+        self, tokens: Integers, positions: Integers, *, threads: int | None = None
     ) -> NDArray[np.float32]:
         """float32 [K, M, V]: ``[k, m, v]`` = ln p_k(v | tokens[:positions[m]]); positions are in 0..=N.
 
         Raises InputError for a token >= ``vocab_size`` or a position outside the stream.
         """
-        where: NDArray[np.int64] = np.ascontiguousarray(positions).astype(np.int64, copy=False)
-        return self._core.log_probs(tokens, where, thread_count(threads))
+        where = _positions(positions)
+        return self._core.log_probs(self._tokens(tokens), where, thread_count(threads))
 
     def mixture(
         self,
-        tokens: NDArray[np.uint16],
-        positions: NDArray[np.integer[Any]],
+        tokens: Integers,
+        positions: Integers,
         weights: NDArray[np.floating[Any]],
         *,
         threads: int | None = None,
@@ -165,9 +188,77 @@ class Oracle:
         Raises as ``log_probs`` does, TypeError for weights of another shape, and InputError for a weight
         that is negative or not finite.
         """
-        where: NDArray[np.int64] = np.ascontiguousarray(positions).astype(np.int64, copy=False)
+        where = _positions(positions)
         shares: NDArray[np.float32] = np.ascontiguousarray(weights).astype(np.float32, copy=False)
-        return self._core.mixture(tokens, where, shares, thread_count(threads))
+        return self._core.mixture(self._tokens(tokens), where, shares, thread_count(threads))
+
+    def _tokens(self, tokens: Integers) -> NDArray[np.uint16]:
+        # What is right already isn't looked through twice.
+        if isinstance(tokens, np.ndarray) and tokens.dtype == np.uint16 and tokens.flags.c_contiguous:
+            return cast("NDArray[np.uint16]", tokens)
+        return token_array(tokens, self.vocab_size)
+
+    def state(self, tokens: Integers) -> State:
+        """The state after ``tokens``, which begin a stream. Raises InputError for one >= ``vocab_size``."""
+        return State(tuple(token_array(tokens, self.vocab_size)[-self._context :].tolist()))
+
+    def start(self) -> State:
+        """The state where a document begins: after its document token."""
+        return self.state([self.vocabulary.bos_id])
+
+    def next(self, state: State, token: int) -> tuple[NDArray[np.float32], State]:
+        """(float32 [K]: ln p of ``token`` by order, the state after it).
+
+        The same as ``target_log_probs`` of the whole stream. Raises InputError for a token >= ``vocab_size``.
+
+        >>> oracle = hybridlm.Oracle.from_file("oracle.ngsp")
+        >>> state = oracle.start()
+        >>> for token in [17, 42]:
+        ...     log_probs, state = oracle.next(state, token)
+        """
+        tokens = token_array([*state.tokens, token], self.vocab_size)
+        log_probs = self._core.target_log_probs(tokens, len(tokens) - 1, 1)[:, 0]
+        return log_probs, State(tuple(tokens[-self._context :].tolist()))
+
+    def top(self, state: State, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """(int64 [k]: the likeliest next tokens by the highest order, float32 [k]: their ln p), likeliest
+        first; of equally likely ones the lower id first. Raises InputError unless k is in 1 … V."""
+        if not 1 <= k <= self.vocab_size:
+            raise InputError(f"k must be 1 to {self.vocab_size}, not {k}")
+        tokens = token_array(state.tokens, self.vocab_size)
+        row = self._core.log_probs(tokens, np.array([len(tokens)]), 1)[-1, 0]
+        best = np.argsort(-row, kind="stable")[:k]
+        return best, row[best]
+
+    def matched_orders(self, tokens: Integers, *, start: int = 0) -> NDArray[np.uint8]:
+        """uint8 [N − start]: how many tokens the longest n-gram has that the oracle holds and that ends with
+        ``tokens[start + j]``: the order that its probability rests on. KenLM calls it the n-gram length.
+
+        A dense oracle has something in every row, so there it is always the highest. Raises InputError for a
+        token >= ``vocab_size`` or a ``start`` beyond the stream.
+        """
+        return self._core.matched_orders(self._tokens(tokens), start)
+
+    def perplexity(self, tokens: Integers) -> float:
+        """exp of the mean nats of tokens[1:] by the highest order; the first token is context."""
+        found = self._tokens(tokens)
+        if len(found) < 2:
+            raise InputError(f"{len(found)} tokens have no target: it takes at least two")
+        log_probs = self._core.target_log_probs(found, 1, thread_count(None))[-1]
+        return float(np.exp(-log_probs.mean(dtype=np.float64)))
+
+    def save_arpa(self, path: str | os.PathLike[str]) -> None:
+        """Writes the ARPA file of a sparse oracle, which KenLM and SRILM read: the same probabilities, to the
+        rounding of their logarithms. Words are token ids, and ``<s>`` is the document token.
+
+        Raises InputError for a dense oracle, OSError.
+        """
+        self._core.write_arpa(path)
+
+    @property
+    def _context(self) -> int:
+        """Tokens before a target that its probability may depend on, at least one."""
+        return max(1, max(self.orders) - 1)
 
     def tables(self, device: "torch.device | str" = "cpu") -> "OracleTables":
         """The same look-ups as a torch module on ``device``.
@@ -178,3 +269,7 @@ class Oracle:
         from hybridlm.oracle.device_tables import OracleTables
 
         return OracleTables(self._core, device)
+
+
+def _positions(positions: Integers) -> NDArray[np.int64]:
+    return np.ascontiguousarray(whole_numbers(positions, "positions"), np.int64)

@@ -92,6 +92,9 @@ def count_sparse_on_ray(
                 ray.cancel(task, force=True)
 
 
+_SECONDS_TO_CONNECT = 10
+
+
 @contextlib.contextmanager
 def _cluster(address: str | None) -> Iterator[Any]:
     """The module ray, connected; what it raises as errors of ours."""
@@ -100,6 +103,8 @@ def _cluster(address: str | None) -> Iterator[Any]:
 
     ours = not ray.is_initialized()
     if ours:
+        if where := address or os.environ.get("RAY_ADDRESS"):
+            _check_reachable(where)
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except ConnectionError as error:
@@ -121,7 +126,24 @@ def _absolute(shards: Sequence[str | os.PathLike[str]]) -> list[str]:
     return [os.path.abspath(shard) for shard in shards]  # noqa: PTH100 - resolving links may leave what nodes share
 
 
+def _check_reachable(address: str) -> None:
+    """Raises InputError where nobody listens at ``address``: Ray itself goes on trying for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not (colon and port.isdecimal()):  # such as auto and local
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS_TO_CONNECT).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"no Ray cluster can be reached at {address}: {error}") from None
+
+
 def _slots(ray: Any, threads: int) -> int:
+    """Tasks that can run at once. Raises InputError where none ever could."""
+    most = max((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
+    if threads > most:
+        raise InputError(
+            f"--threads {threads}: a task runs on one node, and the largest of this cluster has {most} CPUs"
+        )
     return max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
 
 

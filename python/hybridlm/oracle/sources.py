@@ -74,6 +74,10 @@ class Sources:
 
 def _kind(source: str | os.PathLike[str]) -> str:
     magics = {_core.PARTIAL_COUNTS_MAGIC: "dense", _core.SPARSE_COUNTS_MAGIC: "sparse"}
+    if not Path(source).is_file() and Path(source).exists() and not Path(source).is_dir():
+        raise InputError(
+            f"{os.fspath(source)}: not a regular file; it is read more than once, so write it to a file first"
+        )
     with Path(source).open("rb") as file:
         head = file.read(max(map(len, magics)))
     return next((kind for magic, kind in magics.items() if head.startswith(magic)), "shards")

@@ -9,7 +9,6 @@ import contextlib
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,8 @@ from pathlib import Path
 from hybridlm import _core
 from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import InputError
-from hybridlm.files import atomic_write_bytes
-from hybridlm.oracle.dense_counting import Engine, groups
+from hybridlm.files import atomic_write_bytes, exclusive, scratch_folder
+from hybridlm.oracle.dense_counting import MAX_ORDER, Engine, groups
 from hybridlm.oracle.resume import not_yet_counted
 from hybridlm.oracle.sources import Paths, Sources
 from hybridlm.oracle.vocabularies import (
@@ -78,14 +77,21 @@ class _Folder:
         self._resumable = path is not None
         self._path = path
         self._number = 0
+        self._leave = contextlib.ExitStack()
 
     def __enter__(self) -> "_Folder":
+        if self._path is not None:
+            self._leave.enter_context(exclusive(self._path))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._path is None:
+        with self._leave:
+            self._clean(failed=kind is not None)
+
+    def _clean(self, *, failed: bool) -> None:
+        if self._path is None or not self._resumable:
             return
-        if kind is None or not self._resumable:
+        if not failed:
             shutil.rmtree(self._path, ignore_errors=True)
             return
         for file in self._path.glob("*"):
@@ -97,7 +103,7 @@ class _Folder:
     def file(self, name: str = _PART) -> Path:
         """The path of a new file."""
         if self._path is None:
-            self._path = Path(tempfile.mkdtemp(prefix="hybridlm-"))
+            self._path = self._leave.enter_context(scratch_folder())
         self._path.mkdir(exist_ok=True)
         while True:
             path = self._path / f"{name}{self._number}.part"
@@ -181,6 +187,8 @@ def counted(
         ngrams, of_counts = ngrams.of(given[0], classified.sparse_counts[0]), vocabulary_of(given[0])
     vocabulary = classified.vocabulary(ngrams.vocabulary, of_counts)
     order = DEFAULT_ORDER if ngrams.order is None else ngrams.order
+    if not 2 <= order <= MAX_ORDER:
+        raise InputError(f"a sparse oracle has order 2 to {MAX_ORDER}, not {order}")
     native = thread_count(threads)
     group_tokens = min(memory // _BYTES_PER_TOKEN, _GROUP_TOKENS)
     with _Folder(unfinished) as folder:

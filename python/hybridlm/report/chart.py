@@ -9,6 +9,8 @@ WIDTH, HEIGHT = 720, 320
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 16, 44
 
 # Told apart also by who sees red and green alike (Okabe and Ito's palette, without its yellow and black).
+DASHES = ("", "7 3", "2 2", "10 3 2 3", "4 4", "1 3")
+"""So that lines are told apart without any colour."""
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 
 
@@ -72,6 +74,7 @@ def line_chart(series: Sequence[Series], *, x_label: str, y_label: str, logarith
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
         f'font-family="system-ui, sans-serif" font-size="12" fill="currentColor">',
         f"<title>{escape(y_label)} by {escape(x_label)}</title>",
+        f"<desc>{escape(_told(drawn))}</desc>",
     ]
     for tick in y_axis.ticks():
         y = y_axis.pixel(tick)
@@ -91,6 +94,16 @@ def line_chart(series: Sequence[Series], *, x_label: str, y_label: str, logarith
     return "\n".join([*parts, "</svg>"])
 
 
+def _told(lines: Sequence[Series]) -> str:
+    """What a reader who can't see the lines is told of them."""
+    return "; ".join(
+        f"{line.name}: from {line.points[0][1]:.4g} to {line.points[-1][1]:.4g}, "
+        f"lowest {min(y for _, y in line.points):.4g}"
+        for line in lines
+        if line.points
+    )
+
+
 def tick_step(span: float) -> float:
     """1, 2 or 5 times a power of ten, of which three to eight make up ``span``."""
     if span <= 0:
@@ -107,12 +120,15 @@ def _drawable(points: Sequence[tuple[float, float]], logarithmic_x: bool) -> lis
 def _series(line: Series, colour: str, index: int, x_axis: _Axis, y_axis: _Axis) -> list[str]:
     pixels = [(x_axis.pixel(x), y_axis.pixel(y)) for x, y in line.points]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in pixels)
-    parts = [f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>']
+    dash = DASHES[index % len(DASHES)]
+    dashes = f' stroke-dasharray="{dash}"' if dash else ""
+    parts = [f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"{dashes}/>']
     if len(pixels) <= 24:
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in pixels]
     y = TOP + 6 + 16 * index
-    parts.append(f'<rect x="{WIDTH - RIGHT - 12}" y="{y - 9}" width="10" height="10" fill="{colour}"/>')
-    return [*parts, _text(WIDTH - RIGHT - 18, y, line.name, "end")]
+    ends = f'x1="{LEFT}" y1="{y - 4}" x2="{LEFT + 32}" y2="{y - 4}"'
+    parts.append(f'<line {ends} stroke="{colour}" stroke-width="3"{dashes}/>')
+    return [*parts, _text(LEFT + 40, y, line.name, "start")]
 
 
 def _line(x1: float, y1: float, x2: float, y2: float) -> str:

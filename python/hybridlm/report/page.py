@@ -1,187 +1,454 @@
-"""A run as one HTML page: its scores, its bytes, its time, its training curve and its settings.
+"""A run, or two side by side, as one HTML page.
 
-The page loads nothing else, so it can be mailed, archived, or opened on a machine without a network.
+The page loads nothing and runs nothing: it can be mailed, archived, or opened without a network. It is read
+on a phone and on a wide screen, light and dark, with a keyboard alone, and by a screen reader: every bar and
+line stands beside its numbers.
 """
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
 from hybridlm import __version__
-from hybridlm.errors import FormatError, InputError
-from hybridlm.report.chart import Series, line_chart
-from hybridlm.train.metrics import METRICS_FILE, read_metrics
+from hybridlm.errors import FormatError
+from hybridlm.report.chart import COLOURS, Series, line_chart
+from hybridlm.report.html import STYLE, columns, details, figure, note, row, section, side_by_side, table
+from hybridlm.report.passage import passage
+from hybridlm.report.run_files import AUDIT, SUMMARY, TRACE, RunFiles
 
-SUMMARY, PIPELINE_SETTINGS, TRAINING_SETTINGS = "summary.json", "settings.json", "config.json"
-
-STYLE = """
-:root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 760px; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2.2rem; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-td, th { padding: .15rem .6rem; text-align: left; border-bottom: 1px solid #8884; }
-td { overflow-wrap: anywhere; }
-td.number, th.number { text-align: right; white-space: nowrap; }
-td.bar { width: 45%; } td.bar div { background: #0072b2; height: .7rem; min-width: 1px; }
-tr.result { font-weight: 600; }
-p.note, footer { opacity: .75; font-size: .9em; }
-"""
+_MOST_LINES = len(COLOURS)
 
 
-@dataclass(frozen=True)
-class RunFiles:
-    """What is in a run's folder. Each part may be missing, but not the summary and the metrics both.
-
-    Attributes:
-        summary: of `hybridlm run`, as its summary.json holds it.
-        metrics: of training, a dict per logged step.
-        settings: the resolved settings, nested.
-    """
-
-    folder: Path
-    summary: Mapping[str, Any] | None
-    metrics: list[dict[str, float]]
-    settings: Mapping[str, Any]
-
-
-def read_run(folder: Path) -> RunFiles:
-    """Reads a folder that `hybridlm run --out` or `hybridlm train --out` left.
-
-    Raises InputError if it is neither, FormatError for a file in it that isn't what it should be.
-    """
-    if not folder.is_dir():
-        raise InputError(
-            f"{folder} is not a folder; name one that `hybridlm run --out` or `train --out` left"
-        )
-    summary = _read_object(folder / SUMMARY)
-    training = folder / "model" if (folder / "model" / METRICS_FILE).is_file() else folder
-    metrics = read_metrics(training) if (training / METRICS_FILE).is_file() else []
-    if summary is None and not metrics:
-        raise InputError(
-            f"{folder} holds no run: there is neither {SUMMARY} nor a {METRICS_FILE} with a step"
-        )
-    settings = _read_object(folder / PIPELINE_SETTINGS) or _read_object(training / TRAINING_SETTINGS) or {}
-    return RunFiles(folder, summary, metrics, settings)
-
-
-def render(run: RunFiles) -> str:
-    """The page's HTML. Raises FormatError if the summary lacks something."""
-    sections = []
-    try:
-        if run.summary is not None:
-            sections += [_scores(run.summary), _artifact(run.summary), _time(run.summary)]
-            sections += [_made_of(run.summary["made_of"])] if "made_of" in run.summary else []
-    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
-        raise FormatError(
-            f"{run.folder / SUMMARY} is not a summary of this version ({error!r}); run `hybridlm run` again"
-        ) from None
-    if run.metrics:
-        sections.append(_training(run.metrics))
-    if run.settings:
-        sections.append(_settings(run.settings))
-    title = escape(f"hybridlm: {run.folder.resolve().name}")
+def render(*runs: RunFiles) -> str:
+    """The HTML of one run or of two. Raises FormatError if a file of theirs lacks something."""
+    names = names_of(runs)
+    sections = [
+        _scores,
+        _along,
+        _passages,
+        _bytes,
+        _orders,
+        _training,
+        _audits,
+        _time,
+        _made_of,
+        _settings,
+    ]
+    found = [part for make in sections for part in _guarded(make, runs, names)]
+    title = escape("hybridlm: " + " and ".join(names))
+    contents = "".join(f'<li><a href="#{name}">{escape(label)}</a></li>' for name, label, _ in found)
     return "\n".join(
         [
             "<!DOCTYPE html>",
-            f'<html lang="en"><head><meta charset="utf-8"><title>{title}</title>',
+            '<html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f"<title>{title}</title>",
             f"<style>{STYLE}</style></head>",
-            f"<body><h1>{title}</h1>",
-            *sections,
+            f'<body><a class="skip" href="#main">Skip to the results</a><header><h1>{title}</h1>'
+            f'<nav aria-label="on this page"><ul>{contents}</ul></nav></header>',
+            f'<main id="main">{"".join(body for _, _, body in found)}</main>',
             f"<footer><p>Written by hybridlm {escape(__version__)}.</p></footer></body></html>\n",
         ]
     )
 
 
-def _read_object(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
+Part = tuple[str, str, str]
+"""The name of a section, what the table of contents calls it, and its HTML."""
+
+
+def _guarded(
+    make: Callable[[Sequence[RunFiles], list[str]], Iterable[Part]],
+    runs: Sequence[RunFiles],
+    names: list[str],
+) -> list[Part]:
     try:
-        value = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise FormatError(f"{path} is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise FormatError(f"{path} holds no JSON object")
-    return value
+        return list(make(runs, names))
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        file = {"_along": TRACE, "_passages": TRACE, "_audits": AUDIT}.get(make.__name__, SUMMARY)
+        where = " or ".join(str(run.folder / file) for run in runs)
+        raise FormatError(
+            f"{where} is not of this version ({error!r}); make it again with this one"
+        ) from None
 
 
-def _scores(summary: Mapping[str, Any]) -> str:
-    scores = [*summary["experts"], *summary["scores"]]
-    worst = max(score["bpb"] for score in scores)
-    rows = [
-        _row(
-            score["name"],
-            f"{score['bits_per_token']:.4f}",
-            f"{score['bpb']:.4f}",
-            bar=score["bpb"] / worst,
-            result=score is scores[-1],
+def names_of(runs: Sequence[RunFiles]) -> list[str]:
+    """What each run is called: its folder's name, numbered if both have the same."""
+    names = [run.name for run in runs]
+    return (
+        [f"{name} ({index})" for index, name in enumerate(names, 1)] if len({*names}) < len(names) else names
+    )
+
+
+def _with_summary(runs: Sequence[RunFiles], names: list[str]) -> list[tuple[str, Mapping[str, Any]]]:
+    return [(name, run.summary) for name, run in zip(names, runs, strict=True) if run.summary is not None]
+
+
+def _scores(runs: Sequence[RunFiles], names: list[str]) -> Iterable[Part]:
+    found = _with_summary(runs, names)
+    if not found:
+        return
+    tables = [
+        {score["name"]: score for score in [*summary["experts"], *summary["scores"]]} for _, summary in found
+    ]
+    results = [summary["scores"][-1]["name"] for _, summary in found]
+    # A result stands last, whatever it is called in either.
+    predictors = [
+        name for name in dict.fromkeys(name for one in tables for name in one) if name not in results
+    ]
+    predictors += dict.fromkeys(results)
+    worst = max(score["bpb"] for one in tables for score in one.values())
+    rows = []
+    for name in predictors:
+        scores = [one.get(name) for one in tables]
+        numbers = [text for score in scores for text in _score_texts(score, len(found))]
+        if len(found) == 2:
+            first, second = scores
+            numbers.append("" if first is None or second is None else f"{second['bpb'] - first['bpb']:+.4f}")
+        bars = [0.0 if score is None else score["bpb"] / worst for score in scores]
+        rows.append(row(name, *numbers, bars=bars, result=name in results))
+    if len(found) == 1:
+        (_, summary) = found[0]
+        heading = f"{summary['bpb']:.4f} bits per byte"
+        head: tuple[str, ...] = ("predictor", "bits/token", "BPB", "shorter is better")
+    else:
+        (one, first_), (other, second_) = found
+        heading = f"{first_['bpb']:.4f} and {second_['bpb']:.4f} bits per byte"
+        head = ("predictor", f"BPB of {one}", f"BPB of {other}", "difference", "shorter is better")
+    texts = [
+        f"{summary['tokens']:,} targets, {summary['bytes']:,} bytes of decoded validation text"
+        + (f" of {name}" if len(found) == 2 else "")
+        for name, summary in found
+    ]
+    explained = (
+        "; ".join(texts) + ". Fewer bits per byte are better. An expert's row is that expert alone; a row in "
+        "bold is a result."
+    )
+    if len(found) == 2 and len({(summary["tokens"], summary["bytes"]) for _, summary in found}) == 2:
+        explained += " The texts differ, so the scores can't be held against each other."
+    yield "scores", "scores", section("scores", heading, table(head, rows), note(explained))
+
+
+def _score_texts(score: Mapping[str, Any] | None, runs: int) -> list[str]:
+    if score is None:
+        return [""] * (2 if runs == 1 else 1)
+    bpb = f"{score['bpb']:.4f}"
+    return [f"{score['bits_per_token']:.4f}", bpb] if runs == 1 else [bpb]
+
+
+def _along(runs: Sequence[RunFiles], names: list[str]) -> Iterable[Part]:
+    traced = [(name, run.trace) for name, run in zip(names, runs, strict=True) if run.trace is not None]
+    if not traced:
+        return
+    body = [
+        figure(
+            line_chart(along_lines(runs, names), x_label="target", y_label="bits per byte (lower is better)"),
+            "Bits per byte along the text, in pieces. The mixture, and the experts that are best alone.",
         )
-        for score in scores
     ]
-    note = (
-        f"{summary['tokens']:,} targets, {summary['bytes']:,} bytes of decoded validation text. "
-        "Each expert's row is that expert alone; the last row is the result."
-    )
-    return _section(
-        f"{summary['bpb']:.4f} bits per byte",
-        _table(("predictor", "bits/token", "BPB", ""), rows) + f'<p class="note">{note}</p>',
-    )
+    if any(trace["shares"] for _, trace in traced):
+        body.append(side_by_side((name, _shares(trace)) for name, trace in traced if trace["shares"]))
+    yield "along", "along the text", section("along", "along the text", *body)
 
 
-def _artifact(summary: Mapping[str, Any]) -> str:
-    budget, total = summary["budget_bytes"], summary["total_bytes"]
+def along_lines(runs: Sequence[RunFiles], names: list[str]) -> list[Series]:
+    """Bits per byte along the text, of the mixture and of the experts that are best alone."""
+    traced = [(name, run.trace) for name, run in zip(names, runs, strict=True) if run.trace is not None]
+    lines = []
+    for name, trace in traced:
+        rates = trace["bits_per_byte"]
+        shown = ["mixture", *(["neural"] if "neural" in rates else []), *_best(rates, 3 - len(traced))]
+        for line in dict.fromkeys(shown):
+            points = [
+                (end, rate) for end, rate in zip(trace["ends"], rates[line], strict=True) if rate is not None
+            ]
+            lines.append(Series(f"{name}: {line}" if len(traced) == 2 else line, points))
+    return lines
+
+
+def _best(rates: Mapping[str, Sequence[float | None]], count: int) -> list[str]:
+    def mean(name: str) -> float:
+        known = [rate for rate in rates[name] if rate is not None]
+        return sum(known) / len(known) if known else float("inf")
+
+    return sorted((name for name in rates if name not in ("mixture", "neural")), key=mean)[:count]
+
+
+def _shares(trace: Mapping[str, Any]) -> str:
+    names, shares = trace["share_names"], trace["shares"]
+    known = [one for one in shares if one is not None]
+    means = [sum(column) / len(known) for column in zip(*known, strict=True)]
     rows = [
-        _row(part, f"{size:,}", f"{size / budget:.1%}", bar=size / budget, result=part == "total")
-        for part, size in [*summary["parts"].items(), ("total", total)]
+        row(names[index], f"{means[index]:.1%}", bars=[means[index]])
+        for index in sorted(range(len(names)), key=lambda index: -means[index])
+        if means[index] >= 0.0005
     ]
-    return _section(
-        f"{total:,} of {budget:,} bytes", _table(("part of the artifact", "bytes", "of the budget", ""), rows)
+    weights = figure(
+        line_chart(share_lines(trace, "weights"), x_label="target", y_label="weight in the mixture"),
+        "The mixture's weights, as they were before each token: what it had learned to trust. after_N: what "
+        "has followed the last N tokens earlier in this text, which has no say where that is unknown.",
+    )
+    parts = figure(
+        line_chart(share_lines(trace), x_label="target", y_label="share of the mixture"),
+        "What part of the probability of the token that came was which expert's: its weight times the "
+        "probability that it gave.",
+    )
+    return columns((weights, parts)) + details(
+        "All experts' mean shares", table(("expert", "mean share", ""), rows, "mean shares")
     )
 
 
-def _time(summary: Mapping[str, Any]) -> str:
-    seconds = summary["seconds"]
-    total = sum(seconds.values())
-    rows = [
-        _row(stage, f"{elapsed:.1f}", f"{elapsed / total:.0%}", bar=elapsed / total)
-        for stage, elapsed in seconds.items()
+def share_lines(trace: Mapping[str, Any], of: str = "shares") -> list[Series]:
+    """The largest shares or weights along the text, a line each; empty where the mixture tells none."""
+    names, shares, ends = trace["share_names"], trace[of], trace["ends"]
+    known = [one for one in shares if one is not None]
+    means = [sum(column) for column in zip(*known, strict=True)]
+    return [
+        Series(
+            names[index],
+            # A running mean of five pieces: single ones look at eight targets each.
+            [
+                (ends[at], sum(one[index] for one in window) / len(window))
+                for at in range(len(ends))
+                if (window := [one for one in shares[max(0, at - 2) : at + 3] if one is not None])
+            ],
+        )
+        for index in sorted(range(len(means)), key=lambda index: -means[index])[:_MOST_LINES]
     ]
-    return _section(f"{total:.0f} seconds", _table(("stage", "seconds", "share", ""), rows))
 
 
-def _made_of(made_of: Mapping[str, Any]) -> str:
-    files = [("scored", made_of["scored"]), ("tokenizer", made_of["tokenizer"])]
-    files += [("shard", shard) for shard in made_of["shards"]]
-    rows = [_row(role, str(Path(file["path"]).name), file["sha256"]) for role, file in files]
-    rows += [_row("version", name, version) for name, version in made_of["versions"].items()]
-    return _section("what the score is made of", _table(("", "", "SHA-256"), rows))
+def score_bars(runs: Sequence[RunFiles], names: list[str]) -> dict[str, dict[str, float]]:
+    """By run and predictor, bits per byte."""
+    return {
+        name: {score["name"]: score["bpb"] for score in [*summary["experts"], *summary["scores"]]}
+        for name, summary in _with_summary(runs, names)
+    }
 
 
-def _training(metrics: list[dict[str, float]]) -> str:
-    def series(name: str, key: str) -> Series:
-        return Series(name, [(line["step"], line[key]) for line in metrics if "step" in line and key in line])
+def bytes_of_parts(runs: Sequence[RunFiles], names: list[str]) -> dict[str, dict[str, float]]:
+    """By run and part of the artifact, its bytes; and all together."""
+    return {
+        name: {**summary["parts"], "total": summary["total_bytes"]}
+        for name, summary in _with_summary(runs, names)
+        if _has_bytes(summary)
+    }
 
-    losses = [series("training", "train_loss"), series("validation", "val_loss")]
+
+def _has_bytes(summary: Mapping[str, Any]) -> bool:
+    return not summary.keys().isdisjoint(("parts", "total_bytes", "budget_bytes"))
+
+
+_LOSS = (("training", "train_loss"), ("validation", "val_loss"))
+_BPB = (("training", "train_bpb"), ("validation", "val_bpb"))
+
+
+def loss_lines(runs: Sequence[RunFiles], names: list[str]) -> list[Series]:
+    """Loss in nats per token by step, in training and in validation."""
+    return _logged(runs, names, _LOSS)
+
+
+def _logged(runs: Sequence[RunFiles], names: list[str], keys: Sequence[tuple[str, str]]) -> list[Series]:
+    lines = [
+        Series(
+            f"{name}: {label}" if len(runs) == 2 else label,
+            [(line["step"], line[key]) for line in run.metrics if "step" in line and key in line],
+        )
+        for name, run in zip(names, runs, strict=True)
+        for label, key in keys
+    ]
+    return [line for line in lines if line.points]
+
+
+def _passages(runs: Sequence[RunFiles], names: list[str]) -> Iterable[Part]:
+    bodies = [
+        (name, passage(run.trace, f"passage-{index}"))
+        for index, (name, run) in enumerate(zip(names, runs, strict=True))
+        if run.trace is not None
+    ]
+    if bodies:
+        body = side_by_side(bodies)
+        yield "passage", "a passage", section("passage", "a passage, token by token", body)
+
+
+def _bytes(runs: Sequence[RunFiles], names: list[str]) -> Iterable[Part]:
+    # A score without its artifact has none.
+    found = [(name, summary) for name, summary in _with_summary(runs, names) if _has_bytes(summary)]
+    if not found:
+        return
+    parts = dict.fromkeys(part for _, summary in found for part in summary["parts"])
+    budget = max(summary["budget_bytes"] for _, summary in found)
+    rows = []
+    for part in [*parts, "total"]:
+        sizes = [
+            summary["total_bytes"] if part == "total" else summary["parts"].get(part, 0)
+            for _, summary in found
+        ]
+        numbers = [text for size in sizes for text in (f"{size:,}", f"{size / budget:.1%}")]
+        rows.append(row(part, *numbers, bars=[size / budget for size in sizes], result=part == "total"))
+    head = ["part of the artifact"]
+    for name, _ in found:
+        head += [f"bytes of {name}" if len(found) == 2 else "bytes", "of the budget"]
+    totals = " and ".join(f"{summary['total_bytes']:,}" for _, summary in found)
+    yield (
+        "bytes",
+        "bytes",
+        section(
+            "bytes",
+            f"{totals} of {budget:,} bytes",
+            table((*head, "a full bar is the budget"), rows, "the artifact's bytes by part"),
+        ),
+    )
+
+
+def _orders(runs: Sequence[RunFiles], names: list[str]) -> Iterable[Part]:
+    parts = []
+    for name, run in zip(names, runs, strict=True):
+        if not run.orders:
+            continue
+        rates = {score["name"]: score["bpb"] for score in (run.summary or {}).get("experts", [])}
+        columns = {
+            "n-grams": "ngrams",
+            "contexts": "contexts",
+            "rows": "rows",
+            "rows used": "used_rows",
+            "bytes": "bytes",
+            "bytes in a file": "packed_bytes",
+        }
+        shown = {label: key for label, key in columns.items() if key in run.orders[0]}
+        worst = max(rates.values(), default=0.0)
+        rows = []
+        for order in run.orders:
+            bpb = rates.get(f"oracle_{order['order']}")
+            numbers = [f"{order[key]:,}" for key in shown.values()]
+            rows.append(
+                row(
+                    f"order {order['order']}",
+                    *numbers,
+                    "" if bpb is None else f"{bpb:.4f}",
+                    bars=[] if bpb is None or not worst else [bpb / worst],
+                )
+            )
+        head = ("order", *shown, "BPB alone", *(["shorter is better"] if rates else []))
+        parts.append((name, table(head, rows, "what each order of the oracle holds")))
+    if parts:
+        body = side_by_side(parts)
+        yield "oracle", "the oracle's orders", section("oracle", "the oracle's orders", body)
+
+
+def _training(runs: Sequence[RunFiles], names: list[str]) -> Iterable[Part]:
+    trained = [(name, run.metrics) for name, run in zip(names, runs, strict=True) if run.metrics]
+    if not trained:
+        return
+
     charts = []
-    if any(line.points for line in losses):
-        charts.append(line_chart(losses, x_label="step", y_label="loss, nats per token"))
-    rates = series("learning rate, times its base", "lr_scale")
-    if len(rates.points) > 1:
-        charts.append(line_chart([rates], x_label="step", y_label="scale"))
-    last = metrics[-1]
-    facts = [
-        _row(name.replace("_", " "), f"{value:,.6g}")
-        for name, value in last.items()
-        if isinstance(value, int | float)
+    for keys, label, caption in (
+        (_LOSS, "loss, nats per token", "The loss while training; lower is better."),
+        (_BPB, "bits per byte", "The same in bits per byte of text; lower is better."),
+        ((("learning rate", "lr_scale"),), "times the base rate", "The learning rate's course."),
+    ):
+        found = _logged(runs, names, keys)
+        if any(len(line.points) > 1 for line in found):
+            charts.append(figure(line_chart(found, x_label="step", y_label=label), caption))
+    facts = dict.fromkeys(key for _, metrics in trained for key in metrics[-1])
+    rows = [
+        row(key.replace("_", " "), *(_number(metrics[-1].get(key)) for _, metrics in trained))
+        for key in facts
     ]
-    return _section("training", "\n".join(charts) + _table(("at the end", ""), facts))
+    head = ("at the end", *(name if len(runs) == 2 else "" for name, _ in trained))
+    numbers = details("Numbers at the end", table(head, rows, "training at its last step"))
+    yield "training", "training", section("training", "training", columns(charts), numbers)
 
 
-def _settings(settings: Mapping[str, Any]) -> str:
-    rows = [_row(name, value) for name, value in _flatten(settings)]
-    return _section("settings", _table(("setting", "value"), rows))
+def _number(value: object) -> str:
+    return f"{value:,.6g}" if isinstance(value, int | float) else ""
+
+
+def _audits(runs: Sequence[RunFiles], names: list[str]) -> Iterable[Part]:
+    if not any(run.summary is not None for run in runs) and not any(run.audit for run in runs):
+        return
+    parts = [(name, _audit(run)) for name, run in zip(names, runs, strict=True)]
+    body = side_by_side(parts)
+    yield "audit", "audit", section("audit", "audit: is the score honest?", body)
+
+
+def _audit(run: RunFiles) -> str:
+    if run.audit is None:
+        folder = run.folder
+        command = (
+            f"hybridlm audit {folder}/artifact.pgar --val '{folder}/data/*_val_*.bin' "
+            f"--tokenizer {folder}/tokenizer.model --json > {folder}/{AUDIT}"
+        )
+        return note(f"It has not been tried. This does so, and this page shows it then: {command}")
+    rows = []
+    for rule, found in run.audit.items():
+        if isinstance(found, Mapping):
+            passed = found["passed"]
+            mark = f'<td class="{"passed" if passed else "failed"}">{"passed" if passed else "failed"}</td>'
+            told = ", ".join(
+                f"{key.replace('_', ' ')} {_short(value)}" for key, value in found.items() if key != "passed"
+            )
+            rows.append(
+                f'<tr><th scope="row">{escape(rule.replace("_", " "))}</th>{mark}<td>{escape(told)}</td></tr>'
+            )
+    verdict = "All rules hold." if run.audit["passed"] else "A rule is broken: the score doesn't count."
+    return note(verdict) + table(("rule", "", "what was tried"), rows, "the rules that were tried")
+
+
+def _short(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    text = json.dumps(value) if value not in (None, [], {}) else "none"
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _time(runs: Sequence[RunFiles], names: list[str]) -> Iterable[Part]:
+    found = _with_summary(runs, names)
+    if not found:
+        return
+    stages = dict.fromkeys(stage for _, summary in found for stage in summary["seconds"])
+    totals = [sum(summary["seconds"].values()) for _, summary in found]
+    longest = max(totals)
+    rows = []
+    for stage in stages:
+        times = [summary["seconds"].get(stage, 0.0) for _, summary in found]
+        rows.append(row(stage, *(f"{time:.1f}" for time in times), bars=[time / longest for time in times]))
+    rows.append(row("total", *(f"{total:.1f}" for total in totals), "", result=True))
+    head = ("stage", *(f"seconds of {name}" if len(found) == 2 else "seconds" for name, _ in found), "")
+    heading = " and ".join(f"{total:.0f}" for total in totals) + " seconds"
+    yield "time", "time", section("time", heading, table(head, rows, "wall-clock seconds by stage"))
+
+
+def _made_of(runs: Sequence[RunFiles], names: list[str]) -> Iterable[Part]:
+    parts = []
+    for name, summary in _with_summary(runs, names):
+        if "made_of" not in summary:
+            continue
+        made_of = summary["made_of"]
+        files = [("scored", made_of["scored"]), ("tokenizer", made_of["tokenizer"])]
+        files += [("shard", shard) for shard in made_of["shards"]]
+        rows = [row(f"{role} {str(file['path']).rpartition('/')[2]}", file["sha256"]) for role, file in files]
+        rows += [row(f"version of {package}", version) for package, version in made_of["versions"].items()]
+        parts.append((name, table(("file", "SHA-256"), rows, "files and versions")))
+    if parts:
+        body = side_by_side(parts)
+        yield (
+            "made-of",
+            "files",
+            section("made-of", "what the score is made of", details("Files and versions", body)),
+        )
+
+
+def _settings(runs: Sequence[RunFiles], names: list[str]) -> Iterable[Part]:
+    flat = [dict(_flatten(run.settings)) for run in runs]
+    if not any(flat):
+        return
+    keys = dict.fromkeys(key for one in flat for key in one)
+    if len(runs) == 2:
+        keys = dict.fromkeys(key for key in keys if flat[0].get(key) != flat[1].get(key))
+    rows = [row(key, *(one.get(key, "") for one in flat)) for key in keys]
+    head = ("setting", *(names if len(runs) == 2 else ["value"]))
+    label = "Settings that differ" if len(runs) == 2 else "All settings"
+    yield "settings", "settings", section("settings", "settings", details(label, table(head, rows, label)))
 
 
 def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
@@ -190,21 +457,3 @@ def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[st
             yield from _flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", json.dumps(value)
-
-
-def _section(heading: str, body: str) -> str:
-    return f"<section><h2>{escape(heading)}</h2>\n{body}</section>"
-
-
-def _table(head: Iterable[str], rows: Iterable[str]) -> str:
-    first, *others = map(escape, head)
-    cells = f"<th>{first}</th>" + "".join(f'<th class="number">{name}</th>' for name in others)
-    return f"<table><thead><tr>{cells}</tr></thead><tbody>\n" + "\n".join(rows) + "</tbody></table>"
-
-
-def _row(name: str, *numbers: str, bar: float | None = None, result: bool = False) -> str:
-    cells = f"<td>{escape(name)}</td>"
-    cells += "".join(f'<td class="number">{escape(number)}</td>' for number in numbers)
-    if bar is not None:
-        cells += f'<td class="bar"><div style="width:{bar:.2%}"></div></td>'
-    return f'<tr class="result">{cells}</tr>' if result else f"<tr>{cells}</tr>"

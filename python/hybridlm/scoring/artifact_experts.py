@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from hybridlm.scoring.neural import NeuralExpert
 
 
+_NATURAL_WINDOW = 1 << 16
+"""The longest window that a model may have without being asked: a file of some kilobytes can claim any."""
+_LONG_WINDOW = 1 << 13
+"""Of longer ones fewer are scored at once."""
+
+
 @dataclass(frozen=True)
 class ArtifactExperts:
     """experts: neural, online and adaptive, oracle, control, in this order, as far as there are any.
@@ -99,10 +105,17 @@ def load_neural(
     window = config.window or untrained.config.sequence_length
     if not window:
         raise InputError(f"{artifact.name}: the model names no sequence length; give --window")
+    if config.window is None and window > _NATURAL_WINDOW:
+        raise InputError(
+            f"{artifact.name}: the model names a sequence length of {window:,}; that would take much memory: "
+            "give --window to say how many tokens it may see at once"
+        )
     grid = WindowGrid(window, config.stride or max(1, window // 2))
     precision = config.precision or ("bfloat16" if dist.device.type == "cuda" else "float32")
     autocast = torch.bfloat16 if precision == "bfloat16" else None
-    expert = NeuralExpert(untrained, grid, dist, group=config.batch, autocast=autocast)
+    # What is padded to a whole group of windows costs as much as what is scored.
+    group = config.batch if window <= _LONG_WINDOW else max(1, min(config.batch, 16 * _LONG_WINDOW // window))
+    expert = NeuralExpert(untrained, grid, dist, group=group, autocast=autocast)
     if config.ttt == "off":
         return expert, None
     options = config.ttt_options

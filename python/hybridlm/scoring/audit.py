@@ -28,6 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridlm.artifact import BUDGET_BYTES, Artifact
+from hybridlm.data import case_folding
+from hybridlm.data.byte_level import ByteLevelModel
 from hybridlm.data.shards import ShardRecord, Stream
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
@@ -198,6 +200,7 @@ def audit(
     changes: int = 6,
     rows: int = 64,
     seed: int = 0,
+    tolerance: float = 0.0,
 ) -> AuditReport:
     """Tries the rules on ``stream``, whose first token is not scored.
 
@@ -210,18 +213,20 @@ def audit(
             training.
         changes: Positions after which the future is changed.
         rows: Positions at which the whole row is asked for.
+        tolerance: Nats by which scores that must be the same may differ, where a scorer's sums are rounded
+            differently for other pieces of the stream; 0: not by a bit. Rows may then be off by as much, too.
     """
     if len(stream) < 3:
         raise InputError(f"a stream of {len(stream)} tokens is too short to audit: it takes at least three")
     random = np.random.default_rng(seed)
     whole, problem = _run(subject, stream, chunk)
     positions = np.sort(random.choice(np.arange(1, len(stream)), min(rows, len(stream) - 1), replace=False))
-    normalised, score_first = _rows(subject, stream, whole, positions, chunk)
+    normalised, score_first = _rows(subject, stream, whole, positions, chunk, tolerance)
     cuts = random.choice(np.arange(1, len(stream) - 1), min(changes, len(stream) - 2), replace=False)
-    causal = _causal(subject, stream, whole, np.sort(cuts), vocab_size, chunk, random)
+    causal = _causal(subject, stream, whole, np.sort(cuts), vocab_size, chunk, random, tolerance)
     chunks = (chunk, max(1, chunk // 3), 1 + chunk // 7, len(stream)) if other_chunks else (chunk,)
     problem = problem or _read_twice(source)
-    single_pass = _single_pass(subject, stream, whole, problem, chunks, source)
+    single_pass = _single_pass(subject, stream, whole, problem, chunks, source, tolerance)
     bytes_exact = None
     if artifact is not None and tokenizer is not None:
         bytes_exact = _bytes(artifact, tokenizer, stream)
@@ -247,9 +252,11 @@ def _run(subject: Subject, stream: Tokens, chunk: int) -> tuple[NDArray[np.float
     return found, problem
 
 
-def _difference(one: NDArray[np.float64], other: NDArray[np.float64]) -> int | None:
-    """The first target, counted from 1, whose scores differ in any bit."""
-    different = np.flatnonzero(one.view(np.int64) != other.view(np.int64))
+def _difference(one: NDArray[np.float64], other: NDArray[np.float64], tolerance: float) -> int | None:
+    """The first target, counted from 1, whose scores differ in any bit and by more than ``tolerance``."""
+    differ = one.view(np.int64) != other.view(np.int64)
+    # Two NaN may be the same bits, but none is within a tolerance.
+    different = np.flatnonzero(differ & ~(np.abs(one - other) <= tolerance))
     return int(different[0]) + 1 if len(different) else None
 
 
@@ -265,6 +272,7 @@ def _causal(
     vocab_size: int,
     chunk: int,
     random: np.random.Generator,
+    tolerance: float,
 ) -> Causal:
     first = None
     for cut in cuts:
@@ -274,7 +282,7 @@ def _causal(
         changed[cut + 1 :] = (changed[cut + 1 :] + random.integers(1, vocab_size, later)) % vocab_size
         for other in (changed, stream[: cut + 1]):
             nll, _ = _run(subject, other, chunk)
-            first = _earliest(first, _difference(whole[:cut], nll[:cut]))
+            first = _earliest(first, _difference(whole[:cut], nll[:cut], tolerance))
     return Causal(first is None, len(cuts), first)
 
 
@@ -329,7 +337,12 @@ def _changed(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> set[str
 
 
 def _rows(
-    subject: Subject, stream: Tokens, whole: NDArray[np.float64], positions: NDArray[np.int64], chunk: int
+    subject: Subject,
+    stream: Tokens,
+    whole: NDArray[np.float64],
+    positions: NDArray[np.int64],
+    chunk: int,
+    tolerance: float,
 ) -> tuple[Normalised, ScoreFirst]:
     """Walks the stream once more, and stops before each position for the row of its target."""
     watch = _Watch(subject, stream)
@@ -339,9 +352,9 @@ def _rows(
         errors.append(abs(float(np.exp(row).sum()) - 1.0))
         committed = np.exp(-watch.nll[position - 1])
         disagreements.append(abs(float(np.exp(row[stream[position]]) - committed)))
-        if not disagreements[-1] <= TOLERANCE:
+        if not disagreements[-1] <= max(TOLERANCE, tolerance):
             disagrees = _earliest(disagrees, position)
-    first = _earliest(_difference(whole, watch.nll), disagrees)
+    first = _earliest(_difference(whole, watch.nll, tolerance), disagrees)
     # Once more without a look: a prediction may have left something that shows later.
     unwatched = _Watch(subject, stream)
     for _ in unwatched.walk(chunk, positions[:0]):
@@ -349,7 +362,7 @@ def _rows(
     changed = watch.changed | _changed(unwatched.scorer.fingerprint(), watch.scorer.fingerprint())
     # NumPy's maximum passes NaN on, and no NaN is within the tolerance.
     max_error, max_disagreement = float(np.max(errors)), float(np.max(disagreements))
-    fine = max_error <= TOLERANCE and max_disagreement <= TOLERANCE
+    fine = max_error <= max(TOLERANCE, tolerance) and max_disagreement <= max(TOLERANCE, tolerance)
     return (
         Normalised(fine, len(positions), max_error, max_disagreement),
         ScoreFirst(
@@ -370,11 +383,12 @@ def _single_pass(
     problem: str | None,
     chunks: tuple[int, ...],
     source: Stream | None,
+    tolerance: float,
 ) -> SinglePass:
     for size in chunks[1:]:
         nll, other_problem = _run(subject, stream, size)
         problem = problem or other_problem
-        if problem is None and (at := _difference(whole, nll)) is not None:
+        if problem is None and (at := _difference(whole, nll, tolerance)) is not None:
             problem = f"target {at} is scored otherwise in chunks of {size} than in chunks of {chunks[0]}"
     shards, repeated = ((), 0) if source is None else (source.shards, source.repeated_tokens)
     return SinglePass(problem is None, len(stream) - 1, chunks, shards, repeated, problem)
@@ -413,10 +427,18 @@ def _decoded_bytes(tokenizer: Tokenizer, stream: Tokens) -> int:
     the text's: a byte piece stands for one byte, the unknown piece for text that is lost.
     """
     model = tokenizer.model
+    if isinstance(model, ByteLevelModel):
+        documents = np.split(stream, np.flatnonzero(stream == tokenizer.bos_id))
+        return sum(model.decoded_bytes(document.tolist()) for document in documents)
+
+    def length(tokens: list[int]) -> int:
+        text = model.decode(tokens)
+        return len((case_folding.unfold(text) if tokenizer.folds_case else text).encode())
+
     ids = np.arange(tokenizer.vocab_size)
     # Any one byte in place of each has the same length, and this one always forms a character.
     ids[[model.is_byte(token) for token in ids.tolist()]] = model.piece_to_id("<0x41>")
     documents = np.split(ids[stream], np.flatnonzero(stream == tokenizer.bos_id))
-    decoded = sum(len(model.decode(document.tolist()).encode()) for document in documents)
+    decoded = sum(length(document.tolist()) for document in documents)
     unknown = model.unk_id()
-    return decoded - int(np.count_nonzero(stream == unknown)) * len(model.decode([unknown]).encode())
+    return decoded - int(np.count_nonzero(stream == unknown)) * length([unknown])

@@ -112,6 +112,18 @@ def welch(first: Sequence[float], second: Sequence[float], margin: float = 0.0) 
     return SeedComparison(*means, means[1] - means[0], margin, t, degrees, student_t_below(t, degrees))
 
 
+def one_sample(first: float, second: Sequence[float], margin: float = 0.0) -> SeedComparison:
+    """As `welch`, where ``first`` is a single score and is taken for exact: Student's one-sample test."""
+    if len(second) < 2:
+        raise InputError("a test takes at least two scores")
+    mean, spread = float(np.mean(second)), float(np.std(second, ddof=1))
+    if not spread:
+        raise InputError("all scores are the same: they tell nothing of how seeds vary")
+    t = (mean - first + margin) * math.sqrt(len(second)) / spread
+    degrees = float(len(second) - 1)
+    return SeedComparison(first, mean, mean - first, margin, t, degrees, student_t_below(t, degrees))
+
+
 def student_t_below(t: float, degrees: float) -> float:
     """P(T ≤ t) of Student's distribution."""
     tail = 0.5 * _incomplete_beta(degrees / 2, 0.5, degrees / (degrees + t * t))

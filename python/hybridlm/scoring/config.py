@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hybridlm.config import check_ranges
 from hybridlm.errors import InputError
 
 DEFAULT_MIXER = "stacked"
@@ -62,10 +63,21 @@ class TTTConfig:
                 raise InputError(
                     f"{name} of test-time training must be at least 1, not {getattr(self, name)}"
                 )
+        check_ranges(
+            self,
+            "ttt_options.",
+            {
+                **dict.fromkeys(("epochs", "rank", "documents", "batch"), (1, 1 << 16)),
+                "targets": (1, 1 << 31),
+                **dict.fromkeys(("frozen_blocks", "phases"), (0, 10**9)),
+                **dict.fromkeys(("output_scale", "input_scale", "weight_decay"), (0, 1000)),
+                **dict.fromkeys(("clip", "alpha", "margin"), (0, 1e6)),
+            },
+        )
         if self.batch < 1 or self.batch & (self.batch - 1):
             raise InputError(f"the batch of test-time training must be a power of two, not {self.batch}")
         for rate in self.learning_rates:
-            if not 0 <= rate < float("inf"):
+            if not 0 <= rate <= 1000:
                 raise InputError(f"{rate} can't be a learning rate of test-time training")
         if len(set(self.learning_rates)) < len(self.learning_rates):
             raise InputError("a learning rate of test-time training is there twice")
@@ -114,3 +126,14 @@ class ScoringConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"the {name} must be at least 1, not {value}")
+        # A larger window or chunk than any stream is one of the whole stream, but for what is padded.
+        check_ranges(
+            self,
+            "",
+            {
+                "window": (1, 1 << 24),
+                "stride": (1, 1 << 24),
+                "batch": (1, 1 << 16),
+                "chunk": (1, 1 << 40),
+            },
+        )

@@ -18,7 +18,7 @@ from hybridlm.artifact import Artifact
 from hybridlm.config import as_dict
 from hybridlm.data.byte_table import ByteTable
 from hybridlm.errors import InputError
-from hybridlm.files import atomic_write
+from hybridlm.files import atomic_write, check_output
 from hybridlm.progress import Progress
 from hybridlm.scoring.ahead import Ahead
 from hybridlm.scoring.artifact_experts import ArtifactExperts, experts_of
@@ -29,6 +29,7 @@ from hybridlm.scoring.experts import Expert
 from hybridlm.scoring.mixing import Mixers, MixtureSpec, expert_names
 from hybridlm.scoring.mixtures import row_mixture_names
 from hybridlm.scoring.state import Interruption, ScoreState
+from hybridlm.scoring.trace import Trace
 from hybridlm.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -148,6 +149,7 @@ def score_chunks(
     chunk: int,
     learn: Learn | None = None,
     watch: Stopwatch | None = None,
+    trace: Trace | None = None,
 ) -> Iterator[ScoredChunk]:
     """Scores targets 1 … N − 1 of ``stream``, ``chunk`` at a time.
 
@@ -173,7 +175,7 @@ def score_chunks(
                 if len(seen) < len(stream):
                     for one in ahead:
                         one.prepare(stream[: start + 2 * chunk], start + chunk)
-            log_probs, nll = mixers.score(seen, start, watch)
+            log_probs, nll = mixers.score(seen, start, watch, trace)
             yield ScoredChunk(start, log_probs, nll)
             if learn is not None and len(seen) < len(stream):
                 with watch.stage("ttt"):
@@ -190,7 +192,10 @@ def evaluate(
     mixtures: Mapping[str, MixtureSpec] | None = None,
     threads: int | None = None,
     control: NDArray[np.uint16] | None = None,
+    stated_bytes: NDArray[np.uint16] | None = None,
     files: ScoreFiles = ScoreFiles(),
+    on_chunk: Callable[[ScoredChunk], None] | None = None,
+    trace: Trace | None = None,
 ) -> EvaluationResult:
     """Scores every token of ``stream`` but the first.
 
@@ -198,7 +203,10 @@ def evaluate(
     out, and every rank gets the same result. ``mixtures`` are scored besides ``config.mixer``, over the
     same expert scores. ``control``, training tokens that are at least as many, trains a model as often on
     them instead, to tell what is learned of this text from what any further training gives. The artifact is
-    left as it is: the models that learn are copies of what it holds. Memory doesn't grow with the stream, but
+    left as it is: the models that learn are copies of what it holds. ``stated_bytes`` [N], of each token of
+    the stream, are counted in place of what the tokens decode to. ``on_chunk`` is called with each chunk
+    when it is committed, and ``trace`` is told what happens along the text. Memory doesn't grow with the
+    stream, but
     for its documents' totals.
 
     Raises InputError for a stream without targets or bytes, a vocabulary that isn't the artifact's, settings
@@ -211,10 +219,17 @@ def evaluate(
     is_main = dist is None or dist.is_main
     if len(stream) < 2:
         raise InputError(f"a stream of {len(stream)} tokens has no target to score: it takes at least two")
+    if stated_bytes is not None and len(stated_bytes) != len(stream):
+        raise InputError(
+            f"bytes are stated of {len(stated_bytes):,} tokens, and the stream has {len(stream):,}"
+        )
     if control is not None and len(control) < len(stream):
         raise InputError(
             f"the control has {len(control):,} tokens, fewer than the {len(stream):,} of the stream"
         )
+    for path in (files.state, files.per_document, files.per_token):
+        if path is not None and is_main:
+            check_output(path)
     if files.per_document is not None:
         check_table_path(files.per_document)
     if files.per_token is not None and files.per_token.suffix != ".npy":
@@ -225,7 +240,7 @@ def evaluate(
     specs = {"": MixtureSpec(config.mixer), **(mixtures or {})}
     names = expert_names(parts.experts)
     labels = [label or f"mixture_{config.mixer}" for label in specs]
-    counter = _Counter(byte_table, stream, [*names, *labels])
+    counter = _Counter(byte_table, stream, stated_bytes, [*names, *labels])
     tokens = len(stream) - 1
     experts: Sequence[Expert] = parts.experts
     state: ScoreState | None = None
@@ -256,9 +271,16 @@ def evaluate(
                 )
 
         needs = learn if parts.learners or state is not None else None
-        for scored in score_chunks(stream, experts, specs, chunk=config.chunk, learn=needs, watch=watch):
+        for scored in score_chunks(
+            stream, experts, specs, chunk=config.chunk, learn=needs, watch=watch, trace=trace
+        ):
             latest = scored
-            counter.add(scored)
+            lengths = counter.add(scored)
+            if on_chunk is not None:
+                on_chunk(scored)
+            if trace is not None:
+                said = dict(zip(names, -scored.log_probs, strict=True))
+                trace.add(scored.start, said, scored.nll[""], lengths)
             if per_token is not None:
                 per_token(scored.nll[""])
             if progress is not None:
@@ -296,8 +318,15 @@ def _open_state(
 class _Counter:
     """Totals of a score, chunk by chunk."""
 
-    def __init__(self, byte_table: ByteTable, stream: NDArray[np.uint16], columns: Sequence[str]) -> None:
+    def __init__(
+        self,
+        byte_table: ByteTable,
+        stream: NDArray[np.uint16],
+        stated_bytes: NDArray[np.uint16] | None,
+        columns: Sequence[str],
+    ) -> None:
         self._stream = stream
+        self._stated_bytes = stated_bytes
         self._unknown = byte_table.unknown
         self._lengths = byte_table.counter()
         # The first token is no target, but a text may begin with it.
@@ -305,15 +334,18 @@ class _Counter:
         self.lost = 0
         self.documents = DocumentTotals(columns, byte_table.begins)
 
-    def add(self, scored: ScoredChunk) -> None:
+    def add(self, scored: ScoredChunk) -> NDArray[np.int64]:
+        """The bytes [n] of its targets."""
         start, end = scored.start, scored.start + scored.log_probs.shape[1]
         targets = self._stream[start:end]
         totals = [_units(-row.astype(np.float64)) for row in scored.log_probs]
         totals += [_units(nll) for nll in scored.nll.values()]
         self.lost += int(np.count_nonzero(self._unknown[targets]))
-        self.documents.add(
-            self._stream[start - 1 : end - 1], start, self._lengths.lengths(targets), np.stack(totals)
-        )
+        lengths = self._lengths.lengths(targets)
+        if self._stated_bytes is not None:
+            lengths = self._stated_bytes[start:end].astype(np.int64)
+        self.documents.add(self._stream[start - 1 : end - 1], start, lengths, np.stack(totals))
+        return lengths
 
 
 def _result(

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from hybridlm.errors import InputError
 from hybridlm.scoring.experts import Expert, Scored
 from hybridlm.scoring.mixtures import create_mixture, create_row_mixture, find_mixture, row_mixture_names
+from hybridlm.scoring.trace import Trace
 from hybridlm.stopwatch import Stopwatch
 
 ROW_PIECE = 2048
@@ -88,11 +89,34 @@ class LinearMixer:
         if self._takes_evidence:
             names += [name for expert in self._taken for name in expert.evidence_names]
             sizes += [size for expert in self._taken for size in expert.class_sizes]
+        self._names = names
         self._mixture = create_mixture(spec.mixer, names, sizes)
 
     def mix(self, scored: Sequence[Scored]) -> NDArray[np.float64]:
         """The nll [n] of what `gather` has given, of all experts."""
         return self._mixture.mix(*self._inputs([scored[index] for index in self._at]))
+
+    def mix_watched(self, scored: Sequence[Scored], start: int, trace: Trace) -> NDArray[np.float64]:
+        """`mix`, to the same bits, which tells ``trace`` the weights before each target that it wants."""
+        log_probs, gates = self._inputs([scored[index] for index in self._at])
+        parts, done = [], 0
+        for target in trace.wanted(start, start + log_probs.shape[1]).tolist():
+            at = target - start
+            if done < at:
+                parts.append(self._mix(log_probs, gates, done, at))
+            weights = self._mixture.weights(None if gates is None else gates[:, at])
+            trace.observe(target, self._names, weights, log_probs[:, at])
+            done = at
+        parts.append(self._mix(log_probs, gates, done, log_probs.shape[1]))
+        return np.concatenate(parts)
+
+    def _mix(
+        self, log_probs: NDArray[np.float32], gates: NDArray[np.uint8] | None, start: int, end: int
+    ) -> NDArray[np.float64]:
+        return self._mixture.mix(
+            np.ascontiguousarray(log_probs[:, start:end]),
+            None if gates is None else np.ascontiguousarray(gates[:, start:end]),
+        )
 
     def fingerprint(self) -> bytes:
         """Of the weights, not of the experts."""
@@ -161,9 +185,16 @@ class Mixers:
         return bool(self._of_rows)
 
     def score(
-        self, stream: NDArray[np.uint16], start: int, watch: Stopwatch | None = None
+        self,
+        stream: NDArray[np.uint16],
+        start: int,
+        watch: Stopwatch | None = None,
+        trace: Trace | None = None,
     ) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float64]]]:
-        """ln p_k [K, n] of stream[start:], and by mixture their nll [n]."""
+        """ln p_k [K, n] of stream[start:], and by mixture their nll [n].
+
+        ``trace`` watches the mixture that is called "".
+        """
         watch = watch or Stopwatch()
         # Whole rows take K · V numbers a target: no more of them are held than they need to be.
         step = ROW_PIECE if self._of_rows else len(stream)
@@ -177,7 +208,10 @@ class Mixers:
             found.append(np.concatenate([one.log_probs for one in scored]))
             with watch.stage("mixture"):
                 for label, mixer in self._linear.items():
-                    nll[label].append(mixer.mix(scored))
+                    if trace is not None and label == "":
+                        nll[label].append(mixer.mix_watched(scored, first, trace))
+                    else:
+                        nll[label].append(mixer.mix(scored))
                 if rows is not None:
                     for label, row_mixer in self._of_rows.items():
                         nll[label].append(row_mixer.mix(rows, piece[first:]))

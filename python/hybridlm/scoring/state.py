@@ -27,8 +27,9 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from hybridlm.errors import FormatError, InputError
-from hybridlm.files import atomic_write_bytes
+from hybridlm.files import atomic_write_bytes, check_tensor_count
 from hybridlm.scoring.experts import Expert, Learner, Scored
+from hybridlm.signals import termination_signals
 
 log = logging.getLogger("hybridlm.eval")
 
@@ -71,7 +72,6 @@ class ScoreState:
         self._written = time.monotonic()
         self.targets = 0
         """How many have been scored, learned from, and are in the file."""
-        self._scores = np.empty((0, self._columns), np.float32)
         if path.exists():
             self._read()
         self._done = self.targets
@@ -89,8 +89,13 @@ class ScoreState:
         if end - 1 > self.targets:
             raise FormatError(f"{self._path}: its {self.targets:,} targets don't end with a chunk")
         column = sum(len(one.expert.names) for one in self._kept[: self._kept.index(kept)])
-        rows = self._scores[start - 1 : end - 1, column : column + len(kept.expert.names)]
-        return np.ascontiguousarray(rows.T)
+        # Read, not mapped: a mapping of a file that becomes shorter ends the process.
+        rows = np.empty((end - start, self._columns), np.float32)
+        with self._scores_path.open("rb") as file:
+            file.seek((start - 1) * self._columns * 4)
+            if file.readinto(rows.data.cast("B")) != rows.nbytes:
+                raise FormatError(f"{self._scores_path}: became shorter while it was read")
+        return np.ascontiguousarray(rows[:, column : column + len(kept.expert.names)].T)
 
     def committed(self, start: int, end: int, log_probs: Mapping[str, NDArray[np.float32]]) -> None:
         """The chunk of targets start … end − 1, with what each expert has said by name, has been scored and
@@ -146,6 +151,7 @@ class ScoreState:
             raise FormatError(f"{name}: {size:,} bytes, too many for the state of a score")
         data = self._path.read_bytes()
         try:
+            check_tensor_count(data, name)
             tensors = safetensors.numpy.load(data)
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
             metadata: dict[str, Any] = json.loads(header["__metadata__"][_KEY])
@@ -159,7 +165,14 @@ class ScoreState:
                 raise TypeError("its identity is no object")
         except FormatError:
             raise
-        except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
+        except (
+            safetensors.SafetensorError,
+            KeyError,
+            ValueError,
+            TypeError,
+            OverflowError,
+            RecursionError,
+        ) as error:
             raise FormatError(f"{name}: not the state of a score: {error}") from None
         other = [key for key, value in self._identity.items() if identity.get(key) != value]
         if columns != self._columns or other:
@@ -196,7 +209,6 @@ class ScoreState:
                 f"{self._scores_path}: damaged: not the scores that {self._path.name} belongs to"
             )
         self._checksum = found
-        self._scores = np.memmap(self._scores_path, np.float32, "r", shape=(targets, self._columns))
 
 
 class _Kept(Expert):
@@ -217,7 +229,7 @@ class _Kept(Expert):
 
 
 class Interruption:
-    """Ctrl-C and SIGTERM as a wish: ``asked`` becomes true, and a second one stops at once."""
+    """Ctrl-C, SIGTERM and SIGHUP as a wish: ``asked`` becomes true, and a second one stops at once."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -228,7 +240,7 @@ class Interruption:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, self._ask) for number in termination_signals()}
         try:
             yield
         finally:

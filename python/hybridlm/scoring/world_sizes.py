@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from hybridlm.artifact import Artifact
 from hybridlm.config import as_dict, from_values
 from hybridlm.errors import InputError
-from hybridlm.files import atomic_write_bytes
+from hybridlm.files import atomic_write_bytes, scratch_folder
 from hybridlm.scoring.config import ScoringConfig
 
 SIZES = (1, 2)
@@ -75,8 +74,7 @@ def compare(
 
     ``worker`` is the module that the processes run. Raises InputError where they fail.
     """
-    with tempfile.TemporaryDirectory(prefix="hybridlm-audit-") as name:
-        folder = Path(name)
+    with scratch_folder() as folder:
         atomic_write_bytes(folder / "artifact.pgar", artifact.to_bytes())
         np.save(folder / "stream.npy", stream, allow_pickle=False)
         (folder / "config.json").write_text(json.dumps(as_dict(config)))

@@ -1,7 +1,5 @@
 """`python -m hybridlm.train …` is `hybridlm train …`, for torchrun's `-m`."""
 
-import sys
+from hybridlm.cli.entry import run
 
-from hybridlm.cli.main import main
-
-sys.exit(main(["train", *sys.argv[1:]]))
+run("train")

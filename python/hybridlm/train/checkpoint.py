@@ -8,6 +8,7 @@ count.
 import dataclasses
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +21,14 @@ import torch
 from torch import Tensor
 
 from hybridlm.errors import FormatError, InputError
-from hybridlm.files import atomic_write_bytes, atomic_write_text
+from hybridlm.files import (
+    MOST_TENSORS,
+    atomic_write_bytes,
+    atomic_write_text,
+    check_tensor_count,
+    parse_json,
+    read_json,
+)
 from hybridlm.model.config import ModelConfig
 from hybridlm.model.gpt import GPT
 
@@ -47,10 +55,19 @@ def save_model(run: Path, weights: Mapping[str, Tensor], metadata: ModelMetadata
         "model": dataclasses.asdict(metadata.config),
         "tokenizer": metadata.tokenizer,
         "step": metadata.step,
+        "sha256": _weights_hash(tensors),
     }
     # One key for all: safetensors writes several in no particular order, and a run's bytes shall not vary.
     data = safetensors.torch.save(tensors, {_METADATA_KEY: json.dumps(header)})
     atomic_write_bytes(run / MODEL_FILE, data)
+
+
+def _weights_hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hex) of float32 tensors' bytes, one after the other by name."""
+    hasher = hashlib.sha256()
+    for _, tensor in sorted(tensors.items()):
+        hasher.update(tensor.numpy().astype("<f4", copy=False).data)
+    return hasher.hexdigest()
 
 
 def load_model(run: Path) -> tuple[GPT, ModelMetadata]:
@@ -64,17 +81,20 @@ def load_model(run: Path) -> tuple[GPT, ModelMetadata]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(_METADATA_KEY, "null")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = list(file.keys())
+            if len(names) > MOST_TENSORS:
+                raise FormatError(f"{path}: {len(names):,} tensors, more than the {MOST_TENSORS:,} allowed")
+            tensors = {name: file.get_tensor(name) for name in names}
     except safetensors.SafetensorError as error:
         raise FormatError(f"{path}: not in safetensors form: {error}") from None
     try:
-        header = json.loads(text)
-        model_json, fingerprint, step = (
-            json.dumps(header["model"]),
-            str(header["tokenizer"]),
-            int(header["step"]),
-        )
-    except (ValueError, KeyError, TypeError):
+        header = parse_json(text, f"{path}: the metadata")
+        model_json, fingerprint, step = json.dumps(header["model"]), header["tokenizer"], header["step"]
+        if type(fingerprint) is not str or type(step) is not int or not 0 <= step < 2**53:
+            raise TypeError
+    except FormatError:
+        raise
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise FormatError(f"{path}: the metadata lacks model, tokenizer or step") from None
     config = ModelConfig.from_json(model_json, str(path))
     if config.layers > len(tensors):
@@ -86,6 +106,9 @@ def load_model(run: Path) -> tuple[GPT, ModelMetadata]:
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise FormatError(f"{path}: tensor {name} holds a value that is not finite: the run diverged")
+    # Files of version 0.1 have none.
+    if header.get("sha256", found := _weights_hash(tensors)) != found:
+        raise FormatError(f"{path}: damaged: the SHA-256 of its weights is not the one in its metadata")
     model.load_state_dict(tensors, assign=True)
     return model.eval(), ModelMetadata(config, fingerprint, step)
 
@@ -145,9 +168,11 @@ def complete_checkpoints(run: Path) -> list[Path]:
 def load_checkpoint(folder: Path) -> Checkpoint:
     """Raises FormatError for a checkpoint that is damaged."""
     try:
-        state: Any = json.loads((folder / _STATE).read_text())
-        step, seconds, digest = int(state["step"]), float(state["seconds"]), state["sha256"]
-    except (ValueError, KeyError, TypeError):
+        state: Any = read_json(folder / _STATE, 1 << 16)
+        step, seconds, digest = state["step"], float(state["seconds"]), state["sha256"]
+        if type(step) is not int or not 0 <= step < 2**53 or not 0 <= seconds < math.inf:
+            raise TypeError
+    except (ValueError, KeyError, TypeError, OverflowError):
         raise FormatError(f"{folder / _STATE}: not the state of a checkpoint") from None
     data = (folder / _TENSORS).read_bytes()
     if hashlib.sha256(data).hexdigest() != digest:
@@ -156,7 +181,10 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             "resume from an earlier checkpoint"
         )
     try:
+        check_tensor_count(data, str(folder / _TENSORS))
         tensors = safetensors.torch.load(data)
+    except FormatError:
+        raise
     except (safetensors.SafetensorError, KeyError) as error:  # KeyError: a dtype that torch lacks
         raise FormatError(f"{folder / _TENSORS}: not in safetensors form: {error}") from None
     for name, tensor in tensors.items():

@@ -28,14 +28,13 @@ class ComplementaryWeights:
             )
         self._oracle = oracle
         self._config = config
-        self._context = max(oracle.orders) - 1
+        self.context = max(oracle.orders) - 1
+        """Tokens before a target that its weight depends on, at most."""
 
-    def of_targets(self, stream: NDArray[np.uint16], first: int, end: int) -> NDArray[np.float32]:
-        """float32 [end − first]: the weights of stream[first:end], each given what precedes it."""
-        start = max(0, first - self._context)
-        span = np.ascontiguousarray(stream[start:end], np.uint16)
+    def of_targets(self, tokens: NDArray[np.uint16], first: int) -> NDArray[np.float32]:
+        """float32 [N − first]: the weights of tokens[first:], each given what precedes it."""
         # One thread: the look-up runs beside the training step, which has its own use for the cores.
-        log_probs = self._oracle.target_log_probs(span, start=first - start, threads=1)
+        log_probs = self._oracle.target_log_probs(tokens, start=first, threads=1)
         likeliest = np.exp(log_probs[self._rows].max(axis=0))
         weights: NDArray[np.float32] = np.maximum(1 - self._config.alpha * likeliest, self._config.floor)
         return weights.astype(np.float32, copy=False)

@@ -5,8 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from hybridlm.config import check_ranges
 from hybridlm.errors import InputError
 from hybridlm.model.config import ModelConfig
+
+# Far beyond what anybody means, and small enough for all arithmetic that follows.
+_MANY = 10**9
+_RATE = (0, 1000)
 
 
 @dataclass(frozen=True)
@@ -14,32 +19,43 @@ class OptimizerConfig:
     """Muon for the matrices, AdamW for embeddings and for vectors and scalars."""
 
     matrix_lr: float = 0.02
+    """Learning rate of the matrices (Muon)."""
     embedding_lr: float = 0.03
+    """Learning rate of the embeddings (AdamW)."""
     scalar_lr: float = 0.02
+    """Learning rate of vectors and scalars (AdamW)."""
     decoder_lr_factor: float = 2.0
     """Learning rates of the second half of the layers are this many times those of the first."""
     weight_decay: float = 0.04
     """Of Muon's matrices; decoupled, times the learning rate, as the two that follow."""
     embedding_decay: float = 0.0
+    """Weight decay of the embeddings."""
     scalar_decay: float = 0.0
+    """Weight decay of vectors and scalars."""
     gradient_clip: float = 0.0
     """Largest global norm of the gradient; 0: whatever it is."""
 
     momentum_start: float = 0.92
+    """Muon's momentum at the first step."""
     momentum_end: float = 0.99
+    """Muon's momentum from step momentum_steps on."""
     momentum_steps: int = 1500
     """Muon's momentum goes from start to end, linearly, in so many steps."""
     newton_schulz: Literal["quintic", "polar_express"] = "quintic"
     """Coefficients of the orthogonalisation: Jordan's, the same in each step, or Polar Express's."""
     newton_schulz_steps: int = 5
+    """Iterations of the orthogonalisation."""
     newton_schulz_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """auto: bfloat16 on CUDA, float32 elsewhere."""
     normalise_rows: bool = False
     """Rows of Muon's direction get the same norm before it is orthogonalised (MuonEq-R)."""
 
     adam_beta1: float = 0.8
+    """Decay of AdamW's average of gradients."""
     adam_beta2: float = 0.95
+    """Decay of AdamW's average of squared gradients."""
     adam_epsilon: float = 1e-8
+    """Added to the root of AdamW's squared gradients."""
 
     def __post_init__(self) -> None:
         _at_least_zero(
@@ -52,6 +68,19 @@ class OptimizerConfig:
         for name in ("momentum_start", "momentum_end", "adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"optimizer.{name} must be in [0, 1), not {getattr(self, name)}")
+        rates = ("matrix_lr", "embedding_lr", "scalar_lr", "decoder_lr_factor")
+        decays = ("weight_decay", "embedding_decay", "scalar_decay")
+        check_ranges(
+            self,
+            "optimizer.",
+            {
+                **dict.fromkeys((*rates, *decays), _RATE),
+                "gradient_clip": (0, _MANY),
+                "momentum_steps": (0, _MANY),
+                "newton_schulz_steps": (0, 100),
+                "adam_epsilon": (0, 1),
+            },
+        )
 
 
 @dataclass(frozen=True)
@@ -75,6 +104,7 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         _at_least_zero(self, "schedule.", "ramp_steps", "warmup_steps")
+        check_ranges(self, "schedule.", {"ramp_steps": (0, _MANY), "warmup_steps": (0, _MANY)})
         for name in ("warmdown", "lr_floor", "decay_taper", "final_decay_scale"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"schedule.{name} must be in [0, 1], not {getattr(self, name)}")
@@ -90,14 +120,18 @@ class ComplementaryConfig:
     """
 
     alpha: float = 0.5
+    """α of the formula: 0 weighs every target the same."""
     floor: float = 0.1
+    """The least that a target weighs."""
     max_order: int = 6
+    """The highest order of the oracle that is asked."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
             raise InputError(f"complementary.alpha must be in [0, 1], not {self.alpha}")
         if not 0 < self.floor <= 1:
             raise InputError(f"complementary.floor must be in (0, 1], not {self.floor}")
+        check_ranges(self, "complementary.", {"max_order": (0, 255)})
 
 
 @dataclass(frozen=True)
@@ -107,13 +141,17 @@ class ValidationConfig:
     every: int = 0
     """In steps; 0: only at the end."""
     max_tokens: int = 1_000_000
+    """Only the first so many targets of the validation shards."""
 
     def __post_init__(self) -> None:
         _at_least_zero(self, "validation.", "every", "max_tokens")
+        check_ranges(self, "validation.", {"every": (0, _MANY), "max_tokens": (0, 2**40)})
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
+    """What an interrupted run goes on from."""
+
     every: int = 0
     """In steps; 0: only when interrupted."""
     keep: int = 2
@@ -123,6 +161,7 @@ class CheckpointConfig:
         _at_least_zero(self, "checkpoint.", "every")
         if self.keep < 1:
             raise InputError(f"checkpoint.keep must be at least 1, not {self.keep}")
+        check_ranges(self, "checkpoint.", {"every": (0, _MANY), "keep": (1, _MANY)})
 
 
 @dataclass(frozen=True)
@@ -138,7 +177,9 @@ class TrainConfig:
     micro_batch_tokens: int = 16_384
     """Most targets of one forward and backward pass on a rank: bounds memory, changes no result."""
     sequence_length: int = 256
+    """Tokens of one training sequence, which the model sees as context."""
     seed: int = 1337
+    """Of the first weights and of the order of the batches."""
     oracle: Path | None = field(default=None, metadata={"environment": "NGRAM_ORACLE_PATH"})
     """Oracle for complementary training; none: every token weighs the same."""
     ema_decay: float = 0.9985
@@ -146,6 +187,7 @@ class TrainConfig:
     late_qat_lr_scale: float = 0.15
     """Quantisation-aware training starts when the learning-rate scale falls below; 0: never."""
     log_every: int = 10
+    """Steps between two lines of the log."""
     tensorboard: bool = False
     """Write the log for TensorBoard too, into the run's folder; needs the extra `tensorboard`."""
     peak_tflops: float = 0.0
@@ -158,7 +200,8 @@ class TrainConfig:
     device: str | None = None
     """cpu, cuda or cuda:N; none: CUDA where there is one."""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Of activations. auto: bfloat16 autocast on CUDA devices that have it, else float32."""
+    """Of activations. auto: bfloat16 autocast on CUDA devices that have it, and on CPUs that multiply it
+    natively for models at least 192 wide; else float32."""
     compile: bool = False
     """Compile the model with torch.compile."""
 
@@ -175,6 +218,20 @@ class TrainConfig:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
         _at_least_zero(
             self, "", "max_seconds", "late_qat_lr_scale", "seed", "peak_tflops", "spike_nats", "rank_timeout"
+        )
+        check_ranges(
+            self,
+            "",
+            {
+                **dict.fromkeys(("iterations", "log_every"), (1, _MANY)),
+                **dict.fromkeys(("batch_tokens", "micro_batch_tokens"), (1, 2**31)),
+                "sequence_length": (1, 2**24),
+                **dict.fromkeys(("max_seconds", "peak_tflops", "spike_nats"), (0, _MANY)),
+                # torch's collectives count milliseconds.
+                "rank_timeout": (0, 10**7),
+                "late_qat_lr_scale": (0, 1000),
+                "seed": (0, 2**53),
+            },
         )
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"ema_decay must be in [0, 1), not {self.ema_decay}")

@@ -18,7 +18,6 @@ from hybridlm.distributed import Distributed
 from hybridlm.errors import FormatError, InputError
 from hybridlm.train.complementary import ComplementaryWeights
 
-SHARD_HEADER_BYTES = 1024
 _SCAN_TOKENS = 1 << 24
 
 
@@ -74,10 +73,7 @@ class TokenLoader:
                 f"has {longest} tokens, and a sequence needs {sequence_length + 1}; give more text or lower "
                 "sequence_length"
             )
-        self._streams = [
-            np.memmap(path, dtype="<u2", mode="r", offset=SHARD_HEADER_BYTES) if size else np.empty(0, "<u2")
-            for path, size in zip(shards, sizes, strict=True)
-        ]
+        self._shards = [str(path) for path in shards]
         # Two, because a step may reach from one epoch into the next.
         self._order = lru_cache(maxsize=2)(self._shuffled)
 
@@ -93,7 +89,10 @@ class TokenLoader:
         )
 
     def batch(self, step: int) -> Batch:
-        """This rank's share of the batch of ``step``, on the CPU (pinned where a GPU will take it)."""
+        """This rank's share of the batch of ``step``, on the CPU (pinned where a GPU will take it).
+
+        Raises FormatError or OSError for a shard that is no longer what it was.
+        """
         share = np.array_split(self.sequence_numbers(step), self._distributed.world_size)[
             self._distributed.rank
         ]
@@ -102,10 +101,12 @@ class TokenLoader:
         for row, number in enumerate(share):
             shard = int(np.searchsorted(self._ends, number, side="right"))
             first = int(number - (self._ends[shard - 1] if shard else 0)) * self._length
-            stream = self._streams[shard]
-            tokens[row] = stream[first : first + self._length + 1]
+            # Read, not mapped: the system ends a process that reads a mapping of a file that has shrunk.
+            before = 0 if self._weights is None else max(0, min(first, self._weights.context - 1))
+            span = _core.read_shard(self._shards[shard], first - before, before + self._length + 1)
+            tokens[row] = span[before:]
             if self._weights is not None:
-                weights[row] = self._weights.of_targets(stream, first + 1, first + 1 + self._length)
+                weights[row] = self._weights.of_targets(span, before + 1)
         batch = Batch(torch.from_numpy(tokens), torch.from_numpy(weights))
         if self._distributed.device.type == "cuda":
             return Batch(batch.tokens.pin_memory(), batch.weights.pin_memory())

@@ -20,16 +20,17 @@ import torch
 from torch import Tensor
 
 import hybridlm
-from hybridlm.config import as_dict
+from hybridlm.config import as_dict, readable
 from hybridlm.data import shards
 from hybridlm.data.byte_table import ByteTable
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.distributed import Distributed
 from hybridlm.errors import FormatError, InputError
-from hybridlm.files import atomic_write_text
+from hybridlm.files import atomic_write_text, read_json, sweep
 from hybridlm.model.gpt import GPT
 from hybridlm.oracle import Oracle
 from hybridlm.progress import quantity
+from hybridlm.signals import termination_signals
 from hybridlm.threads import thread_count
 from hybridlm.train import checkpoint as checkpoints
 from hybridlm.train.checkpoint import Checkpoint, ModelMetadata
@@ -42,6 +43,9 @@ from hybridlm.train.metrics import MetricsLog, require_tensorboard
 from hybridlm.train.optimizer import Optimizers, clip_norm_
 from hybridlm.train.schedule import SharedClock, StepPlan, plan, progress
 from hybridlm.train.validation import Validator
+
+LEAST_BFLOAT16_WIDTH = 192
+"""On CPUs narrower models gain little from bfloat16 (benches/python/precision.py)."""
 
 log = logging.getLogger("hybridlm.train")
 
@@ -358,11 +362,24 @@ def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
 
 
 def activation_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
-    """What matrix products run in. Only CUDA devices are trusted to have bfloat16 worth having."""
-    if config.precision == "auto":
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if fast else torch.float32
-    return torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+    """What matrix products run in.
+
+    auto: by the device and the model's width, never by a measurement, so that a run and its resumption, and
+    the same run again, choose alike.
+    """
+    if config.precision != "auto":
+        return torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = device.type == "cpu" and cpu_has_bfloat16() and config.model.width >= LEAST_BFLOAT16_WIDTH
+    return torch.bfloat16 if fast else torch.float32
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 (AVX512-BF16, AMX), as far as this version of PyTorch tells."""
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in asked)
 
 
 def with_facts(config: TrainConfig, tokenizer: Tokenizer) -> TrainConfig:
@@ -484,15 +501,16 @@ def open_run(out: Path, setting: dict[str, Any], resume: bool, allow_changes: bo
             f"{out} holds a training run already: continue it with --resume, or give another --out"
         )
     out.mkdir(parents=True, exist_ok=True)
+    sweep(out)
     versions = {"hybridlm": hybridlm.__version__, "torch": torch.__version__}
-    log.info("%s", json.dumps(setting["training"]))
+    log.info("settings, which %s holds too:\n%s", path, readable(setting["training"]))
     atomic_write_text(path, json.dumps(versions | setting, indent=2) + "\n")
 
 
 def setting_differences(path: Path, setting: dict[str, Any]) -> list[str]:
     """What ``setting`` sets otherwise than the run that wrote ``path``, but for what it may."""
     try:
-        before = json.loads(path.read_text())
+        before = read_json(path, 1 << 24)
         differences = [
             f"{name} was {before['training'].get(name)}, is {value}"
             for name, value in setting["training"].items()
@@ -503,6 +521,8 @@ def setting_differences(path: Path, setting: dict[str, Any]) -> list[str]:
             for name in ("training_tokens", "tokenizer")
             if before.get(name) != setting[name]
         ]
+    except FormatError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError):
         raise FormatError(f"{path}: not the configuration of a run") from None
     return differences
@@ -554,10 +574,7 @@ def interruptible() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         event.set()
 
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, note) for number in numbers}
+    before = {number: signal.signal(number, note) for number in termination_signals()}
     try:
         yield event
     finally:

@@ -59,7 +59,7 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
             break
         try:
             line = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             line = None
         if not isinstance(line, dict) or not all(isinstance(value, int | float) for value in line.values()):
             raise FormatError(f"{path}: line {number} is not a JSON object of numbers; remove it")
@@ -70,5 +70,5 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
 def _step_of(line: bytes) -> float:
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return float("inf")  # cut off in the middle of a write: belongs to no step

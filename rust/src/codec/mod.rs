@@ -176,5 +176,9 @@ pub fn decompress(
         predictor.update(token)?;
         control.advance(bytes.len() as u64)?;
     }
+    // An encoder omits trailing zeros, and a decoder that has read all symbols needs no further words.
+    if payload.last() == Some(&0) || !coder.maybe_exhausted() {
+        return Err(Error::format(name, "bytes follow the payload"));
+    }
     Ok(data)
 }

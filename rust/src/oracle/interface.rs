@@ -51,6 +51,19 @@ pub trait Oracle: Send + Sync {
         }
     }
 
+    /// Writes to `out[i - range.start]`, for each `i` of `range`, how many tokens the longest n-gram has that ends with
+    /// `tokens[i]` and that the model has itself, so that no shorter context had to stand in; the highest order where
+    /// an estimator has something in every context. The caller has checked the arguments.
+    fn matched_kernel(&self, _tokens: &[u16], _range: Range<usize>, out: &mut [u8]) {
+        out.fill(self.orders().last().map_or(0, |&order| order as u8));
+    }
+
+    /// Calls `visit` with every n-gram that the model has, order by order, and the weight of it as a context, where the
+    /// model has n-grams and backs off; else returns false.
+    fn visit_ngrams(&self, _visit: &mut dyn FnMut(&[u16], f32)) -> bool {
+        false
+    }
+
     /// The tables of the dense estimator; none for others.
     fn dense(&self) -> Option<&DenseTables> {
         None

@@ -3,7 +3,7 @@
 use crate::oracle::dense::oracle::DenseOracle;
 use crate::oracle::dense::{ngor_packed, ngor_v1};
 use crate::oracle::interface::Oracle;
-use crate::oracle::sparse::ngsp;
+use crate::oracle::sparse::{arpa, ngsp};
 use crate::parallel::Control;
 use crate::{Error, Result};
 
@@ -16,8 +16,11 @@ pub fn load(data: &[u8], what: &str, threads: usize, control: &Control) -> Resul
         {
             Ok(Box::new(DenseOracle::from(ngor_packed::decode(data, what, threads)?)))
         }
-        _ if data.starts_with(&ngsp::MAGIC) => Ok(Box::new(ngsp::decode(data, what, control)?)),
+        _ if data.starts_with(&ngsp::MAGIC) => Ok(Box::new(ngsp::decode(data, what, threads, control)?)),
         _ if data.starts_with(&ZSTD_MAGIC) => Ok(Box::new(DenseOracle::from(ngor_v1::decode(data, what)?))),
+        _ if data.trim_ascii_start().starts_with(arpa::MAGIC) => {
+            Ok(Box::new(arpa::decode(data, what, None, control)?))
+        }
         _ => Err(Error::format(what, "not an oracle: it begins like none of the formats known here")),
     }
 }

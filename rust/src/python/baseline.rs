@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use super::interruptible::interruptible;
+use super::name::Name;
 use crate::baseline::{Baseline, Method};
 
 #[pyclass(module = "hybridlm._core", frozen)]
@@ -24,14 +25,14 @@ impl ByteModel {
     }
 
     #[staticmethod]
-    #[pyo3(signature = (data, name="baseline", progress=None))]
+    #[pyo3(signature = (data, name=Name::of("baseline"), progress=None), text_signature = "(data, name='baseline', progress=None)")]
     fn from_bytes(
         py: Python<'_>,
         data: &[u8],
-        name: &str,
+        name: Name,
         progress: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
-        let core = interruptible(py, progress, |control| Baseline::from_bytes(data, name, control))?;
+        let core = interruptible(py, progress, |control| Baseline::from_bytes(data, &name, control))?;
         Ok(Self { core: core.into() })
     }
 

@@ -8,6 +8,7 @@ use pyo3::types::PyBytes;
 
 use super::arrays::{array, slice, tokens as tokens_array};
 use super::interruptible::interruptible;
+use super::name::Name;
 use super::oracle::FrozenOracle;
 use crate::codec::predict::{Neural, Predictor as Core};
 use crate::codec::segment::{Piece, Segmenter as CoreSegmenter};
@@ -158,7 +159,7 @@ impl Segmenter {
         Ok((PyBytes::new(py, &coded.payload), checks, coded.bits, coded.tokens))
     }
 
-    #[pyo3(signature = (payload, length, checks, predictor, name="payload", progress=None))]
+    #[pyo3(signature = (payload, length, checks, predictor, name=Name::of("payload"), progress=None), text_signature = "($self, payload, length, checks, predictor, name='payload', progress=None)")]
     #[allow(clippy::too_many_arguments)] // Python's, most of them by name
     fn decompress<'py>(
         &self,
@@ -167,13 +168,13 @@ impl Segmenter {
         length: usize,
         checks: (u32, Vec<u32>),
         predictor: &Bound<'py, Predictor>,
-        name: &str,
+        name: Name,
         progress: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let predictor = predictor.get();
         let checks = Checks { first: checks.0, blocks: checks.1 };
         let data = predictor.settled(interruptible(py, progress, |control| {
-            decompress(payload, length, &checks, &self.core, &mut lock(&predictor.core), control, name)
+            decompress(payload, length, &checks, &self.core, &mut lock(&predictor.core), control, &name)
         }))?;
         Ok(PyBytes::new(py, &data))
     }

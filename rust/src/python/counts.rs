@@ -12,6 +12,7 @@ use pyo3::types::{PyBytes, PyDict, PyTuple};
 use super::arrays::{slice, tokens as tokens_array};
 use super::errors::InputError;
 use super::interruptible::interruptible;
+use super::name::Name;
 use super::vocabulary::{hex, identity, vocabulary, Identity};
 use crate::counted_shards::{identify, CountedShard};
 use crate::oracle::dense::counts::{Counts, Stream, TableSpec};
@@ -155,17 +156,17 @@ impl NgramCounts {
     }
 
     #[staticmethod]
-    #[pyo3(signature = (data, name="partial counts", threads=1))]
-    fn from_bytes(py: Python<'_>, data: &[u8], name: &str, threads: usize) -> PyResult<Self> {
+    #[pyo3(signature = (data, name=Name::of("partial counts"), threads=1), text_signature = "(data, name='partial counts', threads=1)")]
+    fn from_bytes(py: Python<'_>, data: &[u8], name: Name, threads: usize) -> PyResult<Self> {
         let partial =
-            interruptible(py, None, |control| PartialCounts::from_bytes(data, name, threads, control))?;
+            interruptible(py, None, |control| PartialCounts::from_bytes(data, &name, threads, control))?;
         Ok(Self { spec: partial.counts().spec().clone(), core: Mutex::new(Some(partial)) })
     }
 
-    #[pyo3(signature = (data, name="partial counts", threads=1))]
-    fn merge_bytes(&self, py: Python<'_>, data: &[u8], name: &str, threads: usize) -> PyResult<()> {
+    #[pyo3(signature = (data, name=Name::of("partial counts"), threads=1), text_signature = "($self, data, name='partial counts', threads=1)")]
+    fn merge_bytes(&self, py: Python<'_>, data: &[u8], name: Name, threads: usize) -> PyResult<()> {
         interruptible(py, None, |control| {
-            self.change(|partial| partial.merge_bytes(data, name, threads, control))
+            self.change(|partial| partial.merge_bytes(data, &name, threads, control))
         })
     }
 

@@ -1,8 +1,10 @@
 //! Long work that Ctrl-C stops and a progress function is told of.
 
+use std::any::Any;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 
 use crate::parallel::Control;
@@ -10,6 +12,13 @@ use crate::Result;
 
 /// How often the interpreter gets to see a signal, and a progress function is called.
 const POLL: Duration = Duration::from_millis(50);
+
+/// A panic, which is a bug of ours, as an exception that `except Exception` catches.
+fn internal_error(panic: &(dyn Any + Send)) -> PyErr {
+    let message = panic.downcast_ref::<&str>().map(ToString::to_string);
+    let message = message.or_else(|| panic.downcast_ref::<String>().cloned());
+    PyRuntimeError::new_err(format!("internal error: {}", message.as_deref().unwrap_or("a panic")))
+}
 
 /// Does long work on another thread while this one, without the GIL but for a moment each time, looks
 /// for signals (Ctrl-C) and reports `control.done()` to `progress`. If either raises, the work is
@@ -23,11 +32,12 @@ pub fn interruptible<T: Send>(
     let (finished, wait) = mpsc::channel::<()>();
     std::thread::scope(|scope| {
         let control = &control;
-        let worker = scope.spawn(move || {
+        let worker = std::thread::Builder::new().spawn_scoped(scope, move || {
             // Dropped however the work ends, which wakes the waiting side.
             let _finished = finished;
             work(control)
         });
+        let worker = worker.map_err(|error| PyOSError::new_err(format!("no thread to work on: {error}")))?;
         let mut raised = None;
         let wait = std::sync::Mutex::new(wait);
         loop {
@@ -51,7 +61,7 @@ pub fn interruptible<T: Send>(
         }
         let result = match py.detach(|| worker.join()) {
             Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
+            Err(panic) => return Err(internal_error(&*panic)),
         };
         match raised {
             Some(error) => Err(error),

@@ -9,6 +9,7 @@ mod errors;
 mod experts;
 mod files;
 mod interruptible;
+mod name;
 mod oracle;
 mod reference;
 mod sparse;

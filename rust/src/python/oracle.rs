@@ -14,6 +14,7 @@ use pyo3::types::{PyDict, PyList, PyTuple};
 use super::arrays::{positions as positions_array, slice, tokens as tokens_array};
 use super::errors::InputError;
 use super::interruptible::interruptible;
+use super::name::Name;
 use super::vocabulary::{identity, Identity};
 use crate::oracle::dense::table::Table;
 use crate::oracle::{self, Info, Oracle};
@@ -27,10 +28,25 @@ pub(super) struct FrozenOracle {
 #[pymethods]
 impl FrozenOracle {
     #[staticmethod]
-    #[pyo3(signature = (data, name="oracle", threads=1))]
-    fn from_bytes(py: Python<'_>, data: &[u8], name: &str, threads: usize) -> PyResult<Self> {
-        let core = interruptible(py, None, |control| oracle::load(data, name, threads, control))?;
+    #[pyo3(signature = (data, name=Name::of("oracle"), threads=1), text_signature = "(data, name='oracle', threads=1)")]
+    fn from_bytes(py: Python<'_>, data: &[u8], name: Name, threads: usize) -> PyResult<Self> {
+        let core = interruptible(py, None, |control| oracle::load(data, &name, threads, control))?;
         Ok(Self { core: core.into(), nbytes: data.len() })
+    }
+
+    /// Reads an ARPA file whose ids are of this vocabulary.
+    #[staticmethod]
+    #[pyo3(signature = (data, vocabulary, name="oracle"))]
+    fn from_arpa(
+        py: Python<'_>,
+        data: &[u8],
+        #[pyo3(from_py_with = super::vocabulary::vocabulary)] vocabulary: crate::vocabulary::Vocabulary,
+        name: &str,
+    ) -> PyResult<Self> {
+        let core = interruptible(py, None, |control| {
+            crate::oracle::sparse::arpa::decode(data, name, Some(vocabulary), control)
+        })?;
+        Ok(Self { core: Arc::new(core), nbytes: data.len() })
     }
 
     #[getter]
@@ -96,6 +112,48 @@ impl FrozenOracle {
                 Ok(array.map_err(|error| InputError::new_err(error.to_string()))?.into_pyarray(py))
             }
         }
+    }
+
+    /// How many tokens the longest n-gram of the model has that ends at each target.
+    #[pyo3(signature = (tokens, start=0))]
+    fn matched_orders<'py>(
+        &self,
+        py: Python<'py>,
+        tokens: &Bound<'py, PyAny>,
+        start: usize,
+    ) -> PyResult<Bound<'py, PyArray1<u8>>> {
+        let tokens = tokens_array(tokens)?;
+        let tokens = slice(&tokens);
+        if start > tokens.len() {
+            let length = tokens.len();
+            return Err(InputError::new_err(format!("start {start} is beyond the stream's {length} tokens")));
+        }
+        let mut orders = vec![0u8; tokens.len() - start];
+        py.detach(|| {
+            crate::tokens::check_tokens(tokens, self.core.vocab_size())?;
+            self.core.matched_kernel(tokens, start..tokens.len(), &mut orders);
+            Ok::<_, crate::Error>(())
+        })?;
+        Ok(orders.into_pyarray(py))
+    }
+
+    /// Writes the ARPA file of a sparse oracle.
+    fn write_arpa(&self, py: Python<'_>, path: std::path::PathBuf) -> PyResult<()> {
+        interruptible(py, None, |control| {
+            control.check()?;
+            let mut file = crate::files::AtomicFile::create(&path)?;
+            let mut buffered = std::io::BufWriter::new(&mut file);
+            let written = crate::oracle::sparse::arpa::write(&*self.core, &mut buffered)
+                .and_then(|written| std::io::Write::flush(&mut buffered).map(|()| written))
+                .map_err(|source| crate::Error::io(&path, source))?;
+            drop(buffered);
+            if !written {
+                return Err(crate::Error::input(
+                    "a dense oracle has no n-grams, only hashed rows: ARPA holds a sparse one",
+                ));
+            }
+            file.commit()
+        })
     }
 
     #[pyo3(signature = (tokens, positions, threads=1, out=None))]

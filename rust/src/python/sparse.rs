@@ -7,6 +7,7 @@ use pyo3::types::PyBytes;
 
 use super::counts::described;
 use super::interruptible::interruptible;
+use super::name::Name;
 use super::vocabulary::{identity, vocabulary, Identity};
 use crate::files::AtomicFile;
 use crate::oracle::sparse::build::{self, Config};
@@ -50,10 +51,10 @@ impl SparseCounts {
     }
 
     #[staticmethod]
-    #[pyo3(signature = (data, name="sparse partial counts"))]
-    fn from_bytes(py: Python<'_>, data: &[u8], name: &str) -> PyResult<Self> {
+    #[pyo3(signature = (data, name=Name::of("sparse partial counts")), text_signature = "(data, name='sparse partial counts')")]
+    fn from_bytes(py: Python<'_>, data: &[u8], name: Name) -> PyResult<Self> {
         let data = data.to_vec();
-        let core = interruptible(py, None, |control| counts::SparseCounts::from_bytes(data, name, control))?;
+        let core = interruptible(py, None, |control| counts::SparseCounts::from_bytes(data, &name, control))?;
         Ok(Self { core })
     }
 
@@ -114,6 +115,14 @@ impl SparseCounts {
     fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         let data = py.detach(|| self.core.to_bytes())?;
         Ok(PyBytes::new(py, &data))
+    }
+
+    fn occurrences(&self, py: Python<'_>, ngram: Vec<u16>) -> PyResult<u64> {
+        Ok(py.detach(|| self.core.occurrences(&ngram))?)
+    }
+
+    fn continuations(&self, py: Python<'_>, context: Vec<u16>) -> PyResult<Vec<(u16, u64)>> {
+        Ok(py.detach(|| self.core.continuations(&context))?)
     }
 
     fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {

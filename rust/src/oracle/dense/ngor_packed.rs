@@ -7,7 +7,7 @@
 //! on the token than on the context. Each table is one zstd frame, found through the header.
 
 use super::contexts::MAX_ORDER;
-use super::ngor_v1::MAX_BYTES;
+use super::ngor_v1::check_size;
 use super::table::{check_shape, DenseTables, Table};
 use crate::bytes::{checksum, Fields, Reader};
 use crate::parallel::{self, Control};
@@ -30,11 +30,7 @@ pub fn encode(
     control: &Control,
 ) -> Result<Vec<u8>> {
     let cells: usize = tables.iter().map(|table| table.cells.len()).sum();
-    if cells > MAX_BYTES {
-        return Err(Error::input(format!(
-            "tables of {cells} cells are too large for a dense oracle, which has up to {MAX_BYTES}; use fewer rows"
-        )));
-    }
+    check_size(cells)?;
     let columns = column_order(tables.first(), vocabulary.size);
     let mut frames: Vec<Vec<u8>> = vec![Vec::new(); tables.len()];
     parallel::for_each(threads, tables.iter().zip(&mut frames).collect(), |(table, frame)| {
@@ -105,9 +101,7 @@ pub fn decode(data: &[u8], what: &str, threads: usize) -> Result<DenseTables> {
         // Each product is below 2^32 by `check_shape`, and there are at most eight.
         cells += rows as usize * vocab_size;
     }
-    if cells > MAX_BYTES {
-        return Err(reader.error(format!("{cells} cells, more than the {MAX_BYTES} allowed")));
-    }
+    check_size(cells).map_err(|error| reader.error(error))?;
     let mut tables = Vec::with_capacity(count);
     let mut waiting = Vec::with_capacity(count);
     for (order, rows, bytes) in headers {
@@ -190,6 +184,8 @@ fn unpack(order: usize, rows: u32, columns: &[usize], frame: &[u8], what: &str) 
             left &= left - 1;
         }
     }
+    let floors = floors.to_vec();
+    drop(content);
     let mut cells = vec![0i8; size];
     by_tiles(height, vocab_size, |row, place| {
         // A value outside the range of levels is refused later, with the whole table.

@@ -93,19 +93,22 @@ impl PartialCounts {
         let (hashed, counted) = std::thread::scope(|scope| {
             // Hashing takes a small part of the time that counting does. It runs beside it and a little ahead, so
             // that what it has read from the disk is in memory when it is counted.
-            let hashing = scope.spawn(|| {
+            let hash = || {
                 identify_open(&shards, threads.div_ceil(HASHING_SHARE), || {
                     if abandoned.load(Ordering::Relaxed) {
                         return Err(Error::Interrupted);
                     }
                     control.check()
                 })
-            });
+            };
+            // Without a thread to be had, one comes after the other.
+            let hashing = std::thread::Builder::new().spawn_scoped(scope, hash);
             let counted = self.counts.count(&streams, threads, control);
             abandoned.store(counted.is_err(), Ordering::Relaxed);
-            match hashing.join() {
-                Ok(hashed) => (hashed, counted),
-                Err(panic) => std::panic::resume_unwind(panic),
+            match hashing.map(std::thread::ScopedJoinHandle::join) {
+                Ok(Ok(hashed)) => (hashed, counted),
+                Ok(Err(panic)) => std::panic::resume_unwind(panic),
+                Err(_) => (hash(), counted),
             }
         });
         counted?;

@@ -18,6 +18,7 @@ pub fn table(
     let (mut used_rows, mut used_cells) = (0u64, 0u64);
     let (mut entropy, mut gain, mut weight) = (0.0, 0.0, 0.0);
     let mut tokens = 0.0;
+    let weights: [f64; 256] = std::array::from_fn(|bits| (f64::from(bits as u8 as i8) * STEP).exp());
     for (row, &log_sum) in table.cells.chunks_exact(vocab_size).zip(log_sums) {
         // An unseen token of a row that saw S tokens has probability 1 / (S + V), so the lowest level
         // tells how many tokens the row saw, to the step's ±4%, and at least that many at the clamp.
@@ -31,9 +32,10 @@ pub fn table(
         used_cells += above;
         tokens += seen;
         let (mut row_entropy, mut row_gain) = (0.0, 0.0);
+        let scale = (-f64::from(log_sum)).exp();
         for (token, &cell) in row.iter().enumerate() {
             let log_probability = f64::from(cell) * STEP - f64::from(log_sum);
-            let probability = log_probability.exp();
+            let probability = weights[usize::from(cell as u8)] * scale;
             row_entropy -= probability * log_probability;
             if let Some(reference) = &reference {
                 row_gain += probability * (log_probability - reference[token]);

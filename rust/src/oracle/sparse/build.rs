@@ -7,6 +7,7 @@ use super::estimate::FullModel;
 use super::fit_discounts;
 use super::ngram::NgramSpec;
 use super::ngsp;
+use super::order_stream;
 use super::prune::PrunedModel;
 use super::quantise::{kept_indices, Quantiser};
 use super::restore;
@@ -166,7 +167,8 @@ pub fn encode(
         let (shorter, contexts) = (&below[n - 2], &mut contexts[0]);
         let quantiser = Quantiser { trie, model, order: n, shorter, contexts, members: &members };
         let symbols = quantiser.symbols(threshold, threads, control)?;
-        let restored = restore::restore(shorter, contexts, symbols.clone());
+        let suffixes = restore::suffixes(shorter, contexts, &symbols);
+        let restored = restore::restore(contexts, &symbols, &suffixes);
         orders.push(restored);
         all_symbols.push(symbols);
     }
@@ -176,7 +178,7 @@ pub fn encode(
     // The largest first, so that threads finish together.
     jobs.sort_by_key(|((stream, _), _)| std::cmp::Reverse(stream.0));
     parallel::for_each(threads, jobs, |((stream, symbols), pair)| {
-        stream.1 = ngsp::encode_order(&pair[0], &pair[1], symbols, control)?;
+        stream.1 = order_stream::encode(&pair[0], &pair[1], symbols, control)?;
         Ok(())
     })?;
     Ok(ngsp::assemble(&vocabulary, counts.tokens(), &streams))

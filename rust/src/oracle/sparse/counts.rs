@@ -1,16 +1,18 @@
 //! Counted n-grams, in memory or in a file, which are read a chunk at a time.
 
+use std::cmp::Ordering as CmpOrdering;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::chunk::{longest_content, unpack, Chunk};
 use super::counts_file::{scan, Scanned, END};
-use super::ngram::{Entry, NgramSpec};
+use super::ngram::{Entry, Ngram, NgramSpec};
 use super::sample::Sample;
 use crate::counted_shards::{CountedShard, HASH_BYTES};
 use crate::files::{self, AtomicFile};
 use crate::parallel::{self, Control};
+use crate::tokens::check_tokens;
 use crate::{zstd_frame, Error, Result};
 
 /// Bytes read at a time where they are only hashed.
@@ -174,6 +176,79 @@ impl SparseCounts {
             }
         }
         self.check_total(total)
+    }
+
+    /// How often an n-gram of up to `order` tokens occurs.
+    pub fn occurrences(&self, ngram: &[u16]) -> Result<u64> {
+        let mut total = 0;
+        self.for_each_beginning(ngram, |entry| total += entry.count)?;
+        Ok(total)
+    }
+
+    /// The tokens that follow a context of fewer than `order` tokens, ascending, and how often each does.
+    ///
+    /// Where a document ends, the document token that begins the next one follows; after the last one of a shard, nothing
+    /// does.
+    pub fn continuations(&self, context: &[u16]) -> Result<Vec<(u16, u64)>> {
+        if context.len() >= self.spec.order {
+            let order = self.spec.order;
+            return Err(Error::input(format!("n-grams of {order} tokens were counted: a context has fewer")));
+        }
+        let mut found: Vec<(u16, u64)> = Vec::new();
+        if context.is_empty() {
+            for token in 0..self.spec.vocab_size() as u16 {
+                let count = self.occurrences(&[token])?;
+                if count > 0 {
+                    found.push((token, count));
+                }
+            }
+            return Ok(found);
+        }
+        self.for_each_beginning(context, |entry| {
+            let code = entry.ngram.code(context.len());
+            match found.last_mut() {
+                _ if code == 0 => {}
+                Some((token, count)) if *token == code - 1 => *count += entry.count,
+                _ => found.push((code - 1, entry.count)),
+            }
+        })?;
+        Ok(found)
+    }
+
+    /// Calls `work` with every n-gram that begins with these tokens, in order.
+    fn for_each_beginning(&self, tokens: &[u16], mut work: impl FnMut(&Entry)) -> Result<()> {
+        let order = self.spec.order;
+        if tokens.is_empty() || tokens.len() > order {
+            return Err(Error::input(format!(
+                "n-grams of 1 to {order} tokens were counted, not {}",
+                tokens.len()
+            )));
+        }
+        check_tokens(tokens, self.spec.vocab_size())?;
+        let mut wanted = Ngram::of(tokens[0]);
+        for (index, &token) in tokens.iter().enumerate().skip(1) {
+            wanted = wanted.with(index, token + 1);
+        }
+        let (chunks, mut reader) = (self.chunks_of(tokens[0]), self.reader()?);
+        // The first chunk that may hold one: the last that begins below.
+        let (mut low, mut high) = (0, chunks.len());
+        while high - low > 1 {
+            let middle = (low + high) / 2;
+            match reader.read(chunks[middle])?.first() {
+                Some(entry) if entry.ngram < wanted => low = middle,
+                _ => high = middle,
+            }
+        }
+        for chunk in &chunks[low..] {
+            for entry in &reader.read(*chunk)? {
+                match entry.ngram.truncated(tokens.len()).cmp(&wanted) {
+                    CmpOrdering::Less => {}
+                    CmpOrdering::Equal => work(entry),
+                    CmpOrdering::Greater => return Ok(()),
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Checks the sum of all counts: an n-gram starts at every token.

@@ -6,9 +6,11 @@
 //! streams are [`order_stream`] and [`binary_coder`]). What is read is [`restore`]d and looked up ([`oracle`]).
 //! [`build`] does all of it.
 
+pub mod arpa;
 pub mod binary_coder;
 pub mod build;
 pub mod chunk;
+mod continuations;
 pub mod counting;
 pub mod counts;
 pub mod counts_file;
@@ -25,7 +27,10 @@ pub mod oracle;
 mod order_stream;
 pub mod prune;
 mod quantise;
+pub mod regression;
 mod restore;
 pub mod sample;
 pub mod threshold;
 pub mod trie;
+mod version_2;
+mod weights;

@@ -1,9 +1,9 @@
-//! The file format NGSP, version 2. Little-endian:
+//! The file format NGSP, version 3. Little-endian:
 //!
 //! | offset | | |
 //! |---|---|---|
 //! | 0 | 4 bytes | `NGSP` |
-//! | 4 | u32 | version, 2 |
+//! | 4 | u32 | version, 3 |
 //! | 8 | u32 | CRC-32 (IEEE) of all that follows |
 //! | 12 | u16 | order N, 1 to 8 |
 //! | 14 | u16 | zero |
@@ -14,25 +14,28 @@
 //! | 64 | N × (u32, u32) | per order from 1 on: n-grams, bytes of their stream |
 //! | 64 + 8 N | | the streams |
 //!
-//! In version 1 the vocabulary is the u16 at offset 14, the orders follow at offset 24, and the document token is
-//! 1. The streams are the same.
-//!
 //! Order 1 has V n-grams. The streams are arithmetic-coded; see [`super::order_stream`] for those of order 2
 //! and above.
+//!
+//! Version 2 differs in those alone; see [`super::version_2`]. Version 1 has the same streams as version 2, but the
+//! vocabulary is the u16 at offset 14, the orders follow at offset 24, and the document token is 1.
 
 use super::binary_coder::{hash, BinaryCoder, ContextMixer, Decoder, Encoder};
 use super::ngram::MAX_ORDER;
-use super::oracle::SparseOracle;
+use super::oracle::{PackedOrder, SparseOracle};
 use super::order_stream::{self, Invalid};
-use super::restore::{self, RestoredOrder, Symbols};
+use super::restore::{self, Restoration, RestoredOrder, Suffix};
+use super::version_2;
 use crate::parallel::Control;
 use crate::vocabulary::{self, Vocabulary, IDENTITY_BYTES};
 use crate::{Error, Result};
 
 pub const MAGIC: [u8; 4] = *b"NGSP";
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Of a vocabulary that isn't known beyond its size.
 const VERSION_WITHOUT_IDENTITY: u32 = 1;
+/// Its streams and those before have a single part.
+const LAST_OF_ONE_PART: u32 = 2;
 
 const CHECKED_FROM: usize = 12;
 const VOCABULARY_AT: usize = 24;
@@ -124,6 +127,7 @@ fn most_ngrams(version: u32, bytes: usize, below: u64) -> u64 {
 
 /// The checked header, and the streams.
 struct Header<'a> {
+    version: u32,
     vocabulary: Vocabulary,
     token_count: u64,
     /// Per order from 1 on: number of n-grams, and stream.
@@ -199,82 +203,151 @@ fn read_header<'a>(data: &'a [u8], what: &str) -> Result<Header<'a>> {
             format!("the checksum is {checksum:#010x}, but that of the bytes {found:#010x}"),
         ));
     }
-    Ok(Header { vocabulary, token_count, orders })
+    Ok(Header { version, vocabulary, token_count, orders })
 }
 
-/// Reads a file. `control` advances by bytes, and can stop it.
-pub fn decode(data: &[u8], what: &str, control: &Control) -> Result<SparseOracle> {
+/// Reads a file, on up to two threads. `control` advances by bytes, and can stop it.
+pub fn decode(data: &[u8], what: &str, threads: usize, control: &Control) -> Result<SparseOracle> {
     let header = read_header(data, what)?;
-    let mut orders = vec![restore::root(header.vocabulary.size, header.token_count)];
-    let mut stream_bytes = Vec::new();
-    for (n, &(ngrams, stream)) in (1..).zip(&header.orders) {
-        let wrong = |detail: &str| Error::format(what, format!("the stream of order {n} {detail}"));
-        let mut coder = Decoder::new(stream);
-        if n == 1 {
-            let steps = code_unigrams(&mut coder, None, header.vocabulary.size);
-            orders.push(restore::unigrams(&orders[0], &steps));
-        } else {
-            // A decoder reads four bytes ahead, and an encoder omits trailing zeros.
-            let go_on = |coder: &Decoder<'_>, _| control.check().is_ok() && coder.missing() <= MISSING;
-            let symbols =
-                order_stream::code_order(&mut coder, &orders[n - 2], &orders[n - 1], None, ngrams, go_on);
-            let symbols = match symbols {
-                Ok(symbols) => symbols,
-                Err(Invalid::Interrupted) => {
-                    control.check()?;
-                    return Err(wrong("ends too early"));
-                }
-                Err(Invalid::NoContinuation) => {
-                    return Err(wrong("promises a continuation that is not there"))
-                }
-                Err(Invalid::TooMany) => return Err(wrong(&format!("holds more than {ngrams} n-grams"))),
-            };
-            if symbols.tokens.len() != ngrams {
-                return Err(wrong(&format!("holds {} n-grams, not {ngrams}", symbols.tokens.len())));
-            }
-            let (shorter, contexts) = orders.split_at_mut(n - 1);
-            let restored = restore::restore(&shorter[n - 2], &mut contexts[0], symbols);
-            orders.push(restored);
-        }
-        if !coder.is_finished() || coder.missing() > MISSING {
-            return Err(wrong("has another length than its n-grams"));
-        }
-        control.advance(stream.len() as u64)?;
-        stream_bytes.push(stream.len());
-    }
+    let orders = read_orders(&header, what, threads, control)?;
+    let stream_bytes = header.orders.iter().map(|(_, stream)| stream.len()).collect();
     Ok(SparseOracle::new(header.vocabulary, orders, header.token_count, stream_bytes))
+}
+
+/// Reads all orders, from order 0 on.
+fn read_orders(header: &Header, what: &str, threads: usize, control: &Control) -> Result<Vec<PackedOrder>> {
+    let mut packed = Vec::with_capacity(header.orders.len() + 1);
+    let [mut shorter, mut contexts] = read_unigrams(header, what)?;
+    control.advance(header.orders[0].1.len() as u64)?;
+    for (n, &(ngrams, stream)) in (2..).zip(&header.orders[1..]) {
+        let mut restoration = Restoration::new(&contexts, ngrams);
+        let visit = |backoff, continuations: &[(Suffix, i8)]| restoration.add(backoff, continuations);
+        let read = read_order(header.version, stream, [&shorter, &contexts], ngrams, threads, control, visit);
+        // Whoever cancels doesn't want to know more.
+        control.check()?;
+        read.map_err(|detail| wrong_stream(what, n, &detail))?;
+        let (successors, restored) = restoration.finish();
+        contexts.complete(successors);
+        packed.push(PackedOrder::from(shorter));
+        (shorter, contexts) = (contexts, restored);
+        control.advance(stream.len() as u64)?;
+    }
+    packed.extend([shorter, contexts].map(PackedOrder::from));
+    Ok(packed)
+}
+
+fn wrong_stream(what: &str, n: usize, detail: &str) -> Error {
+    Error::format(what, format!("the stream of order {n} {detail}"))
+}
+
+/// Reads the orders 0 and 1.
+fn read_unigrams(header: &Header, what: &str) -> Result<[RestoredOrder; 2]> {
+    let root = restore::root(header.vocabulary.size, header.token_count);
+    let mut coder = Decoder::new(header.orders[0].1);
+    let steps = code_unigrams(&mut coder, None, header.vocabulary.size);
+    if !is_finished(&coder) {
+        return Err(wrong_stream(what, 1, ANOTHER_LENGTH));
+    }
+    let unigrams = restore::unigrams(&root, &steps);
+    Ok([root, unigrams])
+}
+
+/// Reads an order from 2 on, and calls `visit` with the step of each context and its continuations; or says what is wrong.
+fn read_order(
+    version: u32,
+    stream: &[u8],
+    [shorter, contexts]: [&RestoredOrder; 2],
+    ngrams: usize,
+    threads: usize,
+    control: &Control,
+    mut visit: impl FnMut(i8, &[(Suffix, i8)]),
+) -> std::result::Result<(), String> {
+    let go_on = |coder: &Decoder<'_>| control.check().is_ok() && coder.missing() <= MISSING;
+    let mut found = 0;
+    let (read, is_finished) = if version <= LAST_OF_ONE_PART {
+        let mut coder = Decoder::new(stream);
+        let read =
+            version_2::code_order(&mut coder, shorter, contexts, None, ngrams, |coder, _| go_on(coder));
+        let read = read.map(|symbols| {
+            found = symbols.tokens.len();
+            let suffixes = restore::suffixes(shorter, contexts, &symbols);
+            restore::for_each_context(&symbols, &suffixes, visit);
+        });
+        (read, is_finished(&coder))
+    } else {
+        let parts = order_stream::parts(stream).ok_or("is shorter than its first part")?;
+        let mut coders = parts.map(Decoder::new);
+        let visit = |backoff, continuations: &[(Suffix, i8)]| {
+            found += continuations.len();
+            visit(backoff, continuations);
+        };
+        let read =
+            order_stream::code_order(&mut coders, shorter, contexts, None, ngrams, threads, go_on, visit);
+        (read, coders.iter().all(is_finished))
+    };
+    read.map_err(|invalid| match invalid {
+        Invalid::Interrupted => "ends too early".to_owned(),
+        Invalid::NoContinuation => "promises a continuation that is not there".to_owned(),
+        Invalid::TooMany => format!("holds more than {ngrams} n-grams"),
+    })?;
+    if found != ngrams {
+        return Err(format!("holds {found} n-grams, not {ngrams}"));
+    }
+    if !is_finished {
+        return Err(ANOTHER_LENGTH.to_owned());
+    }
+    Ok(())
 }
 
 /// The most zeros that a decoder supplies past the end of a stream: it reads four bytes ahead, and the encoder may have
 /// omitted a run of zeros.
 const MISSING: u32 = 64;
 
+fn is_finished(coder: &Decoder<'_>) -> bool {
+    coder.is_finished() && coder.missing() <= MISSING
+}
+
+const ANOTHER_LENGTH: &str = "has another length than its n-grams";
+
+/// A file of version 2 of the same model, as it was written before there was version 3.
+#[cfg(feature = "forge")]
+pub fn to_version_2(data: &[u8], what: &str) -> Result<Vec<u8>> {
+    let header = read_header(data, what)?;
+    let control = Control::default();
+    let mut streams = vec![(header.orders[0].0, header.orders[0].1.to_vec())];
+    let [mut shorter, mut contexts] = read_unigrams(&header, what)?;
+    for (n, &(ngrams, stream)) in (2..).zip(&header.orders[1..]) {
+        let mut symbols = restore::Symbols { first: vec![0], ..restore::Symbols::default() };
+        let mut restoration = Restoration::new(&contexts, ngrams);
+        let visit = |backoff, continuations: &[(Suffix, i8)]| {
+            restoration.add(backoff, continuations);
+            symbols.backoffs.push(backoff);
+            symbols.tokens.extend(continuations.iter().map(|(suffix, _)| suffix.token));
+            symbols.ratios.extend(continuations.iter().map(|(_, step)| step));
+            symbols.first.push(symbols.tokens.len() as u32);
+        };
+        read_order(header.version, stream, [&shorter, &contexts], ngrams, 1, &control, visit)
+            .map_err(|detail| wrong_stream(what, n, &detail))?;
+        let mut coder = Encoder::new();
+        let coded =
+            version_2::code_order(&mut coder, &shorter, &contexts, Some(&symbols), ngrams, |_, _| true);
+        debug_assert!(coded.is_ok_and(|coded| coded == symbols));
+        streams.push((ngrams, coder.finish()));
+        let (successors, restored) = restoration.finish();
+        contexts.complete(successors);
+        (shorter, contexts) = (contexts, restored);
+    }
+    let mut file = assemble(&header.vocabulary, header.token_count, &streams)
+        .ok_or_else(|| Error::format(what, "too many n-grams for version 2"))?;
+    forge(&mut file, LAST_OF_ONE_PART);
+    Ok(file)
+}
+
 /// The stream of order 1.
 pub(super) fn encode_unigrams(steps: &[u8]) -> Vec<u8> {
     let mut coder = Encoder::new();
     code_unigrams(&mut coder, Some(steps), steps.len());
     coder.finish()
-}
-
-/// The stream of an order from 2 on.
-pub(super) fn encode_order(
-    shorter: &RestoredOrder,
-    contexts: &RestoredOrder,
-    symbols: &Symbols,
-    control: &Control,
-) -> Result<Vec<u8>> {
-    let mut coder = Encoder::new();
-    let go_on = |_: &Encoder, _| control.check().is_ok();
-    let coded =
-        order_stream::code_order(&mut coder, shorter, contexts, Some(symbols), symbols.tokens.len(), go_on);
-    match coded {
-        Ok(coded) => {
-            debug_assert_eq!(coded.tokens, symbols.tokens);
-            Ok(coder.finish())
-        }
-        Err(Invalid::Interrupted) => Err(Error::Interrupted),
-        Err(invalid) => unreachable!("{invalid:?}: kept n-grams are closed under prefix and suffix"),
-    }
 }
 
 /// Codes each token's step in the context of those before it: neighbours in a tokenizer's vocabulary are about equally

@@ -23,11 +23,26 @@ struct Node {
     first: u32,
 }
 
+/// The n-grams of one order: 14 bytes each.
 #[derive(Debug)]
-struct PackedOrder {
+pub struct PackedOrder {
     tokens: Vec<u16>,
     /// One more than there are n-grams, for the end of the last one's continuations.
     nodes: Vec<Node>,
+}
+
+impl From<RestoredOrder> for PackedOrder {
+    fn from(order: RestoredOrder) -> Self {
+        let mut nodes = Vec::with_capacity(order.len() + 1);
+        // The highest order's n-grams are no contexts.
+        let mut backoffs = order.backoffs.iter().copied().chain(std::iter::repeat(1.0));
+        let mut firsts = order.first.iter().copied().chain(std::iter::repeat(0));
+        for &discounted in order.discounted.iter().chain(&[0.0]) {
+            let (backoff, first) = (backoffs.next().unwrap_or(1.0), firsts.next().unwrap_or(0));
+            nodes.push(Node { discounted, backoff, first });
+        }
+        Self { tokens: order.tokens, nodes }
+    }
 }
 
 /// A sparse oracle. Every order is a normalised model of its own: what is interpolated up to order n.
@@ -60,23 +75,12 @@ impl SparseOracle {
     /// `ngrams` by order from 0 on, `stream_bytes` from 1 on.
     pub(super) fn new(
         vocabulary: Vocabulary,
-        ngrams: Vec<RestoredOrder>,
+        ngrams: Vec<PackedOrder>,
         token_count: u64,
         stream_bytes: Vec<usize>,
     ) -> Self {
-        let unigrams = ngrams[1].probabilities.clone();
+        let unigrams = ngrams[1].nodes[..vocabulary.size].iter().map(|node| node.discounted).collect();
         let order = ngrams.len() - 1;
-        let pack = |order: RestoredOrder| {
-            let mut nodes = Vec::with_capacity(order.len() + 1);
-            for (index, &discounted) in order.discounted.iter().enumerate() {
-                let backoff = order.backoffs.get(index).copied().unwrap_or(1.0);
-                nodes.push(Node { discounted, backoff, first: order.first.get(index).copied().unwrap_or(0) });
-            }
-            let end = order.first.last().copied().unwrap_or(0);
-            nodes.push(Node { discounted: 0.0, backoff: 1.0, first: end });
-            PackedOrder { tokens: order.tokens, nodes }
-        };
-        let ngrams = ngrams.into_iter().map(pack).collect();
         Self { vocabulary, orders: (1..=order).collect(), ngrams, unigrams, token_count, stream_bytes }
     }
 
@@ -247,6 +251,19 @@ impl Oracle for SparseOracle {
             ending = next;
         }
         out.iter_mut().for_each(|plane| ln_in_place(plane));
+    }
+
+    fn matched_kernel(&self, tokens: &[u16], range: Range<usize>, out: &mut [u8]) {
+        let mut ending = self.ending(tokens, range.start);
+        for (&token, matched) in tokens[range].iter().zip(out) {
+            ending = self.advance(&ending, token);
+            *matched = (ending.known - 1) as u8;
+        }
+    }
+
+    fn visit_ngrams(&self, visit: &mut dyn FnMut(&[u16], f32)) -> bool {
+        self.for_each_ngram(|ngram, _, backoff| visit(ngram, backoff));
+        true
     }
 
     fn rows_kernel(&self, tokens: &[u16], positions: &[usize], out: &mut [&mut [f32]]) {

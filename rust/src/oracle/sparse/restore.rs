@@ -155,72 +155,175 @@ pub fn unigrams(root: &RestoredOrder, steps: &[u8]) -> RestoredOrder {
         probabilities,
         ..RestoredOrder::default()
     };
-    finish(&mut ngrams, root);
+    ngrams.rank(0, root.log_counts[0]);
     ngrams
 }
 
-/// Restores the order above `contexts` from what the file tells of it; completes `contexts` by its back-off weights and
-/// successors.
-pub fn restore(shorter: &RestoredOrder, contexts: &mut RestoredOrder, symbols: Symbols) -> RestoredOrder {
-    let (backoffs, ratios) = (backoff_table(), ratio_table());
-    let count = symbols.tokens.len();
-    let mut ngrams = RestoredOrder {
-        suffixes: Vec::with_capacity(count),
-        oldest: Vec::with_capacity(count),
-        discounted: Vec::with_capacity(count),
-        probabilities: Vec::with_capacity(count),
-        lifts: Vec::with_capacity(count),
-        tokens: symbols.tokens,
-        ..RestoredOrder::default()
-    };
-    contexts.first = symbols.first;
-    contexts.backoff_steps = symbols.backoffs;
-    contexts.backoffs = vec![1.0; contexts.len()];
-    for context in 0..contexts.len() {
-        let range = contexts.successors(context);
-        if range.is_empty() {
-            continue;
-        }
-        let backoff = backoffs[(contexts.backoff_steps[context] + BACKOFF_LIMIT) as usize];
-        contexts.backoffs[context] = backoff;
-        let ratio = |step: i8| ratios[(step + RATIO_LIMIT) as usize];
-        // In single precision the rounding errors of a thousand successors would show.
-        let total: f64 = symbols.ratios[range.clone()].iter().map(|&step| f64::from(ratio(step))).sum();
-        let scale = ((1.0 - f64::from(backoff)) / total) as f32;
-        let found = shorter.successors(contexts.suffixes[context] as usize);
-        let mut suffix = found.start;
-        for index in range {
-            let token = ngrams.tokens[index];
-            suffix += contexts.tokens[suffix..found.end].partition_point(|&other| other < token);
-            let discounted = scale * ratio(symbols.ratios[index]);
-            ngrams.suffixes.push(suffix as u32);
-            ngrams.oldest.push(contexts.oldest[context]);
-            ngrams.discounted.push(discounted);
-            let probability = discounted + backoff * contexts.probabilities[suffix];
-            ngrams.probabilities.push(probability);
-            ngrams.lifts.push(lift(log2_16ths(probability), contexts.log_probabilities[suffix]));
+/// A continuation in the shorter context: an n-gram's suffix.
+#[derive(Debug, Clone, Copy)]
+pub struct Suffix {
+    /// Its place in its order.
+    pub index: u32,
+    pub probability: f32,
+    /// log2 of it, in 16ths.
+    pub log_probability: i16,
+    pub token: u16,
+}
+
+impl RestoredOrder {
+    pub fn suffix(&self, index: u32) -> Suffix {
+        let place = index as usize;
+        Suffix {
+            index,
+            probability: self.probabilities[place],
+            log_probability: self.log_probabilities[place],
+            token: self.tokens[place],
         }
     }
-    finish(&mut ngrams, contexts);
+}
+
+/// The suffix of each n-gram above `contexts`.
+pub fn suffixes(shorter: &RestoredOrder, contexts: &RestoredOrder, symbols: &Symbols) -> Vec<Suffix> {
+    let mut suffixes = Vec::with_capacity(symbols.tokens.len());
+    for context in 0..contexts.len() {
+        let found = shorter.successors(contexts.suffixes[context] as usize);
+        let mut suffix = found.start;
+        for &token in &symbols.tokens[symbols.successors(context)] {
+            suffix += contexts.tokens[suffix..found.end].partition_point(|&other| other < token);
+            suffixes.push(contexts.suffix(suffix as u32));
+        }
+    }
+    suffixes
+}
+
+/// Restores the order above `contexts` from what the file tells of it and from its n-grams' suffixes; completes
+/// `contexts` by its back-off weights and successors.
+pub fn restore(contexts: &mut RestoredOrder, symbols: &Symbols, suffixes: &[Suffix]) -> RestoredOrder {
+    let mut restoration = Restoration::new(contexts, symbols.tokens.len());
+    for_each_context(symbols, suffixes, |backoff, continuations| restoration.add(backoff, continuations));
+    let (successors, ngrams) = restoration.finish();
+    contexts.complete(successors);
     ngrams
+}
+
+/// Calls `visit` with each context's step, and its continuations in the order of their tokens with their ratios' steps.
+pub fn for_each_context(symbols: &Symbols, suffixes: &[Suffix], mut visit: impl FnMut(i8, &[(Suffix, i8)])) {
+    let mut continuations = Vec::new();
+    for (context, &backoff) in symbols.backoffs.iter().enumerate() {
+        let range = symbols.successors(context);
+        continuations.clear();
+        continuations
+            .extend(suffixes[range.clone()].iter().copied().zip(symbols.ratios[range].iter().copied()));
+        visit(backoff, &continuations);
+    }
+}
+
+/// What an order gets when the next one is read.
+pub struct Successors {
+    first: Vec<u32>,
+    backoff_steps: Vec<i8>,
+    backoffs: Vec<f32>,
+}
+
+impl RestoredOrder {
+    pub fn complete(&mut self, successors: Successors) {
+        let Successors { first, backoff_steps, backoffs } = successors;
+        (self.first, self.backoff_steps, self.backoffs) = (first, backoff_steps, backoffs);
+    }
+}
+
+/// An order while it is restored, context by context.
+pub struct Restoration<'a> {
+    contexts: &'a RestoredOrder,
+    successors: Successors,
+    ngrams: RestoredOrder,
+    backoff_values: [f32; 2 * BACKOFF_LIMIT as usize + 1],
+    ratio_values: [f32; 2 * RATIO_LIMIT as usize + 1],
+}
+
+impl<'a> Restoration<'a> {
+    /// With room for `count` n-grams.
+    pub fn new(contexts: &'a RestoredOrder, count: usize) -> Self {
+        let mut first = Vec::with_capacity(contexts.len() + 1);
+        first.push(0);
+        Self {
+            contexts,
+            successors: Successors {
+                first,
+                backoff_steps: Vec::with_capacity(contexts.len()),
+                backoffs: Vec::with_capacity(contexts.len()),
+            },
+            ngrams: RestoredOrder {
+                tokens: Vec::with_capacity(count),
+                suffixes: Vec::with_capacity(count),
+                oldest: Vec::with_capacity(count),
+                discounted: Vec::with_capacity(count),
+                probabilities: Vec::with_capacity(count),
+                log_probabilities: Vec::with_capacity(count),
+                lifts: Vec::with_capacity(count),
+                log_counts: Vec::with_capacity(count),
+                ranked: Vec::with_capacity(count),
+                ..RestoredOrder::default()
+            },
+            backoff_values: backoff_table(),
+            ratio_values: ratio_table(),
+        }
+    }
+
+    /// Adds the next context's step, and its continuations in the order of their tokens with their ratios' steps.
+    pub fn add(&mut self, backoff_step: i8, continuations: &[(Suffix, i8)]) {
+        let Self { contexts, successors, ngrams, .. } = self;
+        let context = successors.backoffs.len();
+        successors.backoff_steps.push(backoff_step);
+        if continuations.is_empty() {
+            successors.backoffs.push(1.0);
+            successors.first.push(ngrams.tokens.len() as u32);
+            return;
+        }
+        let backoff = self.backoff_values[(backoff_step + BACKOFF_LIMIT) as usize];
+        let ratio = |step: i8| self.ratio_values[(step + RATIO_LIMIT) as usize];
+        // In single precision the rounding errors of a thousand successors would show.
+        let total: f64 = continuations.iter().map(|&(_, step)| f64::from(ratio(step))).sum();
+        let scale = ((1.0 - f64::from(backoff)) / total) as f32;
+        let begin = ngrams.tokens.len();
+        for &(suffix, step) in continuations {
+            let discounted = scale * ratio(step);
+            let probability = discounted + backoff * suffix.probability;
+            let log_probability = log2_16ths(probability);
+            ngrams.tokens.push(suffix.token);
+            ngrams.suffixes.push(suffix.index);
+            ngrams.oldest.push(contexts.oldest[context]);
+            ngrams.discounted.push(discounted);
+            ngrams.probabilities.push(probability);
+            ngrams.lifts.push(lift(log_probability, suffix.log_probability));
+        }
+        ngrams.rank(begin, contexts.log_counts[context]);
+        successors.backoffs.push(backoff);
+        successors.first.push(ngrams.tokens.len() as u32);
+    }
+
+    pub fn finish(self) -> (Successors, RestoredOrder) {
+        (self.successors, self.ngrams)
+    }
 }
 
 fn lift(log_probability: i32, log_lower: i16) -> i8 {
     ((log_probability - i32::from(log_lower)) >> 3).clamp(-12, 24) as i8
 }
 
-/// Fills in what follows from the probabilities.
-fn finish(ngrams: &mut RestoredOrder, contexts: &RestoredOrder) {
-    ngrams.log_probabilities = ngrams.probabilities.iter().map(|&p| log2_16ths(p) as i16).collect();
-    ngrams.ranked = (0..ngrams.tokens.len() as u32).collect();
-    ngrams.log_counts = Vec::with_capacity(ngrams.tokens.len());
-    for context in 0..contexts.len() {
-        let range = contexts.successors(context);
+impl RestoredOrder {
+    /// Fills in what follows from the probabilities of one context's successors, which are the last ones, from `begin` on.
+    fn rank(&mut self, begin: usize, log_count: i16) {
+        let probabilities = &self.probabilities;
+        for &probability in &probabilities[begin..] {
+            let log_probability = log2_16ths(probability) as i16;
+            self.log_probabilities.push(log_probability);
+            self.log_counts.push(log_count.saturating_add(log_probability));
+        }
+        self.ranked.extend(begin as u32..probabilities.len() as u32);
         // Likeliest first; of equals, the lower token, which stands first and stays there.
-        ngrams.ranked[range.clone()]
-            .sort_by(|&a, &b| ngrams.probabilities[b as usize].total_cmp(&ngrams.probabilities[a as usize]));
-        let count = contexts.log_counts[context];
-        ngrams.log_counts.extend(ngrams.log_probabilities[range].iter().map(|&p| count.saturating_add(p)));
+        self.ranked[begin..]
+            .sort_by(|&a, &b| probabilities[b as usize].total_cmp(&probabilities[a as usize]));
     }
 }
 

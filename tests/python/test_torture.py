@@ -1,0 +1,29 @@
+"""The scripts that kill commands and alter files, for some seconds each."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="forks")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["torture", "build-sparse,build-dense,merge,shard,pack,compress", "5"],
+        ["torture", "train", "2"],
+        ["mutate", "all", "100"],
+    ],
+    ids=lambda arguments: "-".join(arguments[:2]),
+)  # fmt: skip
+def test_nothing_is_broken(arguments: list[str]) -> None:
+    pytest.importorskip("torch")
+    script, *rest = arguments
+    done = subprocess.run([sys.executable, SCRIPTS / script, *rest], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "WRONG" not in done.stdout
