@@ -337,7 +337,7 @@ def test_bad_input_is_one_line_that_names_it(
         "--quantise", "mpl=5:std:9",
     )  # fmt: skip
     line = refusal("artifact", "pack", *oracle, *common, "-o", str(tmp_path / "no" / "x"))
-    assert "no such file" in line
+    assert "there is no folder" in line
     assert not (tmp_path / "x").exists()
 
 

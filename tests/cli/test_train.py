@@ -85,7 +85,9 @@ def test_train_writes_a_run(
     assert training["model"]["leaky_relu_slope"] == 0.75
     assert (training["batch_tokens"], training["model"]["width"]) == (256, 32)
     assert training["optimizer"]["decoder_lr_factor"] == 2.0
-    assert json.dumps(training) in output.err
+    shown = " ".join(output.err.split())
+    assert f"settings, which {run / 'config.json'} holds too: iterations 3, " in shown
+    assert "mlp_hidden 64" in shown
     assert metrics_of(run)[-1]["step"] == 3
     assert load_model(run)[0].config.mlp_hidden == 64
 

@@ -115,7 +115,7 @@ def test_a_rate_that_ruins_the_model_costs_next_to_nothing(artifact: Artifact, t
 
 
 @pytest.mark.parametrize("ttt", ["sgd", "adamw", "lora"])
-@pytest.mark.parametrize("rate", [1e3, 1e18, 1e30])
+@pytest.mark.parametrize("rate", [100.0, 1e3])
 def test_divergence_is_undone_counted_and_named(
     artifact: Artifact, ttt: str, rate: float, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -203,7 +203,9 @@ def test_a_document_token_that_begins_nothing_draws_a_warning(
 
 def test_the_document_token_is_asked_for_and_not_assumed(tmp_path: Path) -> None:
     gpt2 = inspect_shards([str(write(tmp_path, [[7, 8, 1], [9]], 50256))])
-    with pytest.raises(InputError, match=r"begins with token 50256, not with 1: .* --bos-id 50256"):
+    with pytest.raises(
+        InputError, match=r"begins with token 50256, not with 1, as GPT-2 shards do: .* --bos-id 50256"
+    ):
         known_vocabulary(gpt2, size=50257)
     assert known_vocabulary(gpt2, size=50257, bos_id=50256) == Vocabulary(50257, 50256)
     usual = inspect_shards([str(write(tmp_path, [[7, 8]], 1))])

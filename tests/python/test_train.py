@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -510,35 +510,19 @@ class Turned:
         return self.now
 
 
-Disposition = Callable[[signal.Signals, Any], None]
-
-
-@pytest.fixture
-def disposition() -> Iterator[Disposition]:
-    """Sets what a signal does, until the end: under nohup, the tests begin with SIGHUP ignored."""
-    before: dict[signal.Signals, Any] = {}
-
-    def dispose(number: signal.Signals, handler: Any) -> None:
-        before.setdefault(number, signal.signal(number, handler))
-
-    yield dispose
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-def test_a_run_under_nohup_is_not_ended_by_a_hangup(run: Any, disposition: Disposition) -> None:
-    disposition(signal.SIGHUP, signal.SIG_IGN)
-    with pytest.MonkeyPatch.context() as patch:
-        result, _ = run("whole", timer=Turned(patch, interrupt_at=2, by=signal.SIGHUP), iterations=4)
+def test_a_run_under_nohup_is_not_ended_by_a_hangup(run: Any) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            result, _ = run("whole", timer=Turned(patch, interrupt_at=2, by=signal.SIGHUP), iterations=4)
+    finally:
+        signal.signal(signal.SIGHUP, before)
     assert result.steps == 4
 
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_run_resumed_under_a_time_limit_goes_on_at_its_second(
-    run: Any, by: signal.Signals, disposition: Disposition
-) -> None:
+def test_a_run_resumed_under_a_time_limit_goes_on_at_its_second(run: Any, by: signal.Signals) -> None:
     settings = {"iterations": 1000, "max_seconds": 8.0, "schedule": ScheduleConfig(warmdown=0.75)}
-    disposition(by, signal.default_int_handler if by == signal.SIGINT else signal.SIG_DFL)
     with pytest.MonkeyPatch.context() as patch:
         whole_result, whole = run("whole", timer=Turned(patch), **settings)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt, match="after step 3"):

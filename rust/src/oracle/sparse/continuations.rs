@@ -4,7 +4,7 @@
 //! first, whether it continues the context, and after each that does, whether another will.
 
 use super::binary_coder::BinaryCoder;
-use super::order_stream::{half_octaves, prefetch, Context, Invalid, Known};
+use super::known::{half_octaves, prefetch, Context, Invalid, Known};
 use super::regression::{Regression, Steps};
 use super::restore::{log2_16ths, Suffix, Symbols};
 

@@ -18,6 +18,7 @@ pub mod cutoff;
 pub mod discount;
 pub mod estimate;
 pub mod fit_discounts;
+mod known;
 mod logarithm;
 mod masses;
 pub mod merge;

@@ -21,9 +21,10 @@
 //! vocabulary is the u16 at offset 14, the orders follow at offset 24, and the document token is 1.
 
 use super::binary_coder::{hash, BinaryCoder, ContextMixer, Decoder, Encoder};
+use super::known::Invalid;
 use super::ngram::MAX_ORDER;
 use super::oracle::{PackedOrder, SparseOracle};
-use super::order_stream::{self, Invalid};
+use super::order_stream;
 use super::restore::{self, Restoration, RestoredOrder, Suffix};
 use super::version_2;
 use crate::parallel::Control;

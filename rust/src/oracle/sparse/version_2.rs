@@ -18,7 +18,7 @@
 use std::ops::Range;
 
 use super::binary_coder::{hash, BinaryCoder, ContextMixer, DISTANCE_SETS};
-use super::order_stream::Invalid;
+use super::known::Invalid;
 use super::restore::{log2_16ths, power_of_two_halves, RestoredOrder, Symbols, BACKOFF_LIMIT, RATIO_LIMIT};
 
 /// Hashed contexts of one order's mixer, as a power of two.

@@ -5,7 +5,7 @@
 //! it is above that, and then, one step after the other, whether it is further off.
 
 use super::binary_coder::BinaryCoder;
-use super::order_stream::Context;
+use super::known::Context;
 use super::regression::{Regression, Steps};
 use super::restore::{log2_16ths, power_of_two_halves, Suffix, Symbols, BACKOFF_LIMIT, RATIO_LIMIT};
 
