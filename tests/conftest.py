@@ -25,8 +25,8 @@ from hybridlm.model import ModelConfig, neural_blob
 # As `hybridlm` itself does: on a busy machine, threads that spin while they wait cost more than they save.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-# What a shell starts in the background ignores Ctrl-C, and what nohup starts ignores that the terminal is gone. Both
-# would hand that on to the commands under test.
+# What a shell starts in the background ignores Ctrl-C, and what nohup starts ignores the end of its terminal.
+# Both would be handed on to the commands under test.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP"):
