@@ -197,7 +197,10 @@ def test_a_docstring_in_many_shapes_is_read() -> None:
     ("line", "words"),
     [
         ("hybridlm or", ["oracle"]),
-        ("hybridlm oracle ", ["build", "count", "merge", "inspect", "eval", "score", "ngrams", "export"]),
+        (
+            "hybridlm oracle ",
+            ["build", "count", "merge", "inspect", "eval", "score", "tune", "ngrams", "export"],
+        ),
         ("hybridlm oracle build --estim", ["--estimator"]),
         ("hybridlm oracle build --estimator ", ["dense", "sparse"]),
         ("hybridlm eval a --ttt ", ["sgd", "adamw", "lora", "documents", "off"]),

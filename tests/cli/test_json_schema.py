@@ -79,6 +79,9 @@ def test_what_commands_print_fits(
     assert run("oracle ngrams", tmp_path / "c")["continuations"]
     run("data overlap", *training, "--val", shard, "--lengths", 3)
     run("oracle eval", example_folder / "oracle.ngsp", *val)
+    both = [example_folder / "oracle.ngsp", example_folder / "oracle.ngsp"]
+    assert run("oracle tune", *both, "--on", shard, *options)["val"] is None
+    assert run("oracle tune", *both, "--on", training[0], *val)["val"]["bpb"] > 0
     oracle = ["--oracle", example_folder / "oracle.ngsp", *options]
     packed = run("artifact pack", *oracle, "-o", tmp_path / "a.pgar")
     assert run("artifact inspect", tmp_path / "a.pgar") == packed

@@ -31,6 +31,9 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "hybridlm oracle score oracle.ngsp text.txt --tokenizer tok.model",
         "hybridlm oracle score oracle.ngsp text.txt --tokenizer tok.model --by document --json",
     ),
+    "oracle tune": (
+        "hybridlm oracle tune oracle.ngsp dense.ngor --on 'data/*_val_*.bin' --tokenizer tok.model",
+    ),
     "oracle ngrams": ("hybridlm oracle ngrams all.counts --text 'of the' --tokenizer tok.model",),
     "oracle export": ("hybridlm oracle export oracle.ngsp -o oracle.arpa",),
     "train": (

@@ -41,6 +41,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "oracle inspect": ("hybridlm.cli.oracle", "inspect", "what an oracle holds"),
     "oracle eval": ("hybridlm.cli.oracle", "evaluate", "bits per byte of an oracle alone"),
     "oracle score": ("hybridlm.cli.ngrams", "score", "bits and perplexity of each line or document"),
+    "oracle tune": ("hybridlm.cli.tune", "tune", "the best fixed weights of several oracles"),
     "oracle ngrams": ("hybridlm.cli.ngrams", "ngrams", "how often an n-gram occurs, and what follows it"),
     "oracle export": ("hybridlm.cli.ngrams", "export", "a sparse oracle as an ARPA file"),
     "train": ("hybridlm.cli.train", "train", "train a GPT (also under torchrun)"),
