@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "CODEC_BLOCK",
+    "LIMIT_VARIABLE",
     "PARTIAL_COUNTS_MAGIC",
     "SPARSE_COUNTS_MAGIC",
     "SPARSE_PROGRESS",
@@ -37,6 +38,7 @@ __all__ = [
     "overlap",
     "read_shard",
     "shard_tokens",
+    "unpacked_limit",
     "write_shard",
 ]
 
