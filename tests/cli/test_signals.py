@@ -142,3 +142,33 @@ def test_a_panic_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     monkeypatch.setattr("hybridlm.cli.main.Command.load", lambda self: body)
     assert main(["run"]) == 1
     assert "internal error" in capsys.readouterr().err
+
+
+AFTER = """
+import atexit, os, signal, sys, time
+sys.argv = ["hybridlm", *sys.argv[2:]]
+atexit.register(lambda: (os.kill(os.getpid(), int(number)), time.sleep(5)))
+number = {number}
+from hybridlm.cli.entry import run
+run()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_after_the_end_changes_nothing(number: signal.Signals, tmp_path: Path) -> None:
+    """As where a rank that has failed, and said so or left it to another, is ended by its agent."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            AFTER.format(number=int(number)),
+            "",
+            "oracle",
+            "inspect",
+            str(tmp_path / "none"),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1 and "none: no such file" in done.stderr

@@ -15,7 +15,13 @@ def run(*first: str) -> None:
             signal.signal(number, _leave)
     from hybridlm.cli.main import main
 
-    sys.exit(main([*first, *sys.argv[1:]]))
+    global _code
+    _code = main([*first, *sys.argv[1:]])
+    sys.exit(_code)
+
+
+_code: int | None = None
+"""What the command ended with, once it has."""
 
 
 _SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
@@ -23,6 +29,9 @@ _SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, 
 
 def _leave(number: int, frame: FrameType | None) -> None:
     """Ends the process at once: for while there is nothing to clean up yet, or no longer."""
+    if _code is not None:
+        # The command has said how it ended; a signal that comes while Python takes its leave changes nothing.
+        os._exit(_code)
     if os.environ.get("RANK", "0") == "0":
         with suppress(OSError):
             os.write(2, b"hybridlm: error: interrupted\n")

@@ -96,7 +96,9 @@ def _torchrun(worker: str, folder: Path, size: int) -> list[NDArray[np.float64]]
     )
     if done.returncode:
         told = done.stderr.splitlines()
-        lines = [line for line in told if "Error" in line and "ChildFailedError" not in line]
+        # What C++ says when it gives up, and what Python does.
+        lines = [line for line in told if "what():" in line]
+        lines += [line for line in told if "Error" in line and "ChildFailedError" not in line]
         # A process that was ended by a signal has said nothing itself.
         lines += [line for line in told if "exitcode" in line] or ["no reason given"]
         raise InputError(f"the scorer failed under torchrun with {size} processes: {lines[0].strip()}")
