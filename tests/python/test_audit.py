@@ -436,6 +436,33 @@ def test_ranks_that_score_otherwise_are_caught(
         world_sizes.compare(artifact, *prefix, worker="no_such_module")
 
 
+ABORTING = """
+import os, sys
+from pathlib import Path
+from hybridlm.scoring import world_sizes
+
+world_sizes.run_worker(Path(sys.argv[1]))
+os.abort()
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_aborts_when_it_has_scored_is_warned_of(
+    tokenizer: Tokenizer,
+    shard_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    artifact, stream = make_artifact(tokenizer, shard_dir, neural=True)
+    (tmp_path / "aborting.py").write_text(ABORTING)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(world_sizes, "SIZES", (1,))
+    prefix = world_sizes.prefix(artifact, stream, replace(SMALL, ttt="off"))
+    assert world_sizes.compare(artifact, *prefix, worker="aborting").passed
+    assert "all of them had scored everything" in caplog.text
+
+
 def test_wrong_byte_counts_are_caught(
     tokenizer: Tokenizer, shard_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -143,8 +143,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _flush()
         return code
     except KeyboardInterrupt as interrupt:
-        # torchrun passes a signal on to every rank, and sends one to the others where a rank has died. It says
-        # so itself, so a rank speaks only where it has more to say, as one of a training run does.
+        # torchrun passes a signal on to every rank, and sends one to the others where a rank has died, and
+        # says so. A rank speaks only where it has more to say, as one of a training run does.
         is_rank = "TORCHELASTIC_RUN_ID" in os.environ
         speaks = os.environ.get("RANK", "0") == "0" or (command is not None and command.name == "train")
         if speaks and (str(interrupt) or not is_rank):

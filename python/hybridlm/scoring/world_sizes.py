@@ -6,6 +6,7 @@ this module and writes the scores that it came to; all of them must be the same 
 
 import dataclasses
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from hybridlm.config import as_dict, from_values
 from hybridlm.errors import InputError
 from hybridlm.files import atomic_write_bytes, scratch_folder
 from hybridlm.scoring.config import ScoringConfig
+
+log = logging.getLogger("hybridlm.audit")
 
 SIZES = (1, 2)
 
@@ -94,6 +97,7 @@ def _torchrun(worker: str, folder: Path, size: int) -> list[NDArray[np.float64]]
     done = subprocess.run(
         [*command, "-m", worker, str(folder)], env=environment, capture_output=True, text=True, check=False
     )
+    results = [_result(folder, size, rank) for rank in range(size)]
     if done.returncode:
         told = done.stderr.splitlines()
         # What C++ says when it gives up, and what Python does.
@@ -101,8 +105,12 @@ def _torchrun(worker: str, folder: Path, size: int) -> list[NDArray[np.float64]]
         lines += [line for line in told if "Error" in line and "ChildFailedError" not in line]
         # A process that was ended by a signal has said nothing itself.
         lines += [line for line in told if "exitcode" in line] or ["no reason given"]
-        raise InputError(f"the scorer failed under torchrun with {size} processes: {lines[0].strip()}")
-    return [np.load(_result(folder, size, rank), allow_pickle=False) for rank in range(size)]
+        problem = f"the scorer failed under torchrun with {size} processes: {lines[0].strip()}"
+        if not all(path.exists() for path in results):
+            raise InputError(problem)
+        # Seen with gloo: a process that has done its work aborts when the group is left.
+        log.warning("%s; all of them had scored everything by then", problem)
+    return [np.load(path, allow_pickle=False) for path in results]
 
 
 def _result(folder: Path, size: int, rank: int) -> Path:
@@ -123,7 +131,10 @@ def run_worker(folder: Path) -> None:
         vocab_size = int(artifact.summary()["vocab_size"])
         subject = artifact_subject(artifact, vocab_size, config, dist)
         nll = np.concatenate([chunk for _, chunk in subject.run(stream, config.chunk)])
-        np.save(_result(folder, dist.world_size, dist.rank), nll, allow_pickle=False)
+        result = _result(folder, dist.world_size, dist.rank)
+        # There once it is whole.
+        np.save(result.with_suffix(".part.npy"), nll, allow_pickle=False)
+        result.with_suffix(".part.npy").replace(result)
     finally:
         dist.close()
 
