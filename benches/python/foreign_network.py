@@ -175,7 +175,7 @@ def mix(options: argparse.Namespace) -> None:
     tokens = open_stream([folder / "stream.bin"], vocabulary).tokens
     log_probs = np.load(folder / "log_probs.npy")
     in_bpb = 1 / math.log(2) / json.loads((folder / "text.json").read_text())["bytes"]
-    oracle = hybridlm.Oracle.load(options.oracle) if options.oracle else None
+    oracle = hybridlm.Oracle.from_file(options.oracle) if options.oracle else None
     found: dict[str, float] = {"network": -float(log_probs.astype(np.float64).sum()) * in_bpb}
     for mixer in options.mixers:
         for label, frozen in {"online": None, "online and oracle": oracle}.items():

@@ -37,7 +37,7 @@ def tune(
         threads: Of look-ups; all cores by default.
         json: One JSON object instead of a table.
     """
-    from hybridlm.data.shards import expand, open_stream
+    from hybridlm.data.shards import expand, inspect_shards, open_stream
     from hybridlm.oracle import Oracle
     from hybridlm.oracle.interpolation import score
     from hybridlm.oracle.interpolation import tune as find
@@ -50,8 +50,8 @@ def tune(
         oracle.check_tokenizer(loaded.vocabulary, str(path))
     tuned_on = expand(on)
     texts = {"tuned_on": tuned_on} if val is None else {"tuned_on": tuned_on, "val": expand(val)}
-    # As one stream, so that a text can't be its own test.
-    open_stream([path for paths in texts.values() for path in paths], loaded.vocabulary)
+    # All of them together: a text can't be its own test.
+    inspect_shards([str(path) for paths in texts.values() for path in paths])
     streams = {name: open_stream(paths, loaded.vocabulary).tokens for name, paths in texts.items()}
     weights = find(frozen, streams["tuned_on"], threads=threads)
     scores = {
