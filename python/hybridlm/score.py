@@ -1,7 +1,6 @@
 """Scores from files, with what they were made of: what `eval` and `oracle eval` do, and `verify` again."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from hybridlm.artifact import Artifact
 from hybridlm.data.shards import ShardRecord, Stream, open_stream
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
-from hybridlm.files import atomic_write_text
+from hybridlm.files import write_json
 from hybridlm.oracle import Oracle
 from hybridlm.oracle.oracle_score import OracleEvaluation
 from hybridlm.oracle.oracle_score import evaluate as evaluate_oracle
@@ -147,7 +146,7 @@ def score_artifact(
             threads=threads, control=lessons, files=files, stated_bytes=stated and stated[0], trace=watched,
         )  # fmt: skip
         if trace is not None and watched is not None and (dist is None or dist.is_main):
-            atomic_write_text(trace, json.dumps(watched.as_dict(vocabulary)) + "\n")
+            write_json(trace, watched.as_dict(vocabulary), indent=None)
     finally:
         if dist is not None:
             dist.close()

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ import tyro
 from hybridlm.cli.arguments import Files, Glob, Out
 from hybridlm.cli.output import check_output, is_standard, read_input, write_output
 from hybridlm.errors import InputError
+from hybridlm.files import is_written_through
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -111,11 +113,11 @@ Estimator = Literal["dense", "sparse"]
 
 
 def _unfinished(out: Path, seconds: float) -> Path | None:
-    """What an interrupted run leaves; nothing beside standard output. Raises as `check_output` does."""
+    """What an interrupted run leaves; nothing beside a stream or a device. Raises as `check_output` does."""
     if seconds < 0:
         raise InputError(f"--checkpoint-seconds must not be negative, as {seconds} is")
     check_output(out)
-    if is_standard(out):
+    if is_standard(out) or is_written_through(out):
         return None
     return out.with_name(f"{out.name}.unfinished")
 
@@ -209,18 +211,17 @@ def build(
     if max_bytes is not None:
         raise InputError("--max-bytes needs --estimator sparse; --buckets sets a dense oracle's size")
     checkpoint = None if unfinished is None else Checkpoint(unfinished, checkpoint_seconds)
-    counts = count(
-        sources,
-        Tables(vocabulary, orders, {bucket.order: bucket.rows for bucket in buckets}),
-        threads=threads,
-        checkpoint=checkpoint,
-        engine=engine,
-        ray_address=ray_address,
-    )
-    data = estimate_dense(counts, layout=layout, level=level, threads=threads)
-    write_output(out, data)
-    if checkpoint is not None:
-        checkpoint.remove()
+    with nullcontext() if checkpoint is None else checkpoint.held():
+        counts = count(
+            sources,
+            Tables(vocabulary, orders, {bucket.order: bucket.rows for bucket in buckets}),
+            threads=threads,
+            checkpoint=checkpoint,
+            engine=engine,
+            ray_address=ray_address,
+        )
+        data = estimate_dense(counts, layout=layout, level=level, threads=threads)
+        write_output(out, data)
     log.info("%s: %s bytes, orders 1 to %d, dense estimator", out, f"{len(data):,}", len(counts.orders))
 
 
@@ -288,10 +289,9 @@ def count(
         return
     tables = Tables(vocabulary, orders, {bucket.order: bucket.rows for bucket in buckets})
     checkpoint = None if unfinished is None else Checkpoint(unfinished, checkpoint_seconds)
-    counts = count_shards(sources, tables, threads=threads, checkpoint=checkpoint)
-    _save_counts(counts, out, threads)
-    if checkpoint is not None:
-        checkpoint.remove()
+    with nullcontext() if checkpoint is None else checkpoint.held():
+        counts = count_shards(sources, tables, threads=threads, checkpoint=checkpoint)
+        _save_counts(counts, out, threads)
 
 
 def merge(parts: Files, out: Out, threads: int | None = None) -> None:
@@ -305,7 +305,7 @@ def merge(parts: Files, out: Out, threads: int | None = None) -> None:
         out: The file of their sum; - is standard output.
         threads: Threads to use; all cores by default. The bytes don't depend on it.
     """
-    from hybridlm.files import is_written_through, scratch_folder
+    from hybridlm.files import scratch_folder
     from hybridlm.oracle.dense_counting import merge as merge_dense
     from hybridlm.oracle.sparse_counting import merge as merge_sparse
 
