@@ -164,6 +164,11 @@ def initialise(device: str | None = None, *, timeout: float | None = None) -> Di
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     picked = pick_device(device, local_rank)
     if world_size > 1 and not torch_distributed.is_initialized():
+        # Functions there take for a default the group that exists when the module is imported. Imported
+        # later, they would keep the group, and gloo's threads, until Python ends, and under threads that then
+        # want the interpreter a process aborts.
+        import torch.distributed.nn.functional  # noqa: F401
+
         on_cuda = picked.type == "cuda"
         torch_distributed.init_process_group(
             "nccl" if on_cuda else "gloo",
