@@ -152,7 +152,7 @@ class _Sample:
 
     def ngrams_of(self, tokens: int) -> float:
         """How many distinct n-grams so many tokens have."""
-        return self.ngrams * (tokens / self.tokens) ** self._exponent
+        return float(self.ngrams * (tokens / self.tokens) ** self._exponent)
 
 
 class _Stopwatch:

@@ -113,7 +113,8 @@ class _Build:
                 finished, self._running = self._ray.wait(self._running)
                 self._ray.get(finished)
                 progress.update(len(running) - len(self._running))
-        return self._ray.get(running)
+        results: list[Any] = self._ray.get(running)
+        return results
 
     def _merged(self) -> tuple[list[_core.SparseCounts], list[tuple[Any, Any]]]:
         """The heads of all counts; and for each range the results of the task that adds up its counts."""
