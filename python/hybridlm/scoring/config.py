@@ -10,6 +10,7 @@ DEFAULT_MIXER = "stacked"
 """Of scores, the codec and generation."""
 
 TTTOptimizer = Literal["sgd", "adamw", "lora", "documents", "off"]
+Attention = Literal["windows", "rolling"]
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -113,6 +114,9 @@ class ScoringConfig:
     """Tokens that the model sees at once; unset: as many as it was trained with."""
     stride: int | None = None
     """Targets between two windows; unset: half a window."""
+    attention: Attention = "windows"
+    """How the model sees its context: windows computes every window afresh; rolling keeps keys and values
+    from block to block, at half the cost for the default stride. Not for documents."""
     chunk: int = 32_768
     """Targets that are scored before the model learns from them."""
     batch: int = 16
@@ -122,6 +126,10 @@ class ScoringConfig:
     ttt_options: TTTConfig = field(default_factory=TTTConfig)
 
     def __post_init__(self) -> None:
+        if self.attention == "rolling" and self.ttt == "documents":
+            raise InputError(
+                "test-time training of documents computes its own windows: attention can't be rolling"
+            )
         for name in ("window", "stride", "chunk", "batch"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -22,6 +22,7 @@ from hybridlm.config import as_dict, from_values
 from hybridlm.errors import InputError
 from hybridlm.files import atomic_write_bytes, scratch_folder
 from hybridlm.scoring.config import ScoringConfig
+from hybridlm.scoring.windows import laid_out
 
 log = logging.getLogger("hybridlm.audit")
 
@@ -61,7 +62,8 @@ def prefix(
     neural = artifact.neural_header()
     window = config.window or (neural.model.get("sequence_length", 0) if neural else 0)
     stride = config.stride or max(1, window // 2)
-    targets = min(len(stream) - 1, 2 * config.batch * stride + window)
+    grid, group = laid_out(max(1, window), stride, config.attention, config.batch)
+    targets = min(len(stream) - 1, 2 * group * grid.stride + window)
     chunk = max(1, min(config.chunk, targets // 2))
     return stream[: targets + 1], dataclasses.replace(config, chunk=chunk)
 
