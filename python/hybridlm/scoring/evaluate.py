@@ -387,7 +387,7 @@ def _result(
             f"{config.chunk:,}",
         )
     # Python's whole numbers, since a column's sum may be more than 64 bits hold.
-    totals = [sum(column.tolist()) for column in table[:, 3:].T]
+    totals = [sum(map(int, column)) for column in table[:, 3:].T]
     of_experts = {name: rate(total) for name, total in zip(names, totals[: len(names)], strict=True)}
     of_mixtures = dict(zip(specs, map(rate, totals[len(names) :]), strict=True))
     result = of_mixtures.pop("")
