@@ -15,7 +15,7 @@ from hybridlm.distributed import Distributed
 from hybridlm.errors import InputError
 from hybridlm.model import GPT, ModelConfig, gpt
 from hybridlm.model.gpt import Rolling, RollingMask, attend
-from hybridlm.scoring.config import ScoringConfig, TTTConfig
+from hybridlm.scoring.config import TTTConfig
 from hybridlm.scoring.neural import NeuralExpert
 from hybridlm.scoring.ttt import TestTimeTrainer
 from hybridlm.scoring.windows import laid_out
@@ -162,5 +162,3 @@ def test_what_cannot_roll_is_refused() -> None:
         laid_out(64, 7, "rolling", 16)
     with pytest.raises(InputError, match="blocks of 9"):
         Rolling(8, 9)
-    with pytest.raises(InputError, match="computes its own windows"):
-        ScoringConfig(attention="rolling", ttt="documents")

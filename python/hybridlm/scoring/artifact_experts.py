@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from hybridlm.artifact import Artifact
 from hybridlm.errors import InputError
-from hybridlm.scoring.config import ScoringConfig
+from hybridlm.scoring.config import DEFAULT_TTT, ScoringConfig
 from hybridlm.scoring.experts import Expert, Learner, online_experts
 from hybridlm.scoring.experts.oracle import OracleExperts
 
@@ -49,9 +49,9 @@ def experts_of(
 ) -> ArtifactExperts:
     """New experts for one score. The artifact stays as it is: the model that learns is a copy.
 
-    ``config.ttt`` None: sgd where a neural model is scored. ``threads`` are those of oracle look-ups.
-    ``control``, training tokens as long as the stream: one more expert, of the family ``control``, is the
-    neural one trained on them instead; None: there is none.
+    ``config.ttt`` None: `DEFAULT_TTT` where a neural model is scored. ``threads`` are those of oracle
+    look-ups. ``control``, training tokens as long as the stream: one more expert, of the family ``control``,
+    is the neural one trained on them instead; None: there is none.
 
     Raises InputError for another vocabulary than the artifact's, for settings that can't be, and for a neural
     model where there is no PyTorch; FormatError for a damaged artifact.
@@ -116,7 +116,7 @@ def load_neural(
     if config.ttt == "off":
         return expert, None
     options = config.ttt_options
-    rates = options.learning_rates or (0.0, DEFAULT_LEARNING_RATE[config.ttt or "sgd"])
+    rates = options.learning_rates or (0.0, DEFAULT_LEARNING_RATE[config.ttt or DEFAULT_TTT])
     if control is not None:
         rates = tuple(rate for rate in rates if rate)
     arms = [_arm(artifact, config, dist, rate, expert, window, control) for rate in rates]
@@ -149,7 +149,7 @@ def _arm(
 
     if not rate:
         return Arm(rate, untrained, None)
-    kind, options, autocast = config.ttt or "sgd", config.ttt_options, untrained.autocast
+    kind, options, autocast = config.ttt or DEFAULT_TTT, config.ttt_options, untrained.autocast
     model = _model(artifact, dist)
     if kind == "documents":
         documents = DocumentExpert(

@@ -21,7 +21,7 @@ from hybridlm.artifact import Artifact
 from hybridlm.config import as_dict, from_values
 from hybridlm.errors import InputError
 from hybridlm.files import atomic_write_bytes, scratch_folder
-from hybridlm.scoring.config import ScoringConfig
+from hybridlm.scoring.config import DEFAULT_TTT, ScoringConfig
 from hybridlm.scoring.windows import laid_out
 
 log = logging.getLogger("hybridlm.audit")
@@ -89,7 +89,7 @@ def compare(
         different = np.flatnonzero(scores[0].view(np.int64) != other.view(np.int64))
         if len(different) and (first is None or different[0] + 1 < first):
             first = int(different[0]) + 1
-    return WorldSize(first is None, SIZES, len(stream) - 1, config.chunk, config.ttt or "sgd", first)
+    return WorldSize(first is None, SIZES, len(stream) - 1, config.chunk, config.ttt or DEFAULT_TTT, first)
 
 
 def _torchrun(worker: str, folder: Path, size: int) -> list[NDArray[np.float64]]:
