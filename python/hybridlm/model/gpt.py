@@ -14,6 +14,7 @@ the parameter-golf records (PRs 1394, 1530, 1736, 1787, 1855 and 2135).
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 import torch
@@ -27,10 +28,40 @@ from hybridlm.model.rounding import fake_quantise, is_quantised
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
-AttentionMask: TypeAlias = "Tensor | BlockMask | None"
+AttentionMask: TypeAlias = "Tensor | BlockMask | RollingMask | None"
 
 SPARSE_GATE_SCALE = 0.5
 _LANE_KEPT = 1.1  # what a lane is multiplied with at first, where the branches' outputs are added
+
+
+@dataclass(frozen=True)
+class Rolling:
+    """Attention whose reach moves along a long sequence in steps of ``block`` positions.
+
+    A block sees the ``window`` tokens that end where it does, so a position sees at least window − block + 1
+    tokens and at most ``window`` (fewer where the sequence begins), as in windows that are ``block`` apart.
+    But those are computed afresh, while here a layer reads what the layer below made of each position, once,
+    with that one's own reach: the keys and values of Transformer-XL (Dai et al., 2019). A sequence therefore
+    costs one forward pass, where windows take window / block of them.
+    """
+
+    window: int
+    block: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.block <= self.window:
+            raise InputError(
+                f"blocks of {self.block} tokens must be at least 1 and at most the window, {self.window}"
+            )
+
+
+@dataclass(frozen=True)
+class RollingMask:
+    """`Rolling` for one batch; document: int64 [B, T], which document a position is of, where attention ends
+    at documents."""
+
+    rolling: Rolling
+    document: Tensor | None
 
 
 class Linear(nn.Linear):
@@ -124,6 +155,8 @@ def document_block_mask(document: Tensor) -> "BlockMask":
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask) -> Tensor:
     """Softmax attention of query [B, H, T, C] over key and value [B, G, T, C]; causal where mask is None."""
+    if isinstance(mask, RollingMask):
+        return attend_rolling(query, key, value, mask)
     grouped = query.shape[1] != key.shape[1]
     if mask is None or isinstance(mask, Tensor):
         return F.scaled_dot_product_attention(
@@ -134,6 +167,42 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask) -> Te
     # Autocast, which makes this conversion for the other form, doesn't know this one.
     query, key = query.to(value.dtype), key.to(value.dtype)
     return flex_attention(query, key, value, block_mask=mask, enable_gqa=grouped)
+
+
+def attend_rolling(query: Tensor, key: Tensor, value: Tensor, mask: RollingMask) -> Tensor:
+    """`attend` where each block sees what `Rolling` says. It takes window / block times the memory of keys
+    and values, and no [T, T] of anything."""
+    window, block = mask.rolling.window, mask.rolling.block
+    batch, heads, positions, _ = query.shape
+    before = window - block
+    blocks = -(-positions // block)
+    padding = blocks * block - positions
+
+    def per_block(x: Tensor) -> Tensor:
+        """[B, G, T, C] → [B · blocks, G, window, C]: what each block may see."""
+        seen = F.pad(x, (0, 0, before, padding)).unfold(2, window, block)
+        return seen.permute(0, 2, 1, 4, 3).flatten(0, 1)
+
+    queries = F.pad(query, (0, 0, 0, padding)).view(batch, heads, blocks, block, -1)
+    rows = torch.arange(block, device=query.device)[:, None]
+    columns = torch.arange(window, device=query.device)
+    # Columns of before the sequence begins are padding.
+    beginning = before - block * torch.arange(blocks, device=query.device)
+    may_see = (columns <= rows + before) & (columns >= beginning[:, None, None])
+    may_see = may_see.expand(batch, blocks, block, window).flatten(0, 1)
+    if mask.document is not None:
+        own = F.pad(mask.document, (0, padding)).view(-1, block)
+        seen = F.pad(mask.document, (before, padding)).unfold(1, window, block).flatten(0, 1)
+        may_see = may_see & (own[:, :, None] == seen[:, None, :])
+    y = F.scaled_dot_product_attention(
+        queries.transpose(1, 2).flatten(0, 1),
+        per_block(key),
+        per_block(value),
+        attn_mask=may_see[:, None],
+        enable_gqa=heads != key.shape[1],
+    )
+    y = y.view(batch, blocks, heads, block, -1).transpose(1, 2).flatten(2, 3)
+    return y[:, :, :positions]
 
 
 class Attention(nn.Module):
@@ -368,8 +437,11 @@ class GPT(nn.Module):
                 nn.init.zeros_(cast(Block, block).attention.output.weight)
                 nn.init.zeros_(cast(Block, block).mlp.down.weight)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """int64 [B, T] → logits float32 [B, T, V]; row t predicts the token at t + 1 from tokens[: t + 1]."""
+    def forward(self, tokens: Tensor, rolling: Rolling | None = None) -> Tensor:
+        """int64 [B, T] → logits float32 [B, T, V]; row t predicts the token at t + 1 from tokens[: t + 1].
+
+        With ``rolling``, attention reaches no further back than that says, however long the sequences are.
+        """
         config = self.config
         rotation = (
             rotary_angles(tokens.shape[1], config.rope_dims, config.rope_base, tokens.device)
@@ -383,7 +455,12 @@ class GPT(nn.Module):
         if self.smear_gate is not None:
             x = self.smear_gate(x, tokens)
 
-        mask = document_mask(tokens, config.bos_id) if config.document_attention else None
+        mask: AttentionMask = None
+        if rolling is not None:
+            document = (tokens == config.bos_id).cumsum(dim=1) if config.document_attention else None
+            mask = RollingMask(rolling, document)
+        elif config.document_attention:
+            mask = document_mask(tokens, config.bos_id)
 
         order = config.layer_order(self.recurrent)
         encoder = len(order) // 2 if config.unet_skips else 0

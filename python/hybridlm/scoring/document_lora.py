@@ -89,7 +89,7 @@ class DocumentExpert(Expert):
         self._dist = dist
         self._rate = rate
         self._context = context
-        self._targets = min(config.targets, context)
+        self._targets = min(config.targets or max(1, context // 2), context)
         self._untrained = untrained
         self._lessons = lessons
         self._autocast = autocast
