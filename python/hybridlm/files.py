@@ -219,17 +219,17 @@ def scratch_folder(parent: str | os.PathLike[str] | None = None) -> Iterator[Pat
 
 
 @contextmanager
-def exclusive(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Within the block no other process is in such a block for the same ``path``, a file or a folder.
+def exclusive(path: str | os.PathLike[str], *, folder: bool = False) -> Iterator[None]:
+    """Within the block no other process is in such a block for the same ``path``.
 
+    The lock is a file beside ``path``, or in it if it is a ``folder``, which must be there.
     Raises InputError, with the other's process id, where one is; OSError.
     """
     path = Path(path)
     if fcntl is None:
         yield
         return
-    is_folder = path.is_dir()
-    lock = path / ".lock" if is_folder else path.with_name(f".{path.name}.lock")
+    lock = path / ".lock" if folder else path.with_name(f".{path.name}.lock")
     while True:
         with naming(path):
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
@@ -238,7 +238,7 @@ def exclusive(path: str | os.PathLike[str]) -> Iterator[None]:
             os.close(descriptor)
             raise InputError(
                 f"{path}: another process, {other}, is at work on it: wait for that, or write to another "
-                + ("folder" if is_folder else "file")
+                + ("folder" if folder else "file")
             )
         if _is_still(lock, descriptor):
             break

@@ -34,7 +34,7 @@ class RunRecord:
         """
         path = folder / FILE
         folder.mkdir(parents=True, exist_ok=True)
-        with exclusive(folder):
+        with exclusive(folder, folder=True):
             identity = json.loads(json.dumps(identity))
             if path.exists():
                 yield cls(path, identity, _resumed(path, identity))

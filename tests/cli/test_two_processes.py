@@ -16,7 +16,7 @@ from hybridlm.files import exclusive
 HOLD = """
 import sys
 from hybridlm.files import exclusive
-with exclusive(sys.argv[1]):
+with exclusive(sys.argv[1], folder=sys.argv[2] == "folder"):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -26,7 +26,9 @@ with exclusive(sys.argv[1]):
 def held_elsewhere(path: Path) -> Iterator[int]:
     """Another process, whose number this is, is at work on ``path``."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", HOLD, str(path), "folder" if path.is_dir() else "file"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
     assert process.stdout is not None
     process.stdout.readline()

@@ -208,9 +208,25 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_one_process_s_at_a_time(tmp_path: Path) -> None:
-    with exclusive(tmp_path), pytest.raises(InputError, match="write to another folder"), exclusive(tmp_path):
+    with (
+        exclusive(tmp_path, folder=True),
+        pytest.raises(InputError, match="write to another folder"),
+        exclusive(tmp_path, folder=True),
+    ):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_is_the_same_whatever_is_there_by_now(tmp_path: Path) -> None:
+    """What a killed process has left of a sparse build is a folder; before it there was nothing."""
+    path = tmp_path / "out.unfinished"
+    with exclusive(path):
+        path.mkdir()
+        with pytest.raises(InputError, match="another process"), exclusive(path):
+            pass
+    with exclusive(path):
+        assert list(path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_an_altered_bit_of_json_is_told(tmp_path: Path) -> None:

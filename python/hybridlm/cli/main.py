@@ -160,6 +160,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MemoryError as error:
         _complain_once(f"there is not enough memory {error}")
         return 1
+    except RuntimeError as error:
+        # How PyTorch says that it got no memory, on CPUs and on GPUs.
+        if "can't allocate memory" not in str(error) and type(error).__name__ != "OutOfMemoryError":
+            raise
+        _complain_once(f"there is not enough memory: {str(error).splitlines()[0]}")
+        return 1
     except OverflowError as error:
         _complain_once(f"a number is beyond what 64 bits hold: {error}")
         return 1

@@ -103,7 +103,7 @@ class DataFolderWriter:
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as leave:
-            leave.enter_context(exclusive(self.folder))
+            leave.enter_context(exclusive(self.folder, folder=True))
             # Another process may have been at work here until now.
             self._old = self._already_there()
             self._staging = leave.enter_context(scratch_folder(self.folder))

@@ -507,7 +507,7 @@ def open_run(out: Path, setting: dict[str, Any], resume: bool, allow_changes: bo
     path = out / CONFIG_FILE
     if not resume:
         out.mkdir(parents=True, exist_ok=True)
-    with exclusive(out):
+    with exclusive(out, folder=True):
         _check_run(out, path, setting, resume, allow_changes)
         sweep(out)
         versions = {"hybridlm": hybridlm.__version__, "torch": torch.__version__}
