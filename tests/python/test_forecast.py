@@ -117,7 +117,7 @@ def test_the_command_writes_nothing(
     said = json.loads(capsys.readouterr().out)
     assert said["tokens"] == 5000 and said["seconds"] >= 0
     assert main(command) == 0
-    assert "5,000, counted in 1 parts" in capsys.readouterr().out
+    assert "5,000, counted in one part" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["few.bin"]
     assert main([*command[:-1], "--json"]) == 1
     assert main([*command, "--estimator", "dense"]) == 1

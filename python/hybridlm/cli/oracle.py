@@ -256,8 +256,9 @@ def _show_forecast(found: "Forecast", json: bool) -> None:
         return
     megabytes = "{:,.0f} MB".format
     disk = "none: counts stay in memory" if found.disk_bytes == 0 else megabytes(found.disk_bytes / 1e6)
+    parts = "one part" if found.groups == 1 else f"{found.groups:,} parts"
     for name, value in [
-        ("tokens", f"{found.tokens:,}, counted in {found.groups} parts"),
+        ("tokens", f"{found.tokens:,}, counted in {parts}"),
         ("n-grams of order 2 and above", f"{found.ngrams:,}, candidates at most {found.candidates:,}"),
         ("memory", f"{megabytes(found.memory_bytes / 1e6)}; --memory {found.allowed_bytes} or more"),
         ("disk for counts", disk),

@@ -65,8 +65,7 @@ impl SparseCounts {
     #[staticmethod]
     fn unnamed(py: Python<'_>, data: &[u8], tokens: u64) -> PyResult<Self> {
         let data = data.to_vec();
-        let core =
-            interruptible(py, None, |control| counts::SparseCounts::unnamed(data, tokens, control))?;
+        let core = interruptible(py, None, |control| counts::SparseCounts::unnamed(data, tokens, control))?;
         Ok(Self { core })
     }
 

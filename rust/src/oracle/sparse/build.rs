@@ -233,8 +233,14 @@ pub fn encode(
     let choose = |hand_out: parallel::HandOut<Job>| {
         for n in 2..=order {
             let members = kept_indices(trie, model, n - 1);
-            let quantiser =
-                Quantiser { trie, model, order: n, shorter: &shorter, contexts: &contexts, members: &members };
+            let quantiser = Quantiser {
+                trie,
+                model,
+                order: n,
+                shorter: &shorter,
+                contexts: &contexts,
+                members: &members,
+            };
             let symbols = quantiser.symbols(threshold, threads, control)?;
             let suffixes = restore::suffixes(&shorter, &contexts, &symbols);
             let restored = restore::restore(&mut contexts, &symbols, &suffixes);

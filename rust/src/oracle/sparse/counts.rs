@@ -275,8 +275,7 @@ impl SparseCounts {
         let before = |token: usize| self.chunks.partition_point(|chunk| usize::from(chunk.first) < token);
         let chunks = before(first_tokens.start)..before(first_tokens.end);
         let total = self.for_each(chunks.clone(), control, |_| Ok(()))?;
-        let mut writer =
-            Writer::new(Vec::new(), Path::new("counts"), self.spec, &[], &Sample::default())?;
+        let mut writer = Writer::new(Vec::new(), Path::new("counts"), self.spec, &[], &Sample::default())?;
         let mut reader = self.reader()?;
         for chunk in &self.chunks[chunks] {
             let frame = reader.frame(*chunk)?;

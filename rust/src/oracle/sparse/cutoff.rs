@@ -62,7 +62,11 @@ impl Histogram {
             Some((&more, exactly)) if exactly.len() == Self::MOST + 1 => {
                 Ok(Self { exactly: exactly.to_vec(), more })
             }
-            _ => Err(Error::input(format!("a histogram has {} numbers, not {}", Self::MOST + 2, numbers.len()))),
+            _ => Err(Error::input(format!(
+                "a histogram has {} numbers, not {}",
+                Self::MOST + 2,
+                numbers.len()
+            ))),
         }
     }
 

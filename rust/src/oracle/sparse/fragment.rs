@@ -112,11 +112,13 @@ impl Fragment {
         let mut reader = Reader::new(data, what);
         let mut fragments = Vec::new();
         while reader.remaining() > 0 {
-            let [count, documents, cutoff] = [reader.u64("a total")?, reader.u64("a total")?, reader.u64("a cutoff")?];
+            let [count, documents, cutoff] =
+                [reader.u64("a total")?, reader.u64("a total")?, reader.u64("a cutoff")?];
             let mut fragment = Self::new(spec, cutoff);
             fragment.cut = CutTotals { count, documents };
             for n in 1..=spec.order {
-                let (length, beginnings) = (reader.u32("a number of n-grams")? as usize, reader.u32("a number")? as usize);
+                let (length, beginnings) =
+                    (reader.u32("a number of n-grams")? as usize, reader.u32("a number")? as usize);
                 let below_top = if n < spec.order { length } else { 0 };
                 let counted = if cutoff > 0 { length } else { 0 };
                 fragment.orders[n] = FragmentOrder {
@@ -150,15 +152,20 @@ impl Fragment {
             let (first, tokens) = (&pair[0].first, &pair[1].tokens);
             let ends = first.iter().skip(1).copied().chain([tokens.len() as u32]);
             valid &= first.first().copied().unwrap_or(tokens.len() as u32) == 0;
-            valid &= first.iter().zip(ends).all(|(&start, end)| {
-                tokens.get(start as usize..end as usize).is_some_and(ascend)
-            });
+            valid &= first
+                .iter()
+                .zip(ends)
+                .all(|(&start, end)| tokens.get(start as usize..end as usize).is_some_and(ascend));
         }
         valid
     }
 }
 
-fn numbers<const N: usize, T>(reader: &mut Reader, count: usize, from: impl Fn([u8; N]) -> T) -> Result<Vec<T>> {
+fn numbers<const N: usize, T>(
+    reader: &mut Reader,
+    count: usize,
+    from: impl Fn([u8; N]) -> T,
+) -> Result<Vec<T>> {
     let bytes = reader.take(count.saturating_mul(N), "an order's numbers")?;
     let (numbers, _) = bytes.as_chunks::<N>();
     Ok(numbers.iter().map(|bytes| from(*bytes)).collect())

@@ -335,8 +335,7 @@ pub fn rewrite(data: &[u8], what: &str, version: u32) -> Result<Vec<u8>> {
             debug_assert!(coded.is_ok_and(|coded| coded == symbols));
             coder.finish()
         } else {
-            let (pair, suffixes) =
-                ([&shorter, &contexts], restore::suffixes(&shorter, &contexts, &symbols));
+            let (pair, suffixes) = ([&shorter, &contexts], restore::suffixes(&shorter, &contexts, &symbols));
             order_stream::join([
                 order_stream::encode_continuations(pair, &symbols, &control)?,
                 order_stream::encode_weights(pair, &symbols, &suffixes, &control)?,

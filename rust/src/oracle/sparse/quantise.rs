@@ -66,8 +66,10 @@ impl Quantiser<'_> {
     /// The symbols that stand for this order, if `threshold` is what its n-grams were pruned by.
     pub fn symbols(&self, threshold: f32, threads: usize, control: &Control) -> Result<Symbols> {
         let at_once = self.members.len().div_ceil(4 * threads).max(1);
-        let mut pieces: Vec<Piece> =
-            (0..self.members.len()).step_by(at_once).map(|start| Piece { start, ..Piece::default() }).collect();
+        let mut pieces: Vec<Piece> = (0..self.members.len())
+            .step_by(at_once)
+            .map(|start| Piece { start, ..Piece::default() })
+            .collect();
         parallel::for_each(threads, pieces.iter_mut().collect(), |piece| {
             let end = self.members.len().min(piece.start + at_once);
             self.measure(piece, end);
@@ -90,7 +92,8 @@ impl Quantiser<'_> {
                 control.check()
             })?;
             let used = pieces.iter().flat_map(|piece| piece.contexts.iter().zip(&piece.steps));
-            let of_class = |(context, &step): (&Context, &i8)| (context.class, (step + BACKOFF_LIMIT) as usize);
+            let of_class =
+                |(context, &step): (&Context, &i8)| (context.class, (step + BACKOFF_LIMIT) as usize);
             learn(&mut backoff_costs, used.map(of_class));
             let used = pieces.iter().flat_map(|piece| piece.continuations.iter().zip(&piece.ratios));
             let used = used.filter(|(continuation, _)| !continuation.is_first);

@@ -110,17 +110,17 @@ impl<C: Candidates> Search<'_, C> {
         loop {
             let likely = if self.made.len() < PATIENCE { Some(self.likely()?) } else { None };
             let (found, doubtful) = self.bisect(likely);
-            match doubtful {
-                // Its number of n-grams may tell that it isn't, or that a file needn't be made.
-                _ if likely.is_some() && !self.made.contains_key(&found) && !self.numbers.contains_key(&found) => {
-                    self.ngrams(found)?
-                }
-                _ if likely.is_some() && !self.made.contains_key(&found) => return Ok(Some(found)),
-                // Its number of n-grams may settle it.
-                Some(step) if !self.numbers.contains_key(&step) => self.ngrams(step)?,
-                None if !self.made.contains_key(&found) => return Ok(Some(found)),
-                doubtful => return Ok(doubtful),
+            let step = match doubtful {
+                _ if likely.is_some() && !self.made.contains_key(&found) => found,
+                Some(step) => step,
+                None if !self.made.contains_key(&found) => found,
+                None => return Ok(None),
             };
+            if self.numbers.contains_key(&step) {
+                return Ok(Some(step));
+            }
+            // Its number of n-grams may tell enough.
+            self.ngrams(step)?;
         }
     }
 
@@ -169,7 +169,7 @@ impl<C: Candidates> Search<'_, C> {
         // The further from what is known, the less certain is the number that is wanted.
         let made = self.sizes.known.iter().skip(1).map(|known| (known.0 / wanted).ln().abs());
         let near_enough = NEAR * made.fold(1.0, f64::min);
-        let mut further = 1i32;
+        let mut one_sided = 0;
         for attempt in 1u32.. {
             // The nearest steps that were counted, with more n-grams and with at most as many as wanted, and how many
             // nepers that is off.
@@ -194,15 +194,12 @@ impl<C: Candidates> Search<'_, C> {
                     low as f64 + (high - low) as f64 * more / (more - fewer)
                 }
                 (Some((step, off)), None) | (None, Some((step, off))) => {
-                    // The first time as far as it should be, and then further each time.
-                    step as f64 + f64::from(further) * off / LOSS_PER_STEP
+                    // If it isn't reached, further each time.
+                    one_sided += 1;
+                    step as f64 + f64::from(one_sided) * off / LOSS_PER_STEP
                 }
-                (None, None) => {
-                    further -= 1;
-                    FIRST_STEP as f64
-                }
+                (None, None) => FIRST_STEP as f64,
             };
-            further += 1;
             let guess = (guess.ceil() as usize).clamp(lowest + 1, highest - 1);
             let nearest = [below, above].into_iter().flatten().map(|(step, _)| step.abs_diff(guess)).min();
             if self.sizes.known.len() > 1 && nearest.is_some_and(|steps| steps <= INTERPOLATED) {

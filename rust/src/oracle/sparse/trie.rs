@@ -91,7 +91,10 @@ impl Trie {
             let mut before = Vec::with_capacity(parts.len() + 1);
             before.push(base);
             for part in parts {
-                base = u32::try_from(part.tokens.len()).ok().and_then(|length| base.checked_add(length)).ok_or_else(|| too_many(n))?;
+                base = u32::try_from(part.tokens.len())
+                    .ok()
+                    .and_then(|length| base.checked_add(length))
+                    .ok_or_else(|| too_many(n))?;
                 before.push(base);
             }
             bases.push(before);
@@ -125,7 +128,13 @@ impl Trie {
     /// Gives the n-grams what those that were cut pass on.
     ///
     /// `counts` says how often they occur, and `weight` what an occurrence weighs.
-    fn take_over(&mut self, counts: &[Vec<f32>], weight: f32, threads: usize, control: &Control) -> Result<()> {
+    fn take_over(
+        &mut self,
+        counts: &[Vec<f32>],
+        weight: f32,
+        threads: usize,
+        control: &Control,
+    ) -> Result<()> {
         for n in (1..self.order()).rev() {
             // Whole numbers, whose sums don't depend on the order in which threads add.
             let ended: Vec<AtomicU64> = (0..counts[n].len()).map(|_| AtomicU64::default()).collect();

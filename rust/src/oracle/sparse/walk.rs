@@ -73,7 +73,8 @@ pub(super) fn walk<V: Visitor>(
         let found = counts.for_each(pieces[index].clone(), control, |entry| walk.step(*entry))?;
         walk.close_beyond(0)?;
         end(index, walk.visitor);
-        let _ = total.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |sum| Some(sum.saturating_add(found)));
+        let _ =
+            total.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |sum| Some(sum.saturating_add(found)));
         Ok(())
     })?;
     counts.check_total(total.into_inner())
