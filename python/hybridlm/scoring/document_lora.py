@@ -35,6 +35,7 @@ from hybridlm.scoring.lora import Adapters
 from hybridlm.scoring.neural import healthy_logits, state_hash
 from hybridlm.scoring.ttt import DEFAULT_LEARNING_RATE, TestTimeTrainer, deterministic
 
+_TARGETS = 32
 _SQUARE_DECAY = 0.99
 _EPSILON = 1e-8
 
@@ -100,7 +101,7 @@ class DocumentExpert(Expert):
         self._dist = dist
         self._rate = rate
         self._context = context
-        self._targets = min(config.targets or max(1, context // 2), context)
+        self._targets = min(config.targets or max(1, min(_TARGETS, context // 2)), context)
         self._untrained = untrained
         self._lessons = lessons
         self._autocast = autocast
