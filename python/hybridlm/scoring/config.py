@@ -51,7 +51,7 @@ class TTTConfig:
     documents: int = 8
     """Documents that the model scores at once, each with adapters of its own."""
     targets: int | None = None
-    """Targets of a document between two steps of its adapters; unset: 32, or half a window if that is less."""
+    """Targets of a document between two steps of its adapters; unset: 32, or half a window if that's less."""
     weight_decay: float = 0.5
     """Of documents' adapters, times the learning rate."""
     warm: bool = True
