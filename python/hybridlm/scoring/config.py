@@ -26,7 +26,7 @@ class TTTConfig:
     learning_rates: tuple[float, ...] = ()
     """Rates that learn side by side, each with a model of its own; 0: the artifact's model as it is. What
     they say is mixed by how well each has done so far. Unset: 0 and the default, which is 0.002 for sgd,
-    0.00005 for adamw, 0.001 for lora and 0.01 for documents."""
+    0.00005 for adamw, 0.001 for lora and 0.005 for documents."""
     epochs: int = 1
     """Passes over each scored chunk."""
     momentum: float = 0.9
@@ -51,8 +51,7 @@ class TTTConfig:
     documents: int = 8
     """Documents that the model scores at once, each with adapters of its own."""
     targets: int | None = None
-    """Targets of a document between two steps of its adapters; unset: half a window. Each step computes a
-    whole window, so fewer cost more."""
+    """Targets of a document between two steps of its adapters; unset: 32, or half a window if that's less."""
     weight_decay: float = 0.5
     """Of documents' adapters, times the learning rate."""
     warm: bool = True

@@ -183,7 +183,8 @@ def healthy_logits(
     autocast: torch.dtype | None,
     rolling: Rolling | None = None,
 ) -> torch.Tensor:
-    """``logits`` [B, T, V], but those of the ``untrained`` model wherever they are no distribution.
+    """``logits`` [B, T, V] of the last T tokens, but those of the ``untrained`` model wherever they are no
+    distribution.
 
     It is decided position by position from its whole row: what comes later, and the target, has no part.
     """
@@ -191,4 +192,4 @@ def healthy_logits(
     if not broken.any():
         return logits
     with _autocast(inputs.device, autocast):
-        return torch.where(broken[..., None], untrained(inputs, rolling), logits)
+        return torch.where(broken[..., None], untrained(inputs, rolling)[:, -logits.shape[1] :], logits)
