@@ -38,6 +38,7 @@ from hybridlm.calibration import draw
 from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import FormatError, InputError
 from hybridlm.extras import require_torch
+from hybridlm.files import open_to_read
 from hybridlm.model.grid import DEFAULT_SCHEME, Scheme
 from hybridlm.model.neural_blob import NeuralHeader, encode, load_model, read
 from hybridlm.oracle import Oracle
@@ -221,7 +222,7 @@ class Artifact:
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> "Artifact":
         """As `from_bytes`; a foreign file is refused before its body is read. Raises OSError too."""
-        with Path(path).open("rb") as file:
+        with open_to_read(path) as file:
             start = file.read(_HEADER_BYTES[VERSION])
             about = os.fstat(file.fileno())
             if stat.S_ISREG(about.st_mode):  # what comes through a FIFO has no size yet

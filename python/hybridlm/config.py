@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hybridlm.errors import InputError
+from hybridlm.files import read_bytes
 
 T = TypeVar("T")
 
@@ -39,7 +40,7 @@ def load_preset(name: str) -> dict[str, Any]:
             f"no preset is called {name!r}; there are {', '.join(preset_names())}, or a .toml file"
         )
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_bytes(path).decode())
     except (ValueError, RecursionError) as error:  # also integers too long, and nesting too deep
         raise InputError(f"{path}: not a TOML file: {error}") from None
 

@@ -4,6 +4,7 @@ Every decision that depends on a clock or on chance is taken on rank 0 and broad
 take the same number of steps and no collective is left waiting.
 """
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -94,22 +95,37 @@ class Distributed:
             raise raised
         return result  # type: ignore[return-value]
 
-    def is_first_to_fail(self) -> bool:
-        """Whether no other rank has called this yet: of ranks that fail together, one tells the user."""
-        if self.world_size == 1:
-            return True
-        try:
-            store = torch_distributed.distributed_c10d._get_default_store()
-            return bool(store.add("hybridlm/failed", 1) == 1)
-        except (RuntimeError, ValueError):  # the store is gone, with the launcher that kept it
-            return self.is_main
-
     def close(self) -> None:
         if self.world_size > 1 and torch_distributed.is_initialized():
             torch_distributed.destroy_process_group()
 
     def _object_device(self) -> torch.device | None:
         return self.device if self.device.type == "cuda" else None
+
+
+@functools.cache
+def is_first_to_fail() -> bool:
+    """Whether no other rank has called this before: of ranks that fail together, one tells the user.
+
+    The same answer each time. Needs no process group, but torchrun's store or that of a group.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return True
+    has_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if not has_agent and not torch_distributed.is_initialized():
+        return True  # better said by each of them than by none
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    try:
+        store = torch_distributed.TCPStore(  # type: ignore[attr-defined] # not in its stubs
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            is_master=False,
+            wait_for_workers=False,
+            timeout=timedelta(seconds=5),
+        )
+        return bool(store.add(f"hybridlm/failed/{attempt}", 1) == 1)
+    except (RuntimeError, KeyError, ValueError):  # the store is gone, with the launcher that kept it
+        return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
@@ -148,6 +164,11 @@ def initialise(device: str | None = None, *, timeout: float | None = None) -> Di
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     picked = pick_device(device, local_rank)
     if world_size > 1 and not torch_distributed.is_initialized():
+        # Functions there take for a default the group that exists when the module is imported. Imported
+        # later, they would keep the group, and gloo's threads, until Python ends, and under threads that then
+        # want the interpreter a process aborts.
+        import torch.distributed.nn.functional  # noqa: F401
+
         on_cuda = picked.type == "cuda"
         torch_distributed.init_process_group(
             "nccl" if on_cuda else "gloo",

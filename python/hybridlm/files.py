@@ -1,6 +1,7 @@
 """Writing files so that a reader never meets half of one, and reading small ones that may hold anything."""
 
 import errno
+import hashlib
 import io
 import json
 import logging
@@ -8,7 +9,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -52,12 +53,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         with _Output(descriptor, path) as raw, io.BufferedWriter(raw) as file:
             yield cast(BinaryIO, file)
             file.flush()
-            with _naming(path):
+            with naming(path):
                 os.fsync(descriptor)
         # The sibling is private; a result gets the mode that an ordinary open() would have given it.
         umask = os.umask(0)
         os.umask(umask)
-        with _naming(path):
+        with naming(path):
             sibling.chmod(0o666 & ~umask)
             sibling.replace(target)
     except BaseException:
@@ -120,17 +121,49 @@ class _Output(io.FileIO):
         self._path = path
 
     def write(self, data: Any, /) -> int:
-        with _naming(self._path):
+        with naming(self._path):
             return super().write(data)
 
 
+class _Input(io.FileIO):
+    """Names its file when a read fails."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "rb")
+        self._path = path
+
+    def read(self, size: int | None = -1, /) -> Any:
+        with naming(self._path):
+            return super().read(size)
+
+    def readall(self) -> Any:
+        with naming(self._path):
+            return super().readall()
+
+    def readinto(self, buffer: Any, /) -> Any:
+        with naming(self._path):
+            return super().readinto(buffer)
+
+
+def open_to_read(path: str | os.PathLike[str]) -> io.BufferedReader:
+    """A binary file whose errors name it, as Python's own do only when it can't be opened. Raises OSError."""
+    return io.BufferedReader(_Input(Path(path)))
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """All that a file holds. Raises OSError, naming it."""
+    with open_to_read(path) as file:
+        return file.read()
+
+
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Within the block an OSError is one of ``path``, whatever file it names or doesn't."""
     try:
         yield
     except OSError as error:
         # The user named `path` and has never heard of the sibling.
-        raise OSError(error.errno, error.strerror, str(path)) from None
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from None
 
 
 def _locked_sibling(folder: Path, path: Path) -> tuple[int, Path]:
@@ -138,7 +171,7 @@ def _locked_sibling(folder: Path, path: Path) -> tuple[int, Path]:
     while True:
         sibling = folder / f"{_PREFIX}{os.getpid()}-{next(_numbers)}{_SUFFIX}"
         try:
-            with _naming(path):
+            with naming(path):
                 descriptor = os.open(sibling, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:  # left by a killed process that had the same number
             continue
@@ -186,31 +219,34 @@ def scratch_folder(parent: str | os.PathLike[str] | None = None) -> Iterator[Pat
 
 
 @contextmanager
-def exclusive(path: str | os.PathLike[str]) -> Iterator[None]:
+def exclusive(path: str | os.PathLike[str], *, folder: bool = False) -> Iterator[None]:
     """Within the block no other process is in such a block for the same ``path``.
 
+    The lock is a file beside ``path``, or in it if it is a ``folder``, which must be there.
     Raises InputError, with the other's process id, where one is; OSError.
     """
     path = Path(path)
     if fcntl is None:
         yield
         return
-    lock = path.with_name(f".{path.name}.lock")
+    lock = path / ".lock" if folder else path.with_name(f".{path.name}.lock")
     while True:
-        with _naming(path):
+        with naming(path):
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         if not _lock(descriptor):
             other = os.pread(descriptor, 20, 0).decode(errors="replace") or "unknown"
             os.close(descriptor)
             raise InputError(
-                f"{path}: another process, {other}, is at work on it: wait for that, or write to another file"
+                f"{path}: another process, {other}, is at work on it: wait for that, or write to another "
+                + ("folder" if folder else "file")
             )
         if _is_still(lock, descriptor):
             break
         os.close(descriptor)  # the one before has just ended and removed it
     try:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        with naming(path):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         yield
     finally:
         lock.unlink(missing_ok=True)
@@ -252,13 +288,42 @@ def _removed(sibling: Path) -> bool:
         os.close(descriptor)
 
 
+_CHECKSUM = "checksum"
+
+
+def write_json(path: str | os.PathLike[str], members: Mapping[str, Any], *, indent: int | None = 2) -> None:
+    """Writes a JSON object whose last member is a checksum of the others; `read_json` compares it.
+
+    Raises OSError.
+    """
+    plain = json.loads(json.dumps(members))
+    text = json.dumps({**plain, _CHECKSUM: _checksum(plain)}, indent=indent)
+    atomic_write_text(path, text + "\n")
+
+
 def read_json(path: str | os.PathLike[str], largest: int) -> Any:
-    """The JSON value of a file of at most ``largest`` bytes. Raises FormatError naming it, or OSError."""
-    with Path(path).open("rb") as file:
+    """The JSON value of a file of at most ``largest`` bytes, without the checksum that an object may have.
+
+    Raises FormatError naming the file, also where it isn't what its checksum is of; OSError.
+    """
+    with open_to_read(path) as file:
         data = file.read(largest + 1)
+    name = os.fspath(path)
     if len(data) > largest:
-        raise FormatError(f"{os.fspath(path)}: more than {largest:,} bytes, too large for what it should be")
-    return parse_json(data, os.fspath(path))
+        raise FormatError(f"{name}: more than {largest:,} bytes, too large for what it should be")
+    value = parse_json(data, name)
+    if isinstance(value, dict) and _CHECKSUM in value and value.pop(_CHECKSUM) != _checksum(value):
+        raise FormatError(
+            f"{name}: damaged or altered: its content is not what its checksum is of; without the member "
+            f"{_CHECKSUM!r} it is read as it is"
+        )
+    return value
+
+
+def _checksum(members: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of plain JSON values, however they are laid out."""
+    text = json.dumps(members, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def parse_json(data: str | bytes, what: str) -> Any:

@@ -5,7 +5,6 @@ hand from any stage.
 """
 
 import dataclasses
-import json
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from hybridlm.data.shards import data_folder, inspect_shards, open_stream
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
 from hybridlm.extras import require_tensorboard, require_torch
-from hybridlm.files import atomic_write_bytes, atomic_write_text
+from hybridlm.files import atomic_write_bytes, read_bytes, write_json
 from hybridlm.oracle.build import build_dense, build_sparse
 from hybridlm.oracle.sources import Estimator
 from hybridlm.provenance import FileRecord
@@ -120,7 +119,7 @@ def _run(config: PipelineConfig, out: Path, record: RunRecord) -> Summary:
             )
             atomic_write_bytes(oracle_file, built)
         record.done("oracle", watch.seconds)
-    oracle = oracle_file.read_bytes()
+    oracle = read_bytes(oracle_file)
 
     if not record.has("train"):
         with watch.stage("train"):
@@ -132,7 +131,7 @@ def _run(config: PipelineConfig, out: Path, record: RunRecord) -> Summary:
         made = bundle(out / "model", oracle, tokenizer, name=str(artifact_file))
         atomic_write_bytes(artifact_file, made.to_bytes())
         # What is scored is what a reader of the file gets.
-        artifact = Artifact.from_bytes(artifact_file.read_bytes(), str(artifact_file))
+        artifact = Artifact.from_bytes(read_bytes(artifact_file), str(artifact_file))
 
     stream = open_stream(val_shards, tokenizer.vocabulary)
     families = tuple(family for family in find_mixture(config.mixer).families if family != "oracle")
@@ -180,9 +179,9 @@ def _run(config: PipelineConfig, out: Path, record: RunRecord) -> Summary:
         },
         made_of=provenance("eval", artifact_file, tokenizer_file, tokenizer, stream, scoring).as_dict(),
     )
-    atomic_write_text(out / "trace.json", json.dumps(trace.as_dict(tokenizer)) + "\n")
-    atomic_write_text(out / "settings.json", json.dumps(as_dict(config), indent=2) + "\n")
-    atomic_write_text(out / "summary.json", json.dumps(summary.to_json(), indent=2) + "\n")
+    write_json(out / "trace.json", trace.as_dict(tokenizer), indent=None)
+    write_json(out / "settings.json", as_dict(config))
+    write_json(out / "summary.json", summary.to_json())
     record.remove()
     return summary
 

@@ -11,7 +11,6 @@ import platform
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -19,6 +18,7 @@ import numpy as np
 from hybridlm import __version__
 from hybridlm.data.shards import ShardRecord
 from hybridlm.errors import FormatError
+from hybridlm.files import open_to_read
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class FileRecord:
     @classmethod
     def of(cls, path: str | os.PathLike[str]) -> Self:
         """Raises OSError."""
-        with Path(path).open("rb") as file:
+        with open_to_read(path) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             return cls(os.fspath(path), file.tell(), digest)
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from hybridlm.config import shown
 from hybridlm.errors import FormatError, InputError
-from hybridlm.files import atomic_write_text, exclusive, read_json, sweep
+from hybridlm.files import exclusive, read_json, sweep, write_json
 
 FILE = "unfinished.json"
 _LARGEST = 1 << 20
@@ -34,7 +34,7 @@ class RunRecord:
         """
         path = folder / FILE
         folder.mkdir(parents=True, exist_ok=True)
-        with exclusive(path):
+        with exclusive(folder, folder=True):
             identity = json.loads(json.dumps(identity))
             if path.exists():
                 yield cls(path, identity, _resumed(path, identity))
@@ -66,8 +66,7 @@ class RunRecord:
 
     def _write(self) -> None:
         stages = {stage: self.seconds[stage] for stage in sorted(self._done)}
-        content = {"identity": self._identity, "stages": stages}
-        atomic_write_text(self._path, json.dumps(content, indent=2) + "\n")
+        write_json(self._path, {"identity": self._identity, "stages": stages})
 
 
 def _resumed(path: Path, identity: Mapping[str, Any]) -> dict[str, float]:

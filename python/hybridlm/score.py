@@ -1,7 +1,6 @@
 """Scores from files, with what they were made of: what `eval` and `oracle eval` do, and `verify` again."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +16,12 @@ from hybridlm.artifact import Artifact
 from hybridlm.data.shards import ShardRecord, Stream, open_stream
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
-from hybridlm.files import atomic_write_text
+from hybridlm.files import write_json
 from hybridlm.oracle import Oracle
 from hybridlm.oracle.oracle_score import OracleEvaluation
 from hybridlm.oracle.oracle_score import evaluate as evaluate_oracle
 from hybridlm.provenance import FileRecord, Provenance, versions
-from hybridlm.scoring.config import ScoringConfig
+from hybridlm.scoring.config import DEFAULT_TTT, ScoringConfig
 from hybridlm.scoring.evaluate import EvaluationResult, ScoredChunk, ScoreFiles
 from hybridlm.scoring.evaluate import evaluate as evaluate_stream
 from hybridlm.scoring.mixing import MixtureSpec
@@ -139,7 +138,7 @@ def score_artifact(
         from hybridlm.distributed import initialise
 
         if config.ttt is None:
-            config = dataclasses.replace(config, ttt=layers.resolve(ScoringConfig).ttt or "sgd")
+            config = dataclasses.replace(config, ttt=layers.resolve(ScoringConfig).ttt or DEFAULT_TTT)
         dist = initialise(device)
     try:
         result = evaluate_stream(
@@ -147,7 +146,7 @@ def score_artifact(
             threads=threads, control=lessons, files=files, stated_bytes=stated and stated[0], trace=watched,
         )  # fmt: skip
         if trace is not None and watched is not None and (dist is None or dist.is_main):
-            atomic_write_text(trace, json.dumps(watched.as_dict(vocabulary)) + "\n")
+            write_json(trace, watched.as_dict(vocabulary), indent=None)
     finally:
         if dist is not None:
             dist.close()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hybridlm.arrays import Integers, as_numpy, token_array
 from hybridlm.errors import FormatError, InputError
-from hybridlm.files import atomic_write_bytes
+from hybridlm.files import atomic_write_bytes, read_bytes
 from hybridlm.oracle import Oracle
 from hybridlm.scoring.config import DEFAULT_MIXER
 from hybridlm.scoring.experts import Expert, Scored, online_experts
@@ -249,7 +249,7 @@ def _read_state(path: Path) -> tuple[NDArray[np.uint16], NDArray[np.float32], di
     """Stream [N] and log_probs [N − 1, models] of a state's file, and what is said of them."""
     if (size := path.stat().st_size) > _LARGEST_STATE:
         raise FormatError(f"{path}: {size:,} bytes, too many for a scorer's state")
-    data = path.read_bytes()
+    data = read_bytes(path)
     try:
         tensors = safetensors.numpy.load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])

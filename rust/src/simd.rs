@@ -9,7 +9,7 @@ pub fn wide_registers(work: impl FnOnce()) {
         fn with_avx2(work: impl FnOnce()) {
             work();
         }
-        if is_x86_feature_detected!("avx2") {
+        if cfg!(not(feature = "portable")) && is_x86_feature_detected!("avx2") {
             // SAFETY: the processor has the feature.
             return unsafe { with_avx2(work) };
         }

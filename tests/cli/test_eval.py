@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import signal
 import struct
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,7 +200,7 @@ def test_a_score_has_the_documented_keys_and_adds_up(
         "oracle_1", "oracle_2", "oracle_3",
     ]  # fmt: skip
     assert all(rate.keys() == {"bits_per_token", "bpb"} for rate in result["experts"].values())
-    assert (result["mixer"], result["ttt"]) == ("stacked", "sgd") and result["seconds"] > 0
+    assert (result["mixer"], result["ttt"]) == ("stacked", "documents") and result["seconds"] > 0
     # An expert that knows nothing takes log2 V bits; all that were shown the language do better.
     assert result["experts"]["oracle_2"]["bits_per_token"] < np.log2(tokenizer.vocab_size)
 
@@ -212,7 +214,7 @@ def test_the_order_of_choices_is_flag_then_environment_then_default(
     files: Files, output: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both = [*files.scored_with(files.both), "--max-tokens", "100", "--chunk", "50", "--json"]
-    assert output(*both)["ttt"] == "sgd"
+    assert output(*both)["ttt"] == "documents"
     monkeypatch.setenv("TTT_OPTIMIZER", "adamw")
     assert output(*both)["ttt"] == "adamw"
     assert output(*both, "--ttt", "off")["ttt"] == "off"
@@ -247,7 +249,46 @@ def test_two_ranks_print_the_same_score_as_one_and_print_it_once(files: Files) -
     shared = process(
         "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "hybridlm", *command
     )
-    assert alone == shared and alone["ttt"] == "sgd"
+    assert alone == shared and alone["ttt"] == "documents"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("mistake", ["no artifact", "no folder for the bits", "no tokenizer", "interrupt"])
+def test_of_two_ranks_one_says_what_is_wrong(files: Files, tmp_path: Path, mistake: str) -> None:
+    """Before there is a group, on the first rank alone, on both, and from outside."""
+    command = files.scored_with(files.both)
+    wanted = {
+        "no artifact": "none.pgar: no such file",
+        "no folder for the bits": "there is no folder",
+        "no tokenizer": "oracle.ngor",
+        "interrupt": "the same command goes on from",
+    }[mistake]
+    if mistake == "no artifact":
+        command[1] = str(tmp_path / "none.pgar")
+    elif mistake == "no folder for the bits":
+        command += ["--per-token", str(tmp_path / "none" / "bits.npy")]
+    elif mistake == "no tokenizer":
+        command[command.index("--tokenizer") + 1] = str(files.oracle)
+    else:
+        command += ["--chunk", "64", "--state", str(tmp_path / "state")]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    process = subprocess.Popen(
+        [*launcher, "-m", "hybridlm", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    if mistake == "interrupt":
+        deadline = time.monotonic() + 60
+        scores = tmp_path / "state.scores"
+        while not (scores.exists() and scores.stat().st_size):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=100)
+    assert process.returncode != 0 and out == ""
+    (line,) = [line for line in err.splitlines() if line.startswith("hybridlm: error: ")]
+    assert wanted in line
+    if mistake == "interrupt":
+        assert (tmp_path / "state").exists()
 
 
 def test_an_oracle_alone_is_packed_and_scored_without_torch(files: Files, tmp_path: Path) -> None:

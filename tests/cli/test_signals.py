@@ -144,6 +144,16 @@ def test_a_panic_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     assert "internal error" in capsys.readouterr().err
 
 
+def test_memory_that_torch_does_not_get_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr("hybridlm.cli.main.Command.load", lambda self: lambda: torch.empty(1 << 50) and None)
+    assert main(["run"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("hybridlm: error: there is not enough memory: ")
+
+
 AFTER = """
 import atexit, os, signal, sys, time
 sys.argv = ["hybridlm", *sys.argv[2:]]

@@ -1,6 +1,7 @@
 """The audit passes what is honest, and catches one broken predictor for every rule."""
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -461,6 +462,37 @@ def test_a_process_that_aborts_when_it_has_scored_is_warned_of(
     prefix = world_sizes.prefix(artifact, stream, replace(SMALL, ttt="off"))
     assert world_sizes.compare(artifact, *prefix, worker="aborting").passed
     assert "all of them had scored everything" in caplog.text
+
+
+LEAVING = """
+import sys
+from pathlib import Path
+from hybridlm.scoring import world_sizes
+
+world_sizes.run_worker(Path(sys.argv[1]))
+threads = [(task / "comm").read_text() for task in Path("/proc/self/task").iterdir()]
+assert not any("gloo" in name for name in threads), threads
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds threads in /proc")
+def test_a_process_that_has_left_its_group_has_none_of_its_threads(
+    tokenizer: Tokenizer,
+    shard_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """One that is still there when Python ends may want the interpreter then, and abort the process."""
+    artifact, stream = make_artifact(tokenizer, shard_dir, neural=True)
+    (tmp_path / "leaving.py").write_text(LEAVING)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(world_sizes, "SIZES", (2,))
+    prefix = world_sizes.prefix(artifact, stream, SMALL)
+    with caplog.at_level("WARNING", logger="hybridlm"):
+        assert world_sizes.compare(artifact, *prefix, worker="leaving").passed
+    assert not caplog.text
 
 
 def test_wrong_byte_counts_are_caught(

@@ -1,3 +1,4 @@
+import json
 import os
 import stat
 import subprocess
@@ -10,7 +11,14 @@ import pytest
 
 from hybridlm import _core
 from hybridlm.errors import FormatError, InputError
-from hybridlm.files import atomic_write, atomic_write_text, check_output, exclusive, read_json
+from hybridlm.files import (
+    atomic_write,
+    atomic_write_text,
+    check_output,
+    exclusive,
+    read_json,
+    write_json,
+)
 
 
 def test_content_appears_only_when_the_block_ends(tmp_path: Path) -> None:
@@ -197,6 +205,59 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     with exclusive(path), pytest.raises(InputError, match=str(os.getpid())), exclusive(path):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_one_process_s_at_a_time(tmp_path: Path) -> None:
+    with (
+        exclusive(tmp_path, folder=True),
+        pytest.raises(InputError, match="write to another folder"),
+        exclusive(tmp_path, folder=True),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_is_the_same_whatever_is_there_by_now(tmp_path: Path) -> None:
+    """What a killed process has left of a sparse build is a folder; before it there was nothing."""
+    path = tmp_path / "out.unfinished"
+    with exclusive(path):
+        path.mkdir()
+        with pytest.raises(InputError, match="another process"), exclusive(path):
+            pass
+    with exclusive(path):
+        assert list(path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_altered_bit_of_json_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    value = {"bpb": 1.25, "names": ["a", "é"], "nested": {"1": None, "true": True}, "large": 2**60}
+    write_json(path, value)
+    assert read_json(path, 1 << 20) == value
+    data = path.read_bytes()
+    for at in range(len(data) * 8):
+        changed = bytearray(data)
+        changed[at // 8] ^= 1 << at % 8
+        path.write_bytes(changed)
+        try:
+            found = read_json(path, 1 << 20)
+        except FormatError:
+            continue
+        # Another layout, or a member of another name in place of the checksum, which anybody sees.
+        assert found == value or set(found) - set(value), (at, found)
+
+
+def test_json_without_a_checksum_and_in_another_layout_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    write_json(path, {"b": 1, "a": 2.0}, indent=None)
+    checked = json.loads(path.read_text())
+    path.write_text(json.dumps(checked, indent=8, sort_keys=True))
+    assert read_json(path, 1 << 20) == {"a": 2.0, "b": 1}
+    path.write_text('{"a": 3}')
+    assert read_json(path, 1 << 20) == {"a": 3}
+    path.write_text(json.dumps(checked | {"a": 3}))
+    with pytest.raises(FormatError, match=r"x\.json: damaged or altered"):
+        read_json(path, 1 << 20)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a": ' + "9" * 5000 + "}", '{"a": 1, "a": 2}', "\xff", ""])

@@ -45,3 +45,18 @@ def test_there_is_no_circle_of_imports() -> None:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as error:
         pytest.fail(f"these import each other: {' <- '.join(error.args[1])}")
+
+
+def test_no_clock_that_can_be_set_is_asked() -> None:
+    """Durations are measured by clocks that only go forward: whoever sets the date ends no run by it."""
+    package = Path(hybridlm.__file__).parent
+    found = []
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                name = f"{node.value.id}.{node.attr}"
+                if name in {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "date.today"}:
+                    found.append(f"{path.relative_to(package)}:{node.lineno}: {name}")
+    rust = package.parents[1] / "rust" / "src"
+    found += [str(path) for path in rust.rglob("*.rs") if "SystemTime" in path.read_text()]
+    assert not found

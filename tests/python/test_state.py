@@ -165,6 +165,12 @@ def test_the_state_of_another_score_or_a_damaged_one_is_refused(
     path.write_bytes(kept.replace(b'\\"targets\\": 150', b'\\"targets\\": 149'))
     with pytest.raises(InputError, match=r"a\.state"):
         attempt()
+    for at in range(len(kept) - 300, len(kept), 29):  # in the last of the tensors
+        flipped = bytearray(kept)
+        flipped[at] ^= 1
+        path.write_bytes(flipped)
+        with pytest.raises(FormatError, match=r"a\.state: damaged"):
+            attempt()
     path.write_bytes(kept)
     for damaged in (b"", kept_scores[:-1], b"\0\0\x80\x3f" + kept_scores[4:]):
         scores.write_bytes(damaged)

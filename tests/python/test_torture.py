@@ -15,8 +15,7 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["torture", "build-sparse,build-dense,merge,shard,pack,compress", "5"],
-        ["torture", "train", "2"],
+        ["torture", "all", "5"],
         ["mutate", "all", "100"],
     ],
     ids=lambda arguments: "-".join(arguments[:2]),

@@ -1,4 +1,5 @@
-//! The fuzz targets' entry points on altered golden files and random bytes, for some seconds each.
+//! The fuzz targets' entry points on what fuzzing has found, on altered golden files and on random bytes, for some
+//! seconds each.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -35,11 +36,19 @@ fn alter(data: &mut Vec<u8>, random: &mut Random) {
 fn entries_return_whatever_the_bytes() {
     let seconds = std::env::var("HYBRIDLM_FUZZ_SECONDS").map_or(1, |value| value.parse().unwrap());
     let mut seeds = vec![Vec::new()];
-    for folder in ["good", "bad"] {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/").to_owned() + folder;
-        let mut paths: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../");
+    let list = |folder: &str| {
+        let entries = fs::read_dir(root.to_owned() + folder).unwrap();
+        let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
         paths.sort();
-        seeds.extend(paths.iter().map(|path| fs::read(path).unwrap()));
+        paths
+    };
+    let folders = ["tests/golden/good", "tests/golden/bad"].map(str::to_owned).into_iter();
+    let corpora = list("fuzz/corpus")
+        .into_iter()
+        .map(|path| format!("fuzz/corpus/{}", path.file_name().unwrap().to_str().unwrap()));
+    for folder in folders.chain(corpora) {
+        seeds.extend(list(&folder).iter().map(|path| fs::read(path).unwrap()));
     }
     let mut random = Random(1);
     for entry in ENTRIES {

@@ -10,6 +10,7 @@ from hybridlm.cli.arguments import ChosenTokenizer, Out
 from hybridlm.cli.output import check_output, is_standard, print_json, read_input, write_output
 from hybridlm.errors import InputError
 from hybridlm.extras import require_torch
+from hybridlm.files import read_bytes
 from hybridlm.model.grid import Scheme
 
 
@@ -90,7 +91,7 @@ def pack(
     else:
         artifact = bundle(
             model,
-            None if oracle is None else oracle.read_bytes(),
+            None if oracle is None else read_bytes(oracle),
             tokenizer.load(),
             name=str(out),
             scheme=scheme,

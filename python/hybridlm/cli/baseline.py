@@ -11,7 +11,7 @@ from hybridlm._core import ByteModel
 from hybridlm.cli.arguments import OptionalOut
 from hybridlm.cli.output import print_json
 from hybridlm.errors import InputError
-from hybridlm.files import atomic_write_bytes, check_output
+from hybridlm.files import atomic_write_bytes, check_output, open_to_read, read_bytes
 from hybridlm.progress import Progress
 
 Method = Literal["ctw", "kn"]
@@ -92,7 +92,7 @@ def _trained(method: Method, options: Options) -> ByteModel:
     if options.model is not None and options.train is None:
         if options.depth is not None:
             raise InputError("the depth of a stored model is in its file: leave --depth out")
-        baseline = ByteModel.from_bytes(options.model.read_bytes(), str(options.model))
+        baseline = ByteModel.from_bytes(read_bytes(options.model), str(options.model))
         if baseline.method != method:
             raise InputError(f"{options.model}: a stored model of another method than {method}")
         return baseline
@@ -108,7 +108,7 @@ def _trained(method: Method, options: Options) -> ByteModel:
 def _read(path: Path, limit: int | None, flag: str) -> bytes:
     if limit is not None and limit < 1:
         raise InputError(f"{flag} must be at least 1, not {limit}")
-    with path.open("rb") as file:
+    with open_to_read(path) as file:
         return file.read(-1 if limit is None else limit)
 
 

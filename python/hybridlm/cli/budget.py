@@ -10,6 +10,7 @@ from hybridlm.calibration import draw
 from hybridlm.data.shards import is_validation_shard, open_stream
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
+from hybridlm.files import read_bytes
 from hybridlm.oracle.build import estimate_sparse
 from hybridlm.oracle.sparse_counting import Ngrams, counted
 from hybridlm.train.checkpoint import load_model
@@ -52,7 +53,7 @@ def choose_within(
     )
     stream = open_stream([holdout], tokenizer.vocabulary, max_tokens=HOLDOUT_TOKENS).tokens
     with contextlib.ExitStack() as stack:
-        oracles = _given(None if oracle is None else oracle.read_bytes())
+        oracles = _given(None if oracle is None else read_bytes(oracle))
         if counts:
             found = stack.enter_context(counted(list(counts), Ngrams(tokenizer.vocabulary)))
             if held_out in {content for _, _, content in found.shards}:

@@ -155,13 +155,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             # The reader had enough (`hybridlm … | head`): a quiet success.
             _abandon_stdout()
             return 0
-        _complain(_describe_os_error(error))
+        _complain_once(_describe_os_error(error))
         return 1
     except MemoryError as error:
-        _complain(f"there is not enough memory {error}")
+        _complain_once(f"there is not enough memory {error}")
+        return 1
+    except RuntimeError as error:
+        # How PyTorch says that it got no memory, on CPUs and on GPUs.
+        if "can't allocate memory" not in str(error) and type(error).__name__ != "OutOfMemoryError":
+            raise
+        _complain_once(f"there is not enough memory: {str(error).splitlines()[0]}")
         return 1
     except OverflowError as error:
-        _complain(f"a number is beyond what 64 bits hold: {error}")
+        _complain_once(f"a number is beyond what 64 bits hold: {error}")
         return 1
     except ValueError as error:
         # Imported late: the usage answers above work even where the extension can't be loaded.
@@ -169,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         if not isinstance(error, InputError):
             raise
-        _complain(str(error))
+        _complain_once(str(error))
         return 1
     except BaseException as error:
         if type(error).__name__ != "PanicException":
@@ -244,6 +250,19 @@ def _without_command(argv: Sequence[str]) -> int:
 def _complain(message: str) -> None:
     with contextlib.suppress(OSError):  # stderr may be a full disk or a pipe that nobody reads
         print(f"hybridlm: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
+def _complain_once(message: str) -> None:
+    """Of the ranks of a group, the first to fail tells why."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        try:
+            from hybridlm.distributed import is_first_to_fail
+        except ImportError:  # without torch there is no group
+            pass
+        else:
+            if not is_first_to_fail():
+                return
+    _complain(message)
 
 
 def _describe_os_error(error: OSError) -> str:

@@ -51,7 +51,9 @@ def read_input(path: Path) -> tuple[bytes, str]:
     """A command's one input, and what errors call it. Raises OSError."""
     if is_standard(path):
         return sys.stdin.buffer.read(), "standard input"
-    return path.read_bytes(), str(path)
+    from hybridlm.files import read_bytes
+
+    return read_bytes(path), str(path)
 
 
 def print_json(value: dict[str, Any]) -> None:

@@ -76,15 +76,10 @@ class Train:
             self._train()
 
     def _train(self) -> None:
-        from hybridlm.distributed import initialise
+        from hybridlm.distributed import initialise, is_first_to_fail
         from hybridlm.errors import InputError
 
-        try:
-            dist = initialise(self.config.device, timeout=self.config.rank_timeout or None)
-        except InputError:
-            if os.environ.get("RANK", "0") == "0":
-                raise
-            raise SystemExit(1) from None  # rank 0 says the same
+        dist = initialise(self.config.device, timeout=self.config.rank_timeout or None)
         from hybridlm.train import loop
 
         try:
@@ -99,7 +94,7 @@ class Train:
             )
         except (InputError, OSError, KeyboardInterrupt) as error:
             # Of several ranks, the first to fail tells why.
-            if not dist.is_first_to_fail():
+            if not is_first_to_fail():
                 raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
             if isinstance(error, ConnectionError):
                 if launch.VARIABLE in os.environ:

@@ -20,7 +20,7 @@ from hybridlm.data.sidecar import sidecar_path, write_sidecar
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.data.unknown_characters import UnknownCharacters
 from hybridlm.errors import InputError
-from hybridlm.files import scratch_folder
+from hybridlm.files import exclusive, scratch_folder
 
 DEFAULT_SHARD_TOKENS = 10_000_000
 MAX_SHARD_TOKENS = 2**31 - 1
@@ -87,10 +87,8 @@ class DataFolderWriter:
 
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.folder}: not a folder")
-        self._old = sorted(self.folder.glob(f"{name}_train_??????.bin"))
-        self._old += sorted(self.folder.glob(f"{name}_val_??????.bin"))
-        if self._old and not replace:
-            raise InputError(f"{self._old[0]} is there already; --force replaces the shards of that name")
+        self._replace = replace
+        self._old = self._already_there()
         self._folder_is_new = not self.folder.exists()
         self._encoder = Encoder(tokenizer, threads=threads, processes=processes)
         self._waiting: list[tuple[Split, str]] = []
@@ -108,10 +106,22 @@ class DataFolderWriter:
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._leave = ExitStack()
-        self._leave.callback(self._encoder.close)
-        self._staging = self._leave.enter_context(scratch_folder(self.folder))
+        with ExitStack() as leave:
+            leave.callback(self._encoder.close)
+            leave.enter_context(exclusive(self.folder, folder=True))
+            # Another process may have been at work here until now.
+            self._old = self._already_there()
+            self._staging = leave.enter_context(scratch_folder(self.folder))
+            self._leave = leave.pop_all()
         return self
+
+    def _already_there(self) -> list[Path]:
+        """The shards of this name, by split. Raises InputError unless they may be replaced."""
+        old = sorted(self.folder.glob(f"{self.name}_train_??????.bin"))
+        old += sorted(self.folder.glob(f"{self.name}_val_??????.bin"))
+        if old and not self._replace:
+            raise InputError(f"{old[0]} is there already; --force replaces the shards of that name")
+        return old
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None

@@ -24,6 +24,7 @@ from hybridlm.data.sidecar import SUFFIX, Sidecar, sidecar_path
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.data.vocabulary import DEFAULT_BOS, DEFAULT_SIZE, Vocabulary
 from hybridlm.errors import InputError
+from hybridlm.files import open_to_read
 
 log = logging.getLogger("hybridlm.data")
 
@@ -115,7 +116,7 @@ class ShardRecord(ShardHead):
     def of(cls, path: str) -> Self:
         """Raises FormatError or OSError."""
         tokens = _core.shard_tokens(path)
-        with Path(path).open("rb") as file:
+        with open_to_read(path) as file:
             return cls(path, tokens, hashlib.file_digest(file, "sha256").hexdigest())
 
 

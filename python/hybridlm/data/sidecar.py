@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import FormatError, InputError
-from hybridlm.files import atomic_write_text, read_json
+from hybridlm.files import atomic_write_text, open_to_read, read_json
 
 SUFFIX = ".json"
 """What is put behind the shard's own name."""
@@ -126,7 +126,7 @@ def write_sidecar(
     source: Mapping[str, Any] | None = None,
 ) -> None:
     """Leaves the sidecar of a shard that has just been written. Raises OSError."""
-    with shard.open("rb") as file:
+    with open_to_read(shard) as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     documents = int(np.count_nonzero(tokens == vocabulary.bos_id))
     sidecar = Sidecar(len(tokens), documents, text_bytes, sha256, vocabulary, source or {})

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 from hybridlm import _core
 from hybridlm.data.shards import expand
 from hybridlm.errors import FormatError, InputError
+from hybridlm.files import open_to_read
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -102,7 +103,7 @@ def open_file(file: Path, on_bytes: Callable[[int], None]) -> Iterator[Opened]:
     Reading the stream raises FormatError where compressed data is damaged or cut off, and OSError.
     """
     name = Path("stdin") if file == STDIN else file
-    raw = sys.stdin.buffer if file == STDIN else file.open("rb")
+    raw = sys.stdin.buffer if file == STDIN else open_to_read(file)
     try:
         head = raw.read(_MAGIC_BYTES)
         kind = next((kind for magic, kind in _MAGICS if magic.match(head)), "text")

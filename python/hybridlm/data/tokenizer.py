@@ -7,7 +7,6 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -20,7 +19,7 @@ from hybridlm.data.byte_table import ByteTable
 from hybridlm.data.pieces import SPACE, Kind, Piece, read_pieces
 from hybridlm.data.vocabulary import DEFAULT_BOS, Vocabulary
 from hybridlm.errors import FormatError, InputError
-from hybridlm.files import atomic_write_bytes
+from hybridlm.files import atomic_write_bytes, read_bytes
 from hybridlm.threads import thread_count
 
 DEFAULT_VOCAB_SIZE = 1024
@@ -119,7 +118,7 @@ class Tokenizer:
     @classmethod
     def load(cls, path: str | os.PathLike[str], bos_id: int | None = None) -> Self:
         """Raises FormatError and InputError as the constructor does, OSError if the file can't be read."""
-        return cls(Path(path).read_bytes(), name=os.fspath(path), bos_id=bos_id)
+        return cls(read_bytes(path), name=os.fspath(path), bos_id=bos_id)
 
     @classmethod
     def train(

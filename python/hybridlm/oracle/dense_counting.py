@@ -1,11 +1,11 @@
 """Counting shards and adding up files of partial counts, with a file to resume from when interrupted."""
 
-import contextlib
 import functools
 import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,7 @@ from typing import Literal
 from hybridlm import _core
 from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import InputError
-from hybridlm.files import atomic_write_bytes, exclusive
+from hybridlm.files import atomic_write_bytes, exclusive, read_bytes
 from hybridlm.oracle.context_hash import verify_hash_twins
 from hybridlm.oracle.resume import not_yet_counted
 from hybridlm.oracle.sources import Paths, Sources
@@ -115,14 +115,20 @@ class Checkpoint:
     def save(self, counts: _core.NgramCounts, threads: int) -> None:
         atomic_write_bytes(self.path, counts.to_bytes(threads))
 
-    def remove(self) -> None:
-        """To be called when the result is in its place."""
-        self.path.unlink(missing_ok=True)
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Within the block nobody else counts for the same file, and when it ends well, the file is removed.
+
+        To be left when the result is in its place. Raises InputError where somebody does; OSError.
+        """
+        with exclusive(self.path):
+            yield
+            self.path.unlink(missing_ok=True)
 
 
 def read_partial(path: str | os.PathLike[str], threads: int | None = None) -> _core.NgramCounts:
     """Raises OSError, or FormatError for a file that is not intact partial counts."""
-    return _core.NgramCounts.from_bytes(Path(path).read_bytes(), os.fspath(path), thread_count(threads))
+    return _core.NgramCounts.from_bytes(read_bytes(path), os.fspath(path), thread_count(threads))
 
 
 def merge(paths: Sequence[str | os.PathLike[str]], *, threads: int | None = None) -> _core.NgramCounts:
@@ -140,7 +146,7 @@ def merge(paths: Sequence[str | os.PathLike[str]], *, threads: int | None = None
 def _add(paths: Sequence[str | os.PathLike[str]], counts: _core.NgramCounts, threads: int | None) -> None:
     with Progress("merging", len(paths), "files") as progress:
         for done, path in enumerate(paths, 1):
-            counts.merge_bytes(Path(path).read_bytes(), os.fspath(path), thread_count(threads))
+            counts.merge_bytes(read_bytes(path), os.fspath(path), thread_count(threads))
             progress.update(done)
 
 
@@ -175,10 +181,7 @@ def count(
     tables = replace(tables, vocabulary=vocabulary)
     counts = tables.empty()
     _warn_of_size(counts, thread_count(threads))
-    shards: Sequence[str] = found.shards
-    alone = contextlib.nullcontext() if checkpoint is None or not shards else exclusive(checkpoint.path)
-    with alone:
-        counts = _counted(shards, counts, threads, checkpoint, engine, ray_address)
+    counts = _counted(found.shards, counts, threads, checkpoint, engine, ray_address)
     # Last, so that a checkpoint is of shards alone.
     _add(found.dense_counts, counts, threads)
     warn_about(counts, asked)

@@ -3,7 +3,6 @@
 import logging
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
@@ -14,7 +13,7 @@ from hybridlm.arrays import Integers, token_array, whole_numbers
 from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import InputError
 from hybridlm.extras import require_torch
-from hybridlm.files import atomic_write_bytes
+from hybridlm.files import atomic_write_bytes, read_bytes
 from hybridlm.oracle.vocabularies import vocabulary_of
 from hybridlm.threads import thread_count
 
@@ -59,7 +58,7 @@ class Oracle:
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Self:
         """Raises OSError, or FormatError when the file is not an intact oracle."""
-        return cls.from_bytes(Path(path).read_bytes(), os.fspath(path))
+        return cls.from_bytes(read_bytes(path), os.fspath(path))
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str = "oracle") -> Self:
@@ -74,7 +73,7 @@ class Oracle:
         `from_file` reads such a file as well, where at most one id has no unigram: ``<s>`` is that one.
         Raises FormatError for a damaged file, and for one whose rows don't sum to one within 10⁻³; OSError.
         """
-        data = Path(path).read_bytes()
+        data = read_bytes(path)
         return cls(_core.FrozenOracle.from_arpa(data, vocabulary, os.fspath(path)), data)
 
     def to_bytes(self) -> bytes:

@@ -11,6 +11,7 @@ from hybridlm import _core
 from hybridlm.data.shards import ShardHead, is_validation_shard, known_vocabulary
 from hybridlm.data.vocabulary import DEFAULT_BOS, Vocabulary
 from hybridlm.errors import InputError
+from hybridlm.files import open_to_read
 from hybridlm.oracle.vocabularies import VocabularyLike
 
 log = logging.getLogger("hybridlm.oracle")
@@ -78,6 +79,6 @@ def _kind(source: str | os.PathLike[str]) -> str:
         raise InputError(
             f"{os.fspath(source)}: not a regular file; it is read more than once, so write it to a file first"
         )
-    with Path(source).open("rb") as file:
+    with open_to_read(source) as file:
         head = file.read(max(map(len, magics)))
     return next((kind for magic, kind in magics.items() if head.startswith(magic)), "shards")

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +18,12 @@ from hybridlm.artifact import Artifact
 from hybridlm.config import as_dict
 from hybridlm.data.byte_table import ByteTable
 from hybridlm.errors import InputError
-from hybridlm.files import atomic_write, check_output
+from hybridlm.files import atomic_write, check_output, exclusive
 from hybridlm.progress import Progress
 from hybridlm.scoring.ahead import Ahead
 from hybridlm.scoring.artifact_experts import ArtifactExperts, experts_of
 from hybridlm.scoring.confidence import bpb_interval
-from hybridlm.scoring.config import ScoringConfig, TTTOptimizer
+from hybridlm.scoring.config import DEFAULT_TTT, ScoringConfig, TTTOptimizer
 from hybridlm.scoring.documents import DocumentTotals, check_table_path, write_table
 from hybridlm.scoring.experts import Expert
 from hybridlm.scoring.mixing import Mixers, MixtureSpec, expert_names
@@ -247,7 +247,8 @@ def evaluate(
     interruption = Interruption()
     with ExitStack() as stack:
         if files.state is not None:
-            state = _open_state(files.state, artifact, stream, config, specs, parts, control, is_main)
+            opened = _open_state(files.state, artifact, stream, config, specs, parts, control, is_main)
+            state = stack.enter_context(opened)
             experts = state.wrap(experts)
             stack.enter_context(interruption.caught())
         progress = stack.enter_context(Progress("score", tokens, "tokens")) if is_main else None
@@ -285,11 +286,10 @@ def evaluate(
                 per_token(scored.nll[""])
             if progress is not None:
                 progress.update(scored.start - 1 + scored.log_probs.shape[1])
-    if state is not None:
-        state.remove()
     return _result(config, parts, specs, names, counter, files, is_main, tokens, began, watch)
 
 
+@contextmanager
 def _open_state(
     path: Path,
     artifact: Artifact,
@@ -299,7 +299,8 @@ def _open_state(
     parts: ArtifactExperts,
     control: NDArray[np.uint16] | None,
     is_main: bool,
-) -> ScoreState:
+) -> Iterator[ScoreState]:
+    """The state of a score that nobody else keeps there; its file is removed when the block ends well."""
     kept = [expert for expert in parts.experts if expert.family in ("neural", "control")]
     if kept and any(spec.mixer in row_mixture_names() for spec in specs.values()):
         raise InputError(
@@ -312,7 +313,10 @@ def _open_state(
         "settings": json.dumps(as_dict(config), sort_keys=True),
         "control": hashlib.sha256(lessons).hexdigest(),
     }
-    return ScoreState(path, identity, stream, kept, parts.learners, writes=is_main)
+    with exclusive(path) if is_main else nullcontext():
+        state = ScoreState(path, identity, stream, kept, parts.learners, writes=is_main)
+        yield state
+        state.remove()
 
 
 class _Counter:
@@ -379,15 +383,18 @@ def _result(
 
     rates = parts.learners[0].report() if parts.learners else []
     updates = sum(one.updates for one in rates)
+    kind = config.ttt or DEFAULT_TTT
     if rates and not updates:
-        log.warning(
-            "test-time training made no update: the %s targets are a single chunk of up to %s; --chunk makes "
-            "smaller ones",
-            f"{tokens:,}",
-            f"{config.chunk:,}",
+        why = (
+            f"the {tokens:,} targets are a single chunk of up to {config.chunk:,}; --chunk makes smaller ones"
         )
+        if kind == "documents":
+            why = (
+                "no document is longer than a step of its adapters; --ttt-options.targets makes them shorter"
+            )
+        log.warning("test-time training made no update: %s", why)
     # Python's whole numbers, since a column's sum may be more than 64 bits hold.
-    totals = [sum(column.tolist()) for column in table[:, 3:].T]
+    totals = [sum(map(int, column)) for column in table[:, 3:].T]
     of_experts = {name: rate(total) for name, total in zip(names, totals[: len(names)], strict=True)}
     of_mixtures = dict(zip(specs, map(rate, totals[len(names) :]), strict=True))
     result = of_mixtures.pop("")
@@ -401,7 +408,7 @@ def _result(
         experts=of_experts,
         mixer=config.mixer,
         mixtures=of_mixtures,
-        ttt=(config.ttt or "sgd") if updates else "off",
+        ttt=kind if updates else "off",
         ttt_updates=updates,
         ttt_undone=sum(one.undone for one in rates),
         ttt_rates=[

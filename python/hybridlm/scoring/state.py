@@ -27,13 +27,13 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from hybridlm.errors import FormatError, InputError
-from hybridlm.files import atomic_write_bytes, check_tensor_count
+from hybridlm.files import atomic_write_bytes, check_tensor_count, naming, open_to_read, read_bytes
 from hybridlm.scoring.experts import Expert, Learner, Scored
 from hybridlm.signals import termination_signals
 
 log = logging.getLogger("hybridlm.eval")
 
-FORMAT = 1
+FORMAT = 2
 SECONDS = 60.0
 """Between two writings, at least."""
 LARGEST = 1 << 34
@@ -76,7 +76,7 @@ class ScoreState:
             self._read()
         self._done = self.targets
         if writes:
-            with self._scores_path.open("r+b" if self.targets else "wb") as file:
+            with naming(self._scores_path), self._scores_path.open("r+b" if self.targets else "wb") as file:
                 file.truncate(self.targets * self._columns * 4)
 
     def wrap(self, experts: Sequence[Expert]) -> list[Expert]:
@@ -91,7 +91,7 @@ class ScoreState:
         column = sum(len(one.expert.names) for one in self._kept[: self._kept.index(kept)])
         # Read, not mapped: a mapping of a file that becomes shorter ends the process.
         rows = np.empty((end - start, self._columns), np.float32)
-        with self._scores_path.open("rb") as file:
+        with open_to_read(self._scores_path) as file:
             file.seek((start - 1) * self._columns * 4)
             if file.readinto(rows.data.cast("B")) != rows.nbytes:
                 raise FormatError(f"{self._scores_path}: became shorter while it was read")
@@ -109,7 +109,7 @@ class ScoreState:
         self._digest.update(self._stream[start:end].tobytes())
         self._checksum = zlib.crc32(data, self._checksum)
         if self._writes:
-            with self._scores_path.open("ab") as file:
+            with naming(self._scores_path), self._scores_path.open("ab") as file:
                 file.write(data)
         self._done = end - 1
         if time.monotonic() - self._written >= SECONDS:
@@ -119,8 +119,13 @@ class ScoreState:
         """What has been committed is in the file when this returns. Raises OSError."""
         if not self._writes:
             return
-        with self._scores_path.open("rb") as file:
+        with naming(self._scores_path), self._scores_path.open("rb") as file:
             os.fsync(file.fileno())
+        tensors = {
+            f"{at}/{name}": np.ascontiguousarray(value)
+            for at, learner in enumerate(self._learners)
+            for name, value in learner.state().items()
+        }
         metadata = {
             "format": FORMAT,
             "identity": self._identity,
@@ -128,11 +133,7 @@ class ScoreState:
             "columns": self._columns,
             "stream": self._digest.hexdigest(),
             "scores": self._checksum,
-        }
-        tensors = {
-            f"{at}/{name}": np.ascontiguousarray(value)
-            for at, learner in enumerate(self._learners)
-            for name, value in learner.state().items()
+            "tensors": _tensors_hash(tensors),
         }
         atomic_write_bytes(
             self._path, safetensors.numpy.save(tensors, {_KEY: json.dumps(metadata, sort_keys=True)})
@@ -149,7 +150,7 @@ class ScoreState:
         name = str(self._path)
         if (size := self._path.stat().st_size) > LARGEST:
             raise FormatError(f"{name}: {size:,} bytes, too many for the state of a score")
-        data = self._path.read_bytes()
+        data = read_bytes(self._path)
         try:
             check_tensor_count(data, name)
             tensors = safetensors.numpy.load(data)
@@ -161,6 +162,7 @@ class ScoreState:
                 )
             identity, targets = metadata["identity"], int(metadata["targets"])
             columns, digest, checksum = metadata["columns"], metadata["stream"], metadata["scores"]
+            tensors_hash = metadata["tensors"]
             if not isinstance(identity, dict):
                 raise TypeError("its identity is no object")
         except FormatError:
@@ -174,6 +176,8 @@ class ScoreState:
             RecursionError,
         ) as error:
             raise FormatError(f"{name}: not the state of a score: {error}") from None
+        if _tensors_hash(tensors) != tensors_hash:
+            raise FormatError(f"{name}: damaged: the SHA-256 of its tensors is not the one in its metadata")
         other = [key for key, value in self._identity.items() if identity.get(key) != value]
         if columns != self._columns or other:
             raise InputError(
@@ -201,7 +205,7 @@ class ScoreState:
         if not needed:
             return
         found = 0
-        with self._scores_path.open("rb") as file:
+        with open_to_read(self._scores_path) as file:
             for at in range(0, needed, _BLOCK):
                 found = zlib.crc32(file.read(min(_BLOCK, needed - at)), found)
         if found != checksum or self._scores_path.stat().st_size < needed:
@@ -209,6 +213,15 @@ class ScoreState:
                 f"{self._scores_path}: damaged: not the scores that {self._path.name} belongs to"
             )
         self._checksum = found
+
+
+def _tensors_hash(tensors: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 (hex) of tensors, by name."""
+    hasher = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        hasher.update(f"{name} {tensor.dtype.str} {tensor.shape}\n".encode())
+        hasher.update(np.ascontiguousarray(tensor).tobytes())
+    return hasher.hexdigest()
 
 
 class _Kept(Expert):

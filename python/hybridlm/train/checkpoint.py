@@ -24,10 +24,11 @@ from hybridlm.errors import FormatError, InputError
 from hybridlm.files import (
     MOST_TENSORS,
     atomic_write_bytes,
-    atomic_write_text,
     check_tensor_count,
     parse_json,
+    read_bytes,
     read_json,
+    write_json,
 )
 from hybridlm.model.config import ModelConfig
 from hybridlm.model.gpt import GPT
@@ -150,7 +151,7 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, keep: int) -> Path:
         "seconds": checkpoint.seconds,
         "sha256": hashlib.sha256(data).hexdigest(),
     }
-    atomic_write_text(folder / _STATE, json.dumps(state))
+    write_json(folder / _STATE, state, indent=None)
     complete = complete_checkpoints(run)
     for stale in sorted((run / CHECKPOINTS).glob("step-*")):
         if stale not in complete[-keep:]:
@@ -172,9 +173,11 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         step, seconds, digest = state["step"], float(state["seconds"]), state["sha256"]
         if type(step) is not int or not 0 <= step < 2**53 or not 0 <= seconds < math.inf:
             raise TypeError
+    except FormatError:
+        raise
     except (ValueError, KeyError, TypeError, OverflowError):
         raise FormatError(f"{folder / _STATE}: not the state of a checkpoint") from None
-    data = (folder / _TENSORS).read_bytes()
+    data = read_bytes(folder / _TENSORS)
     if hashlib.sha256(data).hexdigest() != digest:
         raise FormatError(
             f"{folder / _TENSORS}: damaged: its SHA-256 is not the one in {_STATE}; remove {folder} to "

@@ -1,7 +1,6 @@
 """The training run, top to bottom."""
 
 import dataclasses
-import json
 import logging
 import math
 import os
@@ -9,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -26,7 +25,7 @@ from hybridlm.data.byte_table import ByteTable
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.distributed import Distributed
 from hybridlm.errors import FormatError, InputError
-from hybridlm.files import atomic_write_text, read_json, sweep
+from hybridlm.files import exclusive, read_json, sweep, write_json
 from hybridlm.model.gpt import GPT
 from hybridlm.oracle import Oracle
 from hybridlm.progress import quantity
@@ -96,9 +95,26 @@ def train(
     go on with other settings. ``timer`` gives the seconds that ``max_seconds`` and the schedule go by.
 
     Raises InputError for data, tokenizer, oracle and settings that don't fit each other, when ``out`` holds
-    a run already, and for a run that diverges; ConnectionError when another rank is gone; OSError; and
-    KeyboardInterrupt, once a checkpoint is written, for SIGINT, SIGTERM and SIGHUP.
+    a run already or another process trains there, and for a run that diverges; ConnectionError when another
+    rank is gone; OSError; and KeyboardInterrupt, once a checkpoint is written, for SIGINT, SIGTERM and
+    SIGHUP.
     """
+    with ExitStack() as leave:
+        return _train(config, data, tokenizer, out, dist, resume, allow_changes, timer, leave)
+
+
+def _train(
+    config: TrainConfig,
+    data: Path,
+    tokenizer: Tokenizer,
+    out: Path,
+    dist: Distributed,
+    resume: bool,
+    allow_changes: bool,
+    timer: Callable[[], float],
+    leave: ExitStack,
+) -> TrainResult:
+    """``leave`` is given what is to be left when the run ends, however it does."""
     device = dist.device
     if device.type == "cpu":
         torch.set_num_threads(thread_count())
@@ -136,7 +152,7 @@ def train(
         "tokenizer": tokenizer.fingerprint,
         "training": as_dict(config),
     }
-    dist.on_main(lambda: open_run(out, setting, resume, allow_changes))
+    dist.on_main(lambda: leave.enter_context(open_run(out, setting, resume, allow_changes)))
     step, seconds = 0, 0.0
     if resume:
         latest = latest_checkpoint(out)
@@ -481,13 +497,26 @@ def phases(config: TrainConfig) -> list[StepPlan]:
     return list(found.values())
 
 
-def open_run(out: Path, setting: dict[str, Any], resume: bool, allow_changes: bool) -> None:
-    """Makes the run's folder and writes down what it runs.
+@contextmanager
+def open_run(out: Path, setting: dict[str, Any], resume: bool, allow_changes: bool) -> Iterator[None]:
+    """Makes the run's folder and writes down what it runs. Within the block nobody else trains there.
 
-    Raises InputError when that would write over a run worth keeping, or resume one that was set otherwise,
-    unless ``allow_changes``.
+    Raises InputError where somebody does, when that would write over a run worth keeping, or resume one that
+    was set otherwise, unless ``allow_changes``.
     """
     path = out / CONFIG_FILE
+    if not resume:
+        out.mkdir(parents=True, exist_ok=True)
+    with exclusive(out, folder=True):
+        _check_run(out, path, setting, resume, allow_changes)
+        sweep(out)
+        versions = {"hybridlm": hybridlm.__version__, "torch": torch.__version__}
+        log.info("settings, which %s holds too:\n%s", path, readable(setting["training"]))
+        write_json(path, versions | setting)
+        yield
+
+
+def _check_run(out: Path, path: Path, setting: dict[str, Any], resume: bool, allow_changes: bool) -> None:
     if resume:
         differences = "; ".join(setting_differences(path, setting))
         if differences and not allow_changes:
@@ -500,11 +529,6 @@ def open_run(out: Path, setting: dict[str, Any], resume: bool, allow_changes: bo
         raise InputError(
             f"{out} holds a training run already: continue it with --resume, or give another --out"
         )
-    out.mkdir(parents=True, exist_ok=True)
-    sweep(out)
-    versions = {"hybridlm": hybridlm.__version__, "torch": torch.__version__}
-    log.info("settings, which %s holds too:\n%s", path, readable(setting["training"]))
-    atomic_write_text(path, json.dumps(versions | setting, indent=2) + "\n")
 
 
 def setting_differences(path: Path, setting: dict[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridlm.errors import FormatError, InputError
-from hybridlm.files import atomic_write_bytes
+from hybridlm.files import atomic_write_bytes, naming, read_bytes
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -22,7 +22,7 @@ class MetricsLog:
         path = run / METRICS_FILE
         kept = b""
         if step and path.is_file():
-            lines = path.read_bytes().splitlines(keepends=True)
+            lines = read_bytes(path).splitlines(keepends=True)
             kept = b"".join(line for line in lines if _step_of(line) <= step)
         atomic_write_bytes(path, kept)
         self._path = path
@@ -33,7 +33,7 @@ class MetricsLog:
             self._tensorboard = SummaryWriter(str(run / TENSORBOARD_FOLDER), purge_step=step + 1)
 
     def write(self, **values: Any) -> None:
-        with self._path.open("a", encoding="utf-8") as file:
+        with naming(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
         if self._tensorboard is not None:
             for name, value in values.items():
@@ -54,7 +54,7 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
     """
     path = run / METRICS_FILE
     lines = []
-    for number, text in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+    for number, text in enumerate(read_bytes(path).splitlines(keepends=True), 1):
         if not text.endswith(b"\n"):
             break
         try:

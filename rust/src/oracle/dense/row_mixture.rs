@@ -28,7 +28,7 @@ pub fn mix_rows(rows: &[Row], out: &mut [f32]) {
     let (low, middle) = (powers(1.0), powers(8.0));
     let step = powers(64.0)[1];
     #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") {
+    if cfg!(not(feature = "portable")) && is_x86_feature_detected!("avx2") {
         // SAFETY: the processor has the feature.
         return unsafe { mix_rows_avx2(rows, &low, &middle, step, out) };
     }
