@@ -168,7 +168,7 @@ def test_every_expert_equals_a_slow_loop() -> None:
 @pytest.mark.parametrize("mixer", [*mixture_names(), *row_mixture_names()])
 def test_without_learning_chunks_change_no_bit(mixer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Whole rows come in pieces of their own, which must change nothing either.
-    monkeypatch.setattr("hybridlm.scoring.mixing.ROW_PIECE", 50)
+    monkeypatch.setattr("hybridlm.scoring.mixing.ROW_VALUES", 50 * V)
     whole = joined(score(STREAM, chunk=1000, mixer=mixer))
     for chunk in (1, 7, 64, 150):
         pieces = score(STREAM, chunk=chunk, mixer=mixer)
