@@ -61,7 +61,7 @@ fn main() {
     let train: Vec<&[u16]> = train.iter().map(Shard::tokens).collect();
     let counts =
         count_streams(&train, NgramSpec::new(vocab_size, order).unwrap(), threads, &control).unwrap();
-    let discounts = fit_discounts::fit(&counts, threads, &control).unwrap();
+    let discounts = fit_discounts::fit(counts.sample(), counts.spec(), threads, &control).unwrap();
     let trie = Trie::build(&counts, 0, threads, &control).unwrap();
     let full = FullModel::estimate(&trie, &discounts, threads, &control).unwrap();
     let mut out = BufWriter::new(std::io::stdout());

@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -43,11 +44,13 @@ def grow(shards: list[str], tokens: int, folder: Path) -> list[str]:
 def measured(name: str, *arguments: str) -> None:
     """Run `hybridlm oracle` and tell what it took."""
     command = [sys.executable, "-m", "hybridlm", "oracle", *arguments]
+    started = time.monotonic()
     child = subprocess.Popen(command)
     _, status, usage = os.wait4(child.pid, 0)
     row = {
         "step": name,
         "exit": os.waitstatus_to_exitcode(status),
+        "wall_s": round(time.monotonic() - started, 1),
         "cpu_s": round(usage.ru_utime + usage.ru_stime, 1),
         "system_s": round(usage.ru_stime, 1),
         "peak_mb": usage.ru_maxrss // 1000,
@@ -65,6 +68,7 @@ def main() -> None:
     parser.add_argument("--max-bytes", default="4000000")
     parser.add_argument("--threads", default="2")
     parser.add_argument("--folder", type=Path, help="for the shards and files that are made; kept")
+    parser.add_argument("--only-shards", action="store_true", help="build from shards, and do nothing else")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
@@ -73,10 +77,13 @@ def main() -> None:
         tokens = sum(_core.shard_tokens(shard) for shard in shards)
         part, oracle = str(folder / "all.part"), str(folder / "oracle.ngsp")
         limits = ["--memory", options.memory, "--threads", options.threads, "--estimator", "sparse"]
-        measured("count", "count", *shards, "-o", part, *limits)
-        counts = _core.SparseCounts.open(part)
-        print(json.dumps({"tokens": tokens, "counts_bytes": counts.nbytes}), flush=True)
-        measured("build from counts", "build", part, "-o", oracle, "--max-bytes", options.max_bytes, *limits)
+        print(json.dumps({"tokens": tokens}), flush=True)
+        if not options.only_shards:
+            measured("count", "count", *shards, "-o", part, *limits)
+            print(json.dumps({"counts_bytes": _core.SparseCounts.open(part).nbytes}), flush=True)
+            measured(
+                "build from counts", "build", part, "-o", oracle, "--max-bytes", options.max_bytes, *limits
+            )
         measured(
             "build from shards", "build", *shards, "-o", oracle, "--max-bytes", options.max_bytes, *limits
         )

@@ -10,8 +10,9 @@ either side. ``ablate`` trains the preset as it is and with one piece switched t
 same seeds, and reports the mean of the paired differences and its standard error. Every run is a line of
 ``OUT``/results.jsonl; what is there already isn't run again. ``--seconds`` overrides the preset's time.
 
-Figures are bits per byte on the first ``validation.max_tokens`` tokens of validation text, in windows without
-overlap. Run it on a machine that has nothing else to do.
+With ``--clock processor`` seconds are of processor time, which other programs on the machine take little
+from. Without it, run this on a machine that has nothing else to do. Figures are bits per byte on the first
+``validation.max_tokens`` tokens of validation text, in windows without overlap.
 """
 
 import argparse
@@ -42,8 +43,10 @@ from hybridlm.model import GPT, ModelConfig
 from hybridlm.threads import thread_count
 from hybridlm.train.config import TrainConfig
 from hybridlm.train.loader import TokenLoader
-from hybridlm.train.loop import train, with_facts
+from hybridlm.train.loop import activation_dtype, train, with_facts
 from hybridlm.train.validation import Validator
+
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 
 RATES = [2.0**exponent * 1e-3 for exponent in range(-2, 7)]
 FIRST_RATES = (2, 3, 4)
@@ -158,8 +161,10 @@ def plain_like(config: ModelConfig) -> PlainGPT:
     return PlainGPT(config.vocab_size, layers, width, config.heads, max(16, hidden))
 
 
-def train_plain(config: TrainConfig, data: Path, tokenizer: Tokenizer, rate: float) -> dict[str, float]:
-    """One run of the plain GPT on the batches that the preset would see; its figures."""
+def train_plain(
+    config: TrainConfig, data: Path, tokenizer: Tokenizer, rate: float, timer: Callable[[], float]
+) -> dict[str, float]:
+    """One run of the plain GPT on the batches that the preset would see, in its precision; its figures."""
     dist = initialise("cpu")
     torch.set_num_threads(thread_count())
     config = with_facts(config, tokenizer)
@@ -182,24 +187,24 @@ def train_plain(config: TrainConfig, data: Path, tokenizer: Tokenizer, rate: flo
         betas=(0.9, 0.95),
         fused=True,
     )
-    start, step, progress = time.perf_counter(), 0, 0.0
+    precision = activation_dtype(config, dist.device)
+    start, step, progress = timer(), 0, 0.0
     batches = loader.batches(0)
     while progress < 1 and step < config.iterations:
         batch = next(batches)
         scale = min(1.0, (step + 1) / 20) * (0.55 + 0.45 * math.cos(math.pi * progress))  # from 1 to 0.1
         for group in optimizer.param_groups:
             group["lr"] = rate * scale
-        logits = model(batch.tokens[:, :-1])
+        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+            logits = model(batch.tokens[:, :-1]).float()
         loss = F.cross_entropy(logits.flatten(0, 1), batch.tokens[:, 1:].flatten())
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         step += 1
-        progress = max(
-            (time.perf_counter() - start) / (config.max_seconds or math.inf), step / config.iterations
-        )
-    seconds = time.perf_counter() - start
+        progress = max((timer() - start) / (config.max_seconds or math.inf), step / config.iterations)
+    seconds = timer() - start
     batches.close()
     validator = Validator(stream, tokenizer.byte_table, config.sequence_length, dist)
     result = validator(cast(GPT, model), torch.float32)
@@ -211,11 +216,12 @@ def train_plain(config: TrainConfig, data: Path, tokenizer: Tokenizer, rate: flo
     }
 
 
-def train_ours(config: TrainConfig, data: Path, tokenizer: Tokenizer) -> dict[str, float]:
+def train_ours(
+    config: TrainConfig, data: Path, tokenizer: Tokenizer, timer: Callable[[], float]
+) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="hybridlm-bench-") as folder:
-        result = train(
-            config, data=data, tokenizer=tokenizer, out=Path(folder) / "run", dist=initialise("cpu")
-        )
+        out = Path(folder) / "run"
+        result = train(config, data=data, tokenizer=tokenizer, out=out, dist=initialise("cpu"), timer=timer)
     return {
         "bpb": result.bpb,
         "steps": result.steps,
@@ -261,15 +267,22 @@ def mean_and_error(values: list[float]) -> str:
     return f"{statistics.mean(values):+.4f} ± {error:.4f}"
 
 
+def described(options: argparse.Namespace, config: TrainConfig) -> dict[str, Any]:
+    """What all runs of a table have in common."""
+    clock = {} if options.clock == "wall" else {"clock": options.clock}
+    return {"preset": options.preset, "seconds": config.max_seconds, "iterations": config.iterations, **clock}
+
+
 def compare(options: argparse.Namespace, config: TrainConfig, tokenizer: Tokenizer, results: Results) -> None:
-    base = {"preset": options.preset, "seconds": config.max_seconds, "iterations": config.iterations}
+    base = described(options, config)
 
     def plain(rate: float, seed: int) -> float:
         run = {**base, "model": "plain", "rate": rate, "seed": seed}
         seeded = dataclasses.replace(config, seed=seed)
-        return results.of(run, lambda: train_plain(seeded, options.data, tokenizer, rate))["bpb"]
+        return results.of(run, lambda: train_plain(seeded, options.data, tokenizer, rate, timer))["bpb"]
 
     seeds = [config.seed + offset for offset in range(options.seeds)]
+    timer = CLOCKS[options.clock]
     tried = {index: plain(RATES[index], seeds[0]) for index in FIRST_RATES[: options.rates]}
     while options.rates >= len(FIRST_RATES):
         best = min(tried, key=lambda index: tried[index])
@@ -283,7 +296,7 @@ def compare(options: argparse.Namespace, config: TrainConfig, tokenizer: Tokeniz
     for seed in seeds:
         seeded = dataclasses.replace(config, seed=seed)
         run = {**base, "model": "ours", "seed": seed}
-        ours.append(results.of(run, lambda c=seeded: train_ours(c, options.data, tokenizer))["bpb"])
+        ours.append(results.of(run, lambda c=seeded: train_ours(c, options.data, tokenizer, timer))["bpb"])
     print("| seed | plain GPT | hybridlm | difference |\n|---|---|---|---|")
     for seed, one, other in zip(seeds, theirs, ours, strict=True):
         print(f"| {seed} | {one:.4f} | {other:.4f} | {other / one - 1:+.2%} |")
@@ -294,13 +307,14 @@ def compare(options: argparse.Namespace, config: TrainConfig, tokenizer: Tokeniz
 
 
 def ablate(options: argparse.Namespace, config: TrainConfig, tokenizer: Tokenizer, results: Results) -> None:
-    base = {"preset": options.preset, "seconds": config.max_seconds, "iterations": config.iterations}
+    base = described(options, config)
     seeds = [config.seed + offset for offset in range(options.seeds)]
+    timer = CLOCKS[options.clock]
 
     def ours(settings: dict[str, Any], seed: int) -> float:
         run = {**base, "model": "ours", "seed": seed, **({"settings": settings} if settings else {})}
         seeded = changed(dataclasses.replace(config, seed=seed), settings)
-        return results.of(run, lambda: train_ours(seeded, options.data, tokenizer))["bpb"]
+        return results.of(run, lambda: train_ours(seeded, options.data, tokenizer, timer))["bpb"]
 
     as_it_is = [ours({}, seed) for seed in seeds]
     print(f"as it is: {statistics.mean(as_it_is):.4f} bits per byte\n")
@@ -324,6 +338,7 @@ def main() -> None:
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--seconds", type=float, help="of each run, instead of the preset's")
     parser.add_argument("--iterations", type=int, help="of each run, instead of the preset's")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rates", type=int, default=len(FIRST_RATES), help="fewer: no search, for a trial")
     parser.add_argument("--only", nargs="*", choices=PIECES, metavar="NAME")

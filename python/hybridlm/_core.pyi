@@ -16,6 +16,7 @@ __all__ = [
     "CODEC_BLOCK",
     "LIMIT_VARIABLE",
     "PARTIAL_COUNTS_MAGIC",
+    "SPARSE_CANDIDATES_PER_BYTE",
     "SPARSE_COUNTS_MAGIC",
     "SPARSE_PROGRESS",
     "AdaptiveExperts",
@@ -38,6 +39,8 @@ __all__ = [
     "overlap",
     "read_shard",
     "shard_tokens",
+    "sparse_cutoff",
+    "sparse_memory",
     "unpacked_limit",
     "write_shard",
 ]
@@ -217,6 +220,19 @@ SPARSE_COUNTS_MAGIC: bytes
 SPARSE_PROGRESS: int
 """What ``progress`` is told when ``SparseCounts.sparse_oracle`` is done."""
 
+SPARSE_CANDIDATES_PER_BYTE: int
+"""The most n-grams among which those of an oracle are chosen, per byte of it."""
+
+def sparse_memory(candidates: int) -> int:
+    """The bytes that a build must be allowed to take for so many candidates, besides its counts."""
+
+def sparse_cutoff(histogram: Sequence[int], max_bytes: int, memory: int) -> int:
+    """n-grams that occur no more often are no candidates for an oracle of ``max_bytes``.
+
+    ``histogram`` is a sum of ``SparseCounts.histogram``. InputError where the other n-grams would take more
+    than ``memory`` bytes.
+    """
+
 @final
 class SparseCounts:
     """The distinct n-grams of some shards, of orders up to ``order``, and how often each occurs.
@@ -261,6 +277,29 @@ class SparseCounts:
         InputError when they are of different vocabularies or orders, or two of them of the same shard.
         FormatError for a damaged file, OSError.
         """
+
+    @staticmethod
+    def add(parts: Sequence[SparseCounts], threads: int = 1) -> SparseCounts:
+        """The sum of ``parts`` in memory, without saying of which shards. As ``merge`` otherwise."""
+
+    @staticmethod
+    def heads(parts: Sequence[SparseCounts]) -> bytes:
+        """The file that ``merge`` makes, but without n-grams. InputError as there."""
+
+    @staticmethod
+    def unnamed(data: bytes, tokens: int) -> SparseCounts:
+        """What ``beginning_with`` returned. FormatError."""
+
+    def beginning_with(self, start: int, end: int) -> tuple[bytes, int]:
+        """The n-grams whose first token is ``start`` or above and below ``end``: a file of no shard, and the
+        sum of their counts."""
+
+    def histogram(self, threads: int = 1) -> list[int]:
+        """How many n-grams of order 2 and above occur 0, 1, … times; the last number is of those that occur
+        more often than that. FormatError, OSError."""
+
+    def candidates(self, cutoff: int, threads: int = 1) -> bytes:
+        """The n-grams that occur more than ``cutoff`` times, for ``sparse_oracle_of``."""
 
     @property
     def vocab_size(self) -> int: ...
@@ -308,6 +347,20 @@ class SparseCounts:
         """The best sparse oracle of at most ``max_bytes`` bytes: a file NGSP, version 3.
 
         InputError when nothing fits, or when the build would take more than about ``memory`` bytes.
+        """
+
+    def sparse_oracle_of(
+        self,
+        candidates: Sequence[bytes],
+        max_bytes: int,
+        memory: int,
+        threads: int = 1,
+        progress: Callable[[int], object] | None = None,
+    ) -> bytes:
+        """The same from ``SparseCounts.candidates`` that begin with ascending tokens.
+
+        They must be of the cutoff of all counts together; ``self`` needs no n-grams (``heads``). InputError,
+        FormatError.
         """
 
 @final

@@ -21,7 +21,7 @@ from hybridlm.oracle import Oracle
 from hybridlm.oracle.oracle_score import OracleEvaluation
 from hybridlm.oracle.oracle_score import evaluate as evaluate_oracle
 from hybridlm.provenance import FileRecord, Provenance, versions
-from hybridlm.scoring.config import ScoringConfig
+from hybridlm.scoring.config import DEFAULT_TTT, ScoringConfig
 from hybridlm.scoring.evaluate import EvaluationResult, ScoredChunk, ScoreFiles
 from hybridlm.scoring.evaluate import evaluate as evaluate_stream
 from hybridlm.scoring.mixing import MixtureSpec
@@ -138,7 +138,7 @@ def score_artifact(
         from hybridlm.distributed import initialise
 
         if config.ttt is None:
-            config = dataclasses.replace(config, ttt=layers.resolve(ScoringConfig).ttt or "sgd")
+            config = dataclasses.replace(config, ttt=layers.resolve(ScoringConfig).ttt or DEFAULT_TTT)
         dist = initialise(device)
     try:
         result = evaluate_stream(

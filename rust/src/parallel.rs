@@ -4,7 +4,7 @@
 //! (as a data loader does) never inherits a pool whose threads are gone.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::Mutex;
+use std::sync::{mpsc, Mutex};
 
 use crate::{Error, Result};
 
@@ -102,5 +102,46 @@ pub fn for_each<T: Send>(threads: usize, pieces: Vec<T>, job: impl Fn(T) -> Resu
     run(threads, slots.len(), |index| {
         let piece = slots[index].lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
         piece.map_or(Ok(()), &job)
+    })
+}
+
+/// Takes a piece of work.
+pub type HandOut<'a, T> = &'a mut dyn FnMut(T) -> Result<()>;
+
+/// Does what `produce` hands out: on other threads while it goes on, and on this one too once it has ended. With a single
+/// thread, each piece as soon as it is handed out.
+pub fn pipeline<T: Send>(
+    threads: usize,
+    produce: impl FnOnce(HandOut<T>) -> Result<()>,
+    consume: impl Fn(T) -> Result<()> + Sync,
+) -> Result<()> {
+    if threads < 2 {
+        return produce(&mut |piece| consume(piece));
+    }
+    let (sender, receiver) = mpsc::channel();
+    let receiver = Mutex::new(receiver);
+    let work = || loop {
+        let next = receiver.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).recv();
+        match next {
+            Ok(piece) => consume(piece)?,
+            // All is handed out and done.
+            Err(mpsc::RecvError) => return Ok(()),
+        }
+    };
+    std::thread::scope(|scope| {
+        // Where the system has no more threads to give, this one does the work.
+        let spawn = |_| std::thread::Builder::new().spawn_scoped(scope, work).ok();
+        let others: Vec<_> = (1..threads).map_while(spawn).collect();
+        let produced = produce(&mut |piece| {
+            // The receiver lives as long as this function.
+            let _ = sender.send(piece);
+            Ok(())
+        });
+        drop(sender);
+        let mut results = vec![produced, work()];
+        for other in others {
+            results.push(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        results.into_iter().collect()
     })
 }

@@ -200,7 +200,7 @@ def test_a_score_has_the_documented_keys_and_adds_up(
         "oracle_1", "oracle_2", "oracle_3",
     ]  # fmt: skip
     assert all(rate.keys() == {"bits_per_token", "bpb"} for rate in result["experts"].values())
-    assert (result["mixer"], result["ttt"]) == ("stacked", "sgd") and result["seconds"] > 0
+    assert (result["mixer"], result["ttt"]) == ("stacked", "documents") and result["seconds"] > 0
     # An expert that knows nothing takes log2 V bits; all that were shown the language do better.
     assert result["experts"]["oracle_2"]["bits_per_token"] < np.log2(tokenizer.vocab_size)
 
@@ -214,7 +214,7 @@ def test_the_order_of_choices_is_flag_then_environment_then_default(
     files: Files, output: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both = [*files.scored_with(files.both), "--max-tokens", "100", "--chunk", "50", "--json"]
-    assert output(*both)["ttt"] == "sgd"
+    assert output(*both)["ttt"] == "documents"
     monkeypatch.setenv("TTT_OPTIMIZER", "adamw")
     assert output(*both)["ttt"] == "adamw"
     assert output(*both, "--ttt", "off")["ttt"] == "off"
@@ -249,7 +249,7 @@ def test_two_ranks_print_the_same_score_as_one_and_print_it_once(files: Files) -
     shared = process(
         "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "hybridlm", *command
     )
-    assert alone == shared and alone["ttt"] == "sgd"
+    assert alone == shared and alone["ttt"] == "documents"
 
 
 @pytest.mark.slow

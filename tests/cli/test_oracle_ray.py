@@ -15,8 +15,11 @@ from hybridlm import _core
 from hybridlm.cli.main import main
 from hybridlm.errors import InputError
 from hybridlm.files import atomic_write_bytes
+from hybridlm.oracle.build import build_sparse
 from hybridlm.oracle.dense_counting import Tables, count
+from hybridlm.oracle.ray_building import build_on_ray
 from hybridlm.oracle.ray_counting import count_on_ray
+from hybridlm.oracle.sparse_counting import Ngrams, Task, counted
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 pytest.importorskip("ray", reason="Ray is not installed")
@@ -138,27 +141,42 @@ def test_counting_on_ray_is_resumed(
     out, local = tmp_path / "ray", tmp_path / "local"
     unfinished = tmp_path / "ray.unfinished"
     options = ["--engine", "ray", "--ray-address", cluster, "--checkpoint-seconds", "0"]
-    for module, estimator in [
-        ("dense_counting", ["--layout", "packed", "--orders", "3"]),
-        ("sparse_counting", ["--estimator", "sparse", "--max-bytes", "9000", "--orders", "3"]),
-    ]:
-        written: list[Path] = []
+    estimator = ["--layout", "packed", "--orders", "3"]
+    written: list[Path] = []
 
-        def write(path: Path, data: bytes, written: list[Path] = written) -> None:
-            if written:
-                raise KeyboardInterrupt
-            atomic_write_bytes(path, data)
-            written.append(path)
+    def write(path: Path, data: bytes) -> None:
+        if written:
+            raise KeyboardInterrupt
+        atomic_write_bytes(path, data)
+        written.append(path)
 
-        with monkeypatch.context() as patched:
-            patched.setattr(f"hybridlm.oracle.{module}.atomic_write_bytes", write)
-            assert main(["oracle", "build", *text_shards, "-o", str(out), *options, *estimator]) == 130
-        assert written and written[0].exists() and not out.exists()
-        assert main(["oracle", "build", *text_shards, "-o", str(out), *options, *estimator]) == 0
-        assert main(["oracle", "build", *text_shards, "-o", str(local), *estimator]) == 0
-        assert out.read_bytes() == local.read_bytes()
-        assert not unfinished.exists()
-        out.unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr("hybridlm.oracle.dense_counting.atomic_write_bytes", write)
+        assert main(["oracle", "build", *text_shards, "-o", str(out), *options, *estimator]) == 130
+    assert written and written[0].exists() and not out.exists()
+    assert main(["oracle", "build", *text_shards, "-o", str(out), *options, *estimator]) == 0
+    assert main(["oracle", "build", *text_shards, "-o", str(local), *estimator]) == 0
+    assert out.read_bytes() == local.read_bytes()
+    assert not unfinished.exists()
+
+
+def test_a_sparse_build_takes_counts_as_well(cluster: str, text_shards: list[str], tmp_path: Path) -> None:
+    """With a cutoff and without one, and where no document has a beginning."""
+    part, headless = tmp_path / "part", tmp_path / "headless.bin"
+    with counted(text_shards[:1], Ngrams(1024, 3)) as counts:
+        counts.save(part)
+    _core.write_shard(headless, np.full(5000, 7, np.uint16))
+    for sources, max_bytes in [([part, *text_shards[1:]], 9000), ([part], 9000), ([headless], 4000)]:
+        ngrams = Ngrams(1024, 3)
+        found = build_on_ray(
+            Task.of(sources, ngrams), max_bytes=max_bytes, memory=4 << 30, address=cluster, threads=1
+        )
+        assert found == build_sparse(sources, 1024, max_bytes=max_bytes, order=3)
+    with pytest.raises(InputError, match="has been counted already"):
+        task = Task.of([part, text_shards[0]], Ngrams(1024, 3))
+        build_on_ray(task, max_bytes=9000, memory=4 << 30, address=cluster)
+    with pytest.raises(InputError, match="are candidates for 9000 bytes"):
+        build_on_ray(Task.of([part]), max_bytes=9000, memory=1 << 28, address=cluster)
 
 
 def test_counts_are_reduced_to_those_of_one_machine(cluster: str, tmp_path: Path) -> None:

@@ -44,9 +44,9 @@ def test_says_what_it_scored(finished: tuple[Path, dict[str, object]]) -> None:
     out, summary = finished
     assert [score["name"] for score in summary["scores"]] == [  # type: ignore[attr-defined]
         "neural",
-        "neural + TTT (sgd)",
-        "mixture without oracle + TTT (sgd)",
-        "mixture with oracle + TTT (sgd)",
+        "neural + TTT (documents)",
+        "mixture without oracle + TTT (documents)",
+        "mixture with oracle + TTT (documents)",
     ]
     assert {score["name"] for score in summary["experts"]} >= {  # type: ignore[attr-defined]
         "unigram",

@@ -356,7 +356,7 @@ def test_parts_can_be_left_out(neural: bool, oracle: bool) -> None:
     missing = evaluate(make_artifact(neural, oracle), STREAM, byte_table(), settings(ttt=None))
     assert without_times(left_out) == without_times(missing)
     assert ("neural" in left_out.experts, "oracle_1" in left_out.experts) == (neural, oracle)
-    assert left_out.ttt == ("sgd" if neural else "off")
+    assert left_out.ttt == ("documents" if neural else "off")
 
 
 @pytest.mark.parametrize("length", [2, 3, WINDOW, WINDOW + 1, WINDOW + 2, 65, 66])

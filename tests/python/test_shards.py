@@ -89,6 +89,45 @@ def test_neither_batches_nor_threads_show(
     assert made[0] == made[1] == made[2]
 
 
+def test_processes_do_not_show(
+    tmp_path: Path, corpus: list[str], model_without_fallback: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_writer, "_BATCH_CHARACTERS", 10_000)
+    loaded = Tokenizer.load(model_without_fallback)
+    made = []
+    for processes in (1, 3):
+        folder = tmp_path / str(processes)
+        with DataFolderWriter(
+            folder, loaded, shard_tokens=9_000, processes=processes, allow_unknown=True
+        ) as writer:
+            for number, text in enumerate(corpus[:20]):
+                writer.add("val" if number % 5 == 3 else "train", f"{text} 世界")
+        assert len(writer.summaries) > 2
+        files = [(path.name, path.read_bytes()) for path in sorted(folder.iterdir())]
+        made.append((files, str(writer.unknown), writer.unknown.total))
+    assert made[0] == made[1]
+
+
+def test_a_process_that_is_killed_leaves_one_error_and_no_files(
+    tmp_path: Path, corpus: list[str], tokenizer: Tokenizer
+) -> None:
+    with (
+        pytest.raises(InputError, match="use fewer --processes"),
+        DataFolderWriter(tmp_path / "data", tokenizer, processes=2) as writer,
+    ):
+        writer.add("train", corpus[0])
+        writer._encode()
+        list(writer._encoder.finish())  # a process has started
+        for process in writer._encoder._processes:
+            process.kill()
+        for text in corpus[:3]:
+            writer.add("train", text)
+            writer._encode()
+    assert not any(tmp_path.iterdir())
+    with pytest.raises(InputError, match="--processes is 0"):
+        DataFolderWriter(tmp_path / "data", tokenizer, processes=0)
+
+
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, InputError])
 def test_an_interrupted_run_leaves_nothing(
     tmp_path: Path, corpus: list[str], tokenizer: Tokenizer, failure: type[BaseException]

@@ -20,10 +20,12 @@ def without_fallback(model_without_fallback: Path) -> Tokenizer:
 def test_unknown_characters_are_those_that_have_no_piece(
     without_fallback: Tokenizer, texts: list[str]
 ) -> None:
-    counted = UnknownCharacters(without_fallback)
+    counted = UnknownCharacters()
     encoded = without_fallback.encode_batch(texts)
-    counted.add(texts[:1], encoded[:1])
-    counted.add(texts[1:], encoded[1:])
+    counted.add(without_fallback, texts[:1], encoded[:1])
+    others = UnknownCharacters()
+    others.add(without_fallback, texts[1:], encoded[1:])
+    counted.merge(others)
     expected = {character: sum(text.count(character) for text in texts) for character in "世界ж\u2585🎉"}
     assert counted.counts == {character: count for character, count in expected.items() if count}
     assert counted.tokens == sum((tokens == UNK).sum() for tokens in encoded)
@@ -31,21 +33,23 @@ def test_unknown_characters_are_those_that_have_no_piece(
 
 
 def test_with_byte_fallback_nothing_is_unknown(tokenizer: Tokenizer) -> None:
-    counted = UnknownCharacters(tokenizer)
+    counted = UnknownCharacters()
     texts = ["世界 ж \u2585 🎉 \x07"]
-    counted.add(texts, tokenizer.encode_batch(texts))
+    counted.add(tokenizer, texts, tokenizer.encode_batch(texts))
     assert (counted.tokens, counted.share) == (0, 0)
     counted.refuse()
 
 
 def test_the_most_frequent_ones_are_named(without_fallback: Tokenizer) -> None:
-    counted = UnknownCharacters(without_fallback)
+    counted = UnknownCharacters()
     texts = ["the " * 2000 + "世界世 ж"]
-    counted.add(texts, without_fallback.encode_batch(texts))
+    counted.add(without_fallback, texts, without_fallback.encode_batch(texts))
     assert str(counted) == (
         "4 unknown characters (0.050%) in 2 <unk> tokens: '世' U+4E16 2, 'ж' U+0436 1, '界' U+754C 1"
     )
-    counted.add(["一二三四五六七八九"], without_fallback.encode_batch(["一二三四五六七八九"]))
+    counted.add(
+        without_fallback, ["一二三四五六七八九"], without_fallback.encode_batch(["一二三四五六七八九"])
+    )
     assert str(counted).endswith("4 others")
 
 

@@ -5,13 +5,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use hybridlm_core::oracle::sparse::binary_coder::{hash, BinaryCoder, ContextMixer, Decoder, Encoder};
-use hybridlm_core::oracle::sparse::build::{build, Config};
+use hybridlm_core::oracle::sparse::build::{build, build_of_candidates, cutoff, Config, Corpus};
 use hybridlm_core::oracle::sparse::counting::count_streams;
 use hybridlm_core::oracle::sparse::counts::SparseCounts;
 use hybridlm_core::oracle::sparse::cutoff::Histogram;
 use hybridlm_core::oracle::sparse::discount::{discount, Discounts};
 use hybridlm_core::oracle::sparse::estimate::FullModel;
 use hybridlm_core::oracle::sparse::fit_discounts;
+use hybridlm_core::oracle::sparse::fragment::Fragment;
 use hybridlm_core::oracle::sparse::ngram::{NgramSpec, REPEAT_WEIGHT};
 use hybridlm_core::oracle::sparse::ngsp;
 use hybridlm_core::oracle::sparse::oracle::SparseOracle;
@@ -217,6 +218,94 @@ fn a_histogram_tells_how_many_a_cutoff_leaves() {
     assert_eq!(histogram.cutoff(u64::MAX), 0);
 }
 
+/// Counts whose n-grams begin with three ranges of tokens, each as another machine would have them.
+fn in_ranges(counts: &SparseCounts) -> Vec<SparseCounts> {
+    let (control, size) = (Control::default(), counts.spec().vocab_size());
+    let ranges = [0..2, 2..size / 2, size / 2..size];
+    let part = |range| {
+        let (data, tokens) = counts.beginning_with(range, &control).unwrap();
+        SparseCounts::unnamed(data, tokens, &control).unwrap()
+    };
+    ranges.map(part).into()
+}
+
+fn packed(counts: &[SparseCounts], cutoff: u64) -> Vec<u8> {
+    let mut packed = Vec::new();
+    for part in counts {
+        for fragment in Fragment::all(part, cutoff, 2, &Control::default()).unwrap() {
+            fragment.pack(&mut packed);
+        }
+    }
+    packed
+}
+
+/// With a cutoff, and without one.
+#[test]
+fn candidates_from_several_machines_make_the_file_that_one_makes() {
+    let control = Control::default();
+    let counts = counted(&[text(31, 30_000, 40), text(32, 9000, 40)], 40, 5);
+    let parts = in_ranges(&counts);
+    assert_eq!(parts.iter().map(SparseCounts::tokens).sum::<u64>(), counts.tokens());
+    for max_bytes in [900, 40_000] {
+        let config = Config { max_bytes, memory: MEMORY, threads: 2 };
+        let mut histogram = Histogram::default();
+        for part in &parts {
+            let of_part = Histogram::of(part, 2, &control).unwrap().numbers();
+            histogram.add(&Histogram::from_numbers(&of_part).unwrap());
+        }
+        let cutoff = cutoff(&histogram, &config, 0).unwrap();
+        assert_eq!(cutoff > 0, max_bytes == 900);
+        let corpus = Corpus::of(&counts);
+        let candidates = Fragment::unpack(&packed(&parts, cutoff), corpus.spec, "test").unwrap();
+        let file = build_of_candidates(&corpus, candidates, &config, &control).unwrap();
+        assert_eq!(file, build(&counts, &config, &control).unwrap());
+    }
+    let [first, second, _] = parts.try_into().unwrap();
+    let swapped = Fragment::unpack(&packed(&[second, first], 0), counts.spec(), "test").unwrap();
+    let config = Config { max_bytes: 4000, memory: MEMORY, threads: 1 };
+    let error = build_of_candidates(&Corpus::of(&counts), swapped, &config, &control).unwrap_err();
+    assert!(error.to_string().contains("two places"), "{error}");
+    assert!(Histogram::from_numbers(&[1, 2]).is_err());
+}
+
+proptest! {
+    /// Whatever another machine sends, a trie is made of it, or one error.
+    #[test]
+    fn damaged_candidates_are_refused_or_make_a_trie(
+        seed in any::<u64>(), cutoff in 0u64..2, at in any::<prop::sample::Index>(), byte in any::<u8>(),
+        length in any::<prop::sample::Index>(),
+    ) {
+        let control = Control::default();
+        let counts = counted(&[text(seed, 300, 9)], 9, 3);
+        let mut data = packed(&in_ranges(&counts), cutoff);
+        let at = at.index(data.len());
+        data[at] = byte;
+        for data in [&data[..], &data[..length.index(data.len())]] {
+            let Ok(fragments) = Fragment::unpack(data, counts.spec(), "test") else { continue };
+            if let Ok(trie) = Trie::assemble(counts.spec(), fragments, 2, &control) {
+                let full = FullModel::estimate(&trie, &Discounts::default(), 1, &control).unwrap();
+                PrunedModel::prune(&trie, &full, &Discounts::default(), 1.0, 1, &control).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn an_empty_model_is_one_that_everything_was_pruned_from() {
+    let control = Control::default();
+    let counts = counted(&[text(33, 20_000, 30), text(34, 500, 30)], 30, 4);
+    for cutoff in [0, 3] {
+        let trie = Trie::build(&counts, cutoff, 2, &control).unwrap();
+        let full = FullModel::estimate(&trie, &Discounts::default(), 2, &control).unwrap();
+        let pruned = PrunedModel::prune(&trie, &full, &Discounts::default(), 1e18, 2, &control).unwrap();
+        let empty = PrunedModel::empty(&trie);
+        assert!(pruned.is_empty() && empty.is_empty());
+        for (p, expected) in empty.unigrams.iter().zip(pruned.unigrams) {
+            assert!((p - expected).abs() <= 1e-6 * expected, "{p}, not {expected}");
+        }
+    }
+}
+
 /// p of every n-gram in the unpruned model, straight from its definition.
 fn naive_model(
     streams: &[Vec<u16>],
@@ -331,7 +420,7 @@ proptest! {
 #[test]
 fn fitted_discounts_are_between_nothing_and_everything() {
     let counts = counted(&[text(6, 60_000, 30)], 30, 4);
-    let fitted = fit_discounts::fit(&counts, 2, &Control::default()).unwrap();
+    let fitted = fit_discounts::fit(counts.sample(), counts.spec(), 2, &Control::default()).unwrap();
     assert_ne!(fitted, Discounts::default());
     for mass in [0.3f32, 1.0, 1.7, 4.0, 30.0] {
         for n in 2..=4 {

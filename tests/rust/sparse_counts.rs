@@ -51,12 +51,13 @@ fn load(data: &[u8]) -> Result<SparseCounts> {
 }
 
 /// All that a file holds, each chunk unpacked.
-fn entries(counts: &SparseCounts, threads: usize) -> Result<Vec<Entry>> {
+fn entries(counts: &SparseCounts) -> Result<Vec<Entry>> {
     let mut found = Vec::new();
-    counts.for_each(threads, &Control::default(), |entry| {
+    let total = counts.for_each(0..counts.chunk_count(), &Control::default(), |entry| {
         found.push(*entry);
         Ok(())
     })?;
+    counts.check_total(total)?;
     Ok(found)
 }
 
@@ -102,7 +103,7 @@ fn check(streams: &[Vec<u16>], vocabulary: impl Into<Vocabulary>, order: usize) 
     let folder = Folder::new();
     let spec = NgramSpec::new(vocabulary, order).unwrap();
     let counts = count(&folder.shards(streams), spec, MEMORY, 2).unwrap();
-    let found: Vec<_> = entries(&counts, 2)
+    let found: Vec<_> = entries(&counts)
         .unwrap()
         .iter()
         .map(|e| (e.ngram.tokens().collect(), (e.count, e.documents)))
@@ -236,7 +237,7 @@ fn golden_files_mean_what_they_always_meant() {
         let stream: Vec<u16> = (0..400u32).map(|i| (i * i % 13) as u16).collect();
         assert_eq!((counts.spec(), counts.tokens()), (NgramSpec::new(vocabulary, 4).unwrap(), 400));
         assert_eq!(counts.shards()[0].name, "tokens.bin");
-        let found = entries(&counts, 1).unwrap();
+        let found = entries(&counts).unwrap();
         let found: Vec<(Vec<u16>, _)> =
             found.iter().map(|e| (e.ngram.tokens().collect(), (e.count, e.documents))).collect();
         let expected = naive(std::slice::from_ref(&stream), 4, vocabulary.bos);
@@ -288,7 +289,7 @@ fn small() -> Vec<u8> {
 
 /// Opening and unpacking everything.
 fn read(data: &[u8]) -> Result<Vec<Entry>> {
-    entries(&load(data)?, 1)
+    entries(&load(data)?)
 }
 
 fn sealed(mut data: Vec<u8>) -> Vec<u8> {

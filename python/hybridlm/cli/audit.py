@@ -10,7 +10,7 @@ from hybridlm.cli.arguments import ChosenTokenizer, Glob
 from hybridlm.cli.output import print_json
 from hybridlm.errors import InputError
 from hybridlm.progress import Progress
-from hybridlm.scoring.config import ScoringConfig
+from hybridlm.scoring.config import DEFAULT_TTT, ScoringConfig
 
 if TYPE_CHECKING:
     from hybridlm.scoring.audit import AuditReport
@@ -97,7 +97,7 @@ def audit(
     stream = opened.tokens
     neural = bundle.neural_blob is not None and not scoring.no_neural
     if neural and scoring.ttt is None:
-        scoring = dataclasses.replace(scoring, ttt=layers.resolve(ScoringConfig).ttt or "sgd")
+        scoring = dataclasses.replace(scoring, ttt=layers.resolve(ScoringConfig).ttt or DEFAULT_TTT)
     dist = None
     if neural:
         from hybridlm.distributed import Distributed, pick_device

@@ -81,6 +81,7 @@ def shard(
     allow_unknown: bool = False,
     force: bool = False,
     threads: int | None = None,
+    processes: int = 1,
 ) -> None:
     """Turn text into the token shards of a data folder, NAME_train_*.bin and NAME_val_*.bin.
 
@@ -103,6 +104,8 @@ def shard(
             without byte fallback has for what it doesn't know.
         force: Replace shards of that name.
         threads: Threads to use; all cores by default. The bytes don't depend on it.
+        processes: Tokenize in so many processes, on one thread each, while this one reads. The bytes don't
+            depend on it.
     """
     from hybridlm.data.documents import check_fraction, split_stream
     from hybridlm.data.pieces import SPACE
@@ -120,6 +123,7 @@ def shard(
         replace=force,
         allow_unknown=allow_unknown,
         threads=threads,
+        processes=processes,
         source={
             "text": [path.name for path in text],
             "val_fraction": val_fraction,

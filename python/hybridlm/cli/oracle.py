@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from hybridlm._core import NgramCounts, SparseCounts
     from hybridlm.data.vocabulary import Vocabulary
+    from hybridlm.oracle.forecast import Forecast
     from hybridlm.oracle.sources import Sources
 
 log = logging.getLogger("hybridlm.oracle")
@@ -139,6 +140,8 @@ def build(
     checkpoint_seconds: float = 60.0,
     engine: Literal["local", "ray"] = "local",
     ray_address: str | None = None,
+    dry_run: bool = False,
+    json: bool = False,
 ) -> None:
     """Build a frozen oracle from training shards, from files of partial counts, or from both.
 
@@ -172,13 +175,18 @@ def build(
         engine: local: this machine. ray: tasks on a Ray cluster, whose nodes must all see the shards under
             the same path. The bytes are the same.
         ray_address: The Ray cluster; by default RAY_ADDRESS, or else the one on this machine.
+        dry_run: Write nothing, but say what memory, disk and time a sparse build on this machine will need.
+            Takes some seconds, in which a sample of the shards is counted and built from.
+        json: With --dry-run, one JSON object instead of a table.
     """
     from hybridlm.oracle.build import estimate_dense, estimate_sparse
     from hybridlm.oracle.dense_counting import Checkpoint, Tables, count
-    from hybridlm.oracle.sparse_counting import Ngrams, counted
+    from hybridlm.oracle.sparse_counting import Ngrams, Task, counted
 
     if ray_address is not None and engine != "ray":
         raise InputError("--ray-address is for --engine ray")
+    if json and not dry_run:
+        raise InputError("--json is for --dry-run")
     unfinished = _unfinished(out, checkpoint_seconds)
     sources = _sources(shards)
     vocabulary = _vocabulary(sources, vocab_size, bos_id, tokenizer)
@@ -189,25 +197,42 @@ def build(
             raise InputError(
                 "--buckets, --layout and --level need --estimator dense; a sparse oracle has no tables"
             )
-        with counted(
-            sources,
-            Ngrams(vocabulary, orders),
-            threads=threads,
-            memory=memory,
-            unfinished=unfinished,
-            every_shard=checkpoint_seconds == 0,
-            engine=engine,
-            ray_address=ray_address,
-        ) as sparse_counts:
-            data = estimate_sparse(
-                sparse_counts,
-                max_bytes=4_000_000 if max_bytes is None else max_bytes,
-                threads=threads,
+        ngrams = Ngrams(vocabulary, orders)
+        max_bytes = 4_000_000 if max_bytes is None else max_bytes
+        if dry_run:
+            from hybridlm.oracle.forecast import forecast
+
+            if engine == "ray":
+                raise InputError("--dry-run is for builds on this machine; docs/scaling.md has Ray's costs")
+            task = Task.of(sources, ngrams)
+            _show_forecast(forecast(task, max_bytes=max_bytes, memory=memory, threads=threads), json)
+            return
+        if engine == "ray":
+            from hybridlm.oracle.ray_building import build_on_ray
+
+            data = build_on_ray(
+                Task.of(sources, ngrams),
+                max_bytes=max_bytes,
                 memory=memory,
+                address=ray_address,
+                threads=threads,
             )
             write_output(out, data)
+        else:
+            with counted(
+                sources,
+                ngrams,
+                threads=threads,
+                memory=memory,
+                unfinished=unfinished,
+                every_shard=checkpoint_seconds == 0,
+            ) as sparse_counts:
+                data = estimate_sparse(sparse_counts, max_bytes=max_bytes, threads=threads, memory=memory)
+                write_output(out, data)
         log.info("%s: %s bytes, sparse estimator", out, f"{len(data):,}")
         return
+    if dry_run:
+        raise InputError("--dry-run is for the sparse estimator; a dense oracle takes what its tables do")
     if max_bytes is not None:
         raise InputError("--max-bytes needs --estimator sparse; --buckets sets a dense oracle's size")
     checkpoint = None if unfinished is None else Checkpoint(unfinished, checkpoint_seconds)
@@ -223,6 +248,23 @@ def build(
         data = estimate_dense(counts, layout=layout, level=level, threads=threads)
         write_output(out, data)
     log.info("%s: %s bytes, orders 1 to %d, dense estimator", out, f"{len(data):,}", len(counts.orders))
+
+
+def _show_forecast(found: "Forecast", json: bool) -> None:
+    if json:
+        print(json_module.dumps(dataclasses.asdict(found)))
+        return
+    megabytes = "{:,.0f} MB".format
+    disk = "none: counts stay in memory" if found.disk_bytes == 0 else megabytes(found.disk_bytes / 1e6)
+    parts = "one part" if found.groups == 1 else f"{found.groups:,} parts"
+    for name, value in [
+        ("tokens", f"{found.tokens:,}, counted in {parts}"),
+        ("n-grams of order 2 and above", f"{found.ngrams:,}, candidates at most {found.candidates:,}"),
+        ("memory", f"{megabytes(found.memory_bytes / 1e6)}; --memory {found.allowed_bytes} or more"),
+        ("disk for counts", disk),
+        ("time", f"{found.seconds:,.0f} s, {found.processor_seconds:,.0f} s of all cores together"),
+    ]:
+        print(f"{name:<29} {value}")
 
 
 def count(

@@ -9,7 +9,7 @@ from typing import Literal
 from hybridlm.cli.arguments import OptionalOut
 from hybridlm.config import peek_option, resolve
 from hybridlm.files import scratch_folder
-from hybridlm.scoring.config import DEFAULT_MIXER, ScoringConfig, TTTOptimizer
+from hybridlm.scoring.config import DEFAULT_MIXER, DEFAULT_TTT, ScoringConfig, TTTOptimizer
 from hybridlm.train.config import TrainConfig
 
 DEFAULT_PRESET = "tiny"
@@ -39,7 +39,7 @@ class Run:
     """How the oracle is estimated."""
     oracle_bytes: int = 1_500_000
     """The most bytes that a sparse oracle may take."""
-    ttt: TTTOptimizer = "sgd"
+    ttt: TTTOptimizer = DEFAULT_TTT
     """Test-time training while scoring. Its environment variable is TTT_OPTIMIZER."""
     mixer: str = DEFAULT_MIXER
     """How the experts are mixed."""
@@ -56,7 +56,7 @@ class Run:
         scoring = resolve(ScoringConfig)
         return cls(
             training=resolve(TrainConfig, preset),
-            ttt=scoring.ttt or "sgd",
+            ttt=scoring.ttt or DEFAULT_TTT,
             mixer=scoring.mixer,
             preset=preset,
         )

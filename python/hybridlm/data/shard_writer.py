@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from hybridlm import _core
 from hybridlm.data.documents import Document, Split
+from hybridlm.data.encoding import Encoded, Encoder
 from hybridlm.data.sidecar import sidecar_path, write_sidecar
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.data.unknown_characters import UnknownCharacters
@@ -46,6 +47,7 @@ class DataFolderWriter:
     They gather in a hidden folder inside ``folder`` and are moved into place when the block ends; an
     exception, Ctrl-C among them, leaves ``folder`` as it was.
 
+    Documents are tokenized on ``threads`` threads, or in ``processes``; the bytes depend on neither.
     ``unknown`` counts what the tokenizer has no piece for.
 
     Raises InputError for a ``name`` or ``shard_tokens`` that can't be, when shards of that name are there
@@ -63,6 +65,7 @@ class DataFolderWriter:
         replace: bool = False,
         allow_unknown: bool = False,
         threads: int | None = None,
+        processes: int = 1,
         source: Mapping[str, Any] | None = None,
     ) -> None:
         if not re.fullmatch(r"[\w.-]+", name) or re.search(r"_(train|val)(_|$)", name) or name[0] in ".-":
@@ -77,8 +80,7 @@ class DataFolderWriter:
         self.name = name
         self.shard_tokens = shard_tokens
         self.allow_unknown = allow_unknown
-        self.unknown = UnknownCharacters(tokenizer)
-        self.threads = threads
+        self.unknown = UnknownCharacters()
         self.source = dict(source or {})
         self.summaries: list[ShardSummary] = []
         """The shards in place, training first; filled when the block ends."""
@@ -88,8 +90,10 @@ class DataFolderWriter:
         self._replace = replace
         self._old = self._already_there()
         self._folder_is_new = not self.folder.exists()
+        self._encoder = Encoder(tokenizer, threads=threads, processes=processes)
         self._waiting: list[tuple[Split, str]] = []
         self._waiting_characters = 0
+        self._splits: deque[list[Split]] = deque()
         self._open: dict[Split, list[NDArray[np.uint16]]] = {"train": [], "val": []}
         self._open_tokens: Counter[Split] = Counter()
         self._staged: list[ShardSummary] = []
@@ -103,6 +107,7 @@ class DataFolderWriter:
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as leave:
+            leave.callback(self._encoder.close)
             leave.enter_context(exclusive(self.folder, folder=True))
             # Another process may have been at work here until now.
             self._old = self._already_there()
@@ -124,6 +129,7 @@ class DataFolderWriter:
         try:
             if kind is None:
                 self._encode()
+                self._take(self._encoder.finish())
                 for split in self._open:
                     self._close_shard(split)
                 if not self._staged:
@@ -137,14 +143,19 @@ class DataFolderWriter:
                 self.folder.rmdir()
 
     def _encode(self) -> None:
-        texts = [text for _, text in self._waiting]
-        encoded = self.tokenizer.encode_batch(texts, self.threads) if texts else []
-        self.unknown.add(texts, encoded)
-        for (split, _), tokens in zip(self._waiting, encoded, strict=True):
-            if len(tokens):
-                self._append(split, tokens)
-        self._waiting.clear()
-        self._waiting_characters = 0
+        if self._waiting:
+            self._splits.append([split for split, _ in self._waiting])
+            texts = [text for _, text in self._waiting]
+            self._waiting.clear()
+            self._waiting_characters = 0
+            self._take(self._encoder.add(texts))
+
+    def _take(self, batches: Iterable[Encoded]) -> None:
+        for batch in batches:
+            self.unknown.merge(batch.unknown)
+            for split, tokens in zip(self._splits.popleft(), batch.documents(), strict=True):
+                if len(tokens):
+                    self._append(split, tokens)
 
     def _append(self, split: Split, tokens: NDArray[np.uint16]) -> None:
         length = 1 + len(tokens)

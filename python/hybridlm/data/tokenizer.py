@@ -64,6 +64,8 @@ class Tokenizer:
         InputError for a ``bos_id`` that is no control piece, or none where the model has no BOS.
         """
         self.name = name
+        self.data = model
+        """The file's bytes."""
         self.model: Any
         if is_tokenizer_json(model):
             self.model = ByteLevelModel(model, name)

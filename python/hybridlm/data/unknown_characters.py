@@ -23,8 +23,7 @@ class UnknownCharacters:
     total: characters of all texts, before normalisation.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self) -> None:
         self.tokens = 0
         self.counts: Counter[str] = Counter()
         self.total = 0
@@ -33,16 +32,22 @@ class UnknownCharacters:
     def share(self) -> float:
         return self.counts.total() / max(1, self.total)
 
-    def add(self, texts: Sequence[str], encoded: Sequence[NDArray[np.uint16]]) -> None:
-        """Count in ``encoded``, the tokens of each of ``texts``."""
+    def add(self, tokenizer: Tokenizer, texts: Sequence[str], encoded: Sequence[NDArray[np.uint16]]) -> None:
+        """Count in ``encoded``, the tokens that ``tokenizer`` makes of each of ``texts``."""
         self.total += sum(map(len, texts))
-        unknown = self.tokenizer.model.unk_id()
+        unknown = tokenizer.model.unk_id()
         for text, tokens in zip(texts, encoded, strict=True):
             at = np.flatnonzero(tokens == unknown)
             if len(at):
                 self.tokens += len(at)
-                surfaces = self.tokenizer.encode_as_pieces(text)
+                surfaces = tokenizer.encode_as_pieces(text)
                 self.counts.update("".join(surfaces[index] for index in at.tolist()))
+
+    def merge(self, others: "UnknownCharacters") -> None:
+        """Count what is counted in ``others`` as well."""
+        self.tokens += others.tokens
+        self.total += others.total
+        self.counts.update(others.counts)
 
     def refuse(self) -> None:
         """Raise InputError if their share is above TOLERATED_SHARE."""

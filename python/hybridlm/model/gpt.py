@@ -14,6 +14,7 @@ the parameter-golf records (PRs 1394, 1530, 1736, 1787, 1855 and 2135).
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 import torch
@@ -27,10 +28,87 @@ from hybridlm.model.rounding import fake_quantise, is_quantised
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
-AttentionMask: TypeAlias = "Tensor | BlockMask | None"
+AttentionMask: TypeAlias = "Tensor | BlockMask | RollingMask | None"
 
 SPARSE_GATE_SCALE = 0.5
 _LANE_KEPT = 1.1  # what a lane is multiplied with at first, where the branches' outputs are added
+
+
+@dataclass(frozen=True)
+class Rolling:
+    """Attention whose reach moves along a long sequence in steps of ``block`` positions.
+
+    A block sees the ``window`` tokens that end where it does, so a position sees at least window − block + 1
+    tokens and at most ``window`` (fewer where the sequence begins), as in windows that are ``block`` apart.
+    But those are computed afresh, while here a layer reads what the layer below made of each position, once,
+    with that one's own reach: the keys and values of Transformer-XL (Dai et al., 2019). A sequence therefore
+    costs one forward pass, where windows take window / block of them.
+    """
+
+    window: int
+    block: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.block <= self.window:
+            raise InputError(
+                f"blocks of {self.block} tokens must be at least 1 and at most the window, {self.window}"
+            )
+
+
+@dataclass(frozen=True)
+class RollingMask:
+    """`Rolling` for one batch; document: int64 [B, T], which document a position is of, where attention ends
+    at documents."""
+
+    rolling: Rolling
+    document: Tensor | None
+
+
+class Cache:
+    """Keys and values of the tokens that a forward pass goes on from, and of those that it is given.
+
+    A layer that is run several times has a place for each run. Keys are as normalised and before rotation,
+    since positions are counted from the beginning of what a pass sees.
+    """
+
+    def __init__(self, past: Tensor | None = None, valid: Tensor | None = None) -> None:
+        """past: [runs, 2, B, G, M, C], keys and values of M tokens before; valid: bool [B, N], which of the
+        first N tokens may be seen by others, M or more of them."""
+        self.past, self.valid = past, valid
+        self._found: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def positions(self) -> int:
+        """M"""
+        return 0 if self.past is None else self.past.shape[4]
+
+    def extended(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The next layer's keys and values [B, G, T, C], after those of before: [B, G, M + T, C]."""
+        run = len(self._found)
+        self._found.append((key, value))
+        if self.past is None:
+            return key, value
+        past_key, past_value = self.past[run].to(key.dtype)
+        return torch.cat((past_key, key), dim=2), torch.cat((past_value, value), dim=2)
+
+    def found(self) -> Tensor:
+        """[runs, 2, B, G, T, C], float32 and detached: those of the tokens that the pass was given."""
+        return torch.stack([torch.stack(pair) for pair in self._found]).detach().float()
+
+    def mask(self, tokens: Tensor, bos_id: int | None) -> Tensor:
+        """bool [B, 1, T, M + T]: which of tokens [B, M + T] the last T may see; ``bos_id``: where attention
+        ends at documents."""
+        before, length = self.positions, tokens.shape[1]
+        columns = torch.arange(length, device=tokens.device)
+        may_see = (columns <= columns[before:, None]).expand(len(tokens), -1, -1)
+        if self.valid is not None:
+            valid = F.pad(self.valid, (0, length - self.valid.shape[1]), value=True)
+            # Whoever sees nothing else sees itself, since a softmax over nothing isn't a number.
+            may_see = may_see & (valid[:, None] | (columns == columns[before:, None]))
+        if bos_id is not None:
+            document = (tokens == bos_id).cumsum(dim=1)
+            may_see = may_see & (document[:, before:, None] == document[:, None])
+        return may_see[:, None]
 
 
 class Linear(nn.Linear):
@@ -124,6 +202,8 @@ def document_block_mask(document: Tensor) -> "BlockMask":
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask) -> Tensor:
     """Softmax attention of query [B, H, T, C] over key and value [B, G, T, C]; causal where mask is None."""
+    if isinstance(mask, RollingMask):
+        return attend_rolling(query, key, value, mask)
     grouped = query.shape[1] != key.shape[1]
     if mask is None or isinstance(mask, Tensor):
         return F.scaled_dot_product_attention(
@@ -134,6 +214,42 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask) -> Te
     # Autocast, which makes this conversion for the other form, doesn't know this one.
     query, key = query.to(value.dtype), key.to(value.dtype)
     return flex_attention(query, key, value, block_mask=mask, enable_gqa=grouped)
+
+
+def attend_rolling(query: Tensor, key: Tensor, value: Tensor, mask: RollingMask) -> Tensor:
+    """`attend` where each block sees what `Rolling` says. It takes window / block times the memory of keys
+    and values, and no [T, T] of anything."""
+    window, block = mask.rolling.window, mask.rolling.block
+    batch, heads, positions, _ = query.shape
+    before = window - block
+    blocks = -(-positions // block)
+    padding = blocks * block - positions
+
+    def per_block(x: Tensor) -> Tensor:
+        """[B, G, T, C] → [B · blocks, G, window, C]: what each block may see."""
+        seen = F.pad(x, (0, 0, before, padding)).unfold(2, window, block)
+        return seen.permute(0, 2, 1, 4, 3).flatten(0, 1)
+
+    queries = F.pad(query, (0, 0, 0, padding)).view(batch, heads, blocks, block, -1)
+    rows = torch.arange(block, device=query.device)[:, None]
+    columns = torch.arange(window, device=query.device)
+    # Columns of before the sequence begins are padding.
+    beginning = before - block * torch.arange(blocks, device=query.device)
+    may_see = (columns <= rows + before) & (columns >= beginning[:, None, None])
+    may_see = may_see.expand(batch, blocks, block, window).flatten(0, 1)
+    if mask.document is not None:
+        own = F.pad(mask.document, (0, padding)).view(-1, block)
+        seen = F.pad(mask.document, (before, padding)).unfold(1, window, block).flatten(0, 1)
+        may_see = may_see & (own[:, :, None] == seen[:, None, :])
+    y = F.scaled_dot_product_attention(
+        queries.transpose(1, 2).flatten(0, 1),
+        per_block(key),
+        per_block(value),
+        attn_mask=may_see[:, None],
+        enable_gqa=heads != key.shape[1],
+    )
+    y = y.view(batch, blocks, heads, block, -1).transpose(1, 2).flatten(2, 3)
+    return y[:, :, :positions]
 
 
 class Attention(nn.Module):
@@ -168,6 +284,7 @@ class Attention(nn.Module):
         first_value: Tensor | None,
         rotation: tuple[Tensor, Tensor] | None,
         mask: AttentionMask = None,
+        cache: Cache | None = None,
     ) -> tuple[Tensor, Tensor]:
         """x [B, T, D] → what attention adds [B, T, D], and this layer's unmixed values [B, G, T, C]."""
         batch, positions, width = x.shape
@@ -177,16 +294,18 @@ class Attention(nn.Module):
 
         if self.qk_norm:
             query, key = rms_norm(query), rms_norm(key)
-        if rotation is not None:
-            query, key = rotate(query, *rotation), rotate(key, *rotation)
-        if self.query_gain is not None:
-            query = query * self.query_gain.to(query.dtype)[:, None, None]
         value = own_value
         if self.value_mix is not None:
             mix = self.value_mix.to(value.dtype)
             value = mix[0] * (own_value if first_value is None else first_value) + mix[1] * own_value
 
-        y = attend(query, key, value, mask)
+        keys, values = (key, value) if cache is None else cache.extended(key, value)
+        if rotation is not None:
+            cos, sin = rotation
+            query, keys = rotate(query, cos[-positions:], sin[-positions:]), rotate(keys, cos, sin)
+        if self.query_gain is not None:
+            query = query * self.query_gain.to(query.dtype)[:, None, None]
+        y = attend(query, keys, values, mask)
         if self.excludes_own_value:
             y = exclude_own_value(y, value)
         y = y.transpose(1, 2)
@@ -248,6 +367,7 @@ class Block(nn.Module):
         first_value: Tensor | None,
         rotation: tuple[Tensor, Tensor] | None,
         mask: AttentionMask = None,
+        cache: Cache | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """Stream x, the second lane where the block has two, and embedding output x0, all [B, T, D] → the
         stream and the second lane after the block, and its unmixed values [B, G, T, C].
@@ -258,7 +378,7 @@ class Block(nn.Module):
         read = x
         if self.residual_mix is not None:
             read = torch.addcmul(self.residual_mix[1] * x0, self.residual_mix[0], x)
-        attended, value = self.attention(rms_norm(read) * self.norm_scale, first_value, rotation, mask)
+        attended, value = self.attention(rms_norm(read) * self.norm_scale, first_value, rotation, mask, cache)
         if lane is None or self.lane_mix is None:
             x = add_scaled(read, attended, self.attention_scale)
             return add_scaled(x, self.mlp(rms_norm(x) * self.norm_scale), self.mlp_scale), None, value
@@ -368,8 +488,13 @@ class GPT(nn.Module):
                 nn.init.zeros_(cast(Block, block).attention.output.weight)
                 nn.init.zeros_(cast(Block, block).mlp.down.weight)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """int64 [B, T] → logits float32 [B, T, V]; row t predicts the token at t + 1 from tokens[: t + 1]."""
+    def forward(self, tokens: Tensor, rolling: Rolling | None = None, cache: Cache | None = None) -> Tensor:
+        """int64 [B, T] → logits float32 [B, T, V]; row t predicts the token at t + 1 from tokens[: t + 1].
+
+        With ``rolling``, attention reaches no further back than that says, however long the sequences are.
+        A ``cache`` takes the pass's keys and values; where it holds those of the first M tokens, only the
+        rest, [B, T − M, V], is computed, and sees these as they were.
+        """
         config = self.config
         rotation = (
             rotary_angles(tokens.shape[1], config.rope_dims, config.rope_base, tokens.device)
@@ -383,7 +508,15 @@ class GPT(nn.Module):
         if self.smear_gate is not None:
             x = self.smear_gate(x, tokens)
 
-        mask = document_mask(tokens, config.bos_id) if config.document_attention else None
+        mask: AttentionMask = None
+        if cache is not None and (cache.past is not None or cache.valid is not None):
+            x = x[:, cache.positions :]
+            mask = cache.mask(tokens, config.bos_id if config.document_attention else None)
+        elif rolling is not None:
+            document = (tokens == config.bos_id).cumsum(dim=1) if config.document_attention else None
+            mask = RollingMask(rolling, document)
+        elif config.document_attention:
+            mask = document_mask(tokens, config.bos_id)
 
         order = config.layer_order(self.recurrent)
         encoder = len(order) // 2 if config.unet_skips else 0
@@ -396,7 +529,7 @@ class GPT(nn.Module):
             if position >= encoder and skips:
                 gate = torch.sigmoid(self.skip_gate[position - encoder])
                 x = torch.addcmul((1 - gate) * self.skip_weight[position - encoder] * skips.pop(), gate, x)
-            x, lane, value = self.blocks[layer](x, lane, x0, first_value, rotation, mask)
+            x, lane, value = self.blocks[layer](x, lane, x0, first_value, rotation, mask, cache)
             first_value = value if first_value is None else first_value
             if position < encoder:
                 skips.append(x)

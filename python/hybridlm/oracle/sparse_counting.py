@@ -1,4 +1,4 @@
-"""Counting shards for the sparse estimator: in bounded memory, resumable, and on a Ray cluster.
+"""Counting shards for the sparse estimator: in bounded memory, and resumable.
 
 Shards are counted in groups that fit the memory. One group stays in memory; of several each becomes a file
 in a folder, and a streaming merge makes one file of them and of those given. The folder is also what an
@@ -16,8 +16,8 @@ from pathlib import Path
 from hybridlm import _core
 from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import InputError
-from hybridlm.files import atomic_write_bytes, exclusive, scratch_folder
-from hybridlm.oracle.dense_counting import MAX_ORDER, Engine, groups
+from hybridlm.files import exclusive, scratch_folder
+from hybridlm.oracle.dense_counting import MAX_ORDER, groups
 from hybridlm.oracle.resume import not_yet_counted
 from hybridlm.oracle.sources import Paths, Sources
 from hybridlm.oracle.vocabularies import (
@@ -37,7 +37,7 @@ DEFAULT_MEMORY = 4 << 30
 
 _LEAST_MEMORY = 1 << 29
 
-_BYTES_PER_TOKEN = 24
+BYTES_PER_TOKEN = 24
 """Counting a group takes about so much memory per token."""
 
 _GROUP_TOKENS = 1 << 27
@@ -149,6 +149,51 @@ class _Folder:
             return _core.SparseCounts.merge(parts, out, threads, progress.update)
 
 
+@dataclass(frozen=True)
+class Task:
+    """What is to be counted, once it is certain that it can be."""
+
+    shards: tuple[str, ...]
+    given: tuple[_core.SparseCounts, ...]
+    """Of files of partial counts."""
+    vocabulary: Vocabulary
+    order: int
+    asked: Vocabulary | None
+
+    @classmethod
+    def of(cls, sources: Paths | Sources, ngrams: Ngrams | None = None) -> "Task":
+        """Raises InputError, FormatError or OSError."""
+        classified = Sources.of(sources)
+        if classified.dense_counts:
+            raise InputError(
+                f"{classified.dense_counts[0]}: counts of the dense estimator; count the shards as sparse"
+            )
+        given = tuple(_core.SparseCounts.open(path) for path in classified.sparse_counts)
+        ngrams = ngrams or Ngrams()
+        asked = ngrams.asked
+        of_counts = None
+        if given:
+            ngrams, of_counts = ngrams.of(given[0], classified.sparse_counts[0]), vocabulary_of(given[0])
+        vocabulary = classified.vocabulary(ngrams.vocabulary, of_counts)
+        order = DEFAULT_ORDER if ngrams.order is None else ngrams.order
+        if not 2 <= order <= MAX_ORDER:
+            raise InputError(f"a sparse oracle has order 2 to {MAX_ORDER}, not {order}")
+        return cls(classified.shards, given, vocabulary, order, asked)
+
+
+def check_memory(memory: int) -> None:
+    """Raises InputError where ``memory`` bytes are too few for any build."""
+    if memory < _LEAST_MEMORY:
+        raise InputError(
+            f"a sparse build needs at least {_LEAST_MEMORY >> 20}M of memory, not {memory:,} bytes"
+        )
+
+
+def group_tokens(memory: int) -> int:
+    """Tokens that are counted together with ``memory`` bytes."""
+    return min(memory // BYTES_PER_TOKEN, _GROUP_TOKENS)
+
+
 @contextlib.contextmanager
 def counted(
     sources: Paths | Sources,
@@ -158,8 +203,6 @@ def counted(
     memory: int = DEFAULT_MEMORY,
     unfinished: Path | None = None,
     every_shard: bool = False,
-    engine: Engine = "local",
-    ray_address: str | None = None,
 ) -> Iterator[_core.SparseCounts]:
     """The counts of shards and of files of sparse partial counts together, to use within the context.
 
@@ -167,50 +210,20 @@ def counted(
     their counts, some 4 bytes per token. Files go to the folder ``unfinished``. It is gone after the context,
     but when anything is raised it stays with the shards counted so far, and the next run goes on from there.
     Without it they go to a temporary folder, which is always removed. ``every_shard`` makes a file of each.
-    On Ray, ``threads`` are those of a task, one if None. Raises InputError, FormatError or OSError.
+    Raises InputError, FormatError or OSError.
     """
-    if memory < _LEAST_MEMORY:
-        raise InputError(
-            f"a sparse build needs at least {_LEAST_MEMORY >> 20}M of memory, not {memory:,} bytes"
-        )
-    classified = Sources.of(sources)
-    if classified.dense_counts:
-        raise InputError(
-            f"{classified.dense_counts[0]}: counts of the dense estimator; count the shards as sparse"
-        )
-    shards = classified.shards
-    given = [_core.SparseCounts.open(path) for path in classified.sparse_counts]
-    ngrams = ngrams or Ngrams()
-    asked = ngrams.asked
-    of_counts = None
-    if given:
-        ngrams, of_counts = ngrams.of(given[0], classified.sparse_counts[0]), vocabulary_of(given[0])
-    vocabulary = classified.vocabulary(ngrams.vocabulary, of_counts)
-    order = DEFAULT_ORDER if ngrams.order is None else ngrams.order
-    if not 2 <= order <= MAX_ORDER:
-        raise InputError(f"a sparse oracle has order 2 to {MAX_ORDER}, not {order}")
+    check_memory(memory)
+    task = Task.of(sources, ngrams)
     native = thread_count(threads)
-    group_tokens = min(memory // _BYTES_PER_TOKEN, _GROUP_TOKENS)
+    together = group_tokens(memory)
     with _Folder(unfinished) as folder:
-        found, rest = folder.resume(shards, vocabulary, order, native)
-        if rest and engine == "ray":
-            from hybridlm.oracle.ray_counting import count_sparse_on_ray
-
-            of_shards = count_sparse_on_ray(
-                rest, vocabulary, order, memory=memory, address=ray_address, threads=threads or 1
-            )
-            # Closed at once when something is raised here, which ends the tasks.
-            with contextlib.closing(of_shards):
-                for data in of_shards:
-                    path = folder.file()
-                    atomic_write_bytes(path, data)
-                    found.append(_core.SparseCounts.open(path))
-        elif rest:
+        found, rest = folder.resume(task.shards, task.vocabulary, task.order, native)
+        if rest:
             # Every header is looked at before the long work begins.
             sizes = {shard: _core.shard_tokens(shard) for shard in rest}
-            todo = list(groups(rest, sizes, 0 if every_shard else group_tokens))
+            todo = list(groups(rest, sizes, 0 if every_shard else together))
             total = sum(sizes.values())
-            fits = total <= group_tokens and not every_shard
+            fits = total <= together and not every_shard
             done = 0
             with Progress("counting", total, "tokens") as progress:
                 for group in todo:
@@ -220,12 +233,14 @@ def counted(
 
                     out = None if fits else folder.file()
                     found.append(
-                        _core.SparseCounts.count(group, vocabulary, order, memory, out, native, report)
+                        _core.SparseCounts.count(
+                            group, task.vocabulary, task.order, memory, out, native, report
+                        )
                     )
                     done += sum(sizes[shard] for shard in group)
-        parts = [*given, *found]
+        parts = [*task.given, *found]
         counts = parts[0] if len(parts) == 1 else folder.merge(parts, native)
-        warn_about(counts, asked)
+        warn_about(counts, task.asked)
         yield counts
 
 

@@ -43,10 +43,19 @@ def check_asked(asked: Vocabulary | None, found: Vocabulary, name: str) -> None:
         )
 
 
-def warn_about(counts: _core.NgramCounts | _core.SparseCounts, asked: Vocabulary | None) -> None:
-    """Warns of what makes counts worse than they look: no document token, or a tokenizer that was lost."""
+def warn_about(
+    counts: _core.NgramCounts | _core.SparseCounts,
+    asked: Vocabulary | None,
+    has_document_token: bool | None = None,
+) -> None:
+    """Warns of what makes counts worse than they look: no document token, or a tokenizer that was lost.
+
+    ``has_document_token`` says whether there is one where ``counts`` don't hold all n-grams.
+    """
     vocabulary = vocabulary_of(counts)
-    if counts.tokens and not counts.has_document_token:
+    if has_document_token is None:
+        has_document_token = counts.has_document_token
+    if counts.tokens and not has_document_token:
         log.warning(
             "token %d begins no document in these shards, so contexts reach from one document into the next; "
             "give --bos-id (or Vocabulary's bos_id) if documents begin with another token",

@@ -8,13 +8,11 @@ from numpy.typing import NDArray
 
 from hybridlm.artifact import Artifact
 from hybridlm.errors import InputError
-from hybridlm.scoring.config import ScoringConfig
+from hybridlm.scoring.config import DEFAULT_TTT, ScoringConfig
 from hybridlm.scoring.experts import Expert, Learner, online_experts
 from hybridlm.scoring.experts.oracle import OracleExperts
 
 if TYPE_CHECKING:
-    import torch
-
     from hybridlm.distributed import Distributed
     from hybridlm.model import GPT
     from hybridlm.scoring.learning import Arm
@@ -23,8 +21,6 @@ if TYPE_CHECKING:
 
 _NATURAL_WINDOW = 1 << 16
 """The longest window that a model may have without being asked: a file of some kilobytes can claim any."""
-_LONG_WINDOW = 1 << 13
-"""Of longer ones fewer are scored at once."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +49,9 @@ def experts_of(
 ) -> ArtifactExperts:
     """New experts for one score. The artifact stays as it is: the model that learns is a copy.
 
-    ``config.ttt`` None: sgd where a neural model is scored. ``threads`` are those of oracle look-ups.
-    ``control``, training tokens as long as the stream: one more expert, of the family ``control``, is the
-    neural one trained on them instead; None: there is none.
+    ``config.ttt`` None: `DEFAULT_TTT` where a neural model is scored. ``threads`` are those of oracle
+    look-ups. ``control``, training tokens as long as the stream: one more expert, of the family ``control``,
+    is the neural one trained on them instead; None: there is none.
 
     Raises InputError for another vocabulary than the artifact's, for settings that can't be, and for a neural
     model where there is no PyTorch; FormatError for a damaged artifact.
@@ -95,10 +91,11 @@ def load_neural(
     import torch
 
     from hybridlm.distributed import Distributed, pick_device
+    from hybridlm.model.gpt import Rolling
     from hybridlm.scoring.learning import LearningExpert
     from hybridlm.scoring.neural import NeuralExpert
     from hybridlm.scoring.ttt import DEFAULT_LEARNING_RATE
-    from hybridlm.scoring.windows import WindowGrid
+    from hybridlm.scoring.windows import laid_out
 
     dist = dist or Distributed(rank=0, world_size=1, local_rank=0, device=pick_device(None))
     untrained = _model(artifact, dist)
@@ -110,26 +107,26 @@ def load_neural(
             f"{artifact.name}: the model names a sequence length of {window:,}; that would take much memory: "
             "give --window to say how many tokens it may see at once"
         )
-    grid = WindowGrid(window, config.stride or max(1, window // 2))
+    stride = config.stride or max(1, window // 2)
+    grid, group = laid_out(window, stride, config.attention, config.batch)
+    rolling = Rolling(window, stride) if config.attention == "rolling" else None
     precision = config.precision or ("bfloat16" if dist.device.type == "cuda" else "float32")
     autocast = torch.bfloat16 if precision == "bfloat16" else None
-    # What is padded to a whole group of windows costs as much as what is scored.
-    group = config.batch if window <= _LONG_WINDOW else max(1, min(config.batch, 16 * _LONG_WINDOW // window))
-    expert = NeuralExpert(untrained, grid, dist, group=group, autocast=autocast)
+    expert = NeuralExpert(untrained, grid, dist, group=group, autocast=autocast, rolling=rolling)
     if config.ttt == "off":
         return expert, None
     options = config.ttt_options
-    rates = options.learning_rates or (0.0, DEFAULT_LEARNING_RATE[config.ttt or "sgd"])
+    rates = options.learning_rates or (0.0, DEFAULT_LEARNING_RATE[config.ttt or DEFAULT_TTT])
     if control is not None:
         rates = tuple(rate for rate in rates if rate)
-    arms = [_arm(artifact, config, dist, rate, expert, autocast, control) for rate in rates]
+    arms = [_arm(artifact, config, dist, rate, expert, window, control) for rate in rates]
     if not any(rates):
         raise InputError("no learning rate of test-time training is above 0: that is --ttt off")
     learning = LearningExpert(
         arms,
         expert,
         margin=options.margin,
-        probe=config.batch * grid.stride,
+        probe=config.batch * stride,
         family="neural" if control is None else "control",
         lessons=control,
     )
@@ -142,23 +139,22 @@ def _arm(
     dist: "Distributed",
     rate: float,
     untrained: "NeuralExpert",
-    autocast: "torch.dtype | None",
+    window: int,
     lessons: NDArray[np.uint16] | None,
 ) -> "Arm":
     from hybridlm.scoring.document_lora import DocumentExpert
     from hybridlm.scoring.learning import Arm
     from hybridlm.scoring.lora import Adapters
-    from hybridlm.scoring.neural import NeuralExpert
     from hybridlm.scoring.ttt import TestTimeTrainer
 
     if not rate:
         return Arm(rate, untrained, None)
-    kind, options, grid = config.ttt or "sgd", config.ttt_options, untrained.grid
+    kind, options, autocast = config.ttt or DEFAULT_TTT, config.ttt_options, untrained.autocast
     model = _model(artifact, dist)
     if kind == "documents":
         documents = DocumentExpert(
             model, options, dist,
-            rate=rate, context=grid.length, untrained=untrained.model, lessons=lessons, autocast=autocast,
+            rate=rate, context=window, untrained=untrained.model, lessons=lessons, autocast=autocast,
         )  # fmt: skip
         return Arm(rate, documents, documents)
     if kind == "off":
@@ -166,12 +162,9 @@ def _arm(
     adapters = Adapters(model, options.rank, options.alpha) if kind == "lora" else None
     trainer = TestTimeTrainer(
         model, kind, options, dist,
-        rate=rate, sequence_length=grid.length, adapters=adapters, autocast=autocast,
+        rate=rate, sequence_length=window, adapters=adapters, autocast=autocast,
     )  # fmt: skip
-    expert = NeuralExpert(
-        model, grid, dist,
-        group=config.batch, autocast=autocast, untrained=untrained.model, applied=trainer.applied,
-    )  # fmt: skip
+    expert = untrained.learning(model, trainer.applied)
     return Arm(rate, expert, trainer)
 
 

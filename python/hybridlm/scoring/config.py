@@ -10,6 +10,8 @@ DEFAULT_MIXER = "stacked"
 """Of scores, the codec and generation."""
 
 TTTOptimizer = Literal["sgd", "adamw", "lora", "documents", "off"]
+DEFAULT_TTT: TTTOptimizer = "documents"
+Attention = Literal["windows", "rolling"]
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -24,7 +26,7 @@ class TTTConfig:
     learning_rates: tuple[float, ...] = ()
     """Rates that learn side by side, each with a model of its own; 0: the artifact's model as it is. What
     they say is mixed by how well each has done so far. Unset: 0 and the default, which is 0.002 for sgd,
-    0.00005 for adamw, 0.001 for lora and documents."""
+    0.00005 for adamw, 0.001 for lora and 0.005 for documents."""
     epochs: int = 1
     """Passes over each scored chunk."""
     momentum: float = 0.9
@@ -48,8 +50,8 @@ class TTTConfig:
     """Adapters count alpha / rank times."""
     documents: int = 8
     """Documents that the model scores at once, each with adapters of its own."""
-    targets: int = 32
-    """Targets of a document between two steps of its adapters."""
+    targets: int | None = None
+    """Targets of a document between two steps of its adapters; unset: 32, or half a window if that's less."""
     weight_decay: float = 0.5
     """Of documents' adapters, times the learning rate."""
     warm: bool = True
@@ -59,10 +61,9 @@ class TTTConfig:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "rank", "documents", "targets"):
-            if getattr(self, name) < 1:
-                raise InputError(
-                    f"{name} of test-time training must be at least 1, not {getattr(self, name)}"
-                )
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} of test-time training must be at least 1, not {value}")
         check_ranges(
             self,
             "ttt_options.",
@@ -104,7 +105,8 @@ class ScoringConfig:
     geometric, which mixes whole rows and takes some hundred times as long."""
     ttt: TTTOptimizer | None = field(default=None, metadata={"environment": "TTT_OPTIMIZER"})
     """Test-time training of the neural model: of its weights (sgd, adamw), or of low-rank adapters, over the
-    whole stream (lora) or per document (documents). Unset: TTT_OPTIMIZER, else sgd if there is a model."""
+    whole stream (lora) or per document (documents). Unset: TTT_OPTIMIZER, else documents if there is a
+    model."""
     no_oracle: bool = False
     """Leave the oracle's experts out."""
     no_neural: bool = False
@@ -113,6 +115,10 @@ class ScoringConfig:
     """Tokens that the model sees at once; unset: as many as it was trained with."""
     stride: int | None = None
     """Targets between two windows; unset: half a window."""
+    attention: Attention = "windows"
+    """How the model sees its context: windows computes every window afresh; rolling keeps keys and values
+    from block to block, at half the cost for the default stride. (A model that learns from documents
+    computes a window for each of its steps.)"""
     chunk: int = 32_768
     """Targets that are scored before the model learns from them."""
     batch: int = 16

@@ -4,7 +4,8 @@ A document begins with adapters that change nothing. Its targets are scored in *
 step but the last, its adapters take one Adam step on that step's mean nll. A document is what follows a
 document token, up to and with the next one. Steps are laid out from the document's beginning, and every step
 is scored with the same number of tokens of context, whatever documents they are of: they have all been
-committed.
+committed. A document's first step computes a whole window. Later ones compute their own tokens alone: they
+see the keys and values of those before as the adapters of their time made them, and gradients end there.
 
 **Order of commitment.** The target at t is scored by weights that depend on the targets before t alone: on
 those of its own document, through the adapters; on those of earlier *chunks*, through the A that its adapters
@@ -27,23 +28,34 @@ from numpy.typing import NDArray
 
 from hybridlm.distributed import Distributed
 from hybridlm.model import GPT
+from hybridlm.model.gpt import Cache
 from hybridlm.scoring.config import TTTConfig
 from hybridlm.scoring.experts import Expert, Scored
 from hybridlm.scoring.lora import Adapters
 from hybridlm.scoring.neural import healthy_logits, state_hash
 from hybridlm.scoring.ttt import DEFAULT_LEARNING_RATE, TestTimeTrainer, deterministic
 
+_TARGETS = 32
 _SQUARE_DECAY = 0.99
 _EPSILON = 1e-8
 
 
 @dataclass
 class _Memory:
-    """Adapters of one document and their optimiser: vectors of ``Adapters.size``, and steps taken."""
+    """Adapters of one document and their optimiser: vectors of ``Adapters.size``, and steps taken.
+
+    past: [runs, 2, G, M, C], keys and values of the M tokens before the next step; valid: bool [M], those
+    that there are. Only what a document has that is not at its first step.
+    """
 
     vector: torch.Tensor
     square: torch.Tensor
+    past: torch.Tensor
+    valid: torch.Tensor
     steps: int
+
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        return self.vector, self.square, self.past, self.valid
 
 
 @dataclass
@@ -89,7 +101,7 @@ class DocumentExpert(Expert):
         self._dist = dist
         self._rate = rate
         self._context = context
-        self._targets = min(config.targets, context)
+        self._targets = min(config.targets or max(1, min(_TARGETS, context // 2)), context)
         self._untrained = untrained
         self._lessons = lessons
         self._autocast = autocast
@@ -109,7 +121,7 @@ class DocumentExpert(Expert):
         self._chunks = 0
         self._seen = 0
         self._origin = 0
-        self._open = _Memory(self._begin, torch.zeros_like(self._begin), 0)
+        self._open = self._fresh_memory()
         """Of the document that the stream so far ends in."""
         self.updates = 0
         self.undone = 0
@@ -145,7 +157,7 @@ class DocumentExpert(Expert):
 
     def undo(self) -> None:
         self._begin, self._latest = self._fresh.clone(), self._fresh[: self._adapters.first_size].clone()
-        self._open = _Memory(self._begin.clone(), torch.zeros_like(self._begin), self._open.steps)
+        self._open.vector, self._open.square = self._begin.clone(), torch.zeros_like(self._begin)
         if self._base is not None:
             self._base.undo()
 
@@ -161,6 +173,8 @@ class DocumentExpert(Expert):
             "latest": self._latest,
             "open": self._open.vector,
             "open_square": self._open.square,
+            "open_past": self._open.past,
+            "open_valid": self._open.valid,
         }
         if self._base is not None:
             found |= {f"base_{name}": value for name, value in self._base.state().items()}
@@ -171,7 +185,13 @@ class DocumentExpert(Expert):
         self._chunks, self._seen, self._origin, steps, self.updates, self.undone = counts
         device = self._dist.device
         self._begin, self._latest = state["begin"].to(device), state["latest"].to(device)
-        self._open = _Memory(state["open"].to(device), state["open_square"].to(device), steps)
+        self._open = _Memory(
+            state["open"].to(device),
+            state["open_square"].to(device),
+            state["open_past"].to(device),
+            state["open_valid"].to(device),
+            steps,
+        )
         if self._base is not None:
             base = {key.removeprefix("base_"): state[key] for key in state if key.startswith("base_")}
             self._base.restore(base)
@@ -230,11 +250,20 @@ class DocumentExpert(Expert):
     def _shared(self, memory: _Memory | None, steps: int, owner: int, spread: bool) -> _Memory:
         """The owner's memory, on every rank."""
         if memory is None:
-            memory = _Memory(torch.empty_like(self._begin), torch.empty_like(self._begin), steps)
+            memory = self._fresh_memory()
+            memory.steps = steps
         if spread:
-            self._dist.broadcast_(memory.vector, owner)
-            self._dist.broadcast_(memory.square, owner)
+            for tensor in memory.tensors():
+                self._dist.broadcast_(tensor, owner)
         return memory
+
+    def _fresh_memory(self) -> _Memory:
+        config, device = self.model.config, self._dist.device
+        before = self._context - self._targets
+        runs = len(config.layer_order(self.model.recurrent))
+        past = torch.zeros(runs, 2, config.kv_heads, before, config.head_width, device=device)
+        valid = torch.zeros(before, dtype=torch.bool, device=device)
+        return _Memory(self._begin.clone(), torch.zeros_like(self._begin), past, valid, 0)
 
     def _step_of(self, origin: int, target: int) -> int:
         """Which of its document's steps scores ``target``: as many come before it."""
@@ -254,17 +283,23 @@ class _Group:
         self._documents = documents
         self._end = end
         size = expert._config.documents
-        self._vectors = expert._begin.repeat(size, 1)
-        self._squares = torch.zeros_like(self._vectors)
+        memories = [document.memory or expert._fresh_memory() for document in documents]
+        memories += [expert._fresh_memory()] * (size - len(documents))
+        self._vectors = torch.stack([memory.vector for memory in memories])
+        self._squares = torch.stack([memory.square for memory in memories])
+        self._past = torch.stack([memory.past for memory in memories], dim=2)
+        self._valid = torch.stack([memory.valid for memory in memories])
         self._steps = [document.steps for document in documents]
-        for row, document in enumerate(documents):
-            if document.memory is not None:
-                self._vectors[row] = document.memory.vector
-                self._squares[row] = document.memory.square
 
     def memory(self, origin: int) -> _Memory:
         row = next(row for row, document in enumerate(self._documents) if document.origin == origin)
-        return _Memory(self._vectors[row].clone(), self._squares[row].clone(), self._steps[row])
+        return _Memory(
+            self._vectors[row].clone(),
+            self._squares[row].clone(),
+            self._past[:, :, row].clone(),
+            self._valid[row].clone(),
+            self._steps[row],
+        )
 
     def run(self, found: torch.Tensor | None, rows: NDArray[np.float32] | None, start: int) -> None:
         """Scores all documents' targets, step by step: ln p into ``found`` [n], and into ``rows`` [n, V] that
@@ -275,49 +310,94 @@ class _Group:
             active = [row for row, step in enumerate(self._steps) if step <= last[row]]
             if not active:
                 break
-            onwards = [row for row in active if self._steps[row] < last[row]]
-            # Always with gradients: without them attention may be another kernel, of other bits.
-            vectors = self._vectors.detach().requires_grad_()
-            inputs = self._inputs(active, self._stream)
-            logits = self._logits(vectors, inputs)
-            healthy = healthy_logits(logits.detach(), inputs, expert._untrained, expert._autocast)
-            for row in active:
-                self._write(row, healthy[row], found, rows, start)
-            if onwards:
-                if expert._lessons is not None:
-                    logits = self._logits(vectors, self._inputs(onwards, expert._lessons))
-                self._train(vectors, logits, onwards)
+            # Documents that go on from an earlier piece may stand beside such as begin.
+            for first in (True, False):
+                now = [row for row in active if (self._steps[row] == 0) == first]
+                if now:
+                    self._step(now, [row for row in now if self._steps[row] < last[row]], found, rows, start)
             for row in active:
                 # A document's last step isn't trained on; it is over here, but may go on in the next piece.
                 self._steps[row] += 1
         for row, step in enumerate(last):
             self._steps[row] = step
 
+    def _step(
+        self,
+        active: list[int],
+        onwards: list[int],
+        found: torch.Tensor | None,
+        rows: NDArray[np.float32] | None,
+        start: int,
+    ) -> None:
+        """Scores the rows ``active``, all of which or none are at their first step; trains ``onwards``."""
+        expert = self._expert
+        first = self._steps[active[0]] == 0
+        # Always with gradients: without them attention may be another kernel, of other bits.
+        vectors = self._vectors.detach().requires_grad_()
+        inputs = self._inputs(active, self._stream)
+        cache = self._cache(active) if first else Cache(self._past, self._valid)
+        logits = self._logits(vectors, inputs, cache)
+        healthy = healthy_logits(logits.detach(), inputs, expert._untrained, expert._autocast)
+        for row in active:
+            self._write(row, healthy[row], found, rows, start)
+        if not onwards:
+            return
+        if expert._lessons is not None:
+            # What the control learns from has no past of its own here, so its windows are computed whole.
+            logits = self._logits(vectors, self._inputs(onwards, expert._lessons), self._cache(onwards))
+        self._train(vectors, logits, onwards)
+        self._keep(onwards, cache)
+
+    def _cache(self, active: list[int]) -> Cache:
+        """Of whole windows: what stands for tokens before the stream's beginning is not to be seen."""
+        begins = torch.zeros(len(self._vectors), 1, dtype=torch.int64)
+        for row in active:
+            begins[row] = -self._place(row)[2]
+        columns = torch.arange(self._expert._context, device=self._vectors.device)
+        return Cache(valid=columns >= begins.to(columns.device))
+
+    def _keep(self, onwards: list[int], cache: Cache) -> None:
+        """Moves the past of the rows ``onwards`` up to their next step."""
+        kept, valid = cache.found(), cache.valid
+        assert valid is not None
+        if cache.past is not None:
+            kept = torch.cat((cache.past, kept), dim=4)
+            valid = F.pad(valid, (0, kept.shape[4] - valid.shape[1]), value=True)
+        first = kept.shape[4] - self._past.shape[4]
+        kept, valid = kept[:, :, onwards, :, first:], valid[onwards, first:]
+        # What isn't finite would stay with the document after its adapters have begun anew.
+        sound = torch.isfinite(kept).all(dim=-1).all(dim=3).all(dim=1).all(dim=0)
+        self._past[:, :, onwards] = torch.where(sound[:, None, :, None], kept, 0.0)
+        self._valid[onwards] = valid & sound
+
     def _place(self, row: int) -> tuple[int, int, int]:
-        """Of the row's current step: its first target, the end of its targets, its context's beginning."""
+        """Of the row's current step: its first target, the end of its targets, and its context's beginning,
+        below 0 where the stream begins later than that."""
         expert, document = self._expert, self._documents[row]
         first = document.origin + 1 + self._steps[row] * expert._targets
-        return first, first + expert._targets, max(0, first - 1 + expert._targets - expert._context)
+        return first, first + expert._targets, first - 1 + expert._targets - expert._context
 
     def _inputs(self, active: list[int], tokens: NDArray[np.uint16]) -> torch.Tensor:
-        """int64 [documents, context]: what each row's step sees; rows that aren't active are padding."""
+        """int64 [documents, context]: what each row's step sees, token 0 before the stream's beginning; rows
+        that aren't active are padding."""
         expert = self._expert
         inputs = np.zeros((expert._config.documents, expert._context), np.int64)
         for row in active:
             begin = self._place(row)[2]
-            seen = tokens[begin : min(begin + expert._context, self._end, len(tokens))]
-            inputs[row, : len(seen)] = seen
+            seen = tokens[max(0, begin) : min(begin + expert._context, self._end, len(tokens))]
+            at = max(0, -begin)
+            inputs[row, at : at + len(seen)] = seen
         return torch.from_numpy(inputs).to(expert._dist.device)
 
     @torch.enable_grad()
-    def _logits(self, vectors: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
-        """[documents, context, V]"""
+    def _logits(self, vectors: torch.Tensor, inputs: torch.Tensor, cache: Cache) -> torch.Tensor:
+        """Of the last positions of ``inputs`` [documents, context]: those that the cache doesn't hold."""
         expert = self._expert
         with (
             torch.autocast(inputs.device.type, dtype=expert._autocast, enabled=expert._autocast is not None),
             expert._adapters.applied(vectors),
         ):
-            logits: torch.Tensor = expert.model(inputs)
+            logits: torch.Tensor = expert.model(inputs, cache=cache)
         return logits
 
     def _write(
@@ -328,7 +408,8 @@ class _Group:
         rows: NDArray[np.float32] | None,
         start: int,
     ) -> None:
-        document, (first, end, begin) = self._documents[row], self._place(row)
+        document, (first, end, _) = self._documents[row], self._place(row)
+        begin = end - 1 - len(logits)
         first, last = max(first, document.first), min(end - 1, document.last)
         if first > last:
             return
@@ -346,9 +427,9 @@ class _Group:
         tokens = self._stream if expert._lessons is None else expert._lessons
         losses = []
         for row in onwards:
-            first, end, begin = self._place(row)
+            first, end, _ = self._place(row)
             targets = torch.from_numpy(tokens[first:end].astype(np.int64)).to(logits.device)
-            losses.append(F.cross_entropy(logits[row, first - 1 - begin : end - 1 - begin].float(), targets))
+            losses.append(F.cross_entropy(logits[row, -len(targets) :].float(), targets))
         (gradient,) = torch.autograd.grad(torch.stack(losses).sum(), vectors)
         at = torch.tensor(onwards, device=logits.device)
         gradient, square, before = gradient[at], self._squares[at], self._vectors[at]

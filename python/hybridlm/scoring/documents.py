@@ -25,8 +25,8 @@ class DocumentTotals:
         """``begins``: [V], which tokens a document begins with."""
         self.columns = tuple(columns)
         self._begins = begins
-        self._parts: list[NDArray[np.int64]] = []
-        self._last: NDArray[np.int64] | None = None
+        self._rows = np.empty((64, 3 + len(self.columns)), np.int64)
+        self._count = 0
 
     def add(
         self, before: NDArray[np.uint16], start: int, lengths: NDArray[np.int64], totals: NDArray[np.int64]
@@ -34,27 +34,29 @@ class DocumentTotals:
         """Targets start, start + 1, …, n of them: the tokens [n] before each, their bytes [n] and what they
         cost, [columns, n]."""
         firsts = np.flatnonzero(self._begins[before])
-        continued = self._last is not None and not (len(firsts) and firsts[0] == 0)
+        continued = self._count > 0 and not (len(firsts) and firsts[0] == 0)
         if not len(firsts) or firsts[0]:
             firsts = np.concatenate(([0], firsts))
         sizes = np.diff(np.append(firsts, len(before)))
         sums = np.add.reduceat(np.concatenate((lengths[None], totals)), firsts, axis=1)
         rows = np.concatenate(((start + firsts)[None], sizes[None], sums)).T
-        if self._last is not None:
-            if continued:
-                rows[0, 0] = self._last[0]
-                rows[0, 1:] += self._last[1:]
-            else:
-                self._parts.append(self._last[None])
-        self._parts.append(rows[:-1])
-        self._last = rows[-1].copy()
+        if continued:
+            self._rows[self._count - 1, 1:] += rows[0, 1:]
+            rows = rows[1:]
+        end = self._count + len(rows)
+        if end > len(self._rows):
+            self._rows = np.concatenate(
+                (self._rows[: self._count], np.empty((end, self._rows.shape[1]), np.int64))
+            )
+        self._rows[self._count : end] = rows
+        self._count = end
 
     def table(self) -> NDArray[np.int64]:
-        """[documents, 3 + columns]: the first target's index in the stream, targets, bytes, and the sums."""
-        last = [] if self._last is None else [self._last[None]]
-        empty = np.empty((0, 3 + len(self.columns)), np.int64)
-        self._parts = [np.concatenate([empty, *self._parts])]
-        return np.concatenate([*self._parts, *last])
+        """[documents, 3 + columns]: the first target's index in the stream, targets, bytes, and the sums.
+
+        A view, which is good until more is added.
+        """
+        return self._rows[: self._count]
 
 
 def check_table_path(path: str | os.PathLike[str]) -> None:

@@ -23,7 +23,7 @@ from hybridlm.progress import Progress
 from hybridlm.scoring.ahead import Ahead
 from hybridlm.scoring.artifact_experts import ArtifactExperts, experts_of
 from hybridlm.scoring.confidence import bpb_interval
-from hybridlm.scoring.config import ScoringConfig, TTTOptimizer
+from hybridlm.scoring.config import DEFAULT_TTT, ScoringConfig, TTTOptimizer
 from hybridlm.scoring.documents import DocumentTotals, check_table_path, write_table
 from hybridlm.scoring.experts import Expert
 from hybridlm.scoring.mixing import Mixers, MixtureSpec, expert_names
@@ -383,15 +383,18 @@ def _result(
 
     rates = parts.learners[0].report() if parts.learners else []
     updates = sum(one.updates for one in rates)
+    kind = config.ttt or DEFAULT_TTT
     if rates and not updates:
-        log.warning(
-            "test-time training made no update: the %s targets are a single chunk of up to %s; --chunk makes "
-            "smaller ones",
-            f"{tokens:,}",
-            f"{config.chunk:,}",
+        why = (
+            f"the {tokens:,} targets are a single chunk of up to {config.chunk:,}; --chunk makes smaller ones"
         )
+        if kind == "documents":
+            why = (
+                "no document is longer than a step of its adapters; --ttt-options.targets makes them shorter"
+            )
+        log.warning("test-time training made no update: %s", why)
     # Python's whole numbers, since a column's sum may be more than 64 bits hold.
-    totals = [sum(column.tolist()) for column in table[:, 3:].T]
+    totals = [sum(map(int, column)) for column in table[:, 3:].T]
     of_experts = {name: rate(total) for name, total in zip(names, totals[: len(names)], strict=True)}
     of_mixtures = dict(zip(specs, map(rate, totals[len(names) :]), strict=True))
     result = of_mixtures.pop("")
@@ -405,7 +408,7 @@ def _result(
         experts=of_experts,
         mixer=config.mixer,
         mixtures=of_mixtures,
-        ttt=(config.ttt or "sgd") if updates else "off",
+        ttt=kind if updates else "off",
         ttt_updates=updates,
         ttt_undone=sum(one.undone for one in rates),
         ttt_rates=[

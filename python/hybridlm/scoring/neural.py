@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hybridlm.distributed import Distributed
 from hybridlm.model import GPT
+from hybridlm.model.gpt import Rolling
 from hybridlm.scoring.experts import Expert, Scored
 from hybridlm.scoring.windows import WindowGrid
 
@@ -39,12 +40,13 @@ class NeuralExpert(Expert):
         *,
         group: int = 16,
         autocast: torch.dtype | None = None,
+        rolling: Rolling | None = None,
         untrained: GPT | None = None,
         applied: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """``untrained`` speaks in the place of a model that has diverged, at each position where that has no
-        finite distribution; None: a model that doesn't learn. Within ``applied()`` the model is what it has
-        been trained to be."""
+        """``rolling`` is how far attention reaches within a window; None: all of it. ``untrained`` speaks in
+        the place of a model that has diverged, at each position where that has no finite distribution; None:
+        a model that doesn't learn. Within ``applied()`` the model is what it has been trained to be."""
         self.model = model
         self._untrained = untrained
         self._applied = applied
@@ -52,7 +54,17 @@ class NeuralExpert(Expert):
         self.grid = grid
         self._dist = dist
         self._group = group
-        self._autocast = autocast
+        self.autocast = autocast
+        self._rolling = rolling
+
+    def learning(self, model: GPT, applied: Callable[[], AbstractContextManager[None]]) -> "NeuralExpert":
+        """An expert that sees and computes as this one does, of a ``model`` that learns; this one's model
+        speaks for it where it has diverged."""
+        return NeuralExpert(
+            model, self.grid, self._dist,
+            group=self._group, autocast=self.autocast, rolling=self._rolling,
+            untrained=self.model, applied=applied,
+        )  # fmt: skip
 
     @torch.no_grad()
     def score(self, stream: NDArray[np.uint16], start: int) -> Scored:
@@ -126,11 +138,11 @@ class NeuralExpert(Expert):
 
     def _logits(self, rows: torch.Tensor) -> torch.Tensor:
         """[B, T, V] of tokens int64 [B, T + 1], the last of which is no input."""
-        with _autocast(rows.device, self._autocast), self._applied():
-            logits: torch.Tensor = self.model(rows[:, :-1])
+        with _autocast(rows.device, self.autocast), self._applied():
+            logits: torch.Tensor = self.model(rows[:, :-1], self._rolling)
         if self._untrained is None:
             return logits
-        return healthy_logits(logits, rows[:, :-1], self._untrained, self._autocast)
+        return healthy_logits(logits, rows[:, :-1], self._untrained, self.autocast, self._rolling)
 
     def _score_group(
         self, padded: torch.Tensor, origin: int, group: int
@@ -165,9 +177,14 @@ def target_log_probs(logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def healthy_logits(
-    logits: torch.Tensor, inputs: torch.Tensor, untrained: GPT, autocast: torch.dtype | None
+    logits: torch.Tensor,
+    inputs: torch.Tensor,
+    untrained: GPT,
+    autocast: torch.dtype | None,
+    rolling: Rolling | None = None,
 ) -> torch.Tensor:
-    """``logits`` [B, T, V], but those of the ``untrained`` model wherever they are no distribution.
+    """``logits`` [B, T, V] of the last T tokens, but those of the ``untrained`` model wherever they are no
+    distribution.
 
     It is decided position by position from its whole row: what comes later, and the target, has no part.
     """
@@ -175,4 +192,4 @@ def healthy_logits(
     if not broken.any():
         return logits
     with _autocast(inputs.device, autocast):
-        return torch.where(broken[..., None], untrained(inputs), logits)
+        return torch.where(broken[..., None], untrained(inputs, rolling)[:, -logits.shape[1] :], logits)

@@ -25,7 +25,7 @@ from hybridlm.scoring.neural import state_hash
 MICRO_BATCH = 4
 """Sequences whose gradient is computed in one go. Ranks beyond batch / MICRO_BATCH are idle here."""
 
-DEFAULT_LEARNING_RATE = {"sgd": 0.002, "adamw": 0.00005, "lora": 0.001, "documents": 0.001}
+DEFAULT_LEARNING_RATE = {"sgd": 0.002, "adamw": 0.00005, "lora": 0.001, "documents": 0.005}
 _ADAM_BETAS = (0.9, 0.95)
 _ADAM_EPSILON = 1e-8
 _NO_TARGET = -100  # cross_entropy's ignore_index

@@ -21,7 +21,8 @@ from hybridlm.artifact import Artifact
 from hybridlm.config import as_dict, from_values
 from hybridlm.errors import InputError
 from hybridlm.files import atomic_write_bytes, scratch_folder
-from hybridlm.scoring.config import ScoringConfig
+from hybridlm.scoring.config import DEFAULT_TTT, ScoringConfig
+from hybridlm.scoring.windows import laid_out
 
 log = logging.getLogger("hybridlm.audit")
 
@@ -61,7 +62,8 @@ def prefix(
     neural = artifact.neural_header()
     window = config.window or (neural.model.get("sequence_length", 0) if neural else 0)
     stride = config.stride or max(1, window // 2)
-    targets = min(len(stream) - 1, 2 * config.batch * stride + window)
+    grid, group = laid_out(max(1, window), stride, config.attention, config.batch)
+    targets = min(len(stream) - 1, 2 * group * grid.stride + window)
     chunk = max(1, min(config.chunk, targets // 2))
     return stream[: targets + 1], dataclasses.replace(config, chunk=chunk)
 
@@ -87,7 +89,7 @@ def compare(
         different = np.flatnonzero(scores[0].view(np.int64) != other.view(np.int64))
         if len(different) and (first is None or different[0] + 1 < first):
             first = int(different[0]) + 1
-    return WorldSize(first is None, SIZES, len(stream) - 1, config.chunk, config.ttt or "sgd", first)
+    return WorldSize(first is None, SIZES, len(stream) - 1, config.chunk, config.ttt or DEFAULT_TTT, first)
 
 
 def _torchrun(worker: str, folder: Path, size: int) -> list[NDArray[np.float64]]:

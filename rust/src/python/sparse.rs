@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
 
 use super::counts::described;
@@ -10,8 +11,10 @@ use super::interruptible::interruptible;
 use super::name::Name;
 use super::vocabulary::{identity, vocabulary, Identity};
 use crate::files::AtomicFile;
-use crate::oracle::sparse::build::{self, Config};
+use crate::oracle::sparse::build::{self, Config, Corpus};
 use crate::oracle::sparse::counting::count_shards;
+use crate::oracle::sparse::cutoff::Histogram;
+use crate::oracle::sparse::fragment::Fragment;
 use crate::oracle::sparse::ngram::NgramSpec;
 use crate::oracle::sparse::{counts, counts_file, merge};
 use crate::parallel::Control;
@@ -58,6 +61,14 @@ impl SparseCounts {
         Ok(Self { core })
     }
 
+    /// Reads what `beginning_with` made.
+    #[staticmethod]
+    fn unnamed(py: Python<'_>, data: &[u8], tokens: u64) -> PyResult<Self> {
+        let data = data.to_vec();
+        let core = interruptible(py, None, |control| counts::SparseCounts::unnamed(data, tokens, control))?;
+        Ok(Self { core })
+    }
+
     #[staticmethod]
     #[pyo3(signature = (parts, out, threads=1, progress=None))]
     fn merge(
@@ -73,6 +84,53 @@ impl SparseCounts {
             counts::SparseCounts::open(&out, control)
         };
         Ok(Self { core: interruptible(py, progress, merge)? })
+    }
+
+    /// The sum of what `beginning_with` made of the same tokens.
+    #[staticmethod]
+    fn add(py: Python<'_>, parts: Vec<PyRef<'_, SparseCounts>>, threads: usize) -> PyResult<Self> {
+        let parts: Vec<&counts::SparseCounts> = parts.iter().map(|part| &part.core).collect();
+        let total = parts.iter().fold(0u64, |total, part| total.saturating_add(part.tokens()));
+        let add = |control: &Control| {
+            let sum = merge::merge(&parts, Vec::new(), Path::new("counts"), threads, control)?;
+            counts::SparseCounts::unnamed(sum, total, control)
+        };
+        Ok(Self { core: interruptible(py, None, add)? })
+    }
+
+    #[staticmethod]
+    fn heads<'py>(py: Python<'py>, parts: Vec<PyRef<'py, SparseCounts>>) -> PyResult<Bound<'py, PyBytes>> {
+        let parts: Vec<&counts::SparseCounts> = parts.iter().map(|part| &part.core).collect();
+        let heads = py.detach(|| merge::heads(&parts))?;
+        Ok(PyBytes::new(py, &heads))
+    }
+
+    fn beginning_with<'py>(
+        &self,
+        py: Python<'py>,
+        start: usize,
+        end: usize,
+    ) -> PyResult<(Bound<'py, PyBytes>, u64)> {
+        let (data, tokens) =
+            interruptible(py, None, |control| self.core.beginning_with(start..end, control))?;
+        Ok((PyBytes::new(py, &data), tokens))
+    }
+
+    #[pyo3(signature = (threads=1))]
+    fn histogram(&self, py: Python<'_>, threads: usize) -> PyResult<Vec<u64>> {
+        let found = interruptible(py, None, |control| Histogram::of(&self.core, threads, control))?;
+        Ok(found.numbers())
+    }
+
+    #[pyo3(signature = (cutoff, threads=1))]
+    fn candidates<'py>(&self, py: Python<'py>, cutoff: u64, threads: usize) -> PyResult<Bound<'py, PyBytes>> {
+        let packed = interruptible(py, None, |control| {
+            let mut packed = Vec::new();
+            let found = Fragment::all(&self.core, cutoff, threads, control)?;
+            found.into_iter().for_each(|fragment| fragment.pack(&mut packed));
+            Ok(packed)
+        })?;
+        Ok(PyBytes::new(py, &packed))
     }
 
     #[getter]
@@ -142,10 +200,48 @@ impl SparseCounts {
         let file = interruptible(py, progress, |control| build::build(&self.core, &config, control))?;
         Ok(PyBytes::new(py, &file))
     }
+
+    #[pyo3(signature = (candidates, max_bytes, memory, threads=1, progress=None))]
+    fn sparse_oracle_of<'py>(
+        &self,
+        py: Python<'py>,
+        candidates: Vec<PyBackedBytes>,
+        max_bytes: usize,
+        memory: usize,
+        threads: usize,
+        progress: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let config = Config { max_bytes, memory, threads };
+        let file = interruptible(py, progress, |control| {
+            let corpus = Corpus::of(&self.core);
+            let mut fragments = Vec::new();
+            for packed in candidates {
+                fragments.extend(Fragment::unpack(&packed, corpus.spec, "candidates")?);
+            }
+            build::build_of_candidates(&corpus, fragments, &config, control)
+        })?;
+        Ok(PyBytes::new(py, &file))
+    }
+}
+
+/// The cutoff of a file of `max_bytes`, from a sum of `SparseCounts.histogram`.
+#[pyfunction]
+fn sparse_cutoff(histogram: Vec<u64>, max_bytes: usize, memory: usize) -> PyResult<u64> {
+    let config = Config { max_bytes, memory, threads: 1 };
+    Ok(build::cutoff(&Histogram::from_numbers(&histogram)?, &config, 0)?)
+}
+
+/// The memory that a build takes besides its counts, in bytes.
+#[pyfunction]
+fn sparse_memory(candidates: u64) -> u64 {
+    build::memory_of(candidates)
 }
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("SPARSE_PROGRESS", build::PROGRESS)?;
     module.add("SPARSE_COUNTS_MAGIC", PyBytes::new(module.py(), &counts_file::MAGIC.to_le_bytes()))?;
+    module.add("SPARSE_CANDIDATES_PER_BYTE", build::CANDIDATES_PER_BYTE)?;
+    module.add_function(wrap_pyfunction!(sparse_cutoff, module)?)?;
+    module.add_function(wrap_pyfunction!(sparse_memory, module)?)?;
     module.add_class::<SparseCounts>()
 }

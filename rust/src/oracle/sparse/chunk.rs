@@ -20,6 +20,16 @@ pub struct Chunk {
     pub bytes: u32,
 }
 
+impl Chunk {
+    /// What precedes the chunk's frame in a file.
+    pub fn header(&self) -> Vec<u8> {
+        let mut header = self.first.to_le_bytes().to_vec();
+        header.extend(self.entries.to_le_bytes());
+        header.extend(self.bytes.to_le_bytes());
+        header
+    }
+}
+
 /// Packs sorted n-grams that begin with the same token into chunks.
 pub struct Packer {
     first: u16,

@@ -1,19 +1,24 @@
 //! Counted n-grams, in memory or in a file, which are read a chunk at a time.
 
+use std::borrow::Cow;
 use std::cmp::Ordering as CmpOrdering;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::chunk::{longest_content, unpack, Chunk};
-use super::counts_file::{scan, Scanned, END};
+use super::counts_file::{scan, Scanned, Writer, END};
 use super::ngram::{Entry, Ngram, NgramSpec};
 use super::sample::Sample;
 use crate::counted_shards::{CountedShard, HASH_BYTES};
 use crate::files::{self, AtomicFile};
-use crate::parallel::{self, Control};
+use crate::parallel::Control;
 use crate::tokens::check_tokens;
 use crate::{zstd_frame, Error, Result};
+
+/// n-grams that are worth a thread's while.
+const PIECE: usize = 1 << 16;
 
 /// Bytes read at a time where they are only hashed.
 const BUFFER: usize = 1 << 16;
@@ -60,7 +65,7 @@ impl SparseCounts {
     }
 
     /// Counts of `tokens` tokens that came from no shard.
-    pub(super) fn unnamed(data: Vec<u8>, tokens: u64, control: &Control) -> Result<Self> {
+    pub fn unnamed(data: Vec<u8>, tokens: u64, control: &Control) -> Result<Self> {
         Ok(Self { tokens, ..Self::from_bytes(data, "counts", control)? })
     }
 
@@ -149,23 +154,36 @@ impl SparseCounts {
         Ok(ChunkReader { counts: self, file })
     }
 
-    /// Calls `work` with every n-gram, in order; several threads unpack them.
+    /// Consecutive chunks, a piece of work each: all n-grams that begin with the same token are in one piece.
+    pub(super) fn pieces(&self) -> Vec<Range<usize>> {
+        let mut pieces = Vec::new();
+        let (mut start, mut held) = (0, 0);
+        for (index, pair) in self.chunks.windows(2).enumerate() {
+            held += pair[0].entries as usize;
+            if held >= PIECE && pair[0].first != pair[1].first {
+                pieces.push(start..index + 1);
+                (start, held) = (index + 1, 0);
+            }
+        }
+        if start < self.chunks.len() {
+            pieces.push(start..self.chunks.len());
+        }
+        pieces
+    }
+
+    /// Calls `work` with every n-gram of these chunks, in order; returns the sum of their counts.
     pub fn for_each(
         &self,
-        threads: usize,
+        chunks: Range<usize>,
         control: &Control,
         mut work: impl FnMut(&Entry) -> Result<()>,
-    ) -> Result<()> {
+    ) -> Result<u64> {
         let mut total = 0u64;
         let mut last = None;
-        for chunks in self.chunks.chunks(4 * threads.max(1)) {
-            let mut unpacked: Vec<Vec<Entry>> = vec![Vec::new(); chunks.len()];
-            let jobs = chunks.iter().zip(&mut unpacked).collect();
-            parallel::for_each(threads, jobs, |(chunk, entries): (&Chunk, &mut Vec<Entry>)| {
-                *entries = self.reader()?.read(*chunk)?;
-                control.check()
-            })?;
-            for entry in unpacked.iter().flatten() {
+        let mut reader = self.reader()?;
+        for &chunk in &self.chunks[chunks] {
+            control.check()?;
+            for entry in &reader.read(chunk)? {
                 // Within a chunk they are known to ascend.
                 if last >= Some(entry.ngram) {
                     return Err(Error::format(&self.what, "the chunks' n-grams are out of order"));
@@ -175,7 +193,7 @@ impl SparseCounts {
                 work(entry)?;
             }
         }
-        self.check_total(total)
+        Ok(total)
     }
 
     /// How often an n-gram of up to `order` tokens occurs.
@@ -251,8 +269,24 @@ impl SparseCounts {
         Ok(())
     }
 
+    /// The n-grams that begin with some consecutive tokens: the bytes of a file of no shard and without a sample, and the
+    /// sum of their counts. [`SparseCounts::unnamed`] reads them.
+    pub fn beginning_with(&self, first_tokens: Range<usize>, control: &Control) -> Result<(Vec<u8>, u64)> {
+        let before = |token: usize| self.chunks.partition_point(|chunk| usize::from(chunk.first) < token);
+        let chunks = before(first_tokens.start)..before(first_tokens.end);
+        let total = self.for_each(chunks.clone(), control, |_| Ok(()))?;
+        let mut writer = Writer::new(Vec::new(), Path::new("counts"), self.spec, &[], &Sample::default())?;
+        let mut reader = self.reader()?;
+        for chunk in &self.chunks[chunks] {
+            let frame = reader.frame(*chunk)?;
+            writer.write(&chunk.header())?;
+            writer.write(&frame)?;
+        }
+        Ok((writer.finish()?, total))
+    }
+
     /// Checks the sum of all counts: an n-gram starts at every token.
-    pub(super) fn check_total(&self, total: u64) -> Result<()> {
+    pub fn check_total(&self, total: u64) -> Result<()> {
         if total != self.tokens {
             let tokens = self.tokens;
             return Err(Error::format(
@@ -270,9 +304,8 @@ pub(super) struct ChunkReader<'a> {
 }
 
 impl ChunkReader<'_> {
-    pub fn read(&mut self, chunk: Chunk) -> Result<Vec<Entry>> {
-        let counts = self.counts;
-        let frame = match (&counts.source, &mut self.file) {
+    fn frame(&mut self, chunk: Chunk) -> Result<Cow<'_, [u8]>> {
+        match (&self.counts.source, &mut self.file) {
             (Source::File(path), Some(file)) => {
                 let mut frame = vec![0; chunk.bytes as usize];
                 let mut read = || {
@@ -280,14 +313,19 @@ impl ChunkReader<'_> {
                     file.read_exact(&mut frame)
                 };
                 read().map_err(|source| Error::io(path, source))?;
-                frame
+                Ok(frame.into())
             }
             (Source::Memory(data), _) => {
                 let start = chunk.offset as usize;
-                data[start..start + chunk.bytes as usize].to_vec()
+                Ok(data[start..start + chunk.bytes as usize].into())
             }
-            (Source::File(_), None) => return Ok(Vec::new()),
-        };
+            (Source::File(_), None) => Ok(Cow::default()),
+        }
+    }
+
+    pub fn read(&mut self, chunk: Chunk) -> Result<Vec<Entry>> {
+        let counts = self.counts;
+        let frame = self.frame(chunk)?;
         let name = format!("{}: at offset {}", counts.what, chunk.offset);
         let content =
             zstd_frame::decompress(&frame, longest_content(chunk.entries, counts.spec.order), &name)?;

@@ -5,10 +5,13 @@
 //! isn't kept passes all of its mass to its suffix ([`Trie::build`](super::trie::Trie::build)). An n-gram occurs at most
 //! as often as any n-gram in it, so the prefixes and suffixes of a candidate are candidates too.
 
+use std::sync::Mutex;
+
 use super::counts::SparseCounts;
-use super::trie::for_each_ngram;
+use super::ngram::{Entry, Ngram};
+use super::walk::{walk, Visitor};
 use crate::parallel::Control;
-use crate::Result;
+use crate::{Error, Result};
 
 /// How many n-grams of order 2 and above occur once, twice, and so on.
 #[derive(Debug)]
@@ -18,27 +21,59 @@ pub struct Histogram {
     more: u64,
 }
 
+impl Default for Histogram {
+    fn default() -> Self {
+        Self { exactly: vec![0; Self::MOST + 1], more: 0 }
+    }
+}
+
+impl Visitor for Histogram {
+    fn open(&mut self, _: usize, _: Ngram) {}
+
+    fn close(&mut self, order: usize, count: u64, _: Entry) -> Result<()> {
+        if order > 1 {
+            let slot = usize::try_from(count).ok().and_then(|count| self.exactly.get_mut(count));
+            *slot.unwrap_or(&mut self.more) += 1;
+        }
+        Ok(())
+    }
+}
+
 impl Histogram {
     /// The highest cutoff.
     const MOST: usize = 1 << 12;
 
     pub fn of(counts: &SparseCounts, threads: usize, control: &Control) -> Result<Self> {
-        let mut histogram = Self { exactly: vec![0; Self::MOST + 1], more: 0 };
-        for_each_ngram(
-            counts,
-            threads,
-            control,
-            &mut histogram,
-            |_, _, _| (),
-            |histogram, order, count, _| {
-                if order > 1 {
-                    let slot = usize::try_from(count).ok().and_then(|count| histogram.exactly.get_mut(count));
-                    *slot.unwrap_or(&mut histogram.more) += 1;
-                }
-                Ok(())
-            },
-        )?;
-        Ok(histogram)
+        let all = Mutex::new(Self::default());
+        walk(counts, threads, control, Self::default, |_, piece| {
+            all.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).add(&piece);
+        })?;
+        Ok(all.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()))
+    }
+
+    /// How many n-grams occur 0, 1, … times, and at the end how many occur still more often.
+    pub fn numbers(&self) -> Vec<u64> {
+        self.exactly.iter().copied().chain([self.more]).collect()
+    }
+
+    /// The inverse.
+    pub fn from_numbers(numbers: &[u64]) -> Result<Self> {
+        match numbers.split_last() {
+            Some((&more, exactly)) if exactly.len() == Self::MOST + 1 => {
+                Ok(Self { exactly: exactly.to_vec(), more })
+            }
+            _ => Err(Error::input(format!(
+                "a histogram has {} numbers, not {}",
+                Self::MOST + 2,
+                numbers.len()
+            ))),
+        }
+    }
+
+    /// Adds what was found in other pieces of the same counts.
+    pub fn add(&mut self, other: &Self) {
+        self.exactly.iter_mut().zip(&other.exactly).for_each(|(sum, number)| *sum += number);
+        self.more += other.more;
     }
 
     /// How many n-grams occur more than `cutoff` times.

@@ -7,9 +7,10 @@
 //! a few times.
 
 use super::counting::count_streams;
-use super::counts::SparseCounts;
 use super::discount::{basis, discount, Discount, Discounts, KNOTS};
 use super::estimate::FullModel;
+use super::ngram::NgramSpec;
+use super::sample::Sample;
 use super::trie::Trie;
 use crate::parallel::{self, Control};
 use crate::Result;
@@ -19,17 +20,17 @@ const HELD_OUT: usize = 8;
 
 const ROUNDS: usize = 3;
 
-/// Fits discounts to the documents in the sample of `counts`.
-pub fn fit(counts: &SparseCounts, threads: usize, control: &Control) -> Result<Discounts> {
+/// Fits discounts to the documents of a sample.
+pub fn fit(sample: &Sample, spec: NgramSpec, threads: usize, control: &Control) -> Result<Discounts> {
     let mut discounts = Discounts::default();
     let (mut counted, mut held_out) = (Vec::new(), Vec::new());
-    for (index, document) in counts.sample().documents().enumerate() {
+    for (index, document) in sample.documents().enumerate() {
         if index % HELD_OUT == HELD_OUT - 1 { &mut held_out } else { &mut counted }.push(document);
     }
     if held_out.is_empty() {
         return Ok(discounts);
     }
-    let counted = count_streams(&counted, counts.spec(), threads, control)?;
+    let counted = count_streams(&counted, spec, threads, control)?;
     let trie = Trie::build(&counted, 0, threads, control)?;
     for _ in 0..ROUNDS {
         let full = FullModel::estimate(&trie, &discounts, threads, control)?;

@@ -12,7 +12,7 @@ use super::counts::{ChunkReader, SparseCounts};
 use super::counts_file::Writer;
 use super::ngram::{Entry, NgramSpec};
 use super::sample::Sample;
-use crate::counted_shards::united;
+use crate::counted_shards::{united, CountedShard};
 use crate::parallel::{self, Control};
 use crate::{Error, Result};
 
@@ -48,6 +48,47 @@ impl<'a> Cursor<'a> {
 /// How many first tokens' n-grams are merged before they are written.
 const WINDOW: usize = 64;
 
+/// What counts say besides their n-grams.
+struct Head {
+    spec: NgramSpec,
+    shards: Vec<CountedShard>,
+    sample: Sample,
+}
+
+impl Head {
+    /// Of several counts together. [`Error::Input`] as for [`merge`].
+    fn of(parts: &[&SparseCounts]) -> Result<Self> {
+        let Some(first) = parts.first() else {
+            return Err(Error::input("no partial counts to merge"));
+        };
+        let mut spec = first.spec();
+        let mut shards = Vec::new();
+        for part in parts {
+            let NgramSpec { vocabulary, order } = part.spec();
+            spec.vocabulary =
+                spec.vocabulary.united(&vocabulary).filter(|_| order == spec.order).ok_or_else(|| {
+                    Error::input(format!(
+                        "{}: counts of {vocabulary} up to order {order} don't add up with counts of {} up to \
+                         order {}, from {}; count the shards again with the same options",
+                        part.what(),
+                        first.spec().vocabulary,
+                        first.spec().order,
+                        first.what()
+                    ))
+                })?;
+            shards = united(&shards, part.shards().to_vec())?;
+        }
+        let sample = Sample::merge(parts.iter().map(|part| part.sample()));
+        Ok(Self { spec, shards, sample })
+    }
+}
+
+/// The file of the sum of `parts` without its n-grams: what a build needs besides these.
+pub fn heads(parts: &[&SparseCounts]) -> Result<Vec<u8>> {
+    let Head { spec, shards, sample } = Head::of(parts)?;
+    Writer::new(Vec::new(), Path::new("counts"), spec, &shards, &sample)?.finish()
+}
+
 /// Adds files up into `out`, which errors call `path`. `control` advances by the bytes that were read.
 ///
 /// [`Error::Input`] when they are of different vocabularies or orders, or two of them of the same shard.
@@ -58,27 +99,7 @@ pub fn merge<W: Write>(
     threads: usize,
     control: &Control,
 ) -> Result<W> {
-    let Some(first) = parts.first() else {
-        return Err(Error::input("no partial counts to merge"));
-    };
-    let mut spec = first.spec();
-    let mut shards = Vec::new();
-    for part in parts {
-        let NgramSpec { vocabulary, order } = part.spec();
-        spec.vocabulary =
-            spec.vocabulary.united(&vocabulary).filter(|_| order == spec.order).ok_or_else(|| {
-                Error::input(format!(
-                    "{}: counts of {vocabulary} up to order {order} don't add up with counts of {} up to \
-                     order {}, from {}; count the shards again with the same options",
-                    part.what(),
-                    first.spec().vocabulary,
-                    first.spec().order,
-                    first.what()
-                ))
-            })?;
-        shards = united(&shards, part.shards().to_vec())?;
-    }
-    let sample = Sample::merge(parts.iter().map(|part| part.sample()));
+    let Head { spec, shards, sample } = Head::of(parts)?;
     let mut writer = Writer::new(out, path, spec, &shards, &sample)?;
     let totals: Vec<_> = parts.iter().map(|_| AtomicU64::new(0)).collect();
     for window in (0..spec.vocab_size()).collect::<Vec<_>>().chunks(WINDOW) {

@@ -282,8 +282,7 @@ fn read_order(
             found += continuations.len();
             visit(backoff, continuations);
         };
-        let read =
-            order_stream::code_order(&mut coders, shorter, contexts, None, ngrams, threads, go_on, visit);
+        let read = order_stream::decode(&mut coders, [shorter, contexts], ngrams, threads, go_on, visit);
         (read, coders.iter().all(is_finished))
     };
     read.map_err(|invalid| match invalid {
@@ -336,7 +335,11 @@ pub fn rewrite(data: &[u8], what: &str, version: u32) -> Result<Vec<u8>> {
             debug_assert!(coded.is_ok_and(|coded| coded == symbols));
             coder.finish()
         } else {
-            order_stream::encode(&shorter, &contexts, &symbols, &control)?
+            let (pair, suffixes) = ([&shorter, &contexts], restore::suffixes(&shorter, &contexts, &symbols));
+            order_stream::join([
+                order_stream::encode_continuations(pair, &symbols, &control)?,
+                order_stream::encode_weights(pair, &symbols, &suffixes, &control)?,
+            ])
         };
         streams.push((ngrams, stream));
         let (successors, restored) = restoration.finish();

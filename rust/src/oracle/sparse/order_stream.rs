@@ -7,7 +7,8 @@
 //! - [`super::continuations`]: which candidates continue each context;
 //! - [`super::weights`]: the steps of b(h) and of the continuations' discounted probabilities.
 //!
-//! The second needs the first, but not the other way round, so one thread can decode each.
+//! The second needs the first, but not the other way round. So one thread can decode each; an encoder, which knows the n-grams beforehand, can make both parts of all orders at the
+//! same time.
 //!
 //! Each decision is predicted from what both sides know by then: above all how often h, and the candidate after it,
 //! may be expected to occur in the training text. Encoder and decoder run the same code, so they cannot disagree: an
@@ -38,25 +39,22 @@ struct Block {
     found: Vec<Suffix>,
 }
 
-/// Codes one order with the coders of its two parts, on one thread or two. `source` is what to encode; a decoder has none.
-/// `limit` is the number of n-grams. `go_on` is called from time to time with each coder and says whether to continue.
+/// Decodes one order with the coders of its two parts, on one thread or two. `limit` is the number of n-grams. `go_on` is
+/// called from time to time with each coder and says whether to continue.
 ///
 /// `visit` is called for each context in turn with the step of its back-off weight, and with its continuations in the order
 /// of their tokens and the steps of their ratios.
-#[allow(clippy::too_many_arguments)]
-pub fn code_order<C: BinaryCoder + Send>(
+pub fn decode<C: BinaryCoder + Send>(
     [continuations, weights]: &mut [C; 2],
-    shorter: &RestoredOrder,
-    contexts: &RestoredOrder,
-    source: Option<&Symbols>,
+    [shorter, contexts]: [&RestoredOrder; 2],
     limit: usize,
     threads: usize,
     go_on: impl Fn(&C) -> bool + Sync,
     mut visit: impl FnMut(i8, &[(Suffix, i8)]),
 ) -> std::result::Result<(), Invalid> {
     let known = Known::new(shorter, contexts);
-    let mut continuations = ContinuationsCoder::new(&known, continuations, source, limit);
-    let mut weights = WeightsCoder::new(weights, source);
+    let mut continuations = ContinuationsCoder::new(&known, continuations, None, limit);
+    let mut weights = WeightsCoder::new(weights, None);
     let mut code_continuations = |start: usize, block: &mut Block| {
         for context in start..contexts.len().min(start + BLOCK) {
             continuations.prefetch(context);
@@ -122,26 +120,64 @@ pub fn code_order<C: BinaryCoder + Send>(
     })
 }
 
-/// The stream of an order from 2 on.
-pub fn encode(
-    shorter: &RestoredOrder,
-    contexts: &RestoredOrder,
+/// The first part of a stream of an order from 2 on.
+pub fn encode_continuations(
+    [shorter, contexts]: [&RestoredOrder; 2],
     symbols: &Symbols,
     control: &Control,
 ) -> Result<Vec<u8>> {
-    let mut coders = [Encoder::new(), Encoder::new()];
+    let known = Known::new(shorter, contexts);
+    let mut encoder = Encoder::new();
+    let mut coder = ContinuationsCoder::new(&known, &mut encoder, Some(symbols), symbols.tokens.len());
     let go_on = |_: &Encoder| control.check().is_ok();
-    let limit = symbols.tokens.len();
-    match code_order(&mut coders, shorter, contexts, Some(symbols), limit, 1, go_on, |_, _| ()) {
-        Ok(()) => {}
-        Err(Invalid::Interrupted) => return Err(Error::Interrupted),
-        Err(invalid) => unreachable!("{invalid:?}: kept n-grams are closed under prefix and suffix"),
+    let mut found = Vec::new();
+    for context in 0..contexts.len() {
+        coder.prefetch(context);
+        if let Some(features) = known.context(context) {
+            found.clear();
+            match coder.code_context(context, &features, &mut found, go_on) {
+                Ok(()) => {}
+                Err(Invalid::Interrupted) => return Err(Error::Interrupted),
+                Err(invalid) => unreachable!("{invalid:?}: kept n-grams are closed under prefix and suffix"),
+            }
+        }
     }
-    let [continuations, weights] = coders.map(Encoder::finish);
+    Ok(encoder.finish())
+}
+
+/// The second part; `suffixes` are those of the order's n-grams.
+pub fn encode_weights(
+    [shorter, contexts]: [&RestoredOrder; 2],
+    symbols: &Symbols,
+    suffixes: &[Suffix],
+    control: &Control,
+) -> Result<Vec<u8>> {
+    let known = Known::new(shorter, contexts);
+    let mut encoder = Encoder::new();
+    let mut coder = WeightsCoder::new(&mut encoder, Some(symbols));
+    let mut found = Vec::new();
+    for context in 0..contexts.len() {
+        if context % BLOCK == 0 {
+            control.check()?;
+        }
+        let range = symbols.successors(context);
+        if let Some(features) = known.context(context).filter(|_| !range.is_empty()) {
+            found.clear();
+            found.extend_from_slice(&suffixes[range]);
+            // Likeliest first; of equals, the lower token, which stands first and stays there.
+            found.sort_by(|a, b| b.probability.total_cmp(&a.probability));
+            coder.code_context(context, &features, &found);
+        }
+    }
+    Ok(encoder.finish())
+}
+
+/// The stream of two parts.
+pub fn join([continuations, weights]: [Vec<u8>; 2]) -> Vec<u8> {
     let mut stream = (continuations.len() as u32).to_le_bytes().to_vec();
     stream.extend(continuations);
     stream.extend(weights);
-    Ok(stream)
+    stream
 }
 
 /// The two parts of a stream; none if it is shorter than it says.

@@ -102,6 +102,20 @@ impl PrunedModel {
         Ok(Self { unigrams: unigrams(&settle(flowing)), orders })
     }
 
+    /// Keeps nothing: the mass of each n-gram is passed on until it is its last token's.
+    pub fn empty(trie: &Trie) -> Self {
+        let mut masses = starting(trie, 1);
+        let mut orders: Vec<PrunedOrder> = Vec::new();
+        orders.resize_with(trie.order() + 1, PrunedOrder::default);
+        for (n, order) in orders.iter_mut().enumerate().skip(2) {
+            for (mass, &token) in starting(trie, n).into_iter().zip(&trie.orders[n].tokens) {
+                *masses[usize::from(token)].get_mut() += mass.into_inner();
+            }
+            order.kept = vec![false; trie.orders[n].len()];
+        }
+        Self { unigrams: unigrams(&settle(masses)), orders }
+    }
+
     /// How many n-grams of order 2 and above are kept.
     pub fn len(&self) -> usize {
         self.orders.iter().map(|order| order.kept.iter().filter(|&&kept| kept).count()).sum()

@@ -5,8 +5,6 @@
 //! of lost training likelihood and code length. The code length follows from how often each step is used in the same
 //! class of contexts, which is learned over a few rounds.
 
-use std::ops::Range;
-
 use super::prune::PrunedModel;
 use super::restore::{RestoredOrder, Symbols, BACKOFF_LIMIT, BACKOFF_STEP, RATIO_LIMIT, RATIO_STEP};
 use super::trie::Trie;
@@ -25,7 +23,7 @@ const REACH: i32 = 4;
 const BACKOFF_SYMBOLS: usize = 2 * BACKOFF_LIMIT as usize + 1;
 const RATIO_SYMBOLS: usize = 2 * RATIO_LIMIT as usize + 1;
 
-/// What choosing the step of a context's back-off weight b takes, and where its continuations are.
+/// What choosing the step of a continued context's back-off weight b takes.
 struct Context {
     /// Logit of b, in steps.
     logit: f32,
@@ -33,7 +31,6 @@ struct Context {
     /// How often the context was met.
     total: f32,
     class: usize,
-    continuations: Range<usize>,
 }
 
 /// What choosing the step of a kept n-gram's ratio takes.
@@ -68,98 +65,89 @@ pub struct Quantiser<'a> {
 impl Quantiser<'_> {
     /// The symbols that stand for this order, if `threshold` is what its n-grams were pruned by.
     pub fn symbols(&self, threshold: f32, threads: usize, control: &Control) -> Result<Symbols> {
-        let mut symbols = self.kept();
-        let (contexts, continuations) = self.measure(&symbols);
+        let at_once = self.members.len().div_ceil(4 * threads).max(1);
+        let mut pieces: Vec<Piece> = (0..self.members.len())
+            .step_by(at_once)
+            .map(|start| Piece { start, ..Piece::default() })
+            .collect();
+        parallel::for_each(threads, pieces.iter_mut().collect(), |piece| {
+            let end = self.members.len().min(piece.start + at_once);
+            self.measure(piece, end);
+            control.check()
+        })?;
         let exchange = threshold / NGRAM_BITS;
+        let stored = stored_backoffs();
         let mut backoff_costs = vec![[0.0; BACKOFF_SYMBOLS]; BACKOFF_CLASSES];
         let mut ratio_costs = vec![[0.0; RATIO_SYMBOLS]; RATIO_CLASSES];
-        let at_once = contexts.len().div_ceil(4 * threads).max(1);
         for _ in 0..ROUNDS {
-            let mut jobs = Vec::new();
-            let mut left = &mut symbols.ratios[..];
-            for (contexts, backoffs) in contexts.chunks(at_once).zip(symbols.backoffs.chunks_mut(at_once)) {
-                let count = contexts.iter().map(|context| context.continuations.len()).sum();
-                let ratios;
-                (ratios, left) = std::mem::take(&mut left).split_at_mut(count);
-                jobs.push((contexts, backoffs, ratios));
-            }
-            parallel::for_each(threads, jobs, |(contexts, backoffs, ratios)| {
-                let base = contexts.first().map_or(0, |context| context.continuations.start);
-                for (context, backoff) in contexts.iter().zip(backoffs) {
-                    if !context.continuations.is_empty() {
-                        *backoff = choose_backoff(context, &backoff_costs[context.class], exchange);
-                    }
-                    for index in context.continuations.clone() {
-                        let continuation = &continuations[index];
-                        if !continuation.is_first {
-                            let costs = &ratio_costs[continuation.class];
-                            ratios[index - base] = choose_ratio(continuation, costs, exchange);
-                        }
+            parallel::for_each(threads, pieces.iter_mut().collect(), |piece: &mut Piece| {
+                for (context, step) in piece.contexts.iter().zip(&mut piece.steps) {
+                    *step = choose_backoff(context, &stored, &backoff_costs[context.class], exchange);
+                }
+                for (continuation, step) in piece.continuations.iter().zip(&mut piece.ratios) {
+                    if !continuation.is_first {
+                        *step = choose_ratio(continuation, &ratio_costs[continuation.class], exchange);
                     }
                 }
                 control.check()
             })?;
-            let used = contexts.iter().zip(&symbols.backoffs);
-            let used = used.filter(|(context, _)| !context.continuations.is_empty());
+            let used = pieces.iter().flat_map(|piece| piece.contexts.iter().zip(&piece.steps));
             let of_class =
                 |(context, &step): (&Context, &i8)| (context.class, (step + BACKOFF_LIMIT) as usize);
             learn(&mut backoff_costs, used.map(of_class));
-            let used = continuations.iter().zip(&symbols.ratios);
+            let used = pieces.iter().flat_map(|piece| piece.continuations.iter().zip(&piece.ratios));
             let used = used.filter(|(continuation, _)| !continuation.is_first);
             let of_class = |(continuation, &step): (&Continuation, &i8)| {
                 (continuation.class, (step + RATIO_LIMIT) as usize)
             };
             learn(&mut ratio_costs, used.map(of_class));
         }
+        let mut symbols = Symbols { first: vec![0], ..Symbols::default() };
+        symbols.first.reserve_exact(self.members.len());
+        symbols.backoffs.reserve_exact(self.members.len());
+        for piece in pieces {
+            let mut steps = piece.steps.into_iter();
+            for count in piece.counts {
+                symbols.first.push(symbols.first[symbols.first.len() - 1] + count);
+                symbols.backoffs.push(if count > 0 { steps.next().unwrap_or(0) } else { 0 });
+            }
+            symbols.tokens.extend(piece.tokens);
+            symbols.ratios.extend(piece.ratios);
+        }
         Ok(symbols)
     }
 
-    /// Which n-grams are kept; all steps are zero.
-    fn kept(&self) -> Symbols {
-        let (tokens, kept) = (&self.trie.orders[self.order].tokens, &self.model.orders[self.order].kept);
-        let mut symbols = Symbols { first: vec![0], ..Symbols::default() };
-        symbols.first.reserve_exact(self.members.len());
-        for &member in self.members {
-            let range = self.trie.orders[self.order - 1].successors(member as usize);
-            symbols.tokens.extend(range.filter(|&index| kept[index]).map(|index| tokens[index]));
-            symbols.first.push(symbols.tokens.len() as u32);
-        }
-        symbols.backoffs = vec![0; self.members.len()];
-        symbols.ratios = vec![0; symbols.tokens.len()];
-        symbols
-    }
-
-    fn measure(&self, symbols: &Symbols) -> (Vec<Context>, Vec<Continuation>) {
+    /// Fills a piece in, up to the context `end`.
+    fn measure(&self, piece: &mut Piece, end: usize) {
         let pruned = &self.model.orders[self.order];
-        let mut contexts = Vec::with_capacity(self.members.len());
-        let mut continuations = Vec::with_capacity(symbols.tokens.len());
+        let tokens = &self.trie.orders[self.order].tokens;
         // Of each continuation of a context, its discounted probability and its probability in the shorter context.
         let mut kept: Vec<(f32, f32)> = Vec::new();
-        for (context, &member) in self.members.iter().enumerate() {
-            let range = symbols.successors(context);
-            let (backoff, total) = (pruned.backoffs[member as usize], pruned.totals[member as usize]);
-            let count = (i32::from(self.contexts.log_counts[context]) >> 4).clamp(0, 23) as usize;
-            contexts.push(Context {
-                logit: (backoff / (1.0 - backoff).max(1e-6)).ln() / BACKOFF_STEP as f32,
-                backoff: backoff.min(1.0 - 1e-6),
-                total,
-                class: range.len().min(7) * 24 + count,
-                continuations: range.clone(),
-            });
-            if range.is_empty() {
-                continue;
-            }
+        for (context, &member) in self.members.iter().enumerate().take(end).skip(piece.start) {
             kept.clear();
             let stem = self.contexts.suffixes[context] as usize;
             let found = self.shorter.successors(stem);
             let mut suffix = found.start;
             for index in self.trie.orders[self.order - 1].successors(member as usize) {
                 if pruned.kept[index] {
-                    let token = self.trie.orders[self.order].tokens[index];
+                    let token = tokens[index];
                     suffix += self.contexts.tokens[suffix..found.end].partition_point(|&other| other < token);
                     kept.push((pruned.discounted[index], self.contexts.probabilities[suffix]));
+                    piece.tokens.push(token);
                 }
             }
+            piece.counts.push(kept.len() as u32);
+            if kept.is_empty() {
+                continue;
+            }
+            let (backoff, total) = (pruned.backoffs[member as usize], pruned.totals[member as usize]);
+            let count = (i32::from(self.contexts.log_counts[context]) >> 4).clamp(0, 23) as usize;
+            piece.contexts.push(Context {
+                logit: (backoff / (1.0 - backoff).max(1e-6)).ln() / BACKOFF_STEP as f32,
+                backoff: backoff.min(1.0 - 1e-6),
+                total,
+                class: kept.len().min(7) * 24 + count,
+            });
             // As a reader finds it: the likeliest in the shorter context, of equals the lower token.
             let mut first = 0;
             for (index, (_, below)) in kept.iter().enumerate() {
@@ -176,7 +164,7 @@ impl Quantiser<'_> {
                 let curvature = held * own * movable;
                 let step = RATIO_STEP as f32 * std::f32::consts::LN_2;
                 let lower = (-(below / likelihood).log2() * 1.5) as usize;
-                continuations.push(Continuation {
+                piece.continuations.push(Continuation {
                     ratio: (discounted / reference).log2() / RATIO_STEP as f32,
                     loss: 0.5 * curvature * step * step * std::f32::consts::LOG2_E,
                     class: lower.min(23) * 4 + (kept.len() - 1).min(3),
@@ -184,8 +172,24 @@ impl Quantiser<'_> {
                 });
             }
         }
-        (contexts, continuations)
+        piece.steps.resize(piece.contexts.len(), 0);
+        piece.ratios.resize(piece.continuations.len(), 0);
     }
+}
+
+/// Consecutive contexts from `start` on: one thread's work.
+#[derive(Default)]
+struct Piece {
+    start: usize,
+    /// How many continuations each context keeps.
+    counts: Vec<u32>,
+    /// Those that keep any, and the steps chosen for them.
+    contexts: Vec<Context>,
+    steps: Vec<i8>,
+    /// Their continuations.
+    tokens: Vec<u16>,
+    continuations: Vec<Continuation>,
+    ratios: Vec<i8>,
 }
 
 /// Code lengths in bits from counts.
@@ -200,12 +204,26 @@ fn learn<const N: usize>(costs: &mut [[f32; N]], observed: impl Iterator<Item = 
     }
 }
 
-fn choose_backoff(context: &Context, costs: &[f32; BACKOFF_SYMBOLS], exchange: f32) -> i8 {
-    let b = context.backoff;
-    // Relative entropy of what is stored from b, for as often as the context was met.
+/// log2 of b and of 1 − b of each step, from the lowest.
+fn stored_backoffs() -> [(f64, f64); BACKOFF_SYMBOLS] {
+    std::array::from_fn(|index| {
+        let logit = (index as f64 - f64::from(BACKOFF_LIMIT)) * BACKOFF_STEP;
+        (-(-logit).exp().ln_1p() / std::f64::consts::LN_2, -logit.exp().ln_1p() / std::f64::consts::LN_2)
+    })
+}
+
+fn choose_backoff(
+    context: &Context,
+    stored: &[(f64, f64); BACKOFF_SYMBOLS],
+    costs: &[f32; BACKOFF_SYMBOLS],
+    exchange: f32,
+) -> i8 {
+    let (b, total) = (f64::from(context.backoff), f64::from(context.total));
+    // What is stored of b loses its relative entropy from b, for as often as the context was met: up to what no step
+    // changes, the cross entropy.
     let loss = |step: i32| {
-        let stored = 1.0 / (1.0 + (-(step as f32) * BACKOFF_STEP as f32).exp());
-        context.total * (b * (b / stored).log2() + (1.0 - b) * ((1.0 - b) / (1.0 - stored)).log2())
+        let (log_b, log_rest) = stored[(step + i32::from(BACKOFF_LIMIT)) as usize];
+        -total * (b * log_b + (1.0 - b) * log_rest)
     };
     least(context.logit, i32::from(BACKOFF_LIMIT), costs, loss, exchange)
 }
@@ -213,17 +231,17 @@ fn choose_backoff(context: &Context, costs: &[f32; BACKOFF_SYMBOLS], exchange: f
 fn choose_ratio(continuation: &Continuation, costs: &[f32; RATIO_SYMBOLS], exchange: f32) -> i8 {
     let loss = |step: i32| {
         let off = step as f32 - continuation.ratio;
-        continuation.loss * off * off
+        f64::from(continuation.loss * off * off)
     };
     least(continuation.ratio, i32::from(RATIO_LIMIT), costs, loss, exchange)
 }
 
 /// The step near `target` with the least loss and code length.
-fn least(target: f32, limit: i32, costs: &[f32], loss: impl Fn(i32) -> f32, exchange: f32) -> i8 {
+fn least(target: f32, limit: i32, costs: &[f32], loss: impl Fn(i32) -> f64, exchange: f32) -> i8 {
     let nearest = (target.round() as i32).clamp(-limit, limit);
-    let mut best = (f32::INFINITY, nearest);
+    let mut best = (f64::INFINITY, nearest);
     for step in (nearest - REACH).max(-limit)..=(nearest + REACH).min(limit) {
-        let cost = loss(step) + exchange * costs[(step + limit) as usize];
+        let cost = loss(step) + f64::from(exchange * costs[(step + limit) as usize]);
         if cost < best.0 {
             best = (cost, step);
         }

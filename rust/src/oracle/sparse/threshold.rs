@@ -19,6 +19,9 @@ pub trait Candidates {
     /// At least as many n-grams as any threshold leaves.
     fn most_ngrams(&self) -> usize;
 
+    /// The file without n-grams, which the highest threshold would leave; none as for others.
+    fn empty(&mut self) -> Result<Option<Vec<u8>>>;
+
     /// How many n-grams a threshold leaves.
     fn ngrams(&mut self, threshold: f64) -> Result<usize>;
 
@@ -75,7 +78,8 @@ pub fn search(candidates: &mut impl Candidates, max_bytes: usize) -> Result<Opti
     let numbers = BTreeMap::from([(LAST_STEP, 0)]);
     let made = BTreeMap::new();
     let mut search = Search { candidates, max_bytes, sizes, numbers, made, best: None, all_held: true };
-    if !search.make(LAST_STEP)? {
+    let empty = search.candidates.empty()?;
+    if !search.note(LAST_STEP, empty) {
         return Ok(None);
     }
     if most * BITS_OF_EVERYTHING > 8.0 * max_bytes as f64 || !search.make(0)? {
@@ -103,18 +107,20 @@ struct Search<'a, C> {
 impl<C: Candidates> Search<'_, C> {
     /// Returns a step whose file must be made to be sure; none if the result is certain.
     fn in_doubt(&mut self) -> Result<Option<usize>> {
-        let likely = if self.made.len() < PATIENCE { Some(self.likely()?) } else { None };
         loop {
+            let likely = if self.made.len() < PATIENCE { Some(self.likely()?) } else { None };
             let (found, doubtful) = self.bisect(likely);
-            if likely.is_some() && !self.made.contains_key(&found) {
-                return Ok(Some(found));
-            }
-            match doubtful {
-                // Its number of n-grams may settle it.
-                Some(step) if !self.numbers.contains_key(&step) => self.ngrams(step)?,
-                None if !self.made.contains_key(&found) => return Ok(Some(found)),
-                doubtful => return Ok(doubtful),
+            let step = match doubtful {
+                _ if likely.is_some() && !self.made.contains_key(&found) => found,
+                Some(step) => step,
+                None if !self.made.contains_key(&found) => found,
+                None => return Ok(None),
             };
+            if self.numbers.contains_key(&step) {
+                return Ok(Some(step));
+            }
+            // Its number of n-grams may tell enough.
+            self.ngrams(step)?;
         }
     }
 
@@ -163,6 +169,7 @@ impl<C: Candidates> Search<'_, C> {
         // The further from what is known, the less certain is the number that is wanted.
         let made = self.sizes.known.iter().skip(1).map(|known| (known.0 / wanted).ln().abs());
         let near_enough = NEAR * made.fold(1.0, f64::min);
+        let mut one_sided = 0;
         for attempt in 1u32.. {
             // The nearest steps that were counted, with more n-grams and with at most as many as wanted, and how many
             // nepers that is off.
@@ -187,7 +194,9 @@ impl<C: Candidates> Search<'_, C> {
                     low as f64 + (high - low) as f64 * more / (more - fewer)
                 }
                 (Some((step, off)), None) | (None, Some((step, off))) => {
-                    step as f64 + f64::from(attempt) * off / LOSS_PER_STEP
+                    // If it isn't reached, further each time.
+                    one_sided += 1;
+                    step as f64 + f64::from(one_sided) * off / LOSS_PER_STEP
                 }
                 (None, None) => FIRST_STEP as f64,
             };
@@ -212,11 +221,17 @@ impl<C: Candidates> Search<'_, C> {
 
     /// Makes a step's file; returns whether it fits.
     fn make(&mut self, step: usize) -> Result<bool> {
-        let number = self.ngrams(step)?;
+        self.ngrams(step)?;
+        let file = self.candidates.file(threshold(step))?;
+        Ok(self.note(step, file))
+    }
+
+    /// Takes down what file a step's counted n-grams have; returns whether it fits.
+    fn note(&mut self, step: usize, file: Option<Vec<u8>>) -> bool {
         let mut fits = false;
-        match self.candidates.file(threshold(step))? {
+        match file {
             Some(file) => {
-                self.sizes.add(number as f64, file.len() as f64, self.max_bytes as f64);
+                self.sizes.add(self.numbers[&step] as f64, file.len() as f64, self.max_bytes as f64);
                 fits = file.len() <= self.max_bytes;
                 if fits && self.best.as_ref().is_none_or(|best| step < best.0) {
                     self.best = Some((step, file));
@@ -225,7 +240,7 @@ impl<C: Candidates> Search<'_, C> {
             None => self.all_held = false,
         }
         self.made.insert(step, fits);
-        Ok(fits)
+        fits
     }
 }
 
@@ -408,6 +423,10 @@ mod tests {
             self.all as usize
         }
 
+        fn empty(&mut self) -> Result<Option<Vec<u8>>> {
+            self.file(threshold(LAST_STEP))
+        }
+
         fn ngrams(&mut self, threshold: f64) -> Result<usize> {
             self.counted += 1;
             Ok((self.all * self.share(threshold)) as usize)
@@ -473,6 +492,10 @@ mod tests {
     impl Candidates for Arbitrary {
         fn most_ngrams(&self) -> usize {
             10 * self.bytes.len()
+        }
+
+        fn empty(&mut self) -> Result<Option<Vec<u8>>> {
+            self.file(threshold(LAST_STEP))
         }
 
         fn ngrams(&mut self, threshold: f64) -> Result<usize> {

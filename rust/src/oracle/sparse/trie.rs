@@ -8,7 +8,8 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::counts::SparseCounts;
-use super::ngram::{weight, Entry, Ngram, MAX_ORDER};
+use super::fragment::{too_many, CutTotals, Fragment, FragmentOrder};
+use super::ngram::NgramSpec;
 use crate::parallel::{self, Control};
 use crate::{Error, Result};
 
@@ -62,56 +63,102 @@ impl Trie {
     /// occurrences that no longer one of them ends with. Each has the mass that an occurrence of the n-grams of the top
     /// order which were cut has on average.
     pub fn build(counts: &SparseCounts, cutoff: u64, threads: usize, control: &Control) -> Result<Self> {
-        let mut growing = Growing::new(counts, cutoff);
-        for_each_ngram(
-            counts,
-            threads,
-            control,
-            &mut growing,
-            |growing, order, ngram| growing.open(order, ngram),
-            |growing, order, count, entry| growing.close(order, count, entry),
-        )?;
-        let occurrences = std::mem::take(&mut growing.occurrences);
-        let mut trie = growing.finish();
+        let fragments = Fragment::all(counts, cutoff, threads, control)?;
+        Self::assemble(counts.spec(), fragments, threads, control)
+    }
+
+    /// Puts together the n-grams that begin with different tokens, in the order of these.
+    pub fn assemble(
+        spec: NgramSpec,
+        fragments: Vec<Fragment>,
+        threads: usize,
+        control: &Control,
+    ) -> Result<Self> {
+        let first_tokens = fragments.iter().flat_map(|fragment| &fragment.orders[1].tokens);
+        if !first_tokens.is_sorted_by(|a, b| a < b) {
+            return Err(Error::input("candidates that begin with the same token come from two places"));
+        }
+        let mut cut_totals = CutTotals::default();
+        let mut parts: Vec<Vec<FragmentOrder>> = (0..=spec.order).map(|_| Vec::new()).collect();
+        for Fragment { orders, cut, .. } in fragments {
+            cut_totals.add(cut.count, cut.documents);
+            parts.iter_mut().zip(orders).for_each(|(parts, part)| parts.push(part));
+        }
+        // How many n-grams there are before each fragment's.
+        let mut bases: Vec<Vec<u32>> = Vec::new();
+        for (n, parts) in parts.iter().enumerate() {
+            let mut base = 0u32;
+            let mut before = Vec::with_capacity(parts.len() + 1);
+            before.push(base);
+            for part in parts {
+                base = u32::try_from(part.tokens.len())
+                    .ok()
+                    .and_then(|length| base.checked_add(length))
+                    .ok_or_else(|| too_many(n))?;
+                before.push(base);
+            }
+            bases.push(before);
+        }
+        let mut orders = vec![TrieOrder::default(); spec.order + 1];
+        let mut counts = vec![Vec::new(); spec.order + 1];
+        orders[0] = TrieOrder {
+            tokens: vec![0],
+            suffixes: vec![0],
+            first: vec![0, spec.vocab_size() as u32],
+            ..TrieOrder::default()
+        };
+        let mut jobs: Vec<_> = orders.iter_mut().zip(&mut counts).zip(parts).enumerate().skip(1).collect();
+        // The longest first, so that threads finish together.
+        jobs.sort_by_key(|(n, _)| std::cmp::Reverse(bases[*n].last().copied()));
+        parallel::for_each(threads, jobs, |(n, ((ngrams, counts), parts)): (usize, ((_, _), _))| {
+            (*ngrams, *counts) = match n {
+                1 => vocabulary(spec.vocab_size(), parts, &bases[2]),
+                _ => concatenate(parts, bases.get(n + 1).map(Vec::as_slice)),
+            };
+            control.check()
+        })?;
+        let mut trie = Self { orders, bos: spec.vocabulary.bos };
         trie.link_suffixes(threads, control)?;
-        if cutoff > 0 {
-            trie.take_over(occurrences, threads, control)?;
+        if counts.iter().any(|counts| !counts.is_empty()) {
+            trie.take_over(&counts, cut_totals.mean_weight(), threads, control)?;
         }
         Ok(trie)
     }
 
     /// Gives the n-grams what those that were cut pass on.
-    fn take_over(&mut self, occurrences: Occurrences, threads: usize, control: &Control) -> Result<()> {
-        let Occurrences { counts, cut, weights, .. } = occurrences;
-        let weight = weights.mean();
-        let mut longer: Option<&Vec<f32>> = None;
-        for (n, counts) in counts.iter().enumerate().skip(1).rev() {
-            if let Some(longer) = longer {
-                // Whole numbers, whose sums don't depend on the order in which threads add.
-                let ended: Vec<AtomicU64> = (0..counts.len()).map(|_| AtomicU64::default()).collect();
-                let suffixes = &self.orders[n + 1].suffixes;
-                let pieces = longer.chunks(PIECE).zip(suffixes.chunks(PIECE)).collect();
-                parallel::for_each(threads, pieces, |(longer, suffixes)| {
-                    for (&count, &suffix) in longer.iter().zip(suffixes) {
-                        ended[suffix as usize].fetch_add(count as u64, Ordering::Relaxed);
-                    }
-                    control.check()
-                })?;
-                let left = counts.iter().zip(ended).map(|(&count, ended)| {
-                    // A count above 2^24 is rounded.
-                    weight * (count as u64).saturating_sub(ended.into_inner()) as f32
-                });
-                self.orders[n].masses = left.collect();
-                if n > 1 {
-                    // No longer n-gram ends with one that begins a document: it starts with its count.
-                    let beginnings = self.beginning_with(self.bos, n);
-                    self.orders[n].masses[beginnings].fill(0.0);
+    ///
+    /// `counts` says how often they occur, and `weight` what an occurrence weighs.
+    fn take_over(
+        &mut self,
+        counts: &[Vec<f32>],
+        weight: f32,
+        threads: usize,
+        control: &Control,
+    ) -> Result<()> {
+        for n in (1..self.order()).rev() {
+            // Whole numbers, whose sums don't depend on the order in which threads add.
+            let ended: Vec<AtomicU64> = (0..counts[n].len()).map(|_| AtomicU64::default()).collect();
+            let suffixes = &self.orders[n + 1].suffixes;
+            let pieces = counts[n + 1].chunks(PIECE).zip(suffixes.chunks(PIECE)).collect();
+            parallel::for_each(threads, pieces, |(longer, suffixes)| {
+                for (&count, &suffix) in longer.iter().zip(suffixes) {
+                    ended[suffix as usize].fetch_add(count as u64, Ordering::Relaxed);
                 }
+                control.check()
+            })?;
+            let left = counts[n].iter().zip(ended).map(|(&count, ended)| {
+                // A count above 2^24 is rounded.
+                weight * (count as u64).saturating_sub(ended.into_inner()) as f32
+            });
+            self.orders[n].masses = left.collect();
+            if n > 1 {
+                // No longer n-gram ends with one that begins a document: it starts with its count.
+                let beginnings = self.beginning_with(self.bos, n);
+                self.orders[n].masses[beginnings].fill(0.0);
             }
-            longer = Some(counts);
         }
-        for (ngrams, cut) in self.orders.iter_mut().zip(cut).skip(1) {
-            ngrams.cut = cut.into_iter().map(|count| weight * count).collect();
+        for ngrams in &mut self.orders {
+            ngrams.cut.iter_mut().for_each(|cut| *cut *= weight);
         }
         Ok(())
     }
@@ -171,188 +218,57 @@ impl Trie {
     }
 }
 
-/// Visits the n-grams of every order in lexicographic order: `open` before the longer n-grams that an n-gram begins, and
-/// `close` after them, with the sum of their counts and the last of them.
-pub(super) fn for_each_ngram<S>(
-    counts: &SparseCounts,
-    threads: usize,
-    control: &Control,
-    state: &mut S,
-    mut open: impl FnMut(&mut S, usize, Ngram),
-    mut close: impl FnMut(&mut S, usize, u64, Entry) -> Result<()>,
-) -> Result<()> {
-    let mut sums = [0u64; MAX_ORDER + 1];
-    let mut last: Option<Entry> = None;
-    counts.for_each(threads, control, |&entry| {
-        let shared = last.map_or(0, |last| last.ngram.common(entry.ngram));
-        if let Some(last) = last {
-            for order in (shared + 1..=last.ngram.length()).rev() {
-                close(state, order, sums[order], last)?;
-            }
-        }
-        let length = entry.ngram.length();
-        for (order, sum) in sums.iter_mut().enumerate().take(length + 1).skip(1) {
-            if order > shared {
-                *sum = 0;
-                open(state, order, entry.ngram);
-            }
-            // No more than all tokens together.
-            *sum = sum.saturating_add(entry.count);
-        }
-        last = Some(entry);
-        Ok(())
-    })?;
-    if let Some(last) = last {
-        for order in (1..=last.ngram.length()).rev() {
-            close(state, order, sums[order], last)?;
-        }
-    }
-    Ok(())
-}
-
-/// A trie while it is built. An n-gram is added after its last continuation, as only then its count is known.
-struct Growing {
-    orders: Vec<TrieOrder>,
-    cutoff: u64,
-    bos: u16,
-    /// By order, where the next order's n-grams begin that continue the present one.
-    starts: [u32; MAX_ORDER + 1],
-    tokens: [u16; MAX_ORDER + 1],
-    occurrences: Occurrences,
-}
-
-/// What tells the mass of the n-grams that were cut. Without a cutoff all is empty.
-#[derive(Default)]
-struct Occurrences {
-    /// By order, how often each n-gram occurs.
-    counts: Vec<Vec<f32>>,
-    /// By order, how often each n-gram is continued in a way that was cut.
-    cut: Vec<Vec<f32>>,
-    /// By order, the latter so far of the present n-gram.
-    cut_so_far: [u64; MAX_ORDER + 1],
-    weights: CutWeights,
-}
-
-/// The n-grams of the top order that were cut.
-#[derive(Default)]
-struct CutWeights {
-    count: u64,
-    weight: f64,
-}
-
-impl CutWeights {
-    fn add(&mut self, entry: Entry) {
-        self.count = self.count.saturating_add(entry.count);
-        self.weight += weight(entry.count, entry.documents);
-    }
-
-    /// The mass of an occurrence.
-    fn mean(&self) -> f32 {
-        if self.count == 0 {
-            return 1.0;
-        }
-        (self.weight / self.count as f64) as f32
-    }
-}
-
-impl Growing {
-    fn new(counts: &SparseCounts, cutoff: u64) -> Self {
-        let spec = counts.spec();
-        let mut orders = vec![TrieOrder::default(); spec.order + 1];
-        let vocab_size = spec.vocab_size();
-        orders[0] = TrieOrder {
-            tokens: vec![0],
-            suffixes: vec![0],
-            first: vec![0, vocab_size as u32],
-            ..TrieOrder::default()
-        };
-        orders[1].tokens = (0..vocab_size).map(|token| token as u16).collect();
-        orders[1].suffixes = vec![0; vocab_size];
-        let mut occurrences = Occurrences::default();
-        if cutoff > 0 {
-            occurrences.counts = vec![Vec::new(); spec.order + 1];
-            occurrences.cut = vec![Vec::new(); spec.order];
-            occurrences.counts[1] = vec![0.0; vocab_size];
-            occurrences.cut[1] = vec![0.0; vocab_size];
-        }
-        let (starts, tokens) = ([0; MAX_ORDER + 1], [0; MAX_ORDER + 1]);
-        Self { orders, cutoff, bos: spec.vocabulary.bos, starts, tokens, occurrences }
-    }
-
-    fn open(&mut self, order: usize, ngram: Ngram) {
-        self.tokens[order] = ngram.code(order - 1) - 1;
-        self.occurrences.cut_so_far[order] = 0;
-        if let Some(next) = self.orders.get(order + 1) {
-            self.starts[order] = next.len() as u32;
-        }
-        if order == 1 {
+/// Order 1 has all tokens of the vocabulary; `bases` are those of order 2. Also returns how often each occurs.
+fn vocabulary(size: usize, parts: Vec<FragmentOrder>, bases: &[u32]) -> (TrieOrder, Vec<f32>) {
+    let has_cutoff = parts.iter().any(|part| !part.counts.is_empty());
+    let per_token = if has_cutoff { size } else { 0 };
+    let mut ngrams = TrieOrder {
+        tokens: (0..size).map(|token| token as u16).collect(),
+        suffixes: vec![0; size],
+        cut: vec![0.0; per_token],
+        ..TrieOrder::default()
+    };
+    let mut counts = vec![0.0; per_token];
+    for (part, base) in parts.into_iter().zip(bases) {
+        for (index, token) in part.tokens.into_iter().map(usize::from).enumerate() {
             // Tokens before this one that begin nothing.
-            self.orders[1].first.resize(usize::from(self.tokens[1]) + 1, self.starts[1]);
-        }
-    }
-
-    fn close(&mut self, order: usize, count: u64, entry: Entry) -> Result<()> {
-        let top = self.orders.len() - 1;
-        if self.cutoff > 0 {
-            self.note(order, count, entry);
-        }
-        if order == 1 || count <= self.cutoff {
-            return Ok(());
-        }
-        let ngrams = &mut self.orders[order];
-        if ngrams.len() == u32::MAX as usize {
-            return Err(Error::input(format!(
-                "more than 2^32 n-grams of order {order}; build from fewer shards"
-            )));
-        }
-        ngrams.tokens.push(self.tokens[order]);
-        if order < top {
-            ngrams.first.push(self.starts[order]);
-            if self.tokens[1] == self.bos {
-                ngrams.beginnings.push(count as f32);
-            }
-        } else {
-            ngrams.masses.push(weight(entry.count, entry.documents) as f32);
-        }
-        Ok(())
-    }
-
-    /// Notes how often an n-gram occurs.
-    fn note(&mut self, order: usize, count: u64, entry: Entry) {
-        let top = self.orders.len() - 1;
-        let Occurrences { counts, cut, cut_so_far, weights } = &mut self.occurrences;
-        if order == 1 {
-            let token = usize::from(self.tokens[1]);
-            counts[1][token] = count as f32;
-            cut[1][token] = cut_so_far[1] as f32;
-        } else if count > self.cutoff {
-            counts[order].push(count as f32);
-            if order < top {
-                cut[order].push(cut_so_far[order] as f32);
-            }
-        } else {
-            cut_so_far[order - 1] = cut_so_far[order - 1].saturating_add(count);
-            if order == top {
-                weights.add(entry);
+            ngrams.first.resize(token + 1, base + part.first[index]);
+            if has_cutoff {
+                counts[token] = part.counts[index];
+                ngrams.cut[token] = part.cut[index];
             }
         }
     }
+    ngrams.first.resize(size + 1, bases.last().copied().unwrap_or(0));
+    (ngrams, counts)
+}
 
-    fn finish(mut self) -> Trie {
-        let top = self.orders.len() - 1;
-        let vocab_size = self.orders[1].len();
-        for n in 1..top {
-            let end = self.orders[n + 1].len() as u32;
-            let length = if n == 1 { vocab_size + 1 } else { self.orders[n].first.len() + 1 };
-            self.orders[n].first.resize(length, end);
+/// An order from 2 on, and how often its n-grams occur; `bases` are those of the order above, if there is one.
+fn concatenate(parts: Vec<FragmentOrder>, bases: Option<&[u32]>) -> (TrieOrder, Vec<f32>) {
+    let length = parts.iter().map(|part| part.tokens.len()).sum();
+    let has_cutoff = parts.iter().any(|part| !part.counts.is_empty());
+    let counted = if has_cutoff { length } else { 0 };
+    let (below_top, at_top) = if bases.is_some() { (length, 0) } else { (0, length) };
+    let mut ngrams = TrieOrder {
+        tokens: Vec::with_capacity(length),
+        first: Vec::with_capacity(if bases.is_some() { length + 1 } else { 0 }),
+        masses: Vec::with_capacity(at_top),
+        cut: Vec::with_capacity(counted.min(below_top)),
+        ..TrieOrder::default()
+    };
+    let mut counts = Vec::with_capacity(counted);
+    for (index, part) in parts.into_iter().enumerate() {
+        ngrams.tokens.extend(part.tokens);
+        if let Some(bases) = bases {
+            ngrams.first.extend(part.first.into_iter().map(|first| bases[index] + first));
         }
-        for ngrams in &mut self.orders {
-            ngrams.tokens.shrink_to_fit();
-            ngrams.first.shrink_to_fit();
-            ngrams.masses.shrink_to_fit();
-        }
-        Trie { orders: self.orders, bos: self.bos }
+        ngrams.masses.extend(part.masses);
+        ngrams.beginnings.extend(part.beginnings);
+        ngrams.cut.extend(part.cut);
+        counts.extend(part.counts);
     }
+    ngrams.first.extend(bases.and_then(|bases| bases.last()));
+    (ngrams, counts)
 }
 
 /// Consecutive contexts and the data of their successors: one thread's work.
