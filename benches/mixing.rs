@@ -30,7 +30,8 @@ fn inputs(scored: &Scored, targets: usize) -> (Vec<f32>, Vec<u8>) {
 fn mix(name: &str, log_probs: &[f32], gates: &[u8], targets: usize) -> Vec<f64> {
     let experts = NAMES.len() + ORDERS;
     let base: Vec<usize> = (2..experts).collect();
-    let sources = Sources { experts, gates: &GATES, base: &base, lengths: EVIDENCE.len() };
+    let ready = &base[1..]; // the oracle's orders, not the cache
+    let sources = Sources { experts, gates: &GATES, base: &base, lengths: EVIDENCE.len(), ready };
     let mut mixture = mixtures::create(name, sources).unwrap();
     let mut nll = vec![0.0; targets];
     let (rows, kinds) = (experts + mixture.lengths(), mixture.gates().len());
@@ -85,7 +86,7 @@ fn mixing(criterion: &mut Criterion) {
         adaptive().score(&tokens[..few], Some(&mut rows)).unwrap();
         let mut nll = vec![0.0; few];
         bencher.iter(|| {
-            Geometric::new(NAMES.len(), common::VOCABULARY)
+            Geometric::new(NAMES.len(), &[], common::VOCABULARY)
                 .unwrap()
                 .mix(&rows, &tokens[..few], &mut nll)
                 .unwrap();

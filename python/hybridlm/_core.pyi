@@ -512,7 +512,8 @@ class LinearMixture:
 
     ``stacked`` also takes the evidence of L = ``lengths`` lengths of context, as L more rows after the
     experts' and L more gates after theirs, and is told which experts, ``base``, don't count contexts.
-    The others take none.
+    The others take none. ``ready``, ascending: the experts that know something before the stream begins,
+    which ``stacked`` and ``eg`` give 0.9 of the weights at first.
     """
 
     names: ClassVar[tuple[str, ...]]
@@ -523,6 +524,7 @@ class LinearMixture:
         gate_sizes: Sequence[int] = ...,
         base: Sequence[int] = ...,
         lengths: int = 0,
+        ready: Sequence[int] = ...,
     ) -> LinearMixture: ...
     def mix(
         self, log_probs: NDArray[np.float32], gates: NDArray[np.uint8] | None = None
@@ -538,9 +540,10 @@ class LinearMixture:
 
 @final
 class GeometricMixture:
-    """p(v) ∝ Π p_k(v)^θ_k over the whole vocabulary; the exponents learn target by target."""
+    """p(v) ∝ Π p_k(v)^θ_k over the whole vocabulary; the exponents learn target by target. At first they are
+    what `LinearMixture` has as weights."""
 
-    def __new__(cls, experts: int, vocab_size: int) -> GeometricMixture: ...
+    def __new__(cls, experts: int, vocab_size: int, ready: Sequence[int] = ...) -> GeometricMixture: ...
     def mix(self, rows: NDArray[np.float32], targets: NDArray[np.uint16]) -> NDArray[np.float64]:
         """The nll of the targets in nats, [n], from ln p rows [K, n, V]."""
 

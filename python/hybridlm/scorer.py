@@ -102,9 +102,11 @@ class Scorer:
             raise InputError(f"the oracle has a vocabulary of {oracle.vocab_size} tokens, not {vocab_size}")
         self._vocab_size = vocab_size
         self._given = _Given(models, vocab_size)
-        self._experts: list[Expert] = [self._given, *online_experts(vocab_size)]
-        self._experts += [] if oracle is None else [OracleExperts(oracle, threads)]
-        self._mixer = LinearMixer(MixtureSpec(mixer), self._experts)
+        spec = MixtureSpec(mixer)
+        experts: list[Expert] = [self._given, *online_experts(vocab_size)]
+        experts += [] if oracle is None else [OracleExperts(oracle, threads)]
+        self._experts = [expert for expert in experts if expert is self._given or spec.takes(expert)]
+        self._mixer = LinearMixer(spec, self._experts)
         self._settings = {
             "vocab_size": vocab_size,
             "models": list(models),
@@ -119,7 +121,7 @@ class Scorer:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the experts, yours first."""
+        """Of yours and of the experts that the mixer takes."""
         return tuple(name for expert in self._experts for name in expert.names)
 
     @property

@@ -113,7 +113,8 @@ def test_generate(
     assert texts[0].startswith(b"The list") and len(texts[0]) > 30
     assert main([*command, "--shares"]) == 0
     lines = capfdbinary.readouterr().out.decode().splitlines()
-    assert len(lines) == 30 and "backoff 0." in lines[-1]
+    assert len(lines) == 30 and all(" 0." in line for line in lines)
+    assert any("backoff 0." in line for line in lines) and any("oracle_3 0." in line for line in lines)
     assert main([*command, "--temperature", "-1"]) == 1
     assert main([*command, "--tokens", "0"]) == 1
 

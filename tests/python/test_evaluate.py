@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -168,7 +169,7 @@ def test_every_expert_equals_a_slow_loop() -> None:
 @pytest.mark.parametrize("mixer", [*mixture_names(), *row_mixture_names()])
 def test_without_learning_chunks_change_no_bit(mixer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Whole rows come in pieces of their own, which must change nothing either.
-    monkeypatch.setattr("hybridlm.scoring.mixing.ROW_PIECE", 50)
+    monkeypatch.setattr("hybridlm.scoring.mixing.ROW_VALUES", 50 * V)
     whole = joined(score(STREAM, chunk=1000, mixer=mixer))
     for chunk in (1, 7, 64, 150):
         pieces = score(STREAM, chunk=chunk, mixer=mixer)
@@ -397,6 +398,32 @@ def test_without_a_neural_model_torch_is_never_imported(tmp_path: Path) -> None:
         assert "torch" not in sys.modules
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)
+
+
+def test_native_experts_score_the_next_chunk_while_the_model_scores_this_one() -> None:
+    """The model says nothing of its first chunk before they have scored the second."""
+    ahead = threading.Event()
+
+    class Early(AdaptiveCounts):
+        def score(self, stream: NDArray[np.uint16], start: int) -> Scored:
+            scored = super().score(stream, start)
+            if start > 1:
+                ahead.set()
+            return scored
+
+    class Waiting(Expert):
+        family, names, vocab_size = "neural", ("neural",), V
+
+        def score(self, stream: NDArray[np.uint16], start: int) -> Scored:
+            assert ahead.wait(30), "nothing was done meanwhile"
+            return Scored(np.full((1, len(stream) - start), -np.log(V), np.float32))
+
+        def fingerprint(self) -> bytes:
+            return b""
+
+    experts: list[Expert] = [Waiting(), Early(V)]
+    chunks = list(score_chunks(STREAM, experts, {"all": MixtureSpec("eg")}, chunk=64))
+    assert [chunk.start for chunk in chunks] == list(range(1, len(STREAM), 64))
 
 
 def test_pieces_of_a_stream_must_follow_each_other() -> None:

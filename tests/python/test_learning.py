@@ -149,8 +149,8 @@ def test_a_row_that_is_no_distribution_is_the_untrained_model_s(artifact: Artifa
     assert isinstance(expert, NeuralExpert) and isinstance(untrained, NeuralExpert)
     forward = expert.model.forward
 
-    def broken(tokens: torch.Tensor) -> torch.Tensor:
-        logits = forward(tokens)
+    def broken(tokens: torch.Tensor, *settings: object) -> torch.Tensor:
+        logits = forward(tokens, *settings)
         logits[tokens == 5] = float("nan")
         logits[tokens == 6] = 1e35
         return logits + torch.where(tokens == 7, 0.5, 0.0)[..., None] * torch.arange(V)

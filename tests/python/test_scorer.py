@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import hybridlm
+from hybridlm._core import AdaptiveExperts, OnlineExperts
 from hybridlm.errors import FormatError, InputError
 from hybridlm.scoring.experts import Expert, Scored, online_experts
 from hybridlm.scoring.experts.oracle import OracleExperts
-from hybridlm.scoring.mixing import Mixers, MixtureSpec
+from hybridlm.scoring.mixing import Mixers, MixtureSpec, expert_names
+from hybridlm.scoring.mixtures import create_mixture
 
 V = 16
 STREAM = np.random.default_rng(1).integers(0, V, 400).astype(np.uint16)
@@ -55,6 +57,7 @@ def scorer(oracle: hybridlm.Oracle | None = None, **options: object) -> hybridlm
 def test_any_cut_gives_the_bits_of_the_whole_score(
     oracle: hybridlm.Oracle, cuts: list[int], mixer: str
 ) -> None:
+    unused = {*AdaptiveExperts.names} if mixer == "hedge" else {*OnlineExperts.names}
     experts = [Known(), *online_experts(V), OracleExperts(oracle)]
     log_probs, nll = Mixers({"": MixtureSpec(mixer)}, experts).score(STREAM, 1)
     mine = scorer(oracle, mixer=mixer)
@@ -63,8 +66,28 @@ def test_any_cut_gives_the_bits_of_the_whole_score(
         mine.score(STREAM[1:][start:end], GIVEN[:, start:end]) for start, end in itertools.pairwise(edges)
     ]
     np.testing.assert_array_equal(np.concatenate([piece.nll for piece in pieces]), nll[""])
-    np.testing.assert_array_equal(np.concatenate([piece.experts for piece in pieces], axis=1), log_probs)
+    # Its experts are those that the mixer takes.
+    names = expert_names(experts)
+    taken = [names.index(name) for name in mine.names]
+    assert {name for name in names if name not in mine.names} == unused
+    found = np.concatenate([piece.experts for piece in pieces], axis=1)
+    np.testing.assert_array_equal(found, log_probs[taken])
     assert mine.targets == len(STREAM) - 1 and mine.names[:2] == ("mine", "other")
+
+
+@pytest.mark.parametrize("mixer", ["stacked", "eg"])
+def test_beside_a_strong_network_little_is_lost(mixer: str) -> None:
+    """Over text that nobody could predict but a network that is told half of it."""
+    random = np.random.default_rng(4)
+    stream = random.integers(0, 4096, 5001).astype(np.uint16)
+    given = np.log(random.uniform(0.4, 0.6, len(stream) - 1))
+    nll = hybridlm.Scorer(4096, first=int(stream[0]), mixer=mixer).score(stream[1:], given).nll
+    lost = nll.sum() + given.sum()
+    assert lost < 0.004 * len(nll), lost
+    # Experts that count for as much at first as the network cost more.
+    blind = create_mixture("eg", ["a", "b", "c", "d"])
+    told = np.stack([given, *np.full((3, len(given)), np.log(1 / 4096))]).astype(np.float32)
+    assert lost < blind.mix(told).sum() + given.sum()
 
 
 @pytest.mark.parametrize("form", ["targets", "rows", "tensor", "tensor rows", "tensor tokens"])

@@ -45,7 +45,7 @@ fn online_experts() {
 #[test]
 fn mixtures() {
     for name in mixtures::NAMES {
-        let sources = Sources { experts: 3, gates: &GATES, base: &[0, 1], lengths: 0 };
+        let sources = Sources { experts: 3, gates: &GATES, base: &[0, 1], lengths: 0, ready: &[0] };
         let mut mixture = mixtures::create(name, sources).unwrap();
         let mut seen = vec![mixture.fingerprint()];
         for token in TOKENS {
@@ -57,7 +57,7 @@ fn mixtures() {
             seen.push(mixture.fingerprint());
         }
     }
-    let mut mixture = Geometric::new(2, 3).unwrap();
+    let mut mixture = Geometric::new(2, &[], 3).unwrap();
     let rows = [-1.0, -2.0, -0.5, -3.0, -0.2, -2.0];
     let before = mixture.fingerprint();
     mixture.row(&[&rows[..3], &rows[3..]], &mut [0.0; 3]);

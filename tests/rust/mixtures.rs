@@ -9,10 +9,20 @@ use proptest::prelude::*;
 const GATES: [usize; 2] = [3, 4];
 const LENGTHS: usize = 2;
 
-/// The mixture over so many experts, all but the last of which are the base of counts.
+/// The mixture over so many experts, all but the last of which are ready at the start and the base of counts.
 fn start(name: &str, experts: usize) -> Box<dyn Mixture> {
     let base: Vec<usize> = (0..experts.max(2) - 1).collect();
-    create(name, Sources { experts, gates: &GATES, base: &base, lengths: LENGTHS }).unwrap()
+    let sources =
+        Sources { experts, gates: &GATES, base: &base, lengths: LENGTHS, ready: &base[..experts - 1] };
+    create(name, sources).unwrap()
+}
+
+/// The weights that it begins with: nine tenths for those that are ready.
+fn first_weights(experts: usize) -> Vec<f64> {
+    match experts {
+        1 => vec![1.0],
+        _ => [vec![0.9 / (experts - 1) as f64; experts - 1], vec![0.1]].concat(),
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -114,7 +124,7 @@ fn soft_bayes(weights: &mut [f64], probabilities: &[f64], rate: f64) -> f64 {
 }
 
 /// Sets of weights by gate, value and rate, and those over the sets.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct SlowEg {
     sets: HashMap<(usize, u8, usize), Vec<f64>>,
     top: Vec<f64>,
@@ -122,14 +132,16 @@ struct SlowEg {
 
 impl SlowEg {
     /// The set that all targets share is gate 0 here.
-    fn update(&mut self, probabilities: &[f64], gates: &[u8], rates: &[f64]) -> f64 {
+    fn update(&mut self, probabilities: &[f64], gates: &[u8], rates: &[f64], start: &[f64]) -> f64 {
         let count = rates.len() * (gates.len() + 1);
         self.top.resize(count, 1.0 / count as f64);
         let mut mixed = Vec::new();
+        let before = self.sets.clone();
         for (gate, &value) in std::iter::once(&0).chain(gates).enumerate() {
             for (index, &rate) in rates.iter().enumerate() {
-                let start = vec![1.0 / probabilities.len() as f64; probabilities.len()];
-                let set = self.sets.entry((gate, value, index)).or_insert(start);
+                // A value's first weights are what all targets so far have taught.
+                let start = before.get(&(0, 0, index)).map_or(start, |common| common);
+                let set = self.sets.entry((gate, value, index)).or_insert_with(|| start.to_vec());
                 mixed.push(soft_bayes(set, probabilities, rate));
             }
         }
@@ -145,14 +157,15 @@ fn slow_eg(case: &Case) -> Vec<f64> {
         .map(|target| {
             let probabilities: Vec<f64> = (0..case.experts).map(|k| case.probability(k, target)).collect();
             let gates = [case.gate(0, target), case.gate(1, target)];
-            -eg.update(&probabilities, &gates, &RATES).ln()
+            -eg.update(&probabilities, &gates, &RATES, &first_weights(case.experts)).ln()
         })
         .collect()
 }
 
 /// Back-off weights by length and class: the weight, and how often it was used.
 struct SlowHierarchy {
-    factor: f64,
+    /// By length: what a class's first weight is multiplied by.
+    factors: [(f64, f64); LENGTHS],
     trusts: HashMap<(usize, u8), (f64, f64)>,
 }
 
@@ -165,7 +178,7 @@ impl SlowHierarchy {
             0 => 1.02,
             _ => octave.exp2() * (1.0 + (quarters - 4.0 * octave + 0.5) / 4.0),
         };
-        *self.trusts.get(&(length, class)).unwrap_or(&(0.75 / mean * self.factor, 0.0))
+        *self.trusts.get(&(length, class)).unwrap_or(&(0.75 / mean * self.factors[length].0, 0.0))
     }
 
     fn probability(&self, base: f64, evidence: &[(u8, f64)], stretched: Option<usize>) -> f64 {
@@ -182,35 +195,46 @@ impl SlowHierarchy {
 
     fn update(&mut self, base: f64, evidence: &[(u8, f64)]) -> f64 {
         let p = self.probability(base, evidence, None);
-        let changes: Vec<_> = (evidence.iter().enumerate())
+        let gradients: Vec<_> = (evidence.iter().enumerate())
             .filter(|(_, (class, _))| *class > 0)
             .map(|(length, &(class, _))| {
                 let gradient = (self.probability(base, evidence, Some(length)) - p) / p / 1e-7;
-                let (backoff, seen) = self.backoff(length, class);
-                let rate = f64::max(0.003, 0.5 / (seen + 20.0));
-                let changed = backoff * (1.0 + rate * gradient.max(-20.0)).clamp(0.5, 2.0);
-                ((length, class), (changed.clamp(0.001, 4.0), seen + 1.0))
+                (length, class, gradient)
             })
             .collect();
-        self.trusts.extend(changes);
+        let moved = |(value, seen): (f64, f64), gradient: f64, least: f64| {
+            let rate = f64::max(0.003, 0.5 / (seen + 20.0));
+            let changed: f64 = value * (1.0 + rate * gradient.max(-20.0)).clamp(0.5, 2.0);
+            (changed.clamp(least, 4.0), seen + 1.0)
+        };
+        for (length, class, gradient) in gradients {
+            let trust = moved(self.backoff(length, class), gradient, 0.001);
+            self.trusts.insert((length, class), trust);
+            self.factors[length] = moved(self.factors[length], gradient, 0.1);
+        }
         p
     }
 }
 
 fn slow_stacked(case: &Case) -> Vec<f64> {
     let [mut first, mut second, mut last]: [SlowEg; 3] = Default::default();
-    let [mut below, mut above] = [1.0, 2.0].map(|factor| SlowHierarchy { factor, trusts: HashMap::new() });
+    let [mut below, mut above] =
+        [1.0, 4.0].map(|factor| SlowHierarchy { factors: [(factor, 0.0); LENGTHS], trusts: HashMap::new() });
+    let start = first_weights(case.experts);
+    let ready = case.experts.max(2) - 1;
+    let of_base: Vec<f64> = start[..ready].iter().map(|w| w / start[..ready].iter().sum::<f64>()).collect();
+    let of_all = [start.iter().map(|w| 0.9 * w).collect(), vec![0.1]].concat();
     (0..case.len())
         .map(|target| {
             let mut p: Vec<f64> = (0..case.experts).map(|k| case.probability(k, target)).collect();
             let gates = [case.gate(0, target), case.gate(1, target)];
             let evidence: Vec<_> =
                 (0..LENGTHS).map(|n| (case.class(n, target), case.share(n, target))).collect();
-            let base = first.update(&p[..case.experts.max(2) - 1], &[], &[0.02]);
+            let base = first.update(&p[..ready], &[], &[0.02], &of_base);
             p.push(below.update(base, &evidence));
-            let mixed = second.update(&p, &gates, &RATES);
+            let mixed = second.update(&p, &gates, &RATES, &of_all);
             let counted = above.update(mixed, &evidence);
-            -last.update(&[mixed, counted], &gates, &RATES).ln()
+            -last.update(&[mixed, counted, base], &gates, &RATES, &[0.8, 0.1, 0.1]).ln()
         })
         .collect()
 }
@@ -325,7 +349,7 @@ proptest! {
             let sum = row.iter().map(|l| l.exp()).sum::<f32>().ln();
             row.iter_mut().for_each(|l| *l -= sum);
         }
-        let mut mixture = Geometric::new(experts, vocab).unwrap();
+        let mut mixture = Geometric::new(experts, &[], vocab).unwrap();
         let mut out = vec![0.0; vocab];
         for target in 0..n {
             let at = |k: usize| &rows[(k * n + target) * vocab..][..vocab];
@@ -394,6 +418,10 @@ fn what_cannot_be_mixed_is_refused() {
     assert!(refused("stacked", Sources { base: &[], ..three }));
     assert!(refused("stacked", Sources { base: &[3], ..three }));
     assert!(refused("stacked", Sources { lengths: 9, ..three }));
+    assert!(!refused("eg", Sources { ready: &[0, 2], ..three }));
+    for ready in [&[3][..], &[1, 0], &[1, 1]] {
+        assert!(refused("eg", Sources { ready, ..three }) && Geometric::new(3, ready, 5).is_err());
+    }
     let attempt = |log_probs: &[f32], gates: &[u8]| {
         let sources = Sources { experts: 2, gates: &[3], ..Sources::default() };
         score(&mut *create("eg", sources).unwrap(), log_probs, gates, &mut [0.0])
@@ -411,8 +439,8 @@ fn what_cannot_be_mixed_is_refused() {
     assert!(stacked(&[-1.0, f32::NEG_INFINITY]).is_ok());
     assert!(stacked(&[-1.0, f32::NAN]).unwrap_err().to_string().contains("expert 1"));
     assert!(stacked(&[f32::NEG_INFINITY, -1.0]).unwrap_err().to_string().contains("expert 0"));
-    assert!(Geometric::new(0, 5).is_err() && Geometric::new(2, 1).is_err());
-    let mut geometric = Geometric::new(1, 2).unwrap();
+    assert!(Geometric::new(0, &[], 5).is_err() && Geometric::new(2, &[], 1).is_err());
+    let mut geometric = Geometric::new(1, &[], 2).unwrap();
     assert!(geometric.mix(&[-0.7, -0.7], &[2], &mut [0.0]).is_err());
     assert!(geometric.mix(&[-0.7], &[0], &mut [0.0]).is_err());
     assert!(geometric.mix(&[-0.7, f32::NAN], &[0], &mut [0.0]).is_err());

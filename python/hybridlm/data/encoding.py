@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,14 +118,14 @@ class Encoder:
         return process
 
 
-def _write(to: BinaryIO | None, parts: Sequence[bytes]) -> None:
+def _write(to: IO[bytes] | None, parts: Sequence[bytes]) -> None:
     assert to is not None
     to.write(struct.pack(f"<{1 + len(parts)}Q", len(parts), *map(len, parts)))
     to.writelines(parts)
     to.flush()
 
 
-def _read(source: BinaryIO | None) -> list[bytes]:
+def _read(source: IO[bytes] | None) -> list[bytes]:
     """Raises EOFError where there is no other message."""
     assert source is not None
     (count,) = _U64.unpack(_exactly(source, _U64.size))
@@ -133,14 +133,14 @@ def _read(source: BinaryIO | None) -> list[bytes]:
     return [_exactly(source, length) for length in lengths]
 
 
-def _exactly(source: BinaryIO, count: int) -> bytes:
+def _exactly(source: IO[bytes], count: int) -> bytes:
     data = source.read(count)
     if len(data) < count:
         raise EOFError
     return data
 
 
-def _serve(source: BinaryIO, to: BinaryIO) -> None:
+def _serve(source: IO[bytes], to: IO[bytes]) -> None:
     """A process that tokenizes, until nothing more comes."""
     model, name, bos_id = _read(source)
     tokenizer = Tokenizer(model, name.decode(), int(bos_id))

@@ -44,8 +44,9 @@ _EPSILON = 1e-8
 class _Memory:
     """Adapters of one document and their optimiser: vectors of ``Adapters.size``, and steps taken.
 
-    past: [runs, 2, G, M, C], keys and values of the M tokens before the next step; valid: bool [M], those
-    that there are. Only what a document has that is not at its first step.
+    past: [tracks, runs, 2, G, M, C], keys and values of the M tokens before the next step; valid: bool
+    [tracks, M], those that there are. A document at its first step has none. The first track is the stream,
+    and where there are lessons, the second one is theirs.
     """
 
     vector: torch.Tensor
@@ -261,8 +262,9 @@ class DocumentExpert(Expert):
         config, device = self.model.config, self._dist.device
         before = self._context - self._targets
         runs = len(config.layer_order(self.model.recurrent))
-        past = torch.zeros(runs, 2, config.kv_heads, before, config.head_width, device=device)
-        valid = torch.zeros(before, dtype=torch.bool, device=device)
+        tracks = 1 if self._lessons is None else 2
+        past = torch.zeros(tracks, runs, 2, config.kv_heads, before, config.head_width, device=device)
+        valid = torch.zeros(tracks, before, dtype=torch.bool, device=device)
         return _Memory(self._begin.clone(), torch.zeros_like(self._begin), past, valid, 0)
 
     def _step_of(self, origin: int, target: int) -> int:
@@ -287,8 +289,8 @@ class _Group:
         memories += [expert._fresh_memory()] * (size - len(documents))
         self._vectors = torch.stack([memory.vector for memory in memories])
         self._squares = torch.stack([memory.square for memory in memories])
-        self._past = torch.stack([memory.past for memory in memories], dim=2)
-        self._valid = torch.stack([memory.valid for memory in memories])
+        self._past = torch.stack([memory.past for memory in memories], dim=3)
+        self._valid = torch.stack([memory.valid for memory in memories], dim=1)
         self._steps = [document.steps for document in documents]
 
     def memory(self, origin: int) -> _Memory:
@@ -296,8 +298,8 @@ class _Group:
         return _Memory(
             self._vectors[row].clone(),
             self._squares[row].clone(),
-            self._past[:, :, row].clone(),
-            self._valid[row].clone(),
+            self._past[:, :, :, row].clone(),
+            self._valid[:, row].clone(),
             self._steps[row],
         )
 
@@ -331,44 +333,48 @@ class _Group:
     ) -> None:
         """Scores the rows ``active``, all of which or none are at their first step; trains ``onwards``."""
         expert = self._expert
-        first = self._steps[active[0]] == 0
         # Always with gradients: without them attention may be another kernel, of other bits.
         vectors = self._vectors.detach().requires_grad_()
         inputs = self._inputs(active, self._stream)
-        cache = self._cache(active) if first else Cache(self._past, self._valid)
+        cache = self._cache(active, 0)
         logits = self._logits(vectors, inputs, cache)
         healthy = healthy_logits(logits.detach(), inputs, expert._untrained, expert._autocast)
         for row in active:
             self._write(row, healthy[row], found, rows, start)
         if not onwards:
             return
+        caches = [cache]
         if expert._lessons is not None:
-            # What the control learns from has no past of its own here, so its windows are computed whole.
-            logits = self._logits(vectors, self._inputs(onwards, expert._lessons), self._cache(onwards))
+            caches.append(self._cache(onwards, 1))
+            logits = self._logits(vectors, self._inputs(onwards, expert._lessons), caches[1])
         self._train(vectors, logits, onwards)
-        self._keep(onwards, cache)
+        for track, cache in enumerate(caches):
+            self._keep(onwards, track, cache)
 
-    def _cache(self, active: list[int]) -> Cache:
-        """Of whole windows: what stands for tokens before the stream's beginning is not to be seen."""
+    def _cache(self, active: list[int], track: int) -> Cache:
+        """What the rows' next step sees of the tokens before. At the first step, nothing is kept yet; what
+        stands for tokens before the stream's beginning is not to be seen."""
+        if self._steps[active[0]]:
+            return Cache(self._past[track], self._valid[track])
         begins = torch.zeros(len(self._vectors), 1, dtype=torch.int64)
         for row in active:
             begins[row] = -self._place(row)[2]
         columns = torch.arange(self._expert._context, device=self._vectors.device)
         return Cache(valid=columns >= begins.to(columns.device))
 
-    def _keep(self, onwards: list[int], cache: Cache) -> None:
+    def _keep(self, onwards: list[int], track: int, cache: Cache) -> None:
         """Moves the past of the rows ``onwards`` up to their next step."""
         kept, valid = cache.found(), cache.valid
         assert valid is not None
         if cache.past is not None:
             kept = torch.cat((cache.past, kept), dim=4)
             valid = F.pad(valid, (0, kept.shape[4] - valid.shape[1]), value=True)
-        first = kept.shape[4] - self._past.shape[4]
+        first = kept.shape[4] - self._past.shape[5]
         kept, valid = kept[:, :, onwards, :, first:], valid[onwards, first:]
         # What isn't finite would stay with the document after its adapters have begun anew.
         sound = torch.isfinite(kept).all(dim=-1).all(dim=3).all(dim=1).all(dim=0)
-        self._past[:, :, onwards] = torch.where(sound[:, None, :, None], kept, 0.0)
-        self._valid[onwards] = valid & sound
+        self._past[track][:, :, onwards] = torch.where(sound[:, None, :, None], kept, 0.0)
+        self._valid[track][onwards] = valid & sound
 
     def _place(self, row: int) -> tuple[int, int, int]:
         """Of the row's current step: its first target, the end of its targets, and its context's beginning,

@@ -13,8 +13,8 @@ from hybridlm.scoring.mixtures import create_mixture, create_row_mixture, find_m
 from hybridlm.scoring.trace import Trace
 from hybridlm.stopwatch import Stopwatch
 
-ROW_PIECE = 2048
-"""Targets whose whole rows are held at once, where a mixture wants them: some 100 MB of a dozen experts."""
+ROW_VALUES = 1 << 21
+"""Of each expert's whole rows, as many are held at once where a mixture wants them: 100 MB of a dozen."""
 
 Stage = Callable[[str], AbstractContextManager[None]]
 
@@ -197,7 +197,7 @@ class Mixers:
         """
         watch = watch or Stopwatch()
         # Whole rows take K · V numbers a target: no more of them are held than they need to be.
-        step = ROW_PIECE if self._of_rows else len(stream)
+        step = max(1, ROW_VALUES // self._experts[0].vocab_size) if self._of_rows else len(stream)
         found: list[NDArray[np.float32]] = []
         nll: dict[str, list[NDArray[np.float64]]] = {label: [] for label in [*self._linear, *self._of_rows]}
         # A piece without targets is one, too.

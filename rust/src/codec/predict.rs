@@ -62,7 +62,9 @@ impl Predictor {
             name.is_some_and(|name| COUNTING.contains(name))
         };
         let base: Vec<usize> = (0..count).filter(|expert| !counting(expert)).collect();
-        let sources = Sources { experts: count, gates: &GATES, base: &base, lengths: EVIDENCE.len() };
+        let ready: Vec<usize> = (0..count).filter(|expert| !(first..rows).contains(expert)).collect();
+        let lengths = EVIDENCE.len();
+        let sources = Sources { experts: count, gates: &GATES, base: &base, lengths, ready: &ready };
         let mixture = mixtures::create(mixture, sources)?;
         Ok(Self {
             neural,

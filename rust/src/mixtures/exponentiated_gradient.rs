@@ -15,7 +15,8 @@
 //!
 //! No one learning rate is right for every text, and some contexts deserve weights of their own. So there
 //! is a set of weights for each rate and each gate (one set for each value of the gate), and another layer
-//! of the same kind over these sets. The result is linear in the experts: Σ_s v_s w_sk is one weight each.
+//! of the same kind over these sets. A value's set starts from what the set without a gate has learned when
+//! the value first comes. The result is linear in the experts: Σ_s v_s w_sk is one weight each.
 
 use super::interface::Mixture;
 use crate::fingerprint::{Fingerprint, Stateful};
@@ -38,51 +39,56 @@ impl Default for Config {
 
 /// Weights learned at one rate, a set for each value of one gate.
 struct Learner {
-    /// Which gate; none: one set for all targets.
-    gate: Option<usize>,
+    gate: usize,
     rate: f64,
     weights: Vec<f64>,
-}
-
-impl Learner {
-    /// Where the set begins that the gates select.
-    fn start(&self, gates: &[u8], experts: usize) -> usize {
-        self.gate.map_or(0, |gate| usize::from(gates[gate]) * experts)
-    }
+    /// By value of the gate: whether its set has been used.
+    used: Vec<bool>,
 }
 
 pub struct ExponentiatedGradient {
     experts: usize,
     gates: Vec<usize>,
-    learners: Vec<Learner>,
+    rates: Vec<f64>,
+    /// A set for each rate, used for all targets.
+    common: Vec<Vec<f64>>,
+    /// By gate, for each rate.
+    gated: Vec<Learner>,
+    /// Over the common sets and then the gated ones.
     top: Vec<f64>,
     top_rate: f64,
     floor: f64,
-    /// What each learner's set gave the target at hand: kept to spare an allocation per target.
+    /// What each set gave the target at hand: kept to spare an allocation per target.
     mixed: Vec<f64>,
 }
 
 impl ExponentiatedGradient {
-    pub fn new(experts: usize, gates: &[usize], config: Config) -> Self {
-        let sets = std::iter::once((None, 1))
-            .chain(gates.iter().enumerate().map(|(gate, &values)| (Some(gate), values)));
-        let learners: Vec<_> = sets
-            .flat_map(|(gate, values)| {
-                config.rates.iter().map(move |&rate| Learner {
+    /// Every set starts from the weights `start` [K].
+    pub fn new(start: &[f64], gates: &[usize], config: Config) -> Self {
+        let Config { rates, top_rate, floor } = config;
+        let experts = start.len();
+        let gated: Vec<_> = gates
+            .iter()
+            .enumerate()
+            .flat_map(|(gate, &values)| {
+                rates.iter().map(move |&rate| Learner {
                     gate,
                     rate,
-                    weights: vec![1.0 / experts as f64; values * experts],
+                    weights: vec![0.0; values * experts],
+                    used: vec![false; values],
                 })
             })
             .collect();
-        let count = learners.len();
+        let count = rates.len() + gated.len();
         Self {
             experts,
             gates: gates.to_vec(),
-            learners,
+            common: vec![start.to_vec(); rates.len()],
+            rates,
+            gated,
             top: vec![1.0 / count as f64; count],
-            top_rate: config.top_rate,
-            floor: config.floor,
+            top_rate,
+            floor,
             mixed: vec![0.0; count],
         }
     }
@@ -99,17 +105,34 @@ impl Mixture for ExponentiatedGradient {
 
     fn weights(&self, gates: &[u8], out: &mut [f64]) {
         out.fill(0.0);
-        for (learner, top) in self.learners.iter().zip(&self.top) {
-            let set = &learner.weights[learner.start(gates, self.experts)..][..self.experts];
+        let (over_common, over_gated) = self.top.split_at(self.common.len());
+        let mut add = |set: &[f64], top: f64| {
             out.iter_mut().zip(set).for_each(|(out, weight)| *out += top * weight);
+        };
+        for (set, &top) in self.common.iter().zip(over_common) {
+            add(set, top);
+        }
+        for (index, (learner, &top)) in self.gated.iter().zip(over_gated).enumerate() {
+            let value = usize::from(gates[learner.gate]);
+            let own = &learner.weights[value * self.experts..][..self.experts];
+            add(if learner.used[value] { own } else { &self.common[index % self.common.len()] }, top);
         }
     }
 
     fn update(&mut self, gates: &[u8], probabilities: &[f64]) -> f64 {
-        for (learner, mixed) in self.learners.iter_mut().zip(&mut self.mixed) {
-            let start = learner.start(gates, self.experts);
-            let set = &mut learner.weights[start..][..self.experts];
+        let (of_common, of_gated) = self.mixed.split_at_mut(self.common.len());
+        // The gated ones first: a new set starts from the common one as it was before this target.
+        for (index, (learner, mixed)) in self.gated.iter_mut().zip(of_gated).enumerate() {
+            let value = usize::from(gates[learner.gate]);
+            let set = &mut learner.weights[value * self.experts..][..self.experts];
+            if !learner.used[value] {
+                set.copy_from_slice(&self.common[index % self.common.len()]);
+                learner.used[value] = true;
+            }
             *mixed = step(set, probabilities, learner.rate, self.floor);
+        }
+        for ((set, &rate), mixed) in self.common.iter_mut().zip(&self.rates).zip(of_common) {
+            *mixed = step(set, probabilities, rate, self.floor);
         }
         step(&mut self.top, &self.mixed, self.top_rate, self.floor)
     }
@@ -117,7 +140,11 @@ impl Mixture for ExponentiatedGradient {
 
 impl Stateful for ExponentiatedGradient {
     fn add_state(&self, to: &mut Fingerprint) {
-        self.learners.iter().for_each(|learner| to.add(&learner.weights));
+        self.common.iter().for_each(|set| to.add(set));
+        for learner in &self.gated {
+            to.add(&learner.weights);
+            to.add(learner.used.iter().map(|&used| u8::from(used)));
+        }
         to.add(&self.top);
     }
 }

@@ -5,6 +5,7 @@
 //! costs V times what a linear mixture does.
 
 use crate::fingerprint::{Fingerprint, Stateful};
+use crate::mixtures::Sources;
 use crate::tokens::check_tokens;
 use crate::{Error, Result};
 
@@ -19,14 +20,13 @@ pub struct Geometric {
 }
 
 impl Geometric {
-    pub fn new(experts: usize, vocab_size: usize) -> Result<Self> {
-        if experts == 0 {
-            return Err(Error::input("there is no expert to mix"));
-        }
+    /// Over `experts`, of which those in `ready` know something before the stream begins.
+    pub fn new(experts: usize, ready: &[usize], vocab_size: usize) -> Result<Self> {
+        let start = Sources { experts, ready, ..Default::default() }.start()?;
         if vocab_size < 2 {
             return Err(Error::input(format!("a vocabulary has at least 2 tokens, not {vocab_size}")));
         }
-        Ok(Self { vocab_size, exponents: vec![1.0 / experts as f64; experts], targets: 0.0 })
+        Ok(Self { vocab_size, exponents: start, targets: 0.0 })
     }
 
     pub fn experts(&self) -> usize {

@@ -35,14 +35,43 @@ pub struct Sources<'a> {
     pub base: &'a [usize],
     /// Lengths of context whose evidence there is; only [`Stacked`] takes it.
     pub lengths: usize,
+    /// The experts that know something before the stream begins, each named once.
+    pub ready: &'a [usize],
+}
+
+/// What experts that know nothing yet have of the weights at first, all together.
+const LATE: f64 = 0.1;
+
+impl Sources<'_> {
+    /// The weights [K] that a mixture begins with. Beside a strong network, whoever starts from nothing would
+    /// cost more while it is found out than it can bring later.
+    fn start(&self) -> Result<Vec<f64>> {
+        let Sources { experts, ready, .. } = *self;
+        if experts == 0 {
+            return Err(Error::input("there is no expert to mix"));
+        }
+        let ascending = ready.windows(2).all(|pair| pair[0] < pair[1]);
+        if !ascending || ready.last().is_some_and(|&expert| expert >= experts) {
+            return Err(Error::input(format!(
+                "which of {experts} experts are ready is told in ascending order, not as {ready:?}"
+            )));
+        }
+        let late = experts - ready.len();
+        if late == 0 || ready.is_empty() {
+            return Ok(vec![1.0 / experts as f64; experts]);
+        }
+        let mut start = vec![LATE / late as f64; experts];
+        for &expert in ready {
+            start[expert] = (1.0 - LATE) / ready.len() as f64;
+        }
+        Ok(start)
+    }
 }
 
 /// The mixture of that name, at its start.
 pub fn create(name: &str, sources: Sources) -> Result<Box<dyn Mixture>> {
-    let Sources { experts, gates, base, lengths } = sources;
-    if experts == 0 {
-        return Err(Error::input("there is no expert to mix"));
-    }
+    let start = sources.start()?;
+    let Sources { experts, gates, base, lengths, .. } = sources;
     if let Some(values) = gates.iter().find(|values| !(1..=256).contains(*values)) {
         return Err(Error::input(format!("a gate has 1 to 256 values, not {values}")));
     }
@@ -50,8 +79,8 @@ pub fn create(name: &str, sources: Sources) -> Result<Box<dyn Mixture>> {
         return Err(Error::input(format!("contexts have at most {MAX_LENGTH} lengths, not {lengths}")));
     }
     match name {
-        "stacked" => Ok(Box::new(Stacked::new(experts, gates, base, lengths)?)),
-        "eg" => Ok(Box::new(ExponentiatedGradient::new(experts, gates, Default::default()))),
+        "stacked" => Ok(Box::new(Stacked::new(&start, gates, base, lengths)?)),
+        "eg" => Ok(Box::new(ExponentiatedGradient::new(&start, gates, Default::default()))),
         "fixed-share" => Ok(Box::new(FixedShare::new(experts, gates, fixed_share::SHARE))),
         "bayes" => Ok(Box::new(FixedShare::new(experts, gates, 0.0))),
         _ => Err(Error::input(format!("there is no mixture {name:?}; there are {}", NAMES.join(", ")))),

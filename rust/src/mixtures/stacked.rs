@@ -5,13 +5,13 @@
 //! c = counts over m                      [`super::hierarchical`]
 //! q = Σ over all experts and c
 //! h = counts over q
-//! p = Σ over q and h
+//! p = Σ over q, h and m
 //! ```
 //!
 //! Each sum is an [`ExponentiatedGradient`]. On its own, an adaptive n-gram model falls back on nothing
 //! better than a unigram; c falls back on the best that is known otherwise, and h corrects the whole once
-//! more. Everything is linear, so the result is one weight for each expert and for the evidence of each
-//! length of context: p = Σ_k W_k p_k + Σ_n V_n s_n.
+//! more. Where counting brings nothing, m is the best there is. Everything is linear, so the result is one
+//! weight for each expert and for the evidence of each length of context: p = Σ_k W_k p_k + Σ_n V_n s_n.
 
 use super::exponentiated_gradient::{Config, ExponentiatedGradient};
 use super::hierarchical::Hierarchy;
@@ -22,9 +22,11 @@ use crate::{Error, Result};
 
 /// η of the first sum, which needs no more than to be about right.
 const BASE_RATE: f64 = 0.02;
+/// The weights that c has in q, and h and m in p, at first: there is nothing counted yet, and q begins near m.
+const COUNTED: f64 = 0.1;
 /// What the counts' back-off weights start from: discounting says as much of c, whose base they know to be
-/// without the counts. h has a base that contains them already.
-const FACTORS: (f64, f64) = (1.0, 2.0);
+/// without the counts. h has a base that contains them already, and at first leaves it as it is.
+const FACTORS: (f64, f64) = (1.0, 4.0);
 
 pub struct Stacked {
     experts: usize,
@@ -42,23 +44,33 @@ pub struct Stacked {
 }
 
 impl Stacked {
-    /// Over `experts`, of which those in `base` don't count contexts, and the evidence of `lengths`.
-    pub fn new(experts: usize, gates: &[usize], base: &[usize], lengths: usize) -> Result<Self> {
+    /// Over the experts whose first weights are `start` [K], of which those in `base` don't count contexts, and
+    /// the evidence of `lengths`.
+    pub fn new(start: &[f64], gates: &[usize], base: &[usize], lengths: usize) -> Result<Self> {
+        let experts = start.len();
         if base.is_empty() || base.iter().any(|&expert| expert >= experts) {
             return Err(Error::input(format!(
                 "counts need a base among the {experts} experts, and {base:?} is none"
             )));
         }
         let single = Config { rates: vec![BASE_RATE], ..Default::default() };
+        let total: f64 = base.iter().map(|&expert| start[expert]).sum();
+        let of_base: Vec<f64> = base.iter().map(|&expert| start[expert] / total).collect();
+        let of_all = start.iter().map(|weight| (1.0 - COUNTED) * weight).chain([COUNTED]);
+        let of_all: Vec<f64> = of_all.collect();
         Ok(Self {
             experts,
             gates: gates.iter().copied().chain(std::iter::repeat_n(CLASSES, lengths)).collect(),
             base: base.to_vec(),
-            first: ExponentiatedGradient::new(base.len(), &[], single),
+            first: ExponentiatedGradient::new(&of_base, &[], single),
             over_base: Hierarchy::new(lengths, FACTORS.0),
-            second: ExponentiatedGradient::new(experts + 1, gates, Default::default()),
+            second: ExponentiatedGradient::new(&of_all, gates, Default::default()),
             over_all: Hierarchy::new(lengths, FACTORS.1),
-            last: ExponentiatedGradient::new(2, gates, Default::default()),
+            last: ExponentiatedGradient::new(
+                &[1.0 - 2.0 * COUNTED, COUNTED, COUNTED],
+                gates,
+                Default::default(),
+            ),
             base_probabilities: vec![0.0; base.len()],
             probabilities: vec![0.0; experts + 1],
         })
@@ -88,7 +100,7 @@ impl Mixture for Stacked {
 
     fn weights(&self, gates: &[u8], out: &mut [f64]) {
         let (gates, classes) = self.split(gates);
-        let mut last = [0.0; 2];
+        let mut last = [0.0; 3];
         self.last.weights(gates, &mut last);
         let mut over_all = vec![0.0; self.lengths()];
         let whole = last[0] + last[1] * self.over_all.weights(classes, &mut over_all);
@@ -96,7 +108,7 @@ impl Mixture for Stacked {
         self.second.weights(gates, &mut second);
         let counts = whole * second[self.experts];
         let mut over_base = vec![0.0; self.lengths()];
-        let below = counts * self.over_base.weights(classes, &mut over_base);
+        let below = last[2] + counts * self.over_base.weights(classes, &mut over_base);
         let mut first = vec![0.0; self.base.len()];
         self.first.weights(&[], &mut first);
 
@@ -119,7 +131,7 @@ impl Mixture for Stacked {
         self.probabilities[self.experts] = self.over_base.update(classes, base, shares);
         let mixed = self.second.update(gates, &self.probabilities);
         let counted = self.over_all.update(classes, mixed, shares);
-        self.last.update(gates, &[mixed, counted])
+        self.last.update(gates, &[mixed, counted, base])
     }
 }
 

@@ -195,15 +195,16 @@ struct LinearMixture {
 #[pymethods]
 impl LinearMixture {
     #[new]
-    #[pyo3(signature = (name, experts, gate_sizes=Vec::new(), base=Vec::new(), lengths=0))]
+    #[pyo3(signature = (name, experts, gate_sizes=Vec::new(), base=Vec::new(), lengths=0, ready=Vec::new()))]
     fn new(
         name: &str,
         experts: usize,
         gate_sizes: Vec<usize>,
         base: Vec<usize>,
         lengths: usize,
+        ready: Vec<usize>,
     ) -> PyResult<Self> {
-        let sources = Sources { experts, gates: &gate_sizes, base: &base, lengths };
+        let sources = Sources { experts, gates: &gate_sizes, base: &base, lengths, ready: &ready };
         let core = mixtures::create(name, sources)?;
         Ok(Self { rows: experts + core.lengths(), gates: core.gates().len(), core: core.into() })
     }
@@ -283,8 +284,9 @@ struct GeometricMixture {
 #[pymethods]
 impl GeometricMixture {
     #[new]
-    fn new(experts: usize, vocab_size: usize) -> PyResult<Self> {
-        Ok(Self { core: Geometric::new(experts, vocab_size)?.into(), experts, vocab_size })
+    #[pyo3(signature = (experts, vocab_size, ready=Vec::new()))]
+    fn new(experts: usize, vocab_size: usize, ready: Vec<usize>) -> PyResult<Self> {
+        Ok(Self { core: Geometric::new(experts, &ready, vocab_size)?.into(), experts, vocab_size })
     }
 
     fn mix<'py>(

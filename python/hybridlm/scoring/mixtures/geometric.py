@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridlm._core import GeometricMixture
-from hybridlm.scoring.mixtures.interface import register_row_mixture
+from hybridlm.scoring.mixtures.interface import ready, register_row_mixture
 
 
 @register_row_mixture("geometric")
@@ -20,7 +20,7 @@ class Geometric:
     families: ClassVar[tuple[str, ...]] = ("neural", "oracle", "adaptive")
 
     def __init__(self, experts: Sequence[str], vocab_size: int) -> None:
-        self._core = GeometricMixture(len(experts), vocab_size)
+        self._core = GeometricMixture(len(experts), vocab_size, ready(experts))
 
     def mix(self, rows: NDArray[np.float32], targets: NDArray[np.uint16]) -> NDArray[np.float64]:
         return self._core.mix(np.ascontiguousarray(rows), targets)

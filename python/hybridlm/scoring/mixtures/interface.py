@@ -6,6 +6,7 @@ from typing import ClassVar, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from hybridlm._core import AdaptiveExperts
 from hybridlm.errors import InputError
 
 
@@ -64,6 +65,11 @@ class RowMixture(Protocol):
     def fingerprint(self) -> bytes:
         """Of the whole state."""
         ...
+
+
+def ready(experts: Sequence[str]) -> list[int]:
+    """Those that know something before the stream begins: a mixture may trust them sooner."""
+    return [row for row, name in enumerate(experts) if name not in AdaptiveExperts.names]
 
 
 _MIXTURES: dict[str, type[Mixture]] = {}

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridlm._core import AdaptiveExperts, LinearMixture
-from hybridlm.scoring.mixtures.interface import register
+from hybridlm.scoring.mixtures.interface import ready, register
 
 FAMILIES = ("neural", "oracle", "adaptive")
 """Not the reference's online counts, which the adaptive experts replace."""
@@ -28,7 +28,7 @@ class _Linear:
     name: ClassVar[str]
 
     def __init__(self, experts: Sequence[str], gate_sizes: Sequence[int] = ()) -> None:
-        self._core = LinearMixture(self.name, len(experts), gate_sizes)
+        self._core = LinearMixture(self.name, len(experts), gate_sizes, ready=ready(experts))
 
     def weights(self, gates: NDArray[np.uint8] | None = None) -> NDArray[np.float64]:
         return self._core.weights(None if gates is None else gates.tolist())
@@ -53,7 +53,9 @@ class Stacked(_Linear):
         # What counts contexts is put on top of what doesn't.
         base = [row for row, name in enumerate(proper) if name not in AdaptiveExperts.counting_names]
         gates = gate_sizes[: len(gate_sizes) - lengths]
-        self._core = LinearMixture(self.name, len(proper), gates, base or range(len(proper)), lengths)
+        self._core = LinearMixture(
+            self.name, len(proper), gates, base or range(len(proper)), lengths, ready(proper)
+        )
 
 
 @register("eg")
