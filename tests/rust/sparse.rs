@@ -239,6 +239,21 @@ fn packed(counts: &[SparseCounts], cutoff: u64) -> Vec<u8> {
     packed
 }
 
+#[test]
+fn however_counts_are_divided_the_trie_is_the_same() {
+    let control = Control::default();
+    let counts = counted(&[text(35, 250_000, 300)], 300, 5);
+    for cutoff in [0, 2] {
+        let whole = Fragment::all(&counts, cutoff, 3, &control).unwrap();
+        assert!(whole.len() > 1, "too few n-grams for several threads");
+        let of_range = |part: &SparseCounts| Fragment::all(part, cutoff, 1, &control).unwrap();
+        let ranges = in_ranges(&counts).iter().flat_map(of_range).collect();
+        let [one, other] =
+            [whole, ranges].map(|found| Trie::assemble(counts.spec(), found, 2, &control).unwrap());
+        assert!(one.orders == other.orders);
+    }
+}
+
 /// With a cutoff, and without one.
 #[test]
 fn candidates_from_several_machines_make_the_file_that_one_makes() {
