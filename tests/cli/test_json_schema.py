@@ -77,6 +77,7 @@ def test_what_commands_print_fits(
     training = sorted(shard_dir.glob("*_train_*.bin"))
     assert cli.main(["oracle", "count", *map(str, training), "-o", str(tmp_path / "c"), "--orders", "3"]) == 0
     assert run("oracle ngrams", tmp_path / "c")["continuations"]
+    run("oracle build", *training, "-o", tmp_path / "planned.ngsp", "--dry-run")
     run("data overlap", *training, "--val", shard, "--lengths", 3)
     run("oracle eval", example_folder / "oracle.ngsp", *val)
     both = [example_folder / "oracle.ngsp", example_folder / "oracle.ngsp"]
