@@ -14,7 +14,7 @@ A compressed file is, little-endian:
 offset   bytes   what
 ======== ======= ==================================================
 0        4       ``HLMZ``
-4        1       version, 3
+4        1       version, 4
 5        1       flags: 1: the artifact has a neural model; 2: the content is UTF-8 with its capitals as
                  marks (`hybridlm.data.case_folding`), and what follows is said of that form; 4: some blocks
                  are stored
@@ -33,7 +33,7 @@ offset   bytes   what
 …        …       payload: a range coder's words
 ======== ======= ==================================================
 
-Version 2 stores no blocks; it is still read.
+A file is coded by the mixture of its version, so earlier versions, of other mixtures, are not read.
 """
 
 import hashlib
@@ -54,8 +54,7 @@ from hybridlm.errors import FormatError, InputError
 from hybridlm.prediction import Prediction
 
 MAGIC = b"HLMZ"
-VERSION = 3
-_READ = (2, 3)
+VERSION = 4
 _HEADER = struct.Struct("<4sBBBB8s4sI8sQ")
 _CRC = struct.Struct("<I")
 _START = _HEADER.size + _CRC.size
@@ -159,9 +158,11 @@ class Codec:
         _, version, flags, text_length, zero, artifact_id, tokenizer_id, first, digest, length = (
             _HEADER.unpack(header)
         )
-        if version not in _READ:
-            known = " and ".join(map(str, _READ))
-            raise FormatError(f"{name}: version {version} of the format, and this program reads {known}")
+        if version != VERSION:
+            raise FormatError(
+                f"{name}: version {version} of the format, and this program decodes version {VERSION} alone, "
+                "since each has a mixture of its own: use the hybridlm that wrote it"
+            )
         if _CRC.unpack_from(data, _HEADER.size)[0] != _checksum(header, body):
             raise FormatError(f"{name}: damaged: altered or truncated, its checksum doesn't fit")
         if tokenizer_id != self._tokenizer_id:
@@ -169,7 +170,7 @@ class Codec:
         if artifact_id != self._artifact_id:
             raise FormatError(f"{name}: made with another artifact than {self._prediction.artifact.name}")
         is_folded = self._folds_case and bool(flags & _FOLDED)
-        has_stored = version > 2 and bool(flags & _STORED)
+        has_stored = bool(flags & _STORED)
         if zero or flags != self._flags(is_folded, has_stored):
             raise FormatError(f"{name}: its header contradicts itself")
         made, body = body[:text_length].decode(errors="replace"), body[text_length:]

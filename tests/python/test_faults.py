@@ -60,6 +60,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_call_that_fails_is_one_line_and_leaves_nothing(
     name: str, stub: Path, inputs: Path, tmp_path: Path

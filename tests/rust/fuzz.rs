@@ -44,9 +44,9 @@ fn entries_return_whatever_the_bytes() {
         paths
     };
     let folders = ["tests/golden/good", "tests/golden/bad"].map(str::to_owned).into_iter();
-    let corpora = list("fuzz/corpus")
+    let corpora = list("tests/golden/fuzz")
         .into_iter()
-        .map(|path| format!("fuzz/corpus/{}", path.file_name().unwrap().to_str().unwrap()));
+        .map(|path| format!("tests/golden/fuzz/{}", path.file_name().unwrap().to_str().unwrap()));
     for folder in folders.chain(corpora) {
         seeds.extend(list(&folder).iter().map(|path| fs::read(path).unwrap()));
     }
