@@ -88,6 +88,7 @@ impl SparseCounts {
 
     /// The sum of what `beginning_with` made of the same tokens.
     #[staticmethod]
+    #[pyo3(signature = (parts, threads=1))]
     fn add(py: Python<'_>, parts: Vec<PyRef<'_, SparseCounts>>, threads: usize) -> PyResult<Self> {
         let parts: Vec<&counts::SparseCounts> = parts.iter().map(|part| &part.core).collect();
         let total = parts.iter().fold(0u64, |total, part| total.saturating_add(part.tokens()));
