@@ -44,7 +44,8 @@ ORACLE_FILE: dict[Estimator, str] = {"sparse": "oracle.ngsp", "dense": "oracle.n
 """In the run's folder, named after its format."""
 
 CHUNK = 8192
-"""Targets between two rounds of test-time training: a small validation text still has a dozen of them."""
+"""Targets between two rounds of test-time training of the whole model: a small validation text still has a dozen
+of them. Documents are trained on within chunks, and the more of them a chunk has, the better they fill a pass."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,9 @@ def _run(config: PipelineConfig, out: Path, record: RunRecord) -> Summary:
     families = tuple(family for family in find_mixture(config.mixer).families if family != "oracle")
     without_oracle = {WITHOUT_ORACLE: MixtureSpec(config.mixer, families)}
 
-    scoring = ScoringConfig(mixer=config.mixer, ttt=config.ttt, chunk=CHUNK)
+    scoring = ScoringConfig(mixer=config.mixer, ttt=config.ttt)
+    if config.ttt != "documents":
+        scoring = dataclasses.replace(scoring, chunk=CHUNK)
 
     trace = Trace(stream.tokens, tokenizer.bos_id)
 
