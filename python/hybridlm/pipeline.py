@@ -44,8 +44,8 @@ ORACLE_FILE: dict[Estimator, str] = {"sparse": "oracle.ngsp", "dense": "oracle.n
 """In the run's folder, named after its format."""
 
 CHUNK = 8192
-"""Targets between two rounds of test-time training of the whole model: a small validation text still has a dozen
-of them. Documents are trained on within chunks, and the more of them a chunk has, the better they fill a pass."""
+"""Targets between two rounds of test-time training of the whole model: a small validation text still has a
+dozen of them. Documents are trained on within chunks: the more there are, the better they fill a pass."""
 
 
 @dataclass(frozen=True)

@@ -237,7 +237,7 @@ def test_other_arithmetic_is_refused_before_it_costs_anything(
     for wrong in (rewritten(plain, flags=1), rewritten(plain, length=2**40), rewritten(data, flags=0)):
         with pytest.raises(FormatError, match="contradicts"):
             (neural_codec if len(wrong) == len(data) else codec).decompress(wrong)
-    with pytest.raises(FormatError, match="version 3 .* use the hybridlm that wrote it"):
+    with pytest.raises(FormatError, match=r"version 3 .* use the hybridlm that wrote it"):
         codec.decompress(rewritten(plain, version=3))
     with pytest.raises(FormatError, match="arithmetic"):
         codec.decompress(rewritten(plain, first=1))
