@@ -279,7 +279,7 @@ class SparseCounts:
         """
 
     @staticmethod
-    def add(parts: Sequence[SparseCounts], threads: int) -> SparseCounts:
+    def add(parts: Sequence[SparseCounts], threads: int = 1) -> SparseCounts:
         """The sum of ``parts`` in memory, without saying of which shards. As ``merge`` otherwise."""
 
     @staticmethod
