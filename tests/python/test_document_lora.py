@@ -249,8 +249,10 @@ def test_warm_adapters_and_phases_reach_later_chunks_alone() -> None:
             expert.learn(STREAM[:cut], 1)
         a, b = (expert.score(STREAM, cut).log_probs[0] for expert in (plain, learned))
         assert not np.array_equal(a, b)
+        assert learned._open.valid.any()
         learned.undo()
         assert torch.equal(learned._begin, plain._begin)
+        assert not learned._open.valid.any(), "what the adapters have made is forgotten with them"
 
 
 def parts_with(

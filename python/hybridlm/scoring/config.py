@@ -117,8 +117,8 @@ class ScoringConfig:
     """Targets between two windows; unset: half a window."""
     attention: Attention = "windows"
     """How the model sees its context: windows computes every window afresh; rolling keeps keys and values
-    from block to block, at half the cost for the default stride. (A model that learns from documents
-    computes a window for each of its steps.)"""
+    from block to block, at little more than half the cost for the default stride. (A model that learns from
+    documents keeps theirs in any case.)"""
     chunk: int = 32_768
     """Targets that are scored before the model learns from them."""
     batch: int = 16

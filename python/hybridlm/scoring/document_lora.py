@@ -15,7 +15,8 @@ the stream's order, as they meet anybody's. Adapters take a step when the docume
 and not before, which is why nothing need be known of where a document ends, and why the last step of each is
 never trained on.
 
-Forward passes always have the same shape, with rows of padding where there are fewer documents, and every
+Forward passes have one of two shapes, that of first steps and that of later ones, with rows of padding where
+there are fewer documents, and every
 row of such a pass has the same bits wherever it stands: matrix products add up each row in one order.
 """
 
@@ -159,6 +160,8 @@ class DocumentExpert(Expert):
     def undo(self) -> None:
         self._begin, self._latest = self._fresh.clone(), self._fresh[: self._adapters.first_size].clone()
         self._open.vector, self._open.square = self._begin.clone(), torch.zeros_like(self._begin)
+        # Keys and values are what the adapters have made of the tokens before.
+        self._open.valid = torch.zeros_like(self._open.valid)
         if self._base is not None:
             self._base.undo()
 
