@@ -5,13 +5,14 @@ import functools
 import io
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from pydoc_data.topics import topics
 
 import hypothesis
 import pytest
 import sentencepiece
+import torch
 
 import hybridlm
 from hybridlm import _core
@@ -187,3 +188,12 @@ def recipe() -> ModelConfig:
         asymmetric_softcap=True,
         document_attention=True,
     )
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For tensors so small that threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

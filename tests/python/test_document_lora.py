@@ -1,7 +1,7 @@
 """Adapters per document: equal to a slow loop, the same however they are grouped, and audited."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -43,13 +43,7 @@ def documents(lengths: list[int], seed: int = 0) -> Tokens:
 STREAM = documents([30, 3, 1, 40, 13, 7, 22])
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tensors this small only wait for each other's threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 SMALL = ModelConfig(

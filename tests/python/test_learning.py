@@ -1,7 +1,6 @@
 """Several rates side by side: what they are mixed to, and what becomes of training that has diverged."""
 
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -25,13 +24,7 @@ from hybridlm.scoring.ttt import DEFAULT_LEARNING_RATE, TestTimeTrainer
 V, WINDOW = 24, 16
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tensors this small only wait for each other's threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def text_like(n: int, seed: int = 0, language: int = 0) -> NDArray[np.uint16]:

@@ -1,7 +1,7 @@
 """Whatever the options, a score is finite and that of distributions, or is refused with the reason."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,13 +25,7 @@ STREAM[::11] = 1
 TABLE = ByteTable(np.full(V, 2, np.int32), np.zeros(V, np.bool_), np.arange(V) == 1)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tensors this small only wait for each other's threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def made(scale: float) -> Artifact:
