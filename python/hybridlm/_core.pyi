@@ -36,6 +36,7 @@ __all__ = [
     "context_buckets",
     "decompress",
     "identify_shards",
+    "looks_like",
     "overlap",
     "read_shard",
     "shard_tokens",
@@ -59,6 +60,9 @@ class _Vocabulary(Protocol):
 
 class InputError(ValueError): ...
 class FormatError(InputError): ...
+
+def looks_like(data: bytes) -> str | None:
+    """A noun for a file that begins so, such as "an oracle"; None for what is unknown here."""
 
 def shard_tokens(path: str | os.PathLike[str]) -> int:
     """The number of tokens in a shard, whose header and size are checked. FormatError, OSError."""

@@ -34,6 +34,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hybridlm import _core
 from hybridlm.calibration import draw
 from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import FormatError, InputError
@@ -180,9 +181,11 @@ def _read_header(data: bytes, total_bytes: int, name: str) -> _Header:
 
 
 def _what_it_is(data: bytes, magic: int) -> str:
-    if data[:4] == b"NGSP" or data[:4] == b"NGOR" or data[:4] == b"\x28\xb5\x2f\xfd":
-        return "it looks like an oracle; `hybridlm artifact pack --oracle` makes an artifact of one"
-    return f"magic {magic:#010x} at offset 0, expected {MAGIC:#010x}"
+    kind = _core.looks_like(data)
+    if kind is None:
+        return f"magic {magic:#010x} at offset 0, expected {MAGIC:#010x}"
+    hint = "; `hybridlm artifact pack --oracle` makes an artifact of one" if "oracle" in kind else ""
+    return f"it looks like {kind}{hint}"
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from hybridlm import _core
 from hybridlm.errors import FormatError, InputError
 
 try:
@@ -330,9 +331,11 @@ def parse_json(data: str | bytes, what: str) -> Any:
     """The JSON value of ``data``. Raises FormatError, calling it ``what``, for anything else."""
     try:
         return json.loads(data, object_pairs_hook=_without_repeats)
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{what}: not UTF-8 text: {error.reason} at byte {error.start}") from None
     except (ValueError, RecursionError) as error:  # also integers too long, and nesting too deep
+        if isinstance(data, bytes) and (kind := _core.looks_like(data)) not in (None, "text"):
+            raise FormatError(f"{what}: not JSON: it looks like {kind}") from None
+        if isinstance(error, UnicodeDecodeError):
+            raise FormatError(f"{what}: not UTF-8 text: {error.reason} at byte {error.start}") from None
         raise FormatError(f"{what}: not JSON: {error}") from None
 
 

@@ -12,6 +12,7 @@ pub mod files;
 pub mod fingerprint;
 #[cfg(feature = "forge")]
 pub mod fuzz;
+pub mod kinds;
 mod leb128;
 mod memory;
 pub mod mixtures;

@@ -8,6 +8,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use crate::files::{self, AtomicFile};
+use crate::kinds::looks_like;
 use crate::memory::Zeroed;
 use crate::{Error, Result};
 
@@ -125,6 +126,12 @@ pub fn check_header(file: &[u8], path: &Path) -> Result<()> {
 /// [`check_header`] of a file of `length` bytes that begins with `file`; how many tokens it has.
 fn check_beginning(file: &[u8], length: u64, path: &Path) -> Result<usize> {
     let wrong = |detail: String| Err(Error::format(path.display(), detail));
+    if !file.starts_with(&MAGIC.to_le_bytes()) {
+        if let Some(kind) = looks_like(file) {
+            let hint = if kind == "text" { "; `hybridlm data shard` makes shards of text" } else { "" };
+            return wrong(format!("not a token shard: it looks like {kind}{hint}"));
+        }
+    }
     if file.len() < HEADER_BYTES {
         return wrong(format!(
             "{length} bytes are too few for a shard, whose header alone has {HEADER_BYTES}"
@@ -135,7 +142,10 @@ fn check_beginning(file: &[u8], length: u64, path: &Path) -> Result<usize> {
     let mut field = || fields.next().unwrap_or_default();
     let (magic, version, tokens) = (field(), field(), field());
     if magic != MAGIC {
-        return wrong(format!("not a token shard: it begins with {magic}, not {MAGIC}"));
+        return wrong(format!(
+            "not a token shard: it begins with {magic}, not {MAGIC}; tokens without a header, as uint16, become a \
+             shard by `hybridlm.write_shard`"
+        ));
     }
     if version != VERSION {
         return wrong(format!("shard version {version} at offset 4; this program reads version {VERSION}"));

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hybridlm import _core
 from hybridlm.cli.arguments import Glob
 from hybridlm.cli.output import number_table, print_json, print_table
 from hybridlm.errors import FormatError, InputError
@@ -112,7 +113,11 @@ def _open(path: Path, targets: int, vocab_size: int) -> "NDArray[Any]":
     try:
         values: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, SyntaxError) as error:
-        raise FormatError(f"{path}: not an intact .npy file of numbers: {error}") from None
+        with path.open("rb") as file:
+            kind = _core.looks_like(file.read(512))
+        # NumPy takes whatever isn't its own for a pickle, and names the unsafe way to load it.
+        detail = str(error) if kind == "a NumPy array" else f"it looks like {kind or 'nothing known here'}"
+        raise FormatError(f"{path}: not an intact .npy file of numbers: {detail}") from None
     if not isinstance(values, np.ndarray) or not np.issubdtype(values.dtype, np.floating):
         raise FormatError(f"{path}: not a .npy file of floating-point numbers")
     if values.shape not in ((targets,), (targets, vocab_size)):

@@ -382,7 +382,8 @@ def _save_counts(counts: "NgramCounts", out: Path, threads: int | None) -> None:
 
 def _log_counts(counts: "NgramCounts | SparseCounts", size: int, out: Path) -> None:
     tokens, shards = f"{counts.tokens:,}", len(counts.shards)
-    log.info("%s: %s bytes, %s tokens in %d shards", out, f"{size:,}", tokens, shards)
+    of = "1 shard" if shards == 1 else f"{shards} shards"
+    log.info("%s: %s bytes, %s tokens in %s", out, f"{size:,}", tokens, of)
 
 
 def inspect(oracle: tyro.conf.Positional[Path], json: bool = False) -> None:
@@ -473,8 +474,10 @@ def _sparse_picture(info: dict[str, Any]) -> "Table":
     for column in ("order", "n-grams", "contexts", "bytes", "bits per n-gram"):
         shown.add_column(column, justify="right")
     for table in info["tables"]:
-        counts = (f"{table[key]:,}" for key in ("order", "ngrams", "contexts", "bytes"))
-        shown.add_row(*counts, f"{table['bits_per_ngram']:.2f}")
+        counts = (f"{table[key]:,}" for key in ("order", "ngrams", "contexts"))
+        # An ARPA file's lines are not told apart by order.
+        size = (f"{table['bytes']:,}", f"{table['bits_per_ngram']:.2f}") if table["bytes"] else ("", "")
+        shown.add_row(*counts, *size)
     return shown
 
 

@@ -39,7 +39,8 @@ def report(
     if figures is not None:
         require_matplotlib("--figures")
     out = run / "report.html" if out is None else out
-    check_output(out)
+    if run.is_dir():  # or read_run says so
+        check_output(out)
     runs = [read_run(folder) for folder in (run, other) if folder is not None]
     write_output(out, render(*runs).encode())
     written = [] if is_standard(out) else [out]

@@ -72,7 +72,8 @@ def data_folder(folder: str | os.PathLike[str]) -> tuple[list[Path], list[Path]]
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder")
+        fault = "not a folder" if folder.exists() else "no such folder"
+        raise InputError(f"{folder}: {fault}; `hybridlm data shard` makes a folder of shards from text")
     found: dict[str, list[Path]] = {"train": [], "val": []}
     for path in sorted(folder.iterdir()):
         # Greedy, so that "x_train_val_000.bin" is for validation alone.

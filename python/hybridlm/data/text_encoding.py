@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from shlex import quote
 
+from hybridlm import _core
 from hybridlm.errors import FormatError
 
 _BYTE_ORDER_MARKS = (
@@ -61,6 +62,8 @@ def check_nul(file: Path, part: bytes, position: int) -> None:
     """Raise FormatError where ``part``, which begins at byte ``position`` of the file, holds a NUL."""
     if (found := part.find(b"\0")) < 0:
         return
+    if position == 0 and (kind := _core.looks_like(part)) is not None:
+        raise FormatError(f"{file}: {kind}, not text")
     # UTF-16 and UTF-32 are read in units of four bytes, counted from the file's start.
     aligned = part[-position % 4 :][:_LOOKED_AT]
     encoding = _unmarked_encoding(aligned[: len(aligned) // 4 * 4 or len(aligned) // 2 * 2])

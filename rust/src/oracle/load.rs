@@ -1,5 +1,6 @@
 //! Reading an oracle file of any kind.
 
+use crate::kinds::looks_like;
 use crate::oracle::dense::oracle::DenseOracle;
 use crate::oracle::dense::{ngor_packed, ngor_v1};
 use crate::oracle::interface::Oracle;
@@ -21,8 +22,20 @@ pub fn load(data: &[u8], what: &str, threads: usize, control: &Control) -> Resul
         _ if data.trim_ascii_start().starts_with(arpa::MAGIC) => {
             Ok(Box::new(arpa::decode(data, what, None, control)?))
         }
-        _ => Err(Error::format(what, "not an oracle: it begins like none of the formats known here")),
+        _ => Err(Error::format(what, format!("not an oracle: {}", what_it_is(data)))),
     }
+}
+
+fn what_it_is(data: &[u8]) -> String {
+    let Some(kind) = looks_like(data) else {
+        return "it begins like none of the formats known here".into();
+    };
+    let hint = match kind {
+        "a token shard" => "; `hybridlm oracle build` makes an oracle of shards",
+        "partial counts" => "; `hybridlm oracle build` makes an oracle of them",
+        _ => "",
+    };
+    format!("it looks like {kind}{hint}")
 }
 
 /// A zstd frame's first bytes.

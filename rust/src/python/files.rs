@@ -20,6 +20,11 @@ fn shard_tokens(py: Python<'_>, path: PathBuf) -> PyResult<usize> {
 }
 
 #[pyfunction]
+fn looks_like(data: &[u8]) -> Option<&'static str> {
+    crate::kinds::looks_like(data)
+}
+
+#[pyfunction]
 #[pyo3(signature = (path, start=0, count=None, vocab_size=None))]
 fn read_shard(
     py: Python<'_>,
@@ -151,6 +156,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("LIMIT_VARIABLE", zstd_frame::LIMIT_VARIABLE)?;
     module.add_function(wrap_pyfunction!(unpacked_limit, module)?)?;
     module.add_function(wrap_pyfunction!(overlap, module)?)?;
+    module.add_function(wrap_pyfunction!(looks_like, module)?)?;
     module.add_function(wrap_pyfunction!(shard_tokens, module)?)?;
     module.add_function(wrap_pyfunction!(read_shard, module)?)?;
     module.add_function(wrap_pyfunction!(write_shard, module)?)?;

@@ -18,7 +18,9 @@ mod vocabulary;
 use errors::{FormatError, InputError};
 use pyo3::prelude::*;
 
-#[pymodule]
+/// Free-threaded Python needs no GIL for it: its classes are frozen and lock what they
+/// change, or leave it to PyO3 to refuse a second borrower.
+#[pymodule(gil_used = false)]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("InputError", module.py().get_type::<InputError>())?;
     module.add("FormatError", module.py().get_type::<FormatError>())?;
