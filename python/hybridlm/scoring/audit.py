@@ -120,15 +120,20 @@ class ScoreFirst:
     """By component, when its hash was seen to change: ``target``, ``chunk`` or ``never``."""
 
     def __str__(self) -> str:
-        learns = ", ".join(f"{name} ({when})" for name, when in self.learns.items())
+        times = {"target": "after a target", "chunk": "after a chunk", "never": "never"}
+        learns = "; ".join(
+            f"{', '.join(names)} {when}"
+            for kind, when in times.items()
+            if (names := [name for name, seen in self.learns.items() if seen == kind])
+        )
         if self.changed:
             where = "by the end" if self.first_change is None else f"before target {self.first_change}"
             found = f"{', '.join(self.changed)} changed {where}"
         elif self.first_difference is not None:
             found = f"target {self.first_difference} was not scored by the state that predicted it"
         else:
-            found = "none changed between a prediction and its commitment"
-        return f"{self.rows} predictions; hashes, and after what each changes, of {learns}: {found}"
+            found = "no state changed between a prediction and its commitment"
+        return f"{self.rows} predictions: {found} (state changes: {learns})"
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,8 @@ class SinglePass:
         found = self.problem or (
             "each once, in order" + (", with the same score in all" if len(self.chunks) > 1 else "")
         )
-        source = f" of {len(self.shards)} different shards" if self.shards else ""
+        shards = "1 shard" if len(self.shards) == 1 else f"{len(self.shards)} different shards"
+        source = f" of {shards}" if self.shards else ""
         repeated = f" ({self.repeated_tokens:,} tokens in repeated documents)" if self.repeated_tokens else ""
         return f"{self.targets:,} targets{source}{repeated} in chunks of {sizes}: {found}"
 
