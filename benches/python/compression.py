@@ -1,6 +1,7 @@
 """Size and speed of `hybridlm compress` beside general compressors, on text that the artifact has not seen.
 
-    python benches/python/compression.py ARTIFACT TEXT --tokenizer MODEL [--max-bytes 1000000]
+    python benches/python/compression.py ARTIFACT TEXT --tokenizer MODEL [--max-bytes 1000000] \\
+        [--peer 'lpaq1 9' ./lpaq1 './lpaq1 9 INPUT OUTPUT' './lpaq1 d INPUT OUTPUT']
 
 The artifact and the tokenizer are shared by both sides and not counted in a compressed size; the first line
 says how large they are. Peers have no such thing and begin from nothing. ``total_bytes`` counts them, and the
@@ -10,7 +11,9 @@ of this kind on hybridlm's total would be the smaller one, if both went on as on
 Every method runs on one thread; its speed is content bytes per second of processor time, the best of
 `--repeat` rounds through all methods.
 xz is Python's own; zstd is what is built in here, at level 22. brotli and PPMd (order 8) take
-`pip install brotli pyppmd`, and are left out, by name, where those are missing.
+`pip install brotli pyppmd`, and are left out, by name, where those are missing. Any other program is a
+``--peer``: its name, its file, and the commands that compress and decompress, in which INPUT and OUTPUT stand
+for files; ``peak_mb`` is the larger of their two resident memories.
 """
 
 import argparse
@@ -18,6 +21,10 @@ import ctypes.util
 import importlib
 import json
 import lzma
+import os
+import shlex
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -60,6 +67,27 @@ def methods(codec: Codec) -> dict[str, Method]:
     return found
 
 
+class Program:
+    """A program's command as a function of bytes; ``peak_mb`` is the largest memory that it has taken."""
+
+    def __init__(self, command: str) -> None:
+        self._command = shlex.split(command)
+        self.peak_mb = 0.0
+
+    def __call__(self, data: bytes) -> bytes:
+        with tempfile.TemporaryDirectory() as folder:
+            files = {"INPUT": Path(folder) / "input", "OUTPUT": Path(folder) / "output"}
+            files["INPUT"].write_bytes(data)
+            words = [str(files.get(word, word)) for word in self._command]
+            with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+                _, status, usage = os.wait4(process.pid, 0)
+                process.returncode = os.waitstatus_to_exitcode(status)
+            if process.returncode:
+                raise SystemExit(f"{shlex.join(words)} ended with {process.returncode}")
+            self.peak_mb = max(self.peak_mb, usage.ru_maxrss / 1e3)
+            return files["OUTPUT"].read_bytes()
+
+
 def optional(name: str) -> Any:
     try:
         return importlib.import_module(name)
@@ -68,8 +96,10 @@ def optional(name: str) -> Any:
         return None
 
 
-def program_bytes(name: str) -> int:
+def program_bytes(name: str, programs: dict[str, Path]) -> int:
     """Of the program that compresses and decompresses, itself compressed by xz."""
+    if name in programs:
+        return len(lzma.compress(programs[name].read_bytes(), preset=9))
     if name == "hybridlm":
         return library_bytes()
     library = {"xz -9e": "liblzma", "zstd -22 --ultra": "libzstd"}.get(name)
@@ -85,9 +115,15 @@ def program_bytes(name: str) -> int:
 
 
 def timed(function: Callable[[bytes], bytes], data: bytes) -> tuple[bytes, float]:
-    started = time.process_time()
+    started = _processor_time()
     result = function(data)
-    return result, time.process_time() - started
+    return result, _processor_time() - started
+
+
+def _processor_time() -> float:
+    """Of this process and the programs that it has run, in seconds."""
+    programs = os.times()
+    return time.process_time() + programs.children_user + programs.children_system
 
 
 def main() -> None:
@@ -99,6 +135,9 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--max-bytes", type=int, default=1_000_000)
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument(
+        "--peer", nargs=4, action="append", default=[], metavar=("NAME", "PROGRAM", "COMPRESS", "DECOMPRESS")
+    )
     options = parser.parse_args()
     artifact = Artifact.from_file(options.artifact)
     codec = Codec(artifact, Tokenizer.load(options.tokenizer))
@@ -112,6 +151,9 @@ def main() -> None:
     )
 
     compressors = methods(codec)
+    files = {name: Path(program) for name, program, _, _ in options.peer}
+    for name, _, compress, decompress in options.peer:
+        compressors[name] = (Program(compress), Program(decompress))
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in compressors}
     sizes: dict[str, int] = {}
     for _ in range(options.repeat):
@@ -123,7 +165,7 @@ def main() -> None:
             sizes[name] = len(compressed)
             seconds[name].append((there, back))
     ours = sizes["hybridlm"]
-    programs = {name: program_bytes(name) for name in sizes}
+    programs = {name: program_bytes(name, files) for name in sizes}
     fixed = sum(shared.values()) + programs["hybridlm"]
     for name, size in sizes.items():
         there, back = (min(rounds) for rounds in zip(*seconds[name], strict=True))
@@ -140,6 +182,8 @@ def main() -> None:
             "compress_kb_per_s": round(len(data) / there / 1e3, 1),
             "decompress_kb_per_s": round(len(data) / back / 1e3, 1),
         }
+        if name in files:
+            row["peak_mb"] = max(one.peak_mb for one in compressors[name] if isinstance(one, Program))
         print(json.dumps(row))
 
 
