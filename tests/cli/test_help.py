@@ -136,6 +136,10 @@ def test_misspelt_options_and_commands_are_recognised(capsys: pytest.CaptureFixt
         "eval a --vall b"
     )
     assert "did you mean --model.layers" in error("train --layers 3")
+    # By the names that other programs have for it.
+    assert "did you mean --optimizer.matrix-lr?" in error("train --learning_rate 0.1")
+    assert "did you mean --ttt-options.learning-rates?" in error("eval a --lr 0.1")
+    assert "did you mean --batch-tokens?" in error("train --batch-size 8")
     assert "has no option --xyzzy; `hybridlm" in error("doctor --xyzzy")
     assert "`eval` needs --val GLOB and --tokenizer PATH; `hybridlm eval --help`" in error("eval a")
     assert "no command 'evl'; did you mean eval?" in error("evl")

@@ -116,13 +116,34 @@ def wrong_usage(described: Described, arguments: Sequence[str], command: str) ->
     return None
 
 
+ELSEWHERE = {
+    "--batch-size": ("--batch-tokens",),
+    "--block-size": ("--sequence-length", "--window"),
+    "--context-length": ("--sequence-length", "--window"),
+    "--epochs": ("--iterations",),
+    "--learning-rate": ("--optimizer.matrix-lr", "--ttt-options.learning-rates"),
+    "--lr": ("--optimizer.matrix-lr", "--ttt-options.learning-rates"),
+    "--max-iters": ("--iterations",),
+    "--max-steps": ("--iterations",),
+    "--n-embd": ("--model.width",),
+    "--n-head": ("--model.heads",),
+    "--n-layer": ("--model.layers",),
+    "--order": ("--orders",),
+    "--output-dir": ("--out",),
+    "--steps": ("--iterations",),
+    "--validation": ("--val",),
+}
+"""What other trainers and toolkits call an option, and what it is called here, if the command has it."""
+
+
 def suggestion(name: str, known: typing.Iterable[str]) -> str:
     """``; did you mean …?`` with what is spelt most like ``name``, or nothing."""
     candidates = [candidate for candidate in known if candidate not in HIDDEN]
     close = difflib.get_close_matches(name, candidates, n=2, cutoff=0.6)
     # `--layers` for `--model.layers`
     ends = [candidate for candidate in candidates if candidate.endswith("." + name.lstrip("-"))]
-    found = list(dict.fromkeys([*ends, *close]))[:2]
+    elsewhere = [ours for ours in ELSEWHERE.get(name, ()) if ours in candidates]
+    found = elsewhere or list(dict.fromkeys([*ends, *close]))[:2]
     return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
