@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import hybridlm
 from hybridlm import doctor
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +41,16 @@ def test_the_version_is_the_same_everywhere() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == crate
     assert re.search(rf"^## \[{re.escape(crate)}\] - ", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+
+
+def test_what_is_not_published_yet_is_said_to_be_installed_from_a_clone() -> None:
+    version = re.escape(hybridlm.__version__)
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    unreleased = re.search(rf"^## \[{version}\] - unreleased$", changes, re.MULTILINE)
+    for page in ("README.md", "docs/start.md"):
+        text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
+        said = re.search(rf"Until {version} is on the package index,[^.]* `(pip install )?./hybridlm`", text)
+        assert (said is None) == (unreleased is None), page
 
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
