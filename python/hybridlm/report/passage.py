@@ -24,7 +24,7 @@ def passage(trace: Mapping[str, Any], name: str) -> str:
     rows = [row(_visible(token["text"]), f"{token['bits']:.2f}", _shares(token, ", ", 3)) for token in tokens]
     return "\n".join(
         [
-            f'<p class="note">Bits per token: <span class="scale">{scale}</span> (the stronger the colour, the more). '
+            f'<p class="note">Bits per token: <span class="scale">{scale}</span> (more colour, more bits). '
             "Point at a token, tap it or step to it with the tab key: its bits, and the part that each "
             "expert has in the probability that the mixture gave it.</p>",
             f'<p><a class="skip" href="#{name}-end">Skip the passage</a></p>',
