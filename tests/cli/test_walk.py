@@ -17,11 +17,12 @@ ROOT = Path(__file__).parents[2]
 # What is installed already; what goes on for minutes, and has its own tests; torchrun with eight GPUs.
 LEFT_OUT = re.compile(r"pip install |scripts/|hybridlm run |hybridlm report run$|torchrun ")
 
-# Training stops after a few steps, and the audit tries less, so that all of it takes seconds.
+# Training stops after a few steps, and the network scores little text, so that all of it takes seconds.
 SHELL = """
 set -euo pipefail
 hybridlm() {
     if [ "$1" = train ]; then set -- "$@" --iterations 3 --validation.max-tokens 2000; fi
+    if [ "$1" = eval ]; then set -- "$@" --max-tokens 600; fi
     if [ "$1" = audit ]; then set -- "$@" --max-tokens 600 --rows 8 --changes 2 --skip-world-sizes; fi
     "$WALKS_WITH" -m hybridlm "$@"
 }
