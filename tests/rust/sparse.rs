@@ -13,6 +13,7 @@ use hybridlm_core::oracle::sparse::discount::{discount, Discounts};
 use hybridlm_core::oracle::sparse::estimate::FullModel;
 use hybridlm_core::oracle::sparse::fit_discounts;
 use hybridlm_core::oracle::sparse::fragment::Fragment;
+use hybridlm_core::oracle::sparse::merge::{self, Part};
 use hybridlm_core::oracle::sparse::ngram::{NgramSpec, REPEAT_WEIGHT};
 use hybridlm_core::oracle::sparse::ngsp;
 use hybridlm_core::oracle::sparse::oracle::SparseOracle;
@@ -394,6 +395,33 @@ fn the_full_model_is_its_definition() {
                 let found = f64::from(full.probabilities[n][place]);
                 assert!((found - p).abs() < 2e-5 * p + 1e-7, "{ngram:?}: {found}, not {p}");
             }
+        }
+    }
+}
+
+/// The model of weighted text is that of so many copies of it.
+#[test]
+fn the_full_model_of_weighted_text_is_its_definition() {
+    let streams = [text(4, 2000, 10), text(5, 900, 10)];
+    let weights = [1, 4];
+    let copies: Vec<Vec<u16>> = streams
+        .iter()
+        .zip(weights)
+        .flat_map(|(stream, weight)| vec![stream.clone(); weight as usize])
+        .collect();
+    let counts: Vec<_> = streams.iter().map(|stream| counted(std::slice::from_ref(stream), 10, 4)).collect();
+    let parts: Vec<Part> =
+        counts.iter().zip(weights).map(|(counts, weight)| Part { counts, weight }).collect();
+    let control = Control::default();
+    let sum = merge::add(&parts, 2, &control).unwrap();
+    let discounts = Discounts::default();
+    let trie = Trie::build(&sum, 0, 2, &control).unwrap();
+    let full = FullModel::estimate(&trie, &discounts, 2, &control).unwrap();
+    let expected = naive_model(&copies, 10.into(), 4, &discounts);
+    for (ngram, (n, place)) in ngrams(&trie) {
+        if let Some(&p) = expected.get(&ngram) {
+            let found = f64::from(full.probabilities[n][place]);
+            assert!((found - p).abs() < 2e-5 * p + 1e-7, "{ngram:?}: {found}, not {p}");
         }
     }
 }
