@@ -352,7 +352,7 @@ class SparseCounts:
         threads: int = 1,
         progress: Callable[[int], object] | None = None,
     ) -> bytes:
-        """The best sparse oracle of at most ``max_bytes`` bytes: a file NGSP, version 3.
+        """The best sparse oracle of at most ``max_bytes`` bytes: a file NGSP, version 4.
 
         InputError when nothing fits, or when the build would take more than about ``memory`` bytes.
         """
