@@ -130,7 +130,8 @@ class DocumentExpert(Expert):
         self._origin = 0
         self._open = self._fresh_memory()
         """Of the document that the stream so far ends in."""
-        self._sizes = self._equal_sizes()
+        with deterministic(dist.device):
+            self._sizes = self._equal_sizes()
         self.updates = 0
         self.undone = 0
 
