@@ -2,8 +2,8 @@
 
 import os
 
-# As `hybridlm` itself does, and before torch is imported, which is when it is read: on a busy machine, threads
-# that spin while they wait cost far more than they save.
+# As `hybridlm` itself does, and before torch is imported, which is when it is read: on a busy machine,
+# threads that spin while they wait cost far more than they save.
 os.environ["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "passive")
 
 import ast
