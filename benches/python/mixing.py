@@ -7,8 +7,9 @@ An artifact may lack a neural model. The reference is the dense oracle that the 
 second form makes it, a sparse oracle of the same size and a neural model (``--preset``) with the project's
 own commands, and keeps them in DIR. Native work runs on one thread.
 
-``--geometric N`` adds the mixture of whole rows over the first N targets of each text, and an eg over it and
-the default; both are slow. Times are of the clock that ``--clock`` names: cpu for a busy machine.
+``--geometric N`` adds the mixtures of whole rows over the first N targets of each text: geometric, and best,
+which is an eg over that and the default; both are slow. Times are of the clock that ``--clock`` names: cpu
+for a busy machine.
 """
 
 import argparse
@@ -37,7 +38,7 @@ from hybridlm.scoring.experts import Expert, online_experts
 from hybridlm.scoring.experts.counts import AdaptiveCounts
 from hybridlm.scoring.experts.oracle import OracleExperts
 from hybridlm.scoring.mixing import LinearMixer, Mixers, MixtureSpec, expert_names, gather
-from hybridlm.scoring.mixtures import create_mixture, mixture_names
+from hybridlm.scoring.mixtures import mixture_names
 
 CHUNK = 32_768
 
@@ -160,16 +161,14 @@ def measure(
 def geometric(
     artifact: Artifact, oracle: Oracle | None, stream: NDArray[np.uint16], table: ByteTable
 ) -> dict[str, Any]:
-    """The mixture of whole rows, the default, and an eg over both."""
+    """The mixtures of whole rows, and the default."""
     experts: list[Expert] = []
     if artifact.neural_blob is not None:
         experts.append(load_neural(artifact, ScoringConfig(ttt="off"), None)[0])
     experts.append(AdaptiveCounts(table.vocab_size))
     experts += [] if oracle is None else [OracleExperts(oracle, threads=1)]
-    mixers = Mixers({name: MixtureSpec(name) for name in ("geometric", DEFAULT_MIXER)}, experts)
+    mixers = Mixers({name: MixtureSpec(name) for name in (DEFAULT_MIXER, "geometric", "best")}, experts)
     _, nll = mixers.score(stream, 1)
-    both = np.stack([-nll[name] for name in nll]).astype(np.float32)
-    nll["eg over both"] = create_mixture("eg", list(nll)).mix(both)
     bits = float(table.lengths(stream, start=1).sum()) * float(np.log(2.0))
     return {"targets": len(stream) - 1, "bpb": {name: float(nll[name].sum()) / bits for name in nll}}
 
@@ -263,7 +262,7 @@ def main() -> None:
     results: dict[str, dict[str, Any]] = {}
     for path in artifacts:
         artifact = Artifact.from_file(path)
-        artifact.check_tokenizer(tokenizer.fingerprint, tokenizer.vocab_size)
+        artifact.check_tokenizer(tokenizer.vocabulary)
         oracle = artifact.load_oracle()
         for glob in options.val:
             stream = read_stream(expand(glob), vocab_size=tokenizer.vocab_size, max_tokens=limit)

@@ -115,7 +115,7 @@ def test_adapters_are_what_their_matrices_say(config: ModelConfig) -> None:
         for name, delta in zip(names, deltas, strict=False):
             dict(merged.named_parameters())[name].add_(delta)
         # The head is tied to the embedding, which isn't adapted.
-        merged.head_adapter = lambda x: F.linear(x, deltas[-1])
+        merged.head_adapter = lambda x, logits: logits + F.linear(x, deltas[-1])
         with adapters.applied(vector):
             torch.testing.assert_close(model(tokens), merged(tokens), rtol=1e-4, atol=1e-4)
 
@@ -175,7 +175,10 @@ def slow_scores(
             context = max(0, first - 1 + STEP - CONTEXT)
             last = min(first + STEP - 1, end)
             tokens = torch.from_numpy(stream[context : last + 1].astype(np.int64))
-            remembering.next_pass(first - 1 - context if step > 1 else 0)
+            if step == 1 and context < origin:
+                remembering.next_pass(0)
+                model(tokens[None, : origin - context])
+            remembering.next_pass(first - 1 - context)
             with adapters.applied(vector):
                 logits = model(tokens[None, :-1])[0, first - 1 - context :]
             losses = F.cross_entropy(logits, tokens[first - context :], reduction="none")
@@ -216,6 +219,24 @@ def test_no_bit_depends_on_how_the_stream_is_cut(grouped: int, config: ModelConf
     assert updates == whole.updates
     with pytest.raises(ValueError, match="can't start at 9"):
         expert.score(STREAM[:20], 9)
+
+
+def test_passes_are_shorter_only_where_rows_keep_their_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = replace(OPTIONS, documents=8)
+    shrinking = make_expert(options)
+    assert shrinking._sizes[-1] == 8
+    monkeypatch.setattr(DocumentExpert, "_equal_sizes", lambda expert: [8])
+    expected = make_expert(options).score(STREAM, 1).log_probs
+    np.testing.assert_array_equal(shrinking.score(STREAM, 1).log_probs, expected)
+    monkeypatch.undo()
+
+    def kernel(model: torch.nn.Module, inputs: tuple[Tensor, ...], logits: Tensor) -> Tensor:
+        return logits * (1 + 1e-6 * (len(logits) == 2))
+
+    model = small_model()
+    model.register_forward_hook(kernel)
+    odd = DocumentExpert(model, options, ALONE, rate=RATE, context=CONTEXT, untrained=small_model())
+    assert odd._sizes == [size for size in shrinking._sizes if size != 2]
 
 
 def test_rows_and_predictions_are_those_of_the_scores() -> None:
@@ -297,16 +318,16 @@ def test_adapters_trained_on_what_they_score_are_caught() -> None:
     assert not report.passed and not report.causal.passed and not report.score_first.passed
 
 
-class Leaking(document_lora._Group):
+class Leaking(document_lora._Passes):
     """One adapter for all documents that happen to be side by side."""
 
-    def _train(self, vectors: torch.Tensor, logits: torch.Tensor, onwards: list[int]) -> None:
-        super()._train(vectors, logits, onwards)
+    def _train(self, gradient: Tensor, onwards: list[int]) -> None:
+        super()._train(gradient, onwards)
         self._vectors[:] = self._vectors.mean(dim=0)
 
 
 def test_adapters_that_leak_between_documents_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(document_lora, "_Group", Leaking)
+    monkeypatch.setattr(document_lora, "_Passes", Leaking)
     report = audited(parts_with(), chunk=len(STREAM))
     assert not report.passed and not report.causal.passed
 

@@ -178,7 +178,8 @@ def test_windows_of_one_forward_pass_change_rounding_at_most() -> None:
 
 @pytest.mark.parametrize("changed", [30, 129, 200])
 @pytest.mark.parametrize(
-    ("ttt", "mixer"), [(False, "hedge"), (True, "hedge"), (True, "stacked"), (False, "geometric")]
+    ("ttt", "mixer"),
+    [(False, "hedge"), (True, "hedge"), (True, "stacked"), (False, "geometric"), (True, "best")],
 )
 def test_a_later_token_changes_no_earlier_score(ttt: bool, mixer: str, changed: int) -> None:
     other = STREAM.copy()
@@ -216,7 +217,7 @@ def test_a_chunk_is_learned_from_once_after_it_is_committed_and_the_last_never()
 
 
 @pytest.mark.parametrize("position", [1, 17, 64, 70])
-@pytest.mark.parametrize("mixer", ["hedge", "stacked", "geometric"])
+@pytest.mark.parametrize("mixer", ["hedge", "stacked", "geometric", "best"])
 def test_experts_and_mixture_sum_to_one_over_the_vocabulary(mixer: str, position: int) -> None:
     """Every token is tried as the next one; the probabilities of all of them must be a distribution."""
     log_probs, nll = [], []

@@ -31,17 +31,20 @@ TABLE = ByteTable((np.arange(V, dtype=np.int32) + 1) * (~BEGINS), np.zeros(V, np
 def test_documents_add_up_however_the_stream_is_cut(chunk: int) -> None:
     costs = np.random.default_rng(1).integers(0, 1000, (2, len(STREAM) - 1))
     lengths = TABLE.lengths(STREAM)
-    totals = DocumentTotals(["a", "b"], BEGINS)
+    totals, one = DocumentTotals(["a", "b"], BEGINS), DocumentTotals(["a", "b"], BEGINS, kept=["b"])
     for start in range(1, len(STREAM), chunk):
         end = min(start + chunk, len(STREAM))
         part = slice(start - 1, end - 1)
         totals.add(STREAM[part], start, lengths[part], costs[:, part])
+        one.add(STREAM[part], start, lengths[part], costs[:, part])
     begins = [*np.flatnonzero(STREAM[:-1] == 1).tolist(), len(STREAM) - 1]
     slow = [
         [begin + 1, end - begin, lengths[begin:end].sum(), *costs[:, begin:end].sum(axis=1)]
         for begin, end in itertools.pairwise(begins)
     ]
     np.testing.assert_array_equal(totals.table(), slow)
+    np.testing.assert_array_equal(one.table(), np.delete(slow, 3, axis=1))
+    assert totals.totals == one.totals == {"a": costs[0].sum(), "b": costs[1].sum()}
 
 
 @pytest.fixture(scope="module")

@@ -113,14 +113,14 @@ def test_dense_tables_that_are_too_large_for_the_budget_are_warned_of(
     assert "25,005,000 cells" in caplog.text and "--estimator sparse" in caplog.text
 
 
-@pytest.mark.parametrize("mixer", ["stacked", "eg", "hedge", "geometric"])
+@pytest.mark.parametrize("mixer", ["stacked", "eg", "hedge", "geometric", "best"])
 def test_experts_and_mixtures_are_distributions(mixer: str, vocab_size: int, shard: Path) -> None:
     oracle = Oracle.from_bytes(build_sparse([shard], vocab_size, max_bytes=20_000, order=3))
 
     def parts() -> Parts:
         return Parts([*online_experts(vocab_size), OracleExperts(oracle)])
 
-    stream = text(vocab_size, 12 if mixer == "geometric" else 500, 4)
+    stream = text(vocab_size, 12 if mixer in ("geometric", "best") else 500, 4)
     scorer = MixtureSubject(parts, mixer).scorer()
     scorer.score(stream[:-1], 1)
     row = scorer.row(stream[:-1])

@@ -82,22 +82,22 @@ class Cache:
         """M"""
         return 0 if self.past is None else self.past.shape[4]
 
-    def extended(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """The next layer's keys and values [B, G, T, C], after those of before: [B, G, M + T, C]."""
+    def keep(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Takes the next layer's keys and values [B, G, T, C]; those of the tokens before, [B, G, M, C]."""
         run = len(self._found)
         self._found.append((key, value))
         if self.past is None:
-            return key, value
+            return None
         past_key, past_value = self.past[run].to(key.dtype)
-        return torch.cat((past_key, key), dim=2), torch.cat((past_value, value), dim=2)
+        return past_key, past_value
 
     def found(self) -> Tensor:
         """[runs, 2, B, G, T, C], float32 and detached: those of the tokens that the pass was given."""
         return torch.stack([torch.stack(pair) for pair in self._found]).detach().float()
 
     def mask(self, tokens: Tensor, bos_id: int | None) -> Tensor:
-        """bool [B, 1, T, M + T]: which of tokens [B, M + T] the last T may see; ``bos_id``: where attention
-        ends at documents."""
+        """float32 [B, 1, T, M + T], to be added to attention's logits: 0 where the last T of tokens
+        [B, M + T] may see, else −∞; ``bos_id``: where attention ends at documents."""
         before, length = self.positions, tokens.shape[1]
         columns = torch.arange(length, device=tokens.device)
         may_see = (columns <= columns[before:, None]).expand(len(tokens), -1, -1)
@@ -108,7 +108,8 @@ class Cache:
         if bos_id is not None:
             document = (tokens == bos_id).cumsum(dim=1)
             may_see = may_see & (document[:, before:, None] == document[:, None])
-        return may_see[:, None]
+        # Of bools, every layer would make these numbers anew.
+        return torch.zeros_like(may_see, dtype=torch.float32).masked_fill_(~may_see, -math.inf)[:, None]
 
 
 class Linear(nn.Linear):
@@ -299,10 +300,17 @@ class Attention(nn.Module):
             mix = self.value_mix.to(value.dtype)
             value = mix[0] * (own_value if first_value is None else first_value) + mix[1] * own_value
 
-        keys, values = (key, value) if cache is None else cache.extended(key, value)
+        past = None if cache is None else cache.keep(key, value)
         if rotation is not None:
-            cos, sin = rotation
-            query, keys = rotate(query, cos[-positions:], sin[-positions:]), rotate(keys, cos, sin)
+            cos, sin = (angles[-positions:] for angles in rotation)
+            query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+        keys, values = key, value
+        if past is not None:
+            past_key, past_value = past
+            if rotation is not None:
+                cos, sin = (angles[:-positions] for angles in rotation)
+                past_key = rotate(past_key, cos, sin)
+            keys, values = torch.cat((past_key, key), dim=2), torch.cat((past_value, value), dim=2)
         if self.query_gain is not None:
             query = query * self.query_gain.to(query.dtype)[:, None, None]
         y = attend(query, keys, values, mask)
@@ -467,8 +475,9 @@ class GPT(nn.Module):
         self.softcap = (
             nn.Parameter(torch.full((2,), config.logit_softcap)) if config.asymmetric_softcap else None
         )
-        # What an adapter adds to the logits, since a tied head is no module that a hook could hang on.
-        self.head_adapter: Callable[[Tensor], Tensor] | None = None
+        # What an adapter makes of the head's input and the logits, since a tied head is no module that a hook
+        # could hang on.
+        self.head_adapter: Callable[[Tensor, Tensor], Tensor] | None = None
         self.recurrent = True
         self._initialise()
 
@@ -495,6 +504,10 @@ class GPT(nn.Module):
         A ``cache`` takes the pass's keys and values; where it holds those of the first M tokens, only the
         rest, [B, T − M, V], is computed, and sees these as they were.
         """
+        return self._logits(self.hidden(tokens, rolling, cache))
+
+    def hidden(self, tokens: Tensor, rolling: Rolling | None = None, cache: Cache | None = None) -> Tensor:
+        """What `forward` makes the logits of, [B, T, D]."""
         config = self.config
         rotation = (
             rotary_angles(tokens.shape[1], config.rope_dims, config.rope_base, tokens.device)
@@ -534,7 +547,7 @@ class GPT(nn.Module):
             if position < encoder:
                 skips.append(x)
 
-        return self._logits(rms_norm(x if lane is None else (x + lane) / 2))
+        return rms_norm(x if lane is None else (x + lane) / 2)
 
     def _logits(self, x: Tensor) -> Tensor:
         head = self.token_embedding if self.head is None else self.head
@@ -544,7 +557,7 @@ class GPT(nn.Module):
             x = x / cap
         logits = F.linear(x, seen_weight(head))
         if self.head_adapter is not None:
-            logits = logits + self.head_adapter(x)
+            logits = self.head_adapter(x, logits)
         logits = logits.float()
         if self.softcap is not None:
             caps = torch.where(logits < 0, self.softcap[1], self.softcap[0])

@@ -101,8 +101,8 @@ class ScoringConfig:
     """
 
     mixer: str = DEFAULT_MIXER
-    """The mixture whose BPB is the result: stacked, eg, fixed-share, bayes, hedge or hedge-token; or
-    geometric, which mixes whole rows and takes some hundred times as long."""
+    """The mixture whose BPB is the result: stacked, eg, fixed-share, bayes, hedge or hedge-token; or of whole
+    rows, which takes some hundred times as long: geometric, or best, which is that and stacked together."""
     ttt: TTTOptimizer | None = field(default=None, metadata={"environment": "TTT_OPTIMIZER"})
     """Test-time training of the neural model: of its weights (sgd, adamw), or of low-rank adapters, over the
     whole stream (lora) or per document (documents). Unset: TTT_OPTIMIZER, else documents if there is a

@@ -4,8 +4,9 @@ A document begins with adapters that change nothing. Its targets are scored in *
 step but the last, its adapters take one Adam step on that step's mean nll. A document is what follows a
 document token, up to and with the next one. Steps are laid out from the document's beginning, and every step
 is scored with the same number of tokens of context, whatever documents they are of: they have all been
-committed. A document's first step computes a whole window. Later ones compute their own tokens alone: they
-see the keys and values of those before as the adapters of their time made them, and gradients end there.
+committed. A step computes its own tokens alone: it sees the keys and values of those before as the adapters
+of their time made them, and gradients end there. Those of the tokens before the document are computed once,
+without adapters, when it begins.
 
 **Order of commitment.** The target at t is scored by weights that depend on the targets before t alone: on
 those of its own document, through the adapters; on those of earlier *chunks*, through the A that its adapters
@@ -15,11 +16,13 @@ the stream's order, as they meet anybody's. Adapters take a step when the docume
 and not before, which is why nothing need be known of where a document ends, and why the last step of each is
 never trained on.
 
-Forward passes have one of two shapes, that of first steps and that of later ones, with rows of padding where
-there are fewer documents, and every
-row of such a pass has the same bits wherever it stands: matrix products add up each row in one order.
+A row of a forward pass has the same bits wherever it stands: matrix products add up each row in one order.
+Whether it also has them in a pass of fewer rows is up to the machine's kernels, and is tried when an expert
+is made: passes then have as few rows as there are documents left, or else rows of padding.
 """
 
+import itertools
+from collections.abc import Container
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,8 +49,8 @@ class _Memory:
     """Adapters of one document and their optimiser: vectors of ``Adapters.size``, and steps taken.
 
     past: [tracks, runs, 2, G, M, C], keys and values of the M tokens before the next step; valid: bool
-    [tracks, M], those that there are. A document at its first step has none. The first track is the stream,
-    and where there are lessons, the second one is theirs.
+    [tracks, M], those that there are. The first track is the stream, and where there are lessons, the second
+    one is theirs.
     """
 
     vector: torch.Tensor
@@ -64,7 +67,8 @@ class _Memory:
 class _Document:
     """Targets first … last of the document whose token is at ``origin``, to be scored now.
 
-    steps: those that its adapters have taken; the first pass is over the step after them.
+    steps: those that its adapters have taken; the first pass is over the step after them. end: the step
+    that scores its last target.
     """
 
     origin: int
@@ -72,6 +76,7 @@ class _Document:
     last: int
     memory: _Memory | None
     steps: int
+    end: int
 
 
 class DocumentExpert(Expert):
@@ -125,6 +130,8 @@ class DocumentExpert(Expert):
         self._origin = 0
         self._open = self._fresh_memory()
         """Of the document that the stream so far ends in."""
+        with deterministic(dist.device):
+            self._sizes = self._equal_sizes()
         self.updates = 0
         self.undone = 0
 
@@ -140,7 +147,7 @@ class DocumentExpert(Expert):
         (document,) = self._documents(np.append(stream, self._bos_id).astype(np.uint16), target)
         rows = np.empty((1, self.vocab_size), np.float32)
         with deterministic(self._dist.device):
-            _Group(self, stream, [document], target + 1).run(None, rows, target)
+            _Passes(self, stream, None, rows, target).run([document])
         return Scored(rows)
 
     def learn(self, stream: NDArray[np.uint16], start: int) -> None:
@@ -211,41 +218,43 @@ class DocumentExpert(Expert):
         for origin, following in zip(begins, [*begins[1:], len(stream) - 1], strict=True):
             memory = self._open if self._seen and origin == self._origin else None
             first = max(start, origin + 1)
-            found.append(_Document(origin, first, following, memory, memory.steps if memory else 0))
+            steps = memory.steps if memory else 0
+            found.append(_Document(origin, first, following, memory, steps, self._step_of(origin, following)))
         return found
 
     def _score(self, stream: NDArray[np.uint16], start: int, rows: NDArray[np.float32] | None) -> Scored:
         if len(stream) <= start:
             return Scored(np.empty((1, 0), np.float32))
         documents = self._documents(stream, start)
-        steps = {document.origin: self._step_of(document.origin, document.last) for document in documents}
-        # Those of like length side by side, so that few rows of a pass are padding.
-        order = sorted(documents, key=lambda document: document.steps - steps[document.origin])
-        size = self._config.documents
-        groups = [order[at : at + size] for at in range(0, len(order), size)]
-        found = torch.zeros(len(stream) - start, dtype=torch.float32, device=self._dist.device)
-        last, trained = documents[-1], [document for document in documents if steps[document.origin]]
-        keep = {document.origin for document in (last, *trained[-1:])}
-        kept: dict[int, _Memory] = {}
+        # The longest first, so that little is left for one row of the last passes.
+        order = sorted(documents, key=lambda document: document.steps - document.end)
+        shares: list[list[_Document]] = [[] for _ in range(self._dist.world_size)]
+        loads = [0] * self._dist.world_size
         owners: dict[int, int] = {}
-        undone = torch.zeros(1, dtype=torch.int64, device=self._dist.device)
+        for document in order:
+            owner = loads.index(min(loads)) if rows is None else self._dist.rank
+            loads[owner] += 1 + document.end - document.steps
+            shares[owner].append(document)
+            owners[document.origin] = owner
+        found = torch.zeros(len(stream) - start, dtype=torch.float32, device=self._dist.device)
+        last, trained = documents[-1], [document for document in documents if document.end]
+        keep = {document.origin for document in (last, *trained[-1:])}
         with deterministic(self._dist.device):
-            for at, documents_of_group in enumerate(groups):
-                owner = at % self._dist.world_size if rows is None else self._dist.rank
-                owners |= {document.origin: owner for document in documents_of_group}
-                if owner == self._dist.rank:
-                    group = _Group(self, stream, documents_of_group, len(stream))
-                    group.run(found, rows, start)
-                    kept |= {origin: group.memory(origin) for origin in keep & group.origins}
-                    undone += group.undone
+            passes = _Passes(self, stream, found, rows, start)
+            kept = passes.run(shares[self._dist.rank], keep)
+        undone = passes.undone
         if rows is None:
             # One rank's score and the others' zeros: their sum is exact in any order.
             self._dist.all_reduce_sum_(found)
             self._dist.all_reduce_sum_(undone)
-        for origin in sorted(keep):
-            kept[origin] = self._shared(kept.get(origin), steps[origin], owners[origin], rows is None)
+        for document in documents:
+            if document.origin in keep:
+                memory = self._shared(
+                    kept.get(document.origin), document.end, owners[document.origin], rows is None
+                )
+                kept[document.origin] = memory
         self.undone += int(undone)
-        self.updates += sum(steps[document.origin] - document.steps for document in documents)
+        self.updates += sum(document.end - document.steps for document in documents)
         if trained:
             self._latest = kept[trained[-1].origin].vector[: self._adapters.first_size].clone()
         self._open, self._origin, self._seen = kept[last.origin], last.origin, len(stream)
@@ -270,34 +279,128 @@ class DocumentExpert(Expert):
         valid = torch.zeros(tracks, before, dtype=torch.bool, device=device)
         return _Memory(self._begin.clone(), torch.zeros_like(self._begin), past, valid, 0)
 
+    def _equal_sizes(self) -> list[int]:
+        """How many rows a pass may have, ascending: powers of two with which each row of random input has the
+        bits, forward and backward, that it has in a pass of all rows."""
+        full, device = self._config.documents, self._dist.device
+        generator = torch.Generator().manual_seed(0)
+        tokens = torch.randint(self.vocab_size, (full, self._context), generator=generator)
+        vectors = self._fresh.cpu() + 0.01 * torch.randn(full, self._adapters.size, generator=generator)
+        memory = self._fresh_memory()
+        shape = list(memory.past[0].shape)
+        past = torch.randn([*shape[:2], full, *shape[2:]], generator=generator).to(device)
+        valid = torch.ones(full, shape[3], dtype=torch.bool, device=device)
+
+        def tried(rows: int) -> tuple[torch.Tensor, ...]:
+            inputs = tokens[:rows].to(device)
+            before = Cache(valid=valid[:rows])
+            if valid.numel():
+                self.keep_past(inputs[:, : valid.shape[1]], before)
+            adapted = vectors[:rows].to(device).requires_grad_()
+            cache = Cache(past[:, :, :rows], valid[:rows])
+            logits = self.adapted_logits(adapted, inputs, cache)
+            targets = inputs[:, -logits.shape[1] :]
+            gradient = mean_gradient(logits, targets, adapted)
+            found = [cache.found()] + ([before.found()] if valid.numel() else [])
+            return logits.detach(), gradient, *(each.movedim(2, 0) for each in found)
+
+        whole = tried(full)
+        sizes = [1 << power for power in range(full.bit_length()) if 1 << power < full]
+        return [
+            rows
+            for rows in sizes
+            if all(torch.equal(part, all_[:rows]) for part, all_ in zip(tried(rows), whole, strict=True))
+        ] + [full]
+
+    @torch.no_grad()
+    def keep_past(self, inputs: torch.Tensor, cache: Cache) -> None:
+        """Into the cache: what the model without adapters makes of ``inputs`` [rows, T]."""
+        with self._autocasting():
+            self.model.hidden(inputs, cache=cache)
+
+    def adapted_logits(self, vectors: torch.Tensor, inputs: torch.Tensor, cache: Cache) -> torch.Tensor:
+        """Of the last positions of ``inputs`` [rows, context]: those that the cache doesn't hold."""
+        with torch.enable_grad(), self._autocasting(), self._adapters.applied(vectors):
+            logits: torch.Tensor = self.model(inputs, cache=cache)
+        return logits
+
+    def _autocasting(self) -> torch.autocast:
+        dtype = self._autocast
+        return torch.autocast(self._dist.device.type, dtype=dtype, enabled=dtype is not None)
+
     def _step_of(self, origin: int, target: int) -> int:
         """Which of its document's steps scores ``target``: as many come before it."""
         return (target - origin - 1) // self._targets
 
 
-class _Group:
-    """Documents that go through the model together, each with adapters of its own."""
+class _Passes:
+    """Documents on their way through the model, some of them at a time, each with adapters of its own.
+
+    A pass has a row for each; a document that is over makes room for the next, or for the last one's.
+    """
 
     def __init__(
-        self, expert: DocumentExpert, stream: NDArray[np.uint16], documents: list[_Document], end: int
+        self,
+        expert: DocumentExpert,
+        stream: NDArray[np.uint16],
+        found: torch.Tensor | None,
+        rows: NDArray[np.float32] | None,
+        start: int,
     ) -> None:
-        self.origins = {document.origin for document in documents}
-        self.undone = 0
+        """Scores go, from target ``start`` on, into ``found`` [n], ln p of the targets, and into ``rows``
+        [n, V], ln p of every token."""
+        self.undone = torch.zeros(1, dtype=torch.int64, device=expert._dist.device)
         self._expert = expert
         self._stream = stream
-        self._documents = documents
-        self._end = end
-        size = expert._config.documents
-        memories = [document.memory or expert._fresh_memory() for document in documents]
-        memories += [expert._fresh_memory()] * (size - len(documents))
-        self._vectors = torch.stack([memory.vector for memory in memories])
-        self._squares = torch.stack([memory.square for memory in memories])
-        self._past = torch.stack([memory.past for memory in memories], dim=3)
-        self._valid = torch.stack([memory.valid for memory in memories], dim=1)
-        self._steps = [document.steps for document in documents]
+        self._found, self._rows, self._start = found, rows, start
+        self._tracks = [stream] if expert._lessons is None else [stream, expert._lessons]
+        self._documents: list[_Document] = []
+        """Of the first rows; the other rows are padding."""
+        self._steps: list[int] = []
+        size, memory = expert._config.documents, expert._fresh_memory()
+        self._vectors = memory.vector.repeat(size, 1)
+        self._squares = memory.square.repeat(size, 1)
+        self._past = memory.past.unsqueeze(3).repeat(1, 1, 1, size, 1, 1, 1)
+        self._valid = memory.valid.unsqueeze(1).repeat(1, size, 1)
 
-    def memory(self, origin: int) -> _Memory:
-        row = next(row for row, document in enumerate(self._documents) if document.origin == origin)
+    def run(self, documents: list[_Document], keep: Container[int] = ()) -> dict[int, _Memory]:
+        """Scores all ``documents``; what is left of those whose origins are in ``keep``."""
+        size = self._expert._config.documents
+        lots = [documents[at : at + size] for at in range(0, len(documents), size)]
+        prepared = itertools.chain.from_iterable(map(self._prepared, lots))
+        kept: dict[int, _Memory] = {}
+        while True:
+            for document, memory in itertools.islice(prepared, size - len(self._documents)):
+                self._enter(document, memory)
+            if not self._documents:
+                return kept
+            # A document's last step isn't trained on; it is over here, but may go on in the next piece.
+            over = [row for row, document in enumerate(self._documents) if self._steps[row] == document.end]
+            for row in over:
+                if self._documents[row].origin in keep:
+                    kept[self._documents[row].origin] = self._memory(row)
+            self._step([row for row in range(len(self._documents)) if row not in over])
+            self._steps = [step + 1 for step in self._steps]
+            for row in reversed(over):
+                self._leave(row)
+
+    def _enter(self, document: _Document, memory: _Memory) -> None:
+        row = len(self._documents)
+        self._documents.append(document)
+        self._steps.append(memory.steps)
+        self._vectors[row], self._squares[row] = memory.vector, memory.square
+        self._past[:, :, :, row], self._valid[:, row] = memory.past, memory.valid
+
+    def _leave(self, row: int) -> None:
+        """The last row takes the place of this one."""
+        document, steps = self._documents.pop(), self._steps.pop()
+        last = len(self._documents)
+        if row < last:
+            self._documents[row], self._steps[row] = document, steps
+            self._vectors[row], self._squares[row] = self._vectors[last], self._squares[last]
+            self._past[:, :, :, row], self._valid[:, row] = self._past[:, :, :, last], self._valid[:, last]
+
+    def _memory(self, row: int) -> _Memory:
         return _Memory(
             self._vectors[row].clone(),
             self._squares[row].clone(),
@@ -306,150 +409,117 @@ class _Group:
             self._steps[row],
         )
 
-    def run(self, found: torch.Tensor | None, rows: NDArray[np.float32] | None, start: int) -> None:
-        """Scores all documents' targets, step by step: ln p into ``found`` [n], and into ``rows`` [n, V] that
-        of every token, from target ``start`` on."""
+    def _prepared(self, documents: list[_Document]) -> list[tuple[_Document, _Memory]]:
+        """Documents, at most a pass of them, with what each goes on from. For one that begins, these are the
+        keys and values of the tokens before it, which adapters that change nothing make."""
         expert = self._expert
-        last = [expert._step_of(document.origin, document.last) for document in self._documents]
-        while True:
-            active = [row for row, step in enumerate(self._steps) if step <= last[row]]
-            if not active:
-                break
-            # Documents that go on from an earlier piece may stand beside such as begin.
-            for first in (True, False):
-                now = [row for row in active if (self._steps[row] == 0) == first]
-                if now:
-                    self._step(now, [row for row in now if self._steps[row] < last[row]], found, rows, start)
-            for row in active:
-                # A document's last step isn't trained on; it is over here, but may go on in the next piece.
-                self._steps[row] += 1
-        for row, step in enumerate(last):
-            self._steps[row] = step
+        memories = [document.memory or expert._fresh_memory() for document in documents]
+        before, device = expert._context - expert._targets, expert._dist.device
+        fresh = [at for at, document in enumerate(documents) if document.memory is None]
+        if fresh and before:
+            begins = np.zeros(self._size(len(fresh)), np.int64)
+            begins[: len(fresh)] = [documents[at].origin - before for at in fresh]
+            columns = torch.arange(before, device=device)
+            valid = columns >= torch.from_numpy(-begins).to(device)[:, None]
+            for track, tokens in enumerate(self._tracks):
+                cache = Cache(valid=valid)
+                expert.keep_past(self._seen(tokens, begins, before), cache)
+                past, sound = _sound(cache.found())
+                for row, at in enumerate(fresh):
+                    memories[at].past[track] = past[:, :, row]
+                    memories[at].valid[track] = sound[row] & valid[row]
+        return list(zip(documents, memories, strict=True))
 
-    def _step(
-        self,
-        active: list[int],
-        onwards: list[int],
-        found: torch.Tensor | None,
-        rows: NDArray[np.float32] | None,
-        start: int,
-    ) -> None:
-        """Scores the rows ``active``, all of which or none are at their first step; trains ``onwards``."""
-        expert = self._expert
+    def _size(self, rows: int) -> int:
+        """Of a pass that has room for them."""
+        return next(size for size in self._expert._sizes if size >= rows)
+
+    def _seen(self, tokens: NDArray[np.uint16], begins: NDArray[np.int64], length: int) -> torch.Tensor:
+        """int64 [rows, length]: of each row, the tokens from its beginning on; 0 outside the stream."""
+        at = begins[:, None] + np.arange(length)
+        inside = (at >= 0) & (at < min(len(tokens), len(self._stream)))
+        seen = np.where(inside, tokens[np.where(inside, at, 0)], 0).astype(np.int64)
+        return torch.from_numpy(seen).to(self._expert._dist.device)
+
+    def _step(self, onwards: list[int]) -> None:
+        """Scores the next step of all rows, and trains on it; only those of ``onwards`` are used again."""
+        expert, stream = self._expert, self._stream
+        size, used = self._size(len(self._documents)), len(self._documents)
+        firsts = np.zeros(size, np.int64)
+        """Each row's first target."""
+        firsts[:used] = [document.origin + 1 for document in self._documents]
+        firsts[:used] += np.array(self._steps) * expert._targets
+        begins = firsts - 1 + expert._targets - expert._context
+        targets = firsts[:, None] + np.arange(expert._targets)
+        wanted = np.zeros((size, 2), np.int64)
+        """The targets to be scored: from the first to before the second."""
+        wanted[:used] = [(document.first, document.last + 1) for document in self._documents]
+        scored = (targets >= wanted[:, :1]) & (targets < wanted[:, 1:])
+
         # Always with gradients: without them attention may be another kernel, of other bits.
-        vectors = self._vectors.detach().requires_grad_()
-        inputs = self._inputs(active, self._stream)
-        cache = self._cache(active, 0)
-        logits = self._logits(vectors, inputs, cache)
+        vectors = self._vectors[:size].detach().requires_grad_()
+        inputs = self._seen(stream, begins, expert._context)
+        caches = [Cache(self._past[0][:, :, :size], self._valid[0][:size])]
+        logits = expert.adapted_logits(vectors, inputs, caches[0])
         healthy = healthy_logits(logits.detach(), inputs, expert._untrained, expert._autocast)
-        for row in active:
-            self._write(row, healthy[row], found, rows, start)
+        self._write(healthy.flatten(0, 1), np.flatnonzero(scored), targets[scored])
         if not onwards:
             return
-        caches = [cache]
         if expert._lessons is not None:
-            caches.append(self._cache(onwards, 1))
-            logits = self._logits(vectors, self._inputs(onwards, expert._lessons), caches[1])
-        self._train(vectors, logits, onwards)
+            caches.append(Cache(self._past[1][:, :, :size], self._valid[1][:size]))
+            inputs = self._seen(expert._lessons, begins, expert._context)
+            logits = expert.adapted_logits(vectors, inputs, caches[1])
+        learned = self._seen(self._tracks[-1], firsts, expert._targets)
+        self._train(mean_gradient(logits, learned, vectors), onwards)
         for track, cache in enumerate(caches):
-            self._keep(onwards, track, cache)
+            self._keep(track, cache)
 
-    def _cache(self, active: list[int], track: int) -> Cache:
-        """What the rows' next step sees of the tokens before. At the first step, nothing is kept yet; what
-        stands for tokens before the stream's beginning is not to be seen."""
-        if self._steps[active[0]]:
-            return Cache(self._past[track], self._valid[track])
-        begins = torch.zeros(len(self._vectors), 1, dtype=torch.int64)
-        for row in active:
-            begins[row] = -self._place(row)[2]
-        columns = torch.arange(self._expert._context, device=self._vectors.device)
-        return Cache(valid=columns >= begins.to(columns.device))
+    def _write(self, logits: torch.Tensor, chosen: NDArray[np.intp], targets: NDArray[np.int64]) -> None:
+        """``targets`` [n] are scored by the ``chosen`` [n] of logits [N, V]."""
+        wanted = logits[torch.from_numpy(chosen).to(logits.device)].float()
+        if self._rows is not None:
+            self._rows[targets - self._start] = wanted.double().log_softmax(dim=-1).float().cpu().numpy()
+        if self._found is not None:
+            tokens = torch.from_numpy(self._stream[targets].astype(np.int64)).to(wanted.device)
+            at = torch.from_numpy(targets - self._start).to(wanted.device)
+            self._found[at] = -F.cross_entropy(wanted, tokens, reduction="none")
 
-    def _keep(self, onwards: list[int], track: int, cache: Cache) -> None:
-        """Moves the past of the rows ``onwards`` up to their next step."""
-        kept, valid = cache.found(), cache.valid
-        assert valid is not None
-        if cache.past is not None:
-            kept = torch.cat((cache.past, kept), dim=4)
-            valid = F.pad(valid, (0, kept.shape[4] - valid.shape[1]), value=True)
-        first = kept.shape[4] - self._past.shape[5]
-        kept, valid = kept[:, :, onwards, :, first:], valid[onwards, first:]
-        # What isn't finite would stay with the document after its adapters have begun anew.
-        sound = torch.isfinite(kept).all(dim=-1).all(dim=3).all(dim=1).all(dim=0)
-        self._past[track][:, :, onwards] = torch.where(sound[:, None, :, None], kept, 0.0)
-        self._valid[track][onwards] = valid & sound
-
-    def _place(self, row: int) -> tuple[int, int, int]:
-        """Of the row's current step: its first target, the end of its targets, and its context's beginning,
-        below 0 where the stream begins later than that."""
-        expert, document = self._expert, self._documents[row]
-        first = document.origin + 1 + self._steps[row] * expert._targets
-        return first, first + expert._targets, first - 1 + expert._targets - expert._context
-
-    def _inputs(self, active: list[int], tokens: NDArray[np.uint16]) -> torch.Tensor:
-        """int64 [documents, context]: what each row's step sees, token 0 before the stream's beginning; rows
-        that aren't active are padding."""
-        expert = self._expert
-        inputs = np.zeros((expert._config.documents, expert._context), np.int64)
-        for row in active:
-            begin = self._place(row)[2]
-            seen = tokens[max(0, begin) : min(begin + expert._context, self._end, len(tokens))]
-            at = max(0, -begin)
-            inputs[row, at : at + len(seen)] = seen
-        return torch.from_numpy(inputs).to(expert._dist.device)
-
-    @torch.enable_grad()
-    def _logits(self, vectors: torch.Tensor, inputs: torch.Tensor, cache: Cache) -> torch.Tensor:
-        """Of the last positions of ``inputs`` [documents, context]: those that the cache doesn't hold."""
-        expert = self._expert
-        with (
-            torch.autocast(inputs.device.type, dtype=expert._autocast, enabled=expert._autocast is not None),
-            expert._adapters.applied(vectors),
-        ):
-            logits: torch.Tensor = expert.model(inputs, cache=cache)
-        return logits
-
-    def _write(
-        self,
-        row: int,
-        logits: torch.Tensor,
-        found: torch.Tensor | None,
-        rows: NDArray[np.float32] | None,
-        start: int,
-    ) -> None:
-        document, (first, end, _) = self._documents[row], self._place(row)
-        begin = end - 1 - len(logits)
-        first, last = max(first, document.first), min(end - 1, document.last)
-        if first > last:
-            return
-        wanted = logits[first - 1 - begin : last - begin].float()
-        if rows is not None:
-            shown = wanted.double().log_softmax(dim=-1).float().cpu().numpy()
-            rows[first - start : last + 1 - start] = shown
-        if found is not None:
-            targets = torch.from_numpy(self._stream[first : last + 1].astype(np.int64)).to(wanted.device)
-            found[first - start : last + 1 - start] = -F.cross_entropy(wanted, targets, reduction="none")
-
-    def _train(self, vectors: torch.Tensor, logits: torch.Tensor, onwards: list[int]) -> None:
-        """One Adam step of the rows ``onwards``, each on its own step's mean nll."""
-        expert = self._expert
-        tokens = self._stream if expert._lessons is None else expert._lessons
-        losses = []
-        for row in onwards:
-            first, end, _ = self._place(row)
-            targets = torch.from_numpy(tokens[first:end].astype(np.int64)).to(logits.device)
-            losses.append(F.cross_entropy(logits[row, -len(targets) :].float(), targets))
-        (gradient,) = torch.autograd.grad(torch.stack(losses).sum(), vectors)
-        at = torch.tensor(onwards, device=logits.device)
-        gradient, square, before = gradient[at], self._squares[at], self._vectors[at]
-        square.lerp_(gradient.square(), 1 - _SQUARE_DECAY)
-        taken = torch.tensor([self._steps[row] + 1.0 for row in onwards], device=logits.device)[:, None]
-        deviation = (square / (1 - _SQUARE_DECAY**taken)).sqrt() + _EPSILON
-        after = (
-            before * (1 - expert._rate * expert._config.weight_decay) - expert._rate * gradient / deviation
-        )
-        broken = ~torch.isfinite(after).all(dim=1)
+    def _train(self, gradient: torch.Tensor, onwards: list[int]) -> None:
+        """One Adam step of the first rows, by ``gradient`` [rows, size]."""
+        expert, rows = self._expert, len(gradient)
+        vectors, squares = self._vectors[:rows], self._squares[:rows]
+        taken = torch.ones(rows, 1)
+        taken[: len(self._steps), 0] += torch.tensor(self._steps)
+        # √(square / c) + ε, of which c is the row's: divided by it, once, is the gradient and not the square.
+        scale = (1 - _SQUARE_DECAY**taken).sqrt().to(gradient.device)
+        squares.mul_(_SQUARE_DECAY).addcmul_(gradient, gradient, value=1 - _SQUARE_DECAY)
+        deviation = squares.sqrt().add_(_EPSILON * scale)
+        vectors.mul_(1 - expert._rate * expert._config.weight_decay)
+        vectors.addcdiv_(gradient * scale, deviation, value=-expert._rate)
+        # One sum tells it, of numbers that are far from the largest.
+        broken = ~torch.isfinite(vectors.sum(dim=1))
         if broken.any():
-            self.undone += int(broken.sum())
-            after[broken], square[broken] = expert._begin, 0.0
-        self._vectors[at], self._squares[at] = after, square
+            self.undone += broken[onwards].sum()
+            vectors[broken], squares[broken] = expert._begin, 0.0
+
+    def _keep(self, track: int, cache: Cache) -> None:
+        """Moves the past of a pass's rows up to their next step."""
+        assert cache.past is not None
+        new, sound = _sound(cache.found())
+        rows, length = len(sound), sound.shape[1]
+        self._past[track][:, :, :rows] = torch.cat((cache.past, new), dim=4)[:, :, :, :, length:]
+        self._valid[track][:rows] = torch.cat((self._valid[track][:rows], sound), dim=1)[:, length:]
+
+
+def mean_gradient(logits: torch.Tensor, targets: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+    """Of each row's mean nll, for logits [rows, T, V] and targets int64 [rows, T], by its own vector."""
+    nll = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
+    (gradient,) = torch.autograd.grad(nll.view(targets.shape).mean(dim=1).sum(), vectors)
+    return gradient
+
+
+def _sound(found: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values [runs, 2, B, G, T, C] without those that aren't finite, and which of the tokens, bool
+    [B, T], may be seen: else they would stay with a document after its adapters have begun anew."""
+    sound = torch.isfinite(found).all(dim=-1).all(dim=3).all(dim=1).all(dim=0)
+    return torch.where(sound[:, None, :, None], found, 0.0), sound

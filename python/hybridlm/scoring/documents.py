@@ -18,12 +18,18 @@ class DocumentTotals:
     """Totals of each document of a stream that comes in chunks.
 
     A document begins after a document token, whose own target is the end of the document before. Columns are
-    sums in whole units, so that they don't depend on the chunks.
+    sums in whole units, so that they don't depend on the chunks. A full validation set has a hundred thousand
+    documents, so only the columns that are ``kept`` are known of each; ``totals`` are those of all.
     """
 
-    def __init__(self, columns: Sequence[str], begins: NDArray[np.bool_]) -> None:
-        """``begins``: [V], which tokens a document begins with."""
-        self.columns = tuple(columns)
+    def __init__(
+        self, columns: Sequence[str], begins: NDArray[np.bool_], kept: Sequence[str] | None = None
+    ) -> None:
+        """``begins``: [V], which tokens a document begins with. ``kept``: None keeps all columns."""
+        self.columns = tuple(columns if kept is None else kept)
+        self.totals = dict.fromkeys(columns, 0)
+        """The sum of each column, of any size."""
+        self._kept = [list(columns).index(column) for column in self.columns]
         self._begins = begins
         self._rows = np.empty((64, 3 + len(self.columns)), np.int64)
         self._count = 0
@@ -32,27 +38,28 @@ class DocumentTotals:
         self, before: NDArray[np.uint16], start: int, lengths: NDArray[np.int64], totals: NDArray[np.int64]
     ) -> None:
         """Targets start, start + 1, …, n of them: the tokens [n] before each, their bytes [n] and what they
-        cost, [columns, n]."""
+        cost, [columns, n], of all columns."""
+        for column, total in zip(self.totals, totals.sum(axis=1).tolist(), strict=True):
+            self.totals[column] += total
         firsts = np.flatnonzero(self._begins[before])
         continued = self._count > 0 and not (len(firsts) and firsts[0] == 0)
         if not len(firsts) or firsts[0]:
             firsts = np.concatenate(([0], firsts))
         sizes = np.diff(np.append(firsts, len(before)))
-        sums = np.add.reduceat(np.concatenate((lengths[None], totals)), firsts, axis=1)
+        sums = np.add.reduceat(np.concatenate((lengths[None], totals[self._kept])), firsts, axis=1)
         rows = np.concatenate(((start + firsts)[None], sizes[None], sums)).T
         if continued:
             self._rows[self._count - 1, 1:] += rows[0, 1:]
             rows = rows[1:]
         end = self._count + len(rows)
         if end > len(self._rows):
-            self._rows = np.concatenate(
-                (self._rows[: self._count], np.empty((end, self._rows.shape[1]), np.int64))
-            )
+            more = np.empty((max(end // 4, len(rows)), self._rows.shape[1]), np.int64)
+            self._rows = np.concatenate((self._rows[: self._count], more))
         self._rows[self._count : end] = rows
         self._count = end
 
     def table(self) -> NDArray[np.int64]:
-        """[documents, 3 + columns]: the first target's index in the stream, targets, bytes, and the sums.
+        """[documents, 3 + kept]: the first target's index in the stream, targets, bytes, and the sums.
 
         A view, which is good until more is added.
         """

@@ -240,7 +240,8 @@ def evaluate(
     specs = {"": MixtureSpec(config.mixer), **(mixtures or {})}
     names = expert_names(parts.experts)
     labels = [label or f"mixture_{config.mixer}" for label in specs]
-    counter = _Counter(byte_table, stream, stated_bytes, [*names, *labels])
+    kept = None if files.per_document is not None else labels[:1]
+    counter = _Counter(byte_table, stream, stated_bytes, [*names, *labels], kept)
     tokens = len(stream) - 1
     experts: Sequence[Expert] = parts.experts
     state: ScoreState | None = None
@@ -328,6 +329,7 @@ class _Counter:
         stream: NDArray[np.uint16],
         stated_bytes: NDArray[np.uint16] | None,
         columns: Sequence[str],
+        kept: Sequence[str] | None,
     ) -> None:
         self._stream = stream
         self._stated_bytes = stated_bytes
@@ -336,7 +338,7 @@ class _Counter:
         # The first token is no target, but a text may begin with it.
         self._lengths.lengths(stream[:1])
         self.lost = 0
-        self.documents = DocumentTotals(columns, byte_table.begins)
+        self.documents = DocumentTotals(columns, byte_table.begins, kept)
 
     def add(self, scored: ScoredChunk) -> NDArray[np.int64]:
         """The bytes [n] of its targets."""
@@ -393,12 +395,12 @@ def _result(
                 "no document is longer than a step of its adapters; --ttt-options.targets makes them shorter"
             )
         log.warning("test-time training made no update: %s", why)
-    # Python's whole numbers, since a column's sum may be more than 64 bits hold.
-    totals = [sum(map(int, column)) for column in table[:, 3:].T]
+    totals = list(counter.documents.totals.values())
     of_experts = {name: rate(total) for name, total in zip(names, totals[: len(names)], strict=True)}
     of_mixtures = dict(zip(specs, map(rate, totals[len(names) :]), strict=True))
     result = of_mixtures.pop("")
-    bits = np.asarray(table[:, 3 + len(names)] * (_UNIT / LN_2), np.float64)
+    scored = 3 + counter.documents.columns.index(f"mixture_{config.mixer}")
+    bits = np.asarray(table[:, scored] * (_UNIT / LN_2), np.float64)
     return EvaluationResult(
         tokens=tokens,
         bytes=total_bytes,

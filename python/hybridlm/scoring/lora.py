@@ -47,7 +47,7 @@ class Adapters:
                 self._sites.append(_Site(module.in_features, module.out_features))
         head = len(self._sites)
         self._sites.append(_Site(model.config.width, model.config.vocab_size))
-        model.head_adapter = lambda x: self._added(head, x)
+        model.head_adapter = lambda x, logits: self._added(head, x, logits)
         self.first_size = rank * sum(site.inputs for site in self._sites)
         self.size = self.first_size + rank * sum(site.outputs for site in self._sites)
 
@@ -73,17 +73,19 @@ class Adapters:
 
     def _hook(self, site: int) -> Any:
         def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-            return None if self._parts is None else output + self._added(site, inputs[0])
+            return None if self._parts is None else self._added(site, inputs[0], output)
 
         return add
 
-    def _added(self, site: int, x: Tensor) -> Tensor:
-        """What the adapter adds for x [batch, T, in]; 0 outside `applied`."""
+    def _added(self, site: int, x: Tensor, output: Tensor) -> Tensor:
+        """``output`` [batch, T, out], the matrix's for x [batch, T, in], and what its adapter adds."""
         if self._parts is None:
-            return x.new_zeros(())
+            return output
         size, rows = self._sites[site], self._parts[site].shape[0]
         first = self._parts[site].view(rows, self.rank, size.inputs)
         second = self._parts[len(self._sites) + site].view(rows, size.outputs, self.rank)
-        if rows == 1:
-            return self.scale * F.linear(F.linear(x, first[0]), second[0])
-        return self.scale * torch.bmm(torch.bmm(x, first.mT), second.mT)
+        if rows == 1 < len(x):
+            return output + F.linear(self.scale * F.linear(x, first[0]), second[0])
+        # The scale is taken by the product, since what is added is much larger than what it is made of.
+        inner = torch.bmm(x, first.mT)
+        return torch.baddbmm(output.to(inner.dtype), inner, second.mT, alpha=self.scale)

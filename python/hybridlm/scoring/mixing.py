@@ -1,5 +1,6 @@
 """Experts and mixtures at work together: a piece of the stream in, its nll by mixture out."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -9,7 +10,13 @@ from numpy.typing import NDArray
 
 from hybridlm.errors import InputError
 from hybridlm.scoring.experts import Expert, Scored
-from hybridlm.scoring.mixtures import create_mixture, create_row_mixture, find_mixture, row_mixture_names
+from hybridlm.scoring.mixtures import (
+    Pair,
+    create_mixture,
+    create_row_mixture,
+    find_mixture,
+    row_mixture_names,
+)
 from hybridlm.scoring.trace import Trace
 from hybridlm.stopwatch import Stopwatch
 
@@ -150,7 +157,9 @@ class RowMixer:
         names = expert_names(self._taken)
         self._mixture = create_row_mixture(spec.mixer, names, self._taken[0].vocab_size if names else 0)
 
-    def mix(self, rows: NDArray[np.float32], targets: NDArray[np.uint16]) -> NDArray[np.float64]:
+    def mix(
+        self, scored: Sequence[Scored], rows: NDArray[np.float32], targets: NDArray[np.uint16]
+    ) -> NDArray[np.float64]:
         """The nll [n] of targets whose whole distributions `gather` has put into ``rows``, of all experts."""
         return self._mixture.mix(rows[self._rows], targets)
 
@@ -163,20 +172,52 @@ class RowMixer:
         return self._mixture.row(np.concatenate([e.predict(stream).log_probs for e in self._taken]))
 
 
+class PairMixer:
+    """A `Pair` at work over those of the experts that it takes."""
+
+    def __init__(self, pair: Pair, spec: MixtureSpec, experts: Sequence[Expert]) -> None:
+        families = spec.families or pair.families
+        self._linear = LinearMixer(MixtureSpec(pair.linear, families), experts)
+        self._of_rows = RowMixer(MixtureSpec(pair.of_rows, families), experts)
+        self._over = create_mixture(pair.over, [pair.linear, pair.of_rows])
+
+    def mix(
+        self, scored: Sequence[Scored], rows: NDArray[np.float32], targets: NDArray[np.uint16]
+    ) -> NDArray[np.float64]:
+        """As `RowMixer.mix`."""
+        both = np.stack((self._linear.mix(scored), self._of_rows.mix(scored, rows, targets)))
+        return self._over.mix((-both).astype(np.float32))
+
+    def fingerprint(self) -> bytes:
+        """Of all weights, not of the experts."""
+        parts = (self._linear, self._of_rows, self._over)
+        return hashlib.sha256(b"".join(part.fingerprint() for part in parts)).digest()
+
+    def row(self, stream: NDArray[np.uint16]) -> NDArray[np.float64]:
+        """As `LinearMixer.row`."""
+        rows = np.stack((self._linear.row(stream), self._of_rows.row(stream)))
+        return np.asarray(np.log(self._over.weights() @ np.exp(rows)))
+
+
+def _row_mixer(spec: MixtureSpec, experts: Sequence[Expert]) -> RowMixer | PairMixer:
+    found = find_mixture(spec.mixer)
+    return PairMixer(found, spec, experts) if isinstance(found, Pair) else RowMixer(spec, experts)
+
+
 class Mixers:
     """Mixtures over the same experts: what scores a piece of the stream."""
 
     def __init__(self, mixtures: Mapping[str, MixtureSpec], experts: Sequence[Expert]) -> None:
         self._experts = experts
         self._linear: dict[str, LinearMixer] = {}
-        self._of_rows: dict[str, RowMixer] = {}
+        self._of_rows: dict[str, RowMixer | PairMixer] = {}
         for label, spec in mixtures.items():
             if spec.mixer in row_mixture_names():
-                self._of_rows[label] = RowMixer(spec, experts)
+                self._of_rows[label] = _row_mixer(spec, experts)
             else:
                 self._linear[label] = LinearMixer(spec, experts)
 
-    def __getitem__(self, label: str) -> LinearMixer | RowMixer:
+    def __getitem__(self, label: str) -> LinearMixer | RowMixer | PairMixer:
         return self._linear.get(label) or self._of_rows[label]
 
     @property
@@ -214,5 +255,5 @@ class Mixers:
                         nll[label].append(mixer.mix(scored))
                 if rows is not None:
                     for label, row_mixer in self._of_rows.items():
-                        nll[label].append(row_mixer.mix(rows, piece[first:]))
+                        nll[label].append(row_mixer.mix(scored, rows, piece[first:]))
         return np.concatenate(found, axis=1), {label: np.concatenate(part) for label, part in nll.items()}

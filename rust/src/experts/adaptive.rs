@@ -176,6 +176,8 @@ impl AdaptiveExperts {
                     out.iter_mut().zip(row).for_each(|(out, probability)| *out = probability.ln());
                 }
             }
+            self.backoff.prefetch(&tokens[index..]);
+            self.longest_match.prefetch(&tokens[..tokens.len().min(index + 4)]);
             for (gate, value) in self.gates().into_iter().enumerate() {
                 scored.gates[gate * n + index] = value;
             }

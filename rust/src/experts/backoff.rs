@@ -16,7 +16,7 @@
 
 use super::hash::finalise;
 use crate::fingerprint::{Fingerprint, Stateful};
-use crate::{Error, Result};
+use crate::{memory, Error, Result};
 
 /// Longest context, in tokens.
 pub const MAX_LENGTH: usize = 8;
@@ -53,6 +53,20 @@ impl Default for Config {
     fn default() -> Self {
         Self { lengths: &LENGTHS, contexts: 1 << 22 }
     }
+}
+
+/// The hash of each length's context, where these are the preceding tokens, newest first.
+fn hashes_after(recent: &[u16; MAX_LENGTH], lengths: &[usize]) -> [u64; MAX_LENGTH] {
+    let (mut hash, mut known) = (0x9e37_79b9_7f4a_7c15, 0);
+    let mut hashes = [0; MAX_LENGTH];
+    for (n, &length) in lengths.iter().enumerate() {
+        for &token in &recent[known..length] {
+            hash = finalise(hash ^ (u64::from(token) + 1));
+        }
+        known = length;
+        hashes[n] = hash.max(1);
+    }
+    hashes
 }
 
 /// What has followed one context.
@@ -476,14 +490,31 @@ impl Backoff {
 
     /// Finds the contexts of the next token.
     fn locate(&mut self) {
-        let (mut hash, mut known) = (0x9e37_79b9_7f4a_7c15, 0);
-        for (n, &length) in self.lengths.iter().enumerate() {
-            for &token in &self.recent[known..length] {
-                hash = finalise(hash ^ (u64::from(token) + 1));
-            }
-            known = length;
-            self.hashes[n] = hash.max(1);
+        self.hashes = hashes_after(&self.recent, self.lengths);
+        for n in 0..self.lengths.len() {
             self.places[n] = self.place(self.hashes[n]).ok();
+        }
+    }
+
+    /// Has the processor fetch what will be looked for after the tokens that come next, of which any number
+    /// may be known: their contexts' places two tokens ahead, and one token ahead what lies in store for them.
+    /// Tables of many megabytes are seldom in its caches.
+    pub fn prefetch(&self, coming: &[u16]) {
+        let mut recent = self.recent;
+        for (distance, &token) in coming.iter().take(3).enumerate() {
+            recent.copy_within(0..MAX_LENGTH - 1, 1);
+            recent[0] = token;
+            if distance == 0 {
+                continue;
+            }
+            for &hash in &hashes_after(&recent, self.lengths)[..self.lengths.len()] {
+                let place = &self.contexts[hash as usize & (self.contexts.len() - 1)];
+                if distance == 2 {
+                    memory::prefetch(place);
+                } else if place.key == hash && place.types > 1 {
+                    memory::prefetch(&self.store.words[place.link as usize]);
+                }
+            }
         }
     }
 

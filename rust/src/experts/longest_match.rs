@@ -6,6 +6,7 @@
 
 use super::hash::finalise;
 use crate::fingerprint::{Fingerprint, Stateful};
+use crate::memory::prefetch;
 use crate::{Error, Result};
 
 /// Matches longer than this share one confidence.
@@ -40,6 +41,11 @@ pub struct Expected {
 struct Confidence {
     value: f32,
     uses: f32,
+}
+
+/// Of tokens, newest first.
+fn hash_of(tokens: impl Iterator<Item = u16>) -> u64 {
+    tokens.fold(0, |hash, token| finalise(hash ^ (u64::from(token) + 1)))
 }
 
 pub struct LongestMatch {
@@ -103,8 +109,7 @@ impl LongestMatch {
         if self.seen < self.least {
             return;
         }
-        let hash = (1..=self.least)
-            .fold(0, |hash, back| finalise(hash ^ (u64::from(self.ring[(self.seen - back) & mask]) + 1)));
+        let hash = hash_of((1..=self.least).map(|back| self.ring[(self.seen - back) & mask]));
         let latest = &mut self.latest[hash as usize & mask];
         let place = *latest as usize;
         *latest = self.seen as u32;
@@ -117,6 +122,14 @@ impl LongestMatch {
         // The ring's oldest tokens are about to be written over.
         if self.length > 0 && self.seen - self.at >= self.ring.len() {
             self.length = 0;
+        }
+    }
+
+    /// Has the processor fetch the place of the hash of `coming`, the tokens up to one that comes soon.
+    pub fn prefetch(&self, coming: &[u16]) {
+        if let Some(start) = coming.len().checked_sub(self.least) {
+            let hash = hash_of(coming[start..].iter().rev().copied());
+            prefetch(&self.latest[hash as usize & (self.latest.len() - 1)]);
         }
     }
 

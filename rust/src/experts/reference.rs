@@ -7,6 +7,7 @@
 use super::hash::finalise;
 use super::rows::check_rows;
 use crate::fingerprint::{Fingerprint, Stateful};
+use crate::memory::prefetch;
 use crate::tokens::check_tokens;
 use crate::{Error, Result};
 
@@ -61,6 +62,13 @@ impl Pairs {
             self.used += 1;
         }
         &mut self.counts[at]
+    }
+
+    /// Has the processor fetch a pair's place.
+    fn prefetch(&self, key: u64) {
+        let at = finalise(key) as usize & (self.keys.len() - 1);
+        prefetch(&self.keys[at]);
+        prefetch(&self.counts[at]);
     }
 
     fn grow(&mut self) {
@@ -130,6 +138,10 @@ impl Decay {
     }
 }
 
+fn trigram_row([older, newer]: [usize; 2]) -> usize {
+    ((1_000_003 * older) ^ (1009 * newer)) % TRIGRAM_ROWS
+}
+
 pub struct OnlineExperts {
     vocab_size: usize,
     unigram: Rows,
@@ -158,16 +170,11 @@ impl OnlineExperts {
         self.vocab_size
     }
 
-    fn trigram_row(&self) -> usize {
-        let [older, newer] = self.previous;
-        ((1_000_003 * older) ^ (1009 * newer)) % TRIGRAM_ROWS
-    }
-
     fn probabilities(&self, token: usize) -> [f64; 4] {
         [
             self.unigram.probability(0, token),
             self.bigram.probability(self.previous[1], token),
-            self.trigram.probability(self.trigram_row(), token),
+            self.trigram.probability(trigram_row(self.previous), token),
             self.decay.probability(token),
         ]
     }
@@ -175,8 +182,7 @@ impl OnlineExperts {
     fn learn(&mut self, token: usize) {
         self.unigram.add(0, token);
         self.bigram.add(self.previous[1], token);
-        let row = self.trigram_row();
-        self.trigram.add(row, token);
+        self.trigram.add(trigram_row(self.previous), token);
         self.decay.add(token);
         self.previous = [self.previous[1], token];
     }
@@ -203,6 +209,12 @@ impl OnlineExperts {
                 for (expert, row) in row.chunks_exact(vocab_size).enumerate() {
                     rows[(expert * n + index) * vocab_size..][..vocab_size].copy_from_slice(row);
                 }
+            }
+            // The tables have many megabytes, and these are the pairs of the token after the next.
+            if let Some(&[older, newer, coming]) = tokens[index..].first_chunk() {
+                let [older, newer, coming] = [older, newer, coming].map(usize::from);
+                self.bigram.pairs.prefetch(self.bigram.key(newer, coming));
+                self.trigram.pairs.prefetch(self.trigram.key(trigram_row([older, newer]), coming));
             }
             let probabilities = self.probabilities(usize::from(token));
             for (expert, probability) in probabilities.into_iter().enumerate() {

@@ -11,24 +11,28 @@ import pkgutil
 
 from hybridlm.scoring.mixtures.interface import (
     Mixture,
+    Pair,
     RowMixture,
     create_mixture,
     create_row_mixture,
     find_mixture,
     mixture_names,
     register,
+    register_pair,
     register_row_mixture,
     row_mixture_names,
 )
 
 __all__ = [
     "Mixture",
+    "Pair",
     "RowMixture",
     "create_mixture",
     "create_row_mixture",
     "find_mixture",
     "mixture_names",
     "register",
+    "register_pair",
     "register_row_mixture",
     "row_mixture_names",
 ]

@@ -1,6 +1,7 @@
 """What a mixture is, and the names that mixtures are found by."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Protocol, TypeVar
 
 import numpy as np
@@ -67,6 +68,17 @@ class RowMixture(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Pair:
+    """A mixture of whole rows in two parts: of what a linear mixture says and of what one of rows says, each
+    over the same experts, the linear mixture ``over`` makes one distribution."""
+
+    linear: str
+    of_rows: str
+    over: str
+    families: tuple[str, ...]
+
+
 def ready(experts: Sequence[str]) -> list[int]:
     """Those that know something before the stream begins: a mixture may trust them sooner."""
     return [row for row, name in enumerate(experts) if name not in AdaptiveExperts.names]
@@ -74,6 +86,7 @@ def ready(experts: Sequence[str]) -> list[int]:
 
 _MIXTURES: dict[str, type[Mixture]] = {}
 _ROW_MIXTURES: dict[str, type[RowMixture]] = {}
+_PAIRS: dict[str, Pair] = {}
 M = TypeVar("M", bound=type[Mixture])
 R = TypeVar("R", bound=type[RowMixture])
 
@@ -98,20 +111,24 @@ def register_row_mixture(name: str) -> Callable[[R], R]:
     return remember
 
 
+def register_pair(name: str, pair: Pair) -> None:
+    _PAIRS[name] = pair
+
+
 def mixture_names() -> list[str]:
     """Of those that take probabilities of the targets alone."""
     return sorted(_MIXTURES)
 
 
 def row_mixture_names() -> list[str]:
-    return sorted(_ROW_MIXTURES)
+    return sorted([*_ROW_MIXTURES, *_PAIRS])
 
 
-def find_mixture(name: str) -> type[Mixture] | type[RowMixture]:
+def find_mixture(name: str) -> type[Mixture] | type[RowMixture] | Pair:
     """Raises InputError for a name that isn't registered."""
-    found = _MIXTURES.get(name) or _ROW_MIXTURES.get(name)
+    found = _MIXTURES.get(name) or _ROW_MIXTURES.get(name) or _PAIRS.get(name)
     if found is None:
-        names = sorted([*_MIXTURES, *_ROW_MIXTURES])
+        names = [*mixture_names(), *row_mixture_names()]
         raise InputError(f"there is no mixer {name!r}; there are {', '.join(names)}")
     return found
 
@@ -119,7 +136,7 @@ def find_mixture(name: str) -> type[Mixture] | type[RowMixture]:
 def create_mixture(name: str, experts: Sequence[str], gate_sizes: Sequence[int] = ()) -> Mixture:
     """Raises InputError for a name that isn't one of `mixture_names` and for no experts at all."""
     find_mixture(name)
-    if name in _ROW_MIXTURES:
+    if name not in _MIXTURES:
         raise InputError(f"{name} mixes whole rows, not probabilities of the targets alone")
     if not experts:
         raise InputError("there is no expert to mix")
@@ -127,7 +144,8 @@ def create_mixture(name: str, experts: Sequence[str], gate_sizes: Sequence[int] 
 
 
 def create_row_mixture(name: str, experts: Sequence[str], vocab_size: int) -> RowMixture:
-    """The mixture of that name, one of `row_mixture_names`. Raises InputError for no experts at all."""
+    """The mixture of that name, one of `row_mixture_names` but no pair. Raises InputError for no experts at
+    all."""
     if not experts:
         raise InputError("there is no expert to mix")
     return _ROW_MIXTURES[name](experts, vocab_size)
