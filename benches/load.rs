@@ -1,4 +1,4 @@
-//! Loading sparse oracles: version 2 of the file format beside the present one, and one thread beside two.
+//! Loading sparse oracles: version 3 of the file format beside the present one, and one thread beside two.
 //!
 //!     cargo bench --bench load -- FILE...
 //!
@@ -52,23 +52,23 @@ fn measure<const N: usize>(jobs: [&dyn Fn(); N]) -> [(f64, Option<f64>); N] {
 
 fn report(name: &str, file: &[u8]) {
     let control = Control::default();
-    let [older, file] = [2, 3].map(|version| ngsp::rewrite(file, name, version).unwrap());
+    let [older, file] = [3, 4].map(|version| ngsp::rewrite(file, name, version).unwrap());
     let file = &file[..];
     let load = |file: &[u8], threads| {
         std::hint::black_box(ngsp::decode(file, name, threads, &control).unwrap());
     };
     let jobs: [&dyn Fn(); 3] = [&|| load(&older, 1), &|| load(file, 1), &|| load(file, 2)];
-    let [(wall_2, cpu_2), (wall, cpu), (wall_two, _)] = measure(jobs);
+    let [(wall_3, cpu_3), (wall, cpu), (wall_two, _)] = measure(jobs);
     let mut ngrams = 0;
     ngsp::decode(file, name, 1, &control).unwrap().for_each_ngram(|_, _, _| ngrams += 1);
     let json = |seconds: Option<f64>| seconds.map_or("null".to_owned(), |seconds| format!("{seconds:.3}"));
     println!(
-        "{{\"file\": \"{name}\", \"ngrams\": {ngrams}, \"bytes\": {}, \"version_2_bytes\": {}, \
-         \"version_2_cpu_s\": {}, \"version_2_wall_s\": {wall_2:.3}, \"cpu_s\": {}, \"wall_s\": {wall:.3}, \
+        "{{\"file\": \"{name}\", \"ngrams\": {ngrams}, \"bytes\": {}, \"version_3_bytes\": {}, \
+         \"version_3_cpu_s\": {}, \"version_3_wall_s\": {wall_3:.3}, \"cpu_s\": {}, \"wall_s\": {wall:.3}, \
          \"two_threads_wall_s\": {wall_two:.3}}}",
         file.len(),
         older.len(),
-        json(cpu_2),
+        json(cpu_3),
         json(cpu),
     );
 }

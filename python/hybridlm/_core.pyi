@@ -271,19 +271,23 @@ class SparseCounts:
         out: str | os.PathLike[str],
         threads: int = 1,
         progress: Callable[[int], object] | None = None,
+        weights: Sequence[int] | None = None,
     ) -> SparseCounts:
         """Writes the sum of ``parts`` to the file ``out``, in constant memory. ``progress`` is told bytes.
 
-        InputError when they are of different vocabularies or orders, or two of them of the same shard.
-        FormatError for a damaged file, OSError.
+        Each part counts as often as its weight says, once without ``weights``. InputError when they are of
+        different vocabularies or orders, or two of them of the same shard. FormatError for a damaged file,
+        OSError.
         """
 
     @staticmethod
-    def add(parts: Sequence[SparseCounts], threads: int = 1) -> SparseCounts:
+    def add(
+        parts: Sequence[SparseCounts], threads: int = 1, weights: Sequence[int] | None = None
+    ) -> SparseCounts:
         """The sum of ``parts`` in memory, without saying of which shards. As ``merge`` otherwise."""
 
     @staticmethod
-    def heads(parts: Sequence[SparseCounts]) -> bytes:
+    def heads(parts: Sequence[SparseCounts], weights: Sequence[int] | None = None) -> bytes:
         """The file that ``merge`` makes, but without n-grams. InputError as there."""
 
     @staticmethod
@@ -315,7 +319,7 @@ class SparseCounts:
     def order(self) -> int: ...
     @property
     def tokens(self) -> int:
-        """Tokens that were counted."""
+        """Tokens that were counted, each as often as its shard was."""
 
     @property
     def nbytes(self) -> int:
@@ -324,6 +328,10 @@ class SparseCounts:
     @property
     def shards(self) -> list[tuple[str, int, str]]:
         """(file name, tokens, BLAKE3 of the file in hexadecimal) of each shard counted, by hash."""
+
+    @property
+    def weights(self) -> list[int]:
+        """How often each of ``shards`` was counted."""
 
     def occurrences(self, ngram: Sequence[int]) -> int:
         """How often an n-gram of up to ``order`` tokens occurs."""
@@ -344,7 +352,7 @@ class SparseCounts:
         threads: int = 1,
         progress: Callable[[int], object] | None = None,
     ) -> bytes:
-        """The best sparse oracle of at most ``max_bytes`` bytes: a file NGSP, version 3.
+        """The best sparse oracle of at most ``max_bytes`` bytes: a file NGSP, version 4.
 
         InputError when nothing fits, or when the build would take more than about ``memory`` bytes.
         """

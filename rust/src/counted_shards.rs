@@ -20,6 +20,8 @@ pub struct CountedShard {
     pub tokens: u64,
     /// The file's name, without its folder.
     pub name: String,
+    /// How many copies of it were counted; 1 but in sparse counts.
+    pub weight: u32,
     /// Where this program met it: the shard's path, or that of a file of counts. Not kept in files.
     pub source: String,
 }
@@ -51,6 +53,7 @@ pub(crate) fn identify_open(
             hash,
             tokens: shard.tokens().len() as u64,
             name: file_name(shard.path())?,
+            weight: 1,
             source: shard.path().display().to_string(),
         })
     });
@@ -107,7 +110,7 @@ pub fn read_records(fields: &mut impl Fields, count: u32, source: &str) -> Resul
         }
         total =
             total.checked_add(tokens).ok_or_else(|| fields.error("the shards' tokens don't fit 64 bits"))?;
-        shards.push(CountedShard { hash, tokens, name, source: source.to_owned() });
+        shards.push(CountedShard { hash, tokens, name, weight: 1, source: source.to_owned() });
     }
     Ok((shards, total))
 }

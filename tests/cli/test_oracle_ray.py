@@ -23,6 +23,7 @@ from hybridlm.oracle.build import build_sparse
 from hybridlm.oracle.dense_counting import Tables, count
 from hybridlm.oracle.ray_building import build_on_ray
 from hybridlm.oracle.ray_counting import count_on_ray
+from hybridlm.oracle.sources import Sources
 from hybridlm.oracle.sparse_counting import Ngrams, Task, counted
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -259,6 +260,11 @@ def test_a_sparse_build_takes_counts_as_well(cluster: str, text_shards: list[str
             Task.of(sources, ngrams), max_bytes=max_bytes, memory=4 << 30, address=cluster, threads=1
         )
         assert found == build_sparse(sources, 1024, max_bytes=max_bytes, order=3)
+    weighted = Sources.of([part, *text_shards[1:]]).weighted([(part, 4), (text_shards[1], 2)])
+    found = build_on_ray(
+        Task.of(weighted, ngrams), max_bytes=9000, memory=4 << 30, address=cluster, threads=1
+    )
+    assert found == build_sparse(weighted, 1024, max_bytes=9000, order=3)
     with pytest.raises(InputError, match="has been counted already"):
         task = Task.of([part, text_shards[0]], Ngrams(1024, 3))
         build_on_ray(task, max_bytes=9000, memory=4 << 30, address=cluster)

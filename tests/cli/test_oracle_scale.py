@@ -130,9 +130,21 @@ def test_sparse_counts_are_merged_and_built_from(
     for sources in (parts, [merged], [*parts[1:], shards[0]]):
         assert main(["oracle", "build", *sources, "-o", out, *size]) == 0
         assert Path(out).read_bytes() == whole.read_bytes()
+    weights = ["--weight", f"{shards[0]}=3"]
+    thrice, weighted = ["--weight", f"{tmp_path / 'part[0]'}=3"], str(tmp_path / "weighted")
+    assert main(["oracle", "merge", *parts, "-o", weighted, *thrice]) == 0
+    assert main(["oracle", "count", *shards, "-o", counted, *SPARSE, *options, *weights]) == 0
+    assert Path(weighted).read_bytes() == Path(counted).read_bytes() != Path(merged).read_bytes()
+    built = []
+    for arguments in ([*shards, *weights, *options], [*parts, *thrice], [weighted]):
+        assert main(["oracle", "build", *arguments, "-o", out, *size]) == 0
+        built.append(Path(out).read_bytes())
+    assert built[0] == built[1] == built[2] != whole.read_bytes()
     assert capsys.readouterr().out == ""
 
     cases = [
+        (["build", parts[0], "--weight", f"{shards[0]}=2"], "is given a weight, but is none of the files"),
+        (["build", *shards, *weights, "--estimator", "dense"], "--weight is for sparse counts"),
         (["build", parts[0], "--estimator", "dense"], "counts of the sparse estimator"),
         (["build", parts[0], *size, "--orders", "6"], "counts up to order 4, not 6"),
         (["build", shards[0], parts[0], *size], "has been counted already"),
@@ -149,6 +161,7 @@ def test_sparse_counts_are_merged_and_built_from(
         assert shown.startswith("hybridlm: error: ") and shown.count("\n") == 1 and message in shown
         assert not list(folder.iterdir())
     assert main(["oracle", "build", *shards, *size, "-o", out, "--memory", "lots"]) == 2
+    assert main(["oracle", "build", *shards, *size, "-o", out, "--weight", f"{shards[0]}=some"]) == 2
 
 
 def test_a_killed_sparse_build_is_resumed_with_the_same_bytes(tmp_path: Path) -> None:

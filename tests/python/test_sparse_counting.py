@@ -44,7 +44,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def counts_of(sources: list[Path], **options: object) -> bytes:
+def counts_of(sources: list[Path] | Sources, **options: object) -> bytes:
     with counted(sources, NGRAMS, **options) as counts:  # type: ignore[arg-type]
         return counts.to_bytes()
 
@@ -110,6 +110,95 @@ def test_an_interrupted_run_is_resumed(
         assert counts_of(shards[::-1], unfinished=unfinished) == whole
     assert "resuming, 3 of 6 shards are counted" in caplog.text
     assert not unfinished.exists()
+
+
+def test_weights_are_the_same_however_the_work_is_divided(
+    shards: list[Path], tmp_path: Path, temporary: Path
+) -> None:
+    weights = [(shards[0], 4), (shards[3], 2), (shards[4], 4)]
+    weighted = Sources.of(shards).weighted(weights)
+    whole = counts_of(weighted, threads=1)
+    assert whole != counts_of(shards)
+    assert counts_of(Sources.of(shards[::-1]).weighted(weights), threads=3, every_shard=True) == whole
+    parts = [tmp_path / f"part{index}" for index in range(4)]
+    # Weights that counts have, and weights that they are given.
+    for part, sources in zip(
+        parts,
+        [
+            Sources.of(shards[:1]).weighted(weights[:1]),
+            Sources.of([shards[3]]),
+            Sources.of([shards[1], shards[4]]).weighted([(shards[4], 2), (shards[1], 1)]),
+            Sources.of([shards[2]]),
+        ],
+        strict=True,
+    ):
+        part.write_bytes(counts_of(sources))
+    doubled = tmp_path / "doubled"
+    merge([parts[1]], doubled, weights={str(parts[1]): 2})
+    some = Sources.of([doubled, parts[0], *shards[1:3], *shards[4:]]).weighted([(shards[4], 4)])
+    assert counts_of(some) == whole
+    found = _core.SparseCounts.from_bytes(whole)
+    sizes = list(map(_core.shard_tokens, shards))
+    assert found.tokens == sum(sizes) + 3 * sizes[0] + sizes[3] + 3 * sizes[4]
+    assert {name: weight for (name, _, _), weight in zip(found.shards, found.weights, strict=True)} == {
+        "0.bin": 4, "1.bin": 1, "2.bin": 1, "3.bin": 2, "4.bin": 4, "5.bin": 1,
+    }  # fmt: skip
+    # Those of a part multiply with those of the shards in it.
+    both = _core.SparseCounts.from_bytes(counts_of(Sources.of([parts[2]]).weighted([(parts[2], 3)])))
+    assert sorted(both.weights) == [3, 6]
+    singly = [_core.SparseCounts.count([shard], V, 4, 1 << 20) for shard in shards]
+    for ngram in ([7], [7, 7], [7, 7, 7, 7], [3, 7, 7]):
+        expected = sum(
+            part.occurrences(ngram) * weight for part, weight in zip(singly, [4, 1, 1, 2, 4, 1], strict=True)
+        )
+        assert found.occurrences(ngram) == expected > 0
+    oracle = build_sparse(weighted, V, max_bytes=MAX_BYTES, order=4)
+    assert build_sparse(some, max_bytes=MAX_BYTES, threads=1) == oracle
+    assert oracle != build_sparse(shards, V, max_bytes=MAX_BYTES, order=4)
+    assert not list(temporary.iterdir())
+
+
+def test_a_resumed_run_has_the_weights_that_it_is_given(
+    shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unfinished = tmp_path / "o.unfinished"
+    monkeypatch.setattr("hybridlm.oracle.sparse_counting._GROUP_TOKENS", 5000)
+    weighted = Sources.of(shards).weighted([(shards[0], 3), (shards[1], 3)])
+    whole = counts_of(weighted)
+    intact = shards[0].read_bytes()
+    tokens = _core.read_shard(shards[0])
+    tokens[500] = V
+    write(shards[0], tokens)
+    with pytest.raises(FormatError, match=r"0\.bin"), counted(weighted, NGRAMS, unfinished=unfinished):
+        pass
+    shards[0].write_bytes(intact)
+    # The shards 2 and 3, and 4 and 5, have been counted together.
+    parts = sorted(unfinished.iterdir())
+    assert [len(_core.SparseCounts.open(part).shards) for part in parts] == [2, 2]
+    apart = Sources.of(shards).weighted([(shards[2], 3)])
+    with pytest.raises(InputError, match=r"has counted .*\.bin together, which have different weights now"):
+        counts_of(apart, unfinished=unfinished)
+    assert sorted(unfinished.iterdir()) == parts
+    others = Sources.of(shards).weighted([(shards[2], 3), (shards[3], 3)])
+    expected = counts_of(others)
+    assert counts_of(others, unfinished=unfinished) == expected != whole
+
+
+def test_weights_of_nothing_are_refused(shards: list[Path], tmp_path: Path) -> None:
+    sources = Sources.of(shards[:2])
+    cases = [
+        ([(shards[0], 0)], "whole numbers from 1 to 1000, not 0"),
+        ([(shards[0], 1001)], "whole numbers from 1 to 1000, not 1001"),
+        ([(shards[2], 2)], r"2\.bin is given a weight, but is none of the files to count"),
+        ([(tmp_path / "*.bin", 2), (shards[1], 3)], r"1\.bin: given two weights, 2 and 3"),
+        ([(tmp_path / "none", 2)], "none: no such file"),
+    ]
+    for weights, message in cases:
+        with pytest.raises(InputError, match=message):
+            sources.weighted(weights)
+    with pytest.raises(InputError, match="1 weights for 2 counts"):
+        counts = _core.SparseCounts.count(shards[:1], V, 4, 1 << 20)
+        _core.SparseCounts.add([counts, counts], 1, [1])
 
 
 def test_nothing_is_left_of_a_build_that_fails(shards: list[Path], tmp_path: Path, temporary: Path) -> None:

@@ -13,6 +13,7 @@ use hybridlm_core::oracle::sparse::discount::{discount, Discounts};
 use hybridlm_core::oracle::sparse::estimate::FullModel;
 use hybridlm_core::oracle::sparse::fit_discounts;
 use hybridlm_core::oracle::sparse::fragment::Fragment;
+use hybridlm_core::oracle::sparse::merge::{self, Part};
 use hybridlm_core::oracle::sparse::ngram::{NgramSpec, REPEAT_WEIGHT};
 use hybridlm_core::oracle::sparse::ngsp;
 use hybridlm_core::oracle::sparse::oracle::SparseOracle;
@@ -398,6 +399,33 @@ fn the_full_model_is_its_definition() {
     }
 }
 
+/// The model of weighted text is that of so many copies of it.
+#[test]
+fn the_full_model_of_weighted_text_is_its_definition() {
+    let streams = [text(4, 2000, 10), text(5, 900, 10)];
+    let weights = [1, 4];
+    let copies: Vec<Vec<u16>> = streams
+        .iter()
+        .zip(weights)
+        .flat_map(|(stream, weight)| vec![stream.clone(); weight as usize])
+        .collect();
+    let counts: Vec<_> = streams.iter().map(|stream| counted(std::slice::from_ref(stream), 10, 4)).collect();
+    let parts: Vec<Part> =
+        counts.iter().zip(weights).map(|(counts, weight)| Part { counts, weight }).collect();
+    let control = Control::default();
+    let sum = merge::add(&parts, 2, &control).unwrap();
+    let discounts = Discounts::default();
+    let trie = Trie::build(&sum, 0, 2, &control).unwrap();
+    let full = FullModel::estimate(&trie, &discounts, 2, &control).unwrap();
+    let expected = naive_model(&copies, 10.into(), 4, &discounts);
+    for (ngram, (n, place)) in ngrams(&trie) {
+        if let Some(&p) = expected.get(&ngram) {
+            let found = f64::from(full.probabilities[n][place]);
+            assert!((found - p).abs() < 2e-5 * p + 1e-7, "{ngram:?}: {found}, not {p}");
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
@@ -695,22 +723,23 @@ fn listing(file: &[u8]) -> String {
     lines
 }
 
-/// The vocabulary and the text of the golden files from version 2 on.
-fn golden_text() -> (Vocabulary, Vec<Vec<u16>>) {
+/// The vocabulary and the text of the golden files from version 2 on: of 16 tokens, and of 200 from version 4 on.
+fn golden_text(size: u16) -> (Vocabulary, Vec<Vec<u16>>) {
     let fingerprint = std::array::from_fn(|index| index as u8 + 1);
-    let vocabulary = Vocabulary { size: 16, bos: 7, fingerprint: Some(fingerprint) };
-    (vocabulary, renamed(&[text(23, 3000, 16)], BOS, 7))
+    let vocabulary = Vocabulary { size: size.into(), bos: 7, fingerprint: Some(fingerprint) };
+    (vocabulary, renamed(&[text(23, 3000, size)], BOS, 7))
 }
 
 /// The golden files are read for as long as their version is; [`golden_files_are_made_like_this`] made those of the
 /// present version.
 #[test]
 fn golden_files_mean_what_they_always_meant() {
-    let (vocabulary, renamed) = golden_text();
+    let [(of_16, text_16), (of_200, text_200)] = [16, 200].map(golden_text);
     for (name, vocabulary, streams) in [
         ("sparse_v1", 16.into(), vec![text(23, 3000, 16)]),
-        ("sparse_v2", vocabulary, renamed.clone()),
-        ("sparse_v3", vocabulary, renamed),
+        ("sparse_v2", of_16, text_16.clone()),
+        ("sparse_v3", of_16, text_16),
+        ("sparse_v4", of_200, text_200),
     ] {
         let file = fs::read(golden(&format!("good/{name}.ngsp"))).unwrap();
         let oracle = load(&file).unwrap();
@@ -753,19 +782,21 @@ fn bad_golden_files_are_refused_for_what_is_wrong() {
         ("no_first_part", "the stream of order 4 is shorter than its first part"),
         ("longer_first_part", "the stream of order 3 has another length than its n-grams"),
     ] {
-        refused(&fs::read(golden(&format!("bad/sparse_v3_{name}.ngsp"))).unwrap(), part);
+        for version in ["v3", "v4"] {
+            refused(&fs::read(golden(&format!("bad/sparse_{version}_{name}.ngsp"))).unwrap(), part);
+        }
     }
 }
 
 #[test]
 #[ignore = "rewrites the golden files; for a new version of the format"]
 fn golden_files_are_made_like_this() {
-    let (vocabulary, streams) = golden_text();
-    let file = built(&streams, vocabulary, 4, 740, 1);
-    fs::write(golden("good/sparse_v3.ngsp"), &file).unwrap();
-    fs::write(golden("good/sparse_v3.txt"), listing(&file)).unwrap();
+    let (vocabulary, streams) = golden_text(200);
+    let file = built(&streams, vocabulary, 4, 1500, 1);
+    fs::write(golden("good/sparse_v4.ngsp"), &file).unwrap();
+    fs::write(golden("good/sparse_v4.txt"), listing(&file)).unwrap();
     let write = |name: &str, file: Vec<u8>| {
-        fs::write(golden(&format!("bad/sparse_v3_{name}.ngsp")), sealed(file)).unwrap();
+        fs::write(golden(&format!("bad/sparse_v4_{name}.ngsp")), sealed(file)).unwrap();
     };
     let sizes: Vec<usize> = (0..4).map(|n| field(&file, 64 + 8 * n + 4)).collect();
     let start = |n: usize| 64 + 8 * 4 + sizes[..n - 1].iter().sum::<usize>();
@@ -834,7 +865,7 @@ fn headers_that_lie_are_refused_by_field() {
     };
     refused(&with(0, b"NGOR"), "not a sparse oracle");
     refused(&with(4, &0u32.to_le_bytes()), "version 0");
-    refused(&with(4, &4u32.to_le_bytes()), "version 4");
+    refused(&with(4, &5u32.to_le_bytes()), "version 5");
     refused(&with(12, &0u16.to_le_bytes()), "order 0");
     refused(&with(12, &9u16.to_le_bytes()), "order 9");
     refused(&with(24, &0u32.to_le_bytes()), "no tokens");
@@ -895,14 +926,12 @@ proptest! {
 
     /// Of each n-gram all bits of what it adds and of its weight as a context.
     #[test]
-    fn a_file_of_version_2_has_the_same_probabilities(
+    fn a_file_of_an_older_version_has_the_same_probabilities(
         seed in any::<u64>(), order in 2usize..=6, vocab_size in prop::sample::select(vec![2u16, 12, 300, 60_000]),
         length in 20usize..3000, max_bytes in 500usize..4000,
     ) {
         let max_bytes = max_bytes + usize::from(vocab_size);
         let file = built(&[text(seed, length, vocab_size)], usize::from(vocab_size), order, max_bytes, 2);
-        let older = ngsp::rewrite(&file, "test", 2).unwrap();
-        prop_assert_eq!((file[4], older[4]), (3, 2));
         let listed = |file: &[u8]| {
             let mut listed = Vec::new();
             load(file).unwrap().for_each_ngram(|ngram, gain, backoff| {
@@ -910,8 +939,12 @@ proptest! {
             });
             listed
         };
-        prop_assert_eq!(listed(&file), listed(&older));
-        prop_assert_eq!(ngsp::rewrite(&older, "test", 3).unwrap(), file);
+        for version in [2, 3] {
+            let older = ngsp::rewrite(&file, "test", version).unwrap();
+            prop_assert_eq!((file[4], u32::from(older[4])), (4, version));
+            prop_assert_eq!(listed(&file), listed(&older));
+            prop_assert_eq!(&ngsp::rewrite(&older, "test", 4).unwrap(), &file);
+        }
     }
 }
 
@@ -939,7 +972,7 @@ proptest! {
 
     #[test]
     fn any_bytes_are_an_error_or_an_oracle(
-        mut bytes in prop::collection::vec(any::<u8>(), 88..340), sizes in any::<[u8; 3]>(), version in 1u8..=3,
+        mut bytes in prop::collection::vec(any::<u8>(), 88..340), sizes in any::<[u8; 3]>(), version in 1u8..=4,
     ) {
         // A header that passes, so that what follows is read.
         bytes[..8].copy_from_slice(b"NGSP\x00\0\0\0");

@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 
 use hybridlm_core::oracle::sparse::chunk::CHUNK;
 use hybridlm_core::oracle::sparse::counting::count_shards;
+use hybridlm_core::oracle::sparse::counting::count_streams;
 use hybridlm_core::oracle::sparse::counts::SparseCounts;
-use hybridlm_core::oracle::sparse::merge::merge;
+use hybridlm_core::oracle::sparse::merge::{add, heads, merge, Part};
 use hybridlm_core::oracle::sparse::ngram::{Entry, NgramSpec};
 use hybridlm_core::oracle::sparse::sample::{Sample, DOCUMENT_TOKENS};
 use hybridlm_core::parallel::Control;
 use hybridlm_core::tokens::write_shard;
 use hybridlm_core::vocabulary::{Vocabulary, DEFAULT_BOS as BOS};
+use hybridlm_core::zstd_frame::compress;
 use hybridlm_core::{Error, Result};
 use proptest::prelude::*;
 
@@ -43,6 +45,11 @@ fn count(paths: &[PathBuf], spec: NgramSpec, memory: usize, threads: usize) -> R
 }
 
 fn merged(parts: &[&SparseCounts], threads: usize) -> Result<Vec<u8>> {
+    let parts: Vec<Part> = parts.iter().map(|&counts| counts.into()).collect();
+    weighted(&parts, threads)
+}
+
+fn weighted(parts: &[Part], threads: usize) -> Result<Vec<u8>> {
     merge(parts, Vec::new(), Path::new("merged"), threads, &Control::default())
 }
 
@@ -207,14 +214,95 @@ fn a_sample_is_found_in_the_samples_of_any_parts() {
         .collect();
     let whole = Sample::of(&[&documents.concat()], BOS);
     let parts: Vec<Sample> = documents.chunks(90).map(|part| Sample::of(&[&part.concat()], BOS)).collect();
-    assert_eq!(Sample::merge(parts.iter().rev()), whole);
-    let (left, right) = (Sample::merge(parts[..3].iter()), Sample::merge(parts[3..].iter()));
-    assert_eq!(Sample::merge([&right, &left].into_iter()), whole);
-    let tokens: usize = whole.documents().map(<[u16]>::len).sum();
+    let merged = |parts: &[Sample]| Sample::merge(parts.iter().rev().map(|part| (part, 1)));
+    assert_eq!(merged(&parts), whole);
+    let (left, right) = (merged(&parts[..3]), merged(&parts[3..]));
+    assert_eq!(merged(&[right, left]), whole);
+    let tokens: usize = whole.documents().map(|document| document.tokens.len()).sum();
     assert!((2_000_000..2_000_000 + DOCUMENT_TOKENS).contains(&tokens), "{tokens}");
-    assert_eq!(Sample::unpack(&whole.pack(), 500).unwrap(), whole);
+    assert_eq!(Sample::unpack(&whole.pack(), 500, true).unwrap(), whole);
     assert!(whole.pack().len() < Sample::LONGEST);
-    assert!(Sample::unpack(&whole.pack(), 100).unwrap_err().contains("outside the vocabulary"));
+    assert!(Sample::unpack(&whole.pack(), 100, true).unwrap_err().contains("outside the vocabulary"));
+}
+
+/// As many copies as the weight says: this is what a weight means.
+#[test]
+fn counts_of_a_weight_are_those_of_so_many_copies() {
+    let folder = Folder::new();
+    let streams = [random(1, 9000, 9, true), random(2, 7000, 9, true), random(3, 12_000, 9, false)];
+    let paths = folder.shards(&streams);
+    let spec = NgramSpec::new(9, 5).unwrap();
+    let weights = [3, 1, 7];
+    let counts: Vec<_> =
+        paths.iter().map(|path| count(std::slice::from_ref(path), spec, MEMORY, 1).unwrap()).collect();
+    let parts = |which: &[usize]| -> Vec<Part> {
+        which.iter().map(|&index| Part { counts: &counts[index], weight: weights[index] }).collect()
+    };
+    let whole = load(&weighted(&parts(&[0, 1, 2]), 2).unwrap()).unwrap();
+    let copies: Vec<Vec<u16>> = streams
+        .iter()
+        .zip(weights)
+        .flat_map(|(stream, weight)| vec![stream.clone(); weight as usize])
+        .collect();
+    let found: Vec<(Vec<u16>, _)> = entries(&whole)
+        .unwrap()
+        .iter()
+        .map(|e| (e.ngram.tokens().collect(), (e.count, e.documents)))
+        .collect();
+    assert_eq!(found, naive(&copies, 5, BOS).into_iter().collect::<Vec<_>>());
+    // The chunks are the same bytes, too.
+    let streams: Vec<&[u16]> = copies.iter().map(Vec::as_slice).collect();
+    let expected = count_streams(&streams, spec, 2, &Control::default()).unwrap();
+    let all = |counts: &SparseCounts| counts.beginning_with(0..9, &Control::default()).unwrap();
+    assert_eq!(all(&whole), all(&expected));
+    assert_eq!((whole.tokens(), all(&whole).1), (expected.tokens(), expected.tokens()));
+    let of_shard = |counts: &SparseCounts| counts.shards()[0].hash;
+    for (counts, weight) in counts.iter().zip(weights) {
+        let shard = whole.shards().iter().find(|shard| shard.hash == of_shard(counts)).unwrap();
+        assert_eq!((shard.weight, shard.tokens), (weight, counts.tokens()));
+    }
+    for document in whole.sample().documents() {
+        let has = |counts: &SparseCounts| counts.sample().documents().any(|d| d.tokens == document.tokens);
+        let of_shards =
+            counts.iter().zip(weights).filter(|(counts, _)| has(counts)).map(|(_, weight)| weight);
+        assert_eq!(Some(document.weight), of_shards.max());
+    }
+    // However they are added up, and weights multiply.
+    let first = load(&weighted(&parts(&[2, 0]), 1).unwrap()).unwrap();
+    let again = weighted(&[parts(&[1]), vec![(&first).into()]].concat(), 3).unwrap();
+    assert_eq!(again, whole.to_bytes().unwrap());
+    let twice = weighted(&[Part { counts: &whole, weight: 2 }], 1).unwrap();
+    let doubled: Vec<Part> =
+        parts(&[0, 1, 2]).iter().map(|part| Part { weight: 2 * part.weight, ..*part }).collect();
+    assert_eq!(weighted(&doubled, 1).unwrap(), twice);
+    let unnamed = add(&doubled, 1, &Control::default()).unwrap();
+    assert_eq!((unnamed.tokens(), all(&unnamed)), (2 * whole.tokens(), all(&load(&twice).unwrap())));
+    assert_eq!(load(&heads(&doubled).unwrap()).unwrap().tokens(), 2 * whole.tokens());
+}
+
+#[test]
+fn a_document_of_two_weights_is_sampled_with_the_higher() {
+    let document = [vec![BOS], random(4, 50, 9, false)].concat();
+    let sample = Sample::of(&[&document], BOS);
+    for weights in [[2, 5], [5, 2]] {
+        let merged = Sample::merge(weights.iter().map(|&weight| (&sample, weight)));
+        assert_eq!(merged.documents().map(|document| document.weight).collect::<Vec<_>>(), [5]);
+        assert_eq!(Sample::unpack(&merged.pack(), 9, true).unwrap(), merged);
+    }
+}
+
+#[test]
+fn weights_that_cannot_be_are_refused() {
+    let folder = Folder::new();
+    let paths = folder.shards(&[random(1, 500, 9, true)]);
+    let one = count(&paths, NgramSpec::new(9, 4).unwrap(), MEMORY, 1).unwrap();
+    let large = Part { counts: &one, weight: u32::MAX };
+    let largest = load(&weighted(&[large], 1).unwrap()).unwrap();
+    assert_eq!(largest.tokens(), 500 * u64::from(u32::MAX));
+    let error = weighted(&[Part { counts: &largest, weight: 2 }], 1).unwrap_err();
+    assert!(error.to_string().contains("weight 4294967295 can't be given weight 2 besides"), "{error}");
+    let error = weighted(&[Part { counts: &one, weight: 0 }], 1).unwrap_err();
+    assert!(matches!(error, Error::Input(_)), "{error}");
 }
 
 fn golden(name: &str) -> PathBuf {
@@ -229,29 +317,36 @@ fn golden_vocabulary() -> Vocabulary {
 /// Readers must understand them for ever; what they hold is worked out from the text here.
 #[test]
 fn golden_files_mean_what_they_always_meant() {
-    for (name, vocabulary) in
-        [("sparse_counts.part", 16.into()), ("sparse_counts_v2.part", golden_vocabulary())]
-    {
+    for (name, vocabulary, weight) in [
+        ("sparse_counts.part", 16.into(), 1),
+        ("sparse_counts_v2.part", golden_vocabulary(), 1),
+        ("sparse_counts_v3.part", golden_vocabulary(), 3),
+    ] {
         let counts = SparseCounts::open(&golden("good").join(name), &Control::default()).unwrap();
         // The golden shard: 0, 1, 4, 9, ... modulo 13.
         let stream: Vec<u16> = (0..400u32).map(|i| (i * i % 13) as u16).collect();
-        assert_eq!((counts.spec(), counts.tokens()), (NgramSpec::new(vocabulary, 4).unwrap(), 400));
-        assert_eq!(counts.shards()[0].name, "tokens.bin");
+        let tokens = 400 * u64::from(weight);
+        assert_eq!((counts.spec(), counts.tokens()), (NgramSpec::new(vocabulary, 4).unwrap(), tokens));
+        let shard = &counts.shards()[0];
+        assert_eq!((shard.name.as_str(), shard.tokens, shard.weight), ("tokens.bin", 400, weight));
         let found = entries(&counts).unwrap();
         let found: Vec<(Vec<u16>, _)> =
             found.iter().map(|e| (e.ngram.tokens().collect(), (e.count, e.documents))).collect();
-        let expected = naive(std::slice::from_ref(&stream), 4, vocabulary.bos);
+        let expected = naive(&vec![stream.clone(); weight as usize], 4, vocabulary.bos);
         assert_eq!(found, expected.into_iter().collect::<Vec<_>>());
-        assert_eq!(*counts.sample(), Sample::of(&[&stream], vocabulary.bos));
+        let sample = Sample::of(&[&stream], vocabulary.bos);
+        assert_eq!(*counts.sample(), Sample::merge([(&sample, weight)].into_iter()));
     }
 }
 
 #[test]
 fn bad_golden_files_are_refused_for_what_is_wrong() {
     for (name, part) in [
-        ("version", "version 3; this program reads versions up to 2"),
+        ("version", "version 4; this program reads versions up to 3"),
         ("document_token", "document token 16 is outside the vocabulary of 16 tokens"),
         ("truncated_identity", "the file ends within the tokenizer's fingerprint"),
+        ("no_weight", "a shard of weight 0"),
+        ("sampled_weight", "the sample has a document of weight 0"),
     ] {
         let data = std::fs::read(golden(&format!("bad/sparse_counts_{name}.part"))).unwrap();
         let error = read(&data).unwrap_err();
@@ -263,20 +358,39 @@ fn bad_golden_files_are_refused_for_what_is_wrong() {
 #[ignore = "rewrites the golden files; for a new version of the format"]
 fn golden_files_are_made_like_this() {
     let spec = NgramSpec::new(golden_vocabulary(), 4).unwrap();
-    let file = count(&[golden("good/tokens.bin")], spec, MEMORY, 1).unwrap().to_bytes().unwrap();
+    let counts = count(&[golden("good/tokens.bin")], spec, MEMORY, 1).unwrap();
+    let file = weighted(&[Part { counts: &counts, weight: 3 }], 1).unwrap();
     let with = |offset: usize, value: u32| {
         let mut file = file.clone();
         file[offset..offset + 4].copy_from_slice(&value.to_le_bytes());
         sealed(file)
     };
-    std::fs::write(golden("good/sparse_counts_v2.part"), &file).unwrap();
+    std::fs::write(golden("good/sparse_counts_v3.part"), &file).unwrap();
+    // The record of tokens.bin is at offset 56; its weight and the length of the sample's frame follow.
+    let sample_at = WEIGHT_AT + 8;
+    let sampled = sample_at + field(&file, sample_at - 4) as usize;
+    let mut sample = counts.sample().pack();
+    // After the number of documents comes the first one's weight.
+    sample[1] = 0;
+    let frame = compress(&sample, 1, &Control::default()).unwrap();
+    let unsampled =
+        [&file[..sample_at - 4], &(frame.len() as u32).to_le_bytes(), &frame, &file[sampled..]].concat();
     for (name, data) in [
-        ("version", with(4, 3)),
+        ("version", with(4, 4)),
         ("document_token", with(20, 16)),
         ("truncated_identity", file[..50].to_vec()),
+        ("no_weight", with(WEIGHT_AT, 0)),
+        ("sampled_weight", sealed(unsampled)),
     ] {
         std::fs::write(golden(&format!("bad/sparse_counts_{name}.part")), data).unwrap();
     }
+}
+
+/// Of the only shard, whose name has 10 bytes.
+const WEIGHT_AT: usize = 56 + 32 + 8 + 2 + 10;
+
+fn field(file: &[u8], offset: usize) -> u32 {
+    u32::from_le_bytes(file[offset..offset + 4].try_into().unwrap())
 }
 
 // Damaged files.

@@ -60,6 +60,33 @@ BucketsOption = Annotated[
 ]
 
 
+@dataclasses.dataclass(frozen=True)
+class Weight:
+    """As how many copies of themselves some files count."""
+
+    pattern: str
+    times: int
+
+
+def _parse_weight(words: list[str]) -> Weight:
+    pattern, equals, times = words[0].rpartition("=")
+    if not (pattern and equals and times.isdecimal()):
+        raise ValueError(f"{words[0]!r} is not of the form GLOB=W, such as 'docs_*.bin=4'")
+    return Weight(pattern, int(times))
+
+
+WeightOption = Annotated[
+    Weight,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="GLOB=W",
+        instance_from_str=_parse_weight,
+        is_instance=lambda value: isinstance(value, Weight),
+        str_from_instance=lambda value: [f"{value.pattern}={value.times}"],
+    ),
+]
+
+
 def _parse_size(words: list[str]) -> int:
     """A number of bytes, such as 2G, 500M or 1500000000; G is 2^30."""
     number, unit = words[0], 1
@@ -108,11 +135,12 @@ def _vocabulary(
     return known_vocabulary(sources.heads(), size=vocab_size, bos_id=bos_id, fingerprint=fingerprint)
 
 
-def _sources(patterns: tuple[Path, ...]) -> "Sources":
+def _sources(patterns: tuple[Path, ...], weights: tuple[Weight, ...] = ()) -> "Sources":
     from hybridlm.data.shards import expand
     from hybridlm.oracle.sources import Sources
 
-    return Sources.of([path for pattern in patterns for path in expand(os.fspath(pattern))])
+    sources = Sources.of([path for pattern in patterns for path in expand(os.fspath(pattern))])
+    return sources.weighted([(weight.pattern, weight.times) for weight in weights])
 
 
 Estimator = Literal["dense", "sparse"]
@@ -145,6 +173,7 @@ def build(
     ray_address: str | None = None,
     dry_run: bool = False,
     json: bool = False,
+    weight: tuple[WeightOption, ...] = (),
 ) -> None:
     """Build a frozen oracle from training shards, from files of partial counts, or from both.
 
@@ -181,6 +210,8 @@ def build(
         dry_run: Write nothing, but say what memory, disk and time a sparse build on this machine will need.
             Takes some seconds, in which a sample of the shards is counted and built from.
         json: With --dry-run, one JSON object instead of a table.
+        weight: Files of a domain that matters more, and how often each document in them counts, from 1 to
+            1000 times (sparse).
     """
     from hybridlm.oracle.build import estimate_dense, estimate_sparse
     from hybridlm.oracle.dense_counting import Checkpoint, Tables, count
@@ -191,7 +222,7 @@ def build(
     if json and not dry_run:
         raise InputError("--json is for --dry-run")
     unfinished = _unfinished(out)
-    sources = _sources(shards)
+    sources = _sources(shards, weight)
     vocabulary = _vocabulary(sources, vocab_size, bos_id, tokenizer)
     dense_options = bool(buckets) or layout != "reference" or level is not None
     estimator = estimator or sources.estimator or ("dense" if dense_options else "sparse")
@@ -234,6 +265,7 @@ def build(
                 write_output(out, data)
         log.info("%s: %s bytes, sparse estimator", out, f"{len(data):,}")
         return
+    _refuse_weights(sources)
     if dry_run:
         raise InputError("--dry-run is for the sparse estimator; a dense oracle takes what its tables do")
     if max_bytes is not None:
@@ -282,6 +314,7 @@ def count(
     threads: Threads | None = None,
     memory: SizeOption = 4 << 30,
     checkpoint_seconds: Annotated[float, Range(0)] = 60.0,
+    weight: tuple[WeightOption, ...] = (),
 ) -> None:
     """Count shards into a file of partial counts, for `oracle merge` and `oracle build`.
 
@@ -305,13 +338,15 @@ def count(
         memory: About how much memory sparse may use, such as 2G (G is 2^30). The bytes don't depend on it.
         checkpoint_seconds: How often OUT.unfinished is written; 0 for after every shard. Sparse writes it
             whenever as many shards have been counted as fit the memory.
+        weight: Files of a domain that matters more, and how often each document in them counts, from 1 to
+            1000 times (sparse).
     """
     from hybridlm.oracle.dense_counting import Checkpoint, Tables
     from hybridlm.oracle.dense_counting import count as count_shards
     from hybridlm.oracle.sparse_counting import Ngrams, counted
 
     unfinished = _unfinished(out)
-    sources = _sources(shards)
+    sources = _sources(shards, weight)
     vocabulary = _vocabulary(sources, vocab_size, bos_id, tokenizer)
     estimator = estimator or sources.estimator or ("dense" if buckets else "sparse")
     if estimator == "sparse":
@@ -332,6 +367,7 @@ def count(
                 sparse_counts.save(out)
             _log_counts(sparse_counts, sparse_counts.nbytes, out)
         return
+    _refuse_weights(sources)
     tables = Tables(vocabulary, orders, {bucket.order: bucket.rows for bucket in buckets})
     checkpoint = None if unfinished is None else Checkpoint(unfinished, checkpoint_seconds)
     with nullcontext() if checkpoint is None else checkpoint.held():
@@ -339,7 +375,14 @@ def count(
         _save_counts(counts, out, threads)
 
 
-def merge(parts: Files, out: Out, threads: Threads | None = None) -> None:
+def _refuse_weights(sources: "Sources") -> None:
+    if sources.weights:
+        raise InputError("--weight is for sparse counts; those of the dense estimator have none")
+
+
+def merge(
+    parts: Files, out: Out, threads: Threads | None = None, weight: tuple[WeightOption, ...] = ()
+) -> None:
     """Add up files of partial counts, all of the dense estimator or all of the sparse one.
 
     They must have been counted with the same options, and no shard twice. The bytes are those of counting
@@ -349,13 +392,15 @@ def merge(parts: Files, out: Out, threads: Threads | None = None) -> None:
         parts: Files that `oracle count` or `oracle merge` made (globs are understood too).
         out: The file of their sum; - is standard output.
         threads: Threads to use; all cores by default. The bytes don't depend on it.
+        weight: Files of a domain that matters more, and how often each document in them counts, from 1 to
+            1000 times (sparse).
     """
     from hybridlm.files import scratch_folder
     from hybridlm.oracle.dense_counting import merge as merge_dense
     from hybridlm.oracle.sparse_counting import merge as merge_sparse
 
     check_output(out)
-    sources = _sources(parts)
+    sources = _sources(parts, weight)
     if sources.shards:
         raise InputError(f"{sources.shards[0]}: not a file of partial counts; `oracle count` makes them")
     if sources.sparse_counts and sources.dense_counts:
@@ -365,13 +410,16 @@ def merge(parts: Files, out: Out, threads: Threads | None = None) -> None:
         )
     if sources.sparse_counts and (is_standard(out) or is_written_through(out)):
         with scratch_folder() as folder:
-            merged = merge_sparse(sources.sparse_counts, folder / "merged", threads=threads)
+            merged = merge_sparse(
+                sources.sparse_counts, folder / "merged", weights=sources.weights, threads=threads
+            )
             write_output(out, merged.to_bytes())
         _log_counts(merged, merged.nbytes, out)
     elif sources.sparse_counts:
-        merged = merge_sparse(sources.sparse_counts, out, threads=threads)
+        merged = merge_sparse(sources.sparse_counts, out, weights=sources.weights, threads=threads)
         _log_counts(merged, merged.nbytes, out)
     else:
+        _refuse_weights(sources)
         _save_counts(merge_dense(sources.dense_counts, threads=threads), out, threads)
 
 

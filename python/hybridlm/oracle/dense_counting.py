@@ -15,7 +15,7 @@ from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import InputError
 from hybridlm.files import atomic_write_bytes, exclusive, read_bytes
 from hybridlm.oracle.context_hash import verify_hash_twins
-from hybridlm.oracle.resume import not_yet_counted
+from hybridlm.oracle.resume import identified, not_yet_counted
 from hybridlm.oracle.sources import Paths, Sources
 from hybridlm.oracle.vocabularies import (
     DEFAULT_VOCABULARY,
@@ -110,7 +110,7 @@ class Checkpoint:
                 f"tokenizer, orders or rows; remove {self.path} to start afresh"
             )
         counted = {content: name for name, _, content in saved.shards}
-        return saved, not_yet_counted(shards, counted, self.path, threads)
+        return saved, not_yet_counted(identified(shards, threads), counted, self.path)
 
     def save(self, counts: _core.NgramCounts, threads: int) -> None:
         atomic_write_bytes(self.path, counts.to_bytes(threads))

@@ -18,7 +18,6 @@ from hybridlm import _core
 from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import InputError
 from hybridlm.files import scratch_folder
-from hybridlm.oracle.dense_counting import groups
 from hybridlm.oracle.sparse_counting import DEFAULT_MEMORY, Task, check_memory, group_tokens
 from hybridlm.threads import thread_count
 
@@ -83,11 +82,10 @@ def forecast(
     if tokens == 0:
         raise InputError("the shards hold no tokens")
     sample = _Sample(task, sizes, max_bytes, thread_count(threads))
-    of_groups = [
-        sum(sizes[shard] for shard in group) for group in groups(task.shards, sizes, group_tokens(memory))
-    ]
-    in_memory = len(of_groups) == 1 and not task.given
-    given = sum(counts.nbytes for counts in task.given) / sample.bytes_per_ngram
+    cut = list(task.groups(task.shards, sizes, group_tokens(memory)))
+    of_groups = [sum(sizes[shard] for shard in group) for _, group in cut]
+    in_memory = len(of_groups) == 1 and not task.given and not any(weight > 1 for weight, _ in cut)
+    given = sum(part.counts.nbytes for part in task.given) / sample.bytes_per_ngram
     ngrams = sample.ngrams_of(tokens) + given
     of_files = sum(sample.ngrams_of(group) for group in of_groups) + given
     candidates = min(ngrams, _core.SPARSE_CANDIDATES_PER_BYTE * max_bytes)
@@ -101,7 +99,7 @@ def forecast(
     took += sample.discounts * (min(tokens, _DISCOUNT_TOKENS) / min(sample.tokens, _DISCOUNT_TOKENS))
     took += sample.choice * (min(max_bytes, _MOST_BYTES_PER_NGRAM * ngrams) / sample.bytes_built)
     return Forecast(
-        tokens=tokens + sum(counts.tokens for counts in task.given),
+        tokens=tokens + sum(part.counts.tokens for part in task.given),
         groups=len(of_groups),
         ngrams=round(ngrams),
         candidates=round(candidates),

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from hybridlm import _core
 from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import InputError
-from hybridlm.oracle.dense_counting import groups
 from hybridlm.oracle.ray_cluster import (
     MAX_RETRIES,
     TASKS_PER_CPU,
@@ -86,9 +85,8 @@ class _Build:
 
     def run(self, max_bytes: int, threads: int) -> bytes:
         try:
-            heads, merged = self._merged()
+            head, merged = self._merged()
             histograms = self._fetch("merging", [found for found, _ in merged])
-            head = _core.SparseCounts.from_bytes(_core.SparseCounts.heads(heads))
             self._check(head, histograms)
             histogram = np.sum([found.histogram for found in histograms], axis=0)
             cutoff = _core.sparse_cutoff(histogram.tolist(), max_bytes, self._memory)
@@ -118,26 +116,28 @@ class _Build:
         results: list[Any] = fetched(self._ray, running, self._threads)
         return results
 
-    def _merged(self) -> tuple[list[_core.SparseCounts], list[tuple[Any, Any]]]:
-        """The heads of all counts; and for each range the results of the task that adds up its counts."""
+    def _merged(self) -> tuple[_core.SparseCounts, list[tuple[Any, Any]]]:
+        """The head of all counts; and for each range the results of the task that adds up its counts."""
         task = self._task
         sizes = {shard: _core.shard_tokens(shard) for shard in task.shards}
         frequencies = _frequencies(task.shards, task.vocabulary.size)
         bounds = ranges(frequencies, min(_RANGES_PER_SLOT * self._slots, _MOST_RANGES))
         most = min(self._memory // BYTES_PER_TOKEN, -(-sum(sizes.values()) // (self._slots * TASKS_PER_CPU)))
         count = self._remote(_count, "count", len(bounds))
-        counted = [
-            count(absolute(group), task.vocabulary, task.order, bounds, self._memory, self._threads)
-            for group in groups(task.shards, sizes, most)
-        ]
+        weights = [part.weight for part in task.given]
+        counted = []
+        for weight, group in task.groups(task.shards, sizes, most):
+            paths = absolute(group)
+            counted.append(count(paths, task.vocabulary, task.order, bounds, self._memory, self._threads))
+            weights.append(weight)
         heads = self._fetch("counting", [head for head, *_ in counted])
-        parts = [parts for _, *parts in counted]
-        for counts in task.given:
-            parts.append([self._ray.put(part) for part in _cut(counts, bounds)])
+        parts = [[self._ray.put(part) for part in _cut(given.counts, bounds)] for given in task.given]
+        parts += [parts for _, *parts in counted]
         merge = self._remote(_merge, "merge", 2)
-        merged = [merge(self._threads, *of_range) for of_range in zip(*parts, strict=True)]
-        given = [_core.SparseCounts.heads([counts]) for counts in task.given]
-        return [_core.SparseCounts.from_bytes(head) for head in given + heads], merged
+        merged = [merge(self._threads, weights, *of_range) for of_range in zip(*parts, strict=True)]
+        given = [_core.SparseCounts.heads([part.counts]) for part in task.given]
+        all_heads = [_core.SparseCounts.from_bytes(head) for head in given + heads]
+        return _core.SparseCounts.from_bytes(_core.SparseCounts.heads(all_heads, weights)), merged
 
     def _check(self, head: _core.SparseCounts, merged: Sequence["_Merged"]) -> None:
         tokens = sum(found.tokens for found in merged)
@@ -179,9 +179,9 @@ def _count(
     return _core.SparseCounts.heads([counts]), *_cut(counts, bounds)
 
 
-def _merge(threads: int, *parts: Part) -> tuple[_Merged, Part]:
+def _merge(threads: int, weights: list[int], *parts: Part) -> tuple[_Merged, Part]:
     """On a worker: what the driver is told of a range, and its counts."""
-    counts = _core.SparseCounts.add([_core.SparseCounts.unnamed(*part) for part in parts], threads)
+    counts = _core.SparseCounts.add([_core.SparseCounts.unnamed(*part) for part in parts], threads, weights)
     found = _Merged(counts.histogram(threads), counts.tokens, counts.has_document_token)
     return found, (counts.to_bytes(), counts.tokens)
 

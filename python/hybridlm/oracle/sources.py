@@ -2,13 +2,13 @@
 
 import logging
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from hybridlm import _core
-from hybridlm.data.shards import ShardHead, is_validation_shard, known_vocabulary
+from hybridlm.data.shards import ShardHead, expand, is_validation_shard, known_vocabulary
 from hybridlm.data.vocabulary import DEFAULT_BOS, Vocabulary
 from hybridlm.errors import InputError
 from hybridlm.files import open_to_read
@@ -17,6 +17,8 @@ from hybridlm.oracle.vocabularies import VocabularyLike
 log = logging.getLogger("hybridlm.oracle")
 
 Estimator = Literal["dense", "sparse"]
+
+MAX_WEIGHT = 1000
 
 Paths = Sequence[str | os.PathLike[str]]
 
@@ -28,6 +30,8 @@ class Sources:
     shards: tuple[str, ...]
     dense_counts: tuple[str, ...]
     sparse_counts: tuple[str, ...]
+    weights: Mapping[str, int] = field(default_factory=dict)
+    """As how many copies of itself a path counts, where it isn't one."""
 
     @classmethod
     def of(cls, sources: "Paths | Sources") -> "Sources":
@@ -51,6 +55,25 @@ class Sources:
     def estimator(self) -> Estimator | None:
         """That of the partial counts, if there are any."""
         return "sparse" if self.sparse_counts else "dense" if self.dense_counts else None
+
+    def weighted(self, weights: Iterable[tuple[str | os.PathLike[str], int]]) -> "Sources":
+        """The same with weights: each is for the given files among those that a path or glob stands for.
+
+        Raises InputError where there are none, where a file gets two, and for a weight out of range.
+        """
+        chosen = dict(self.weights)
+        given = {Path(path).resolve(): path for path in self.shards + self.dense_counts + self.sparse_counts}
+        for pattern, weight in weights:
+            if not 1 <= weight <= MAX_WEIGHT:
+                raise InputError(f"weights are whole numbers from 1 to {MAX_WEIGHT}, not {weight}")
+            paths = [given[path] for path in map(Path.resolve, expand(os.fspath(pattern))) if path in given]
+            if not paths:
+                raise InputError(f"{os.fspath(pattern)} is given a weight, but is none of the files to count")
+            for path in paths:
+                if path in chosen:
+                    raise InputError(f"{path}: given two weights, {chosen[path]} and {weight}")
+                chosen[path] = weight
+        return replace(self, weights=chosen)
 
     def heads(self) -> list[ShardHead]:
         """The shards' sizes. Raises FormatError or OSError."""

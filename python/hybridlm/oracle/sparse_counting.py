@@ -9,8 +9,8 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hybridlm import _core
@@ -18,7 +18,7 @@ from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import InputError
 from hybridlm.files import exclusive, scratch_folder
 from hybridlm.oracle.dense_counting import MAX_ORDER, groups
-from hybridlm.oracle.resume import not_yet_counted
+from hybridlm.oracle.resume import identified, not_yet_counted
 from hybridlm.oracle.sources import Paths, Sources
 from hybridlm.oracle.vocabularies import (
     VocabularyLike,
@@ -70,6 +70,14 @@ class Ngrams:
         return Ngrams(self.asked or found, counts.order)
 
 
+@dataclass(frozen=True)
+class Weighted:
+    """Counts, and as how many copies of themselves they count."""
+
+    counts: _core.SparseCounts
+    weight: int = 1
+
+
 class _Folder:
     """Where files of counts go. With a path it is a folder to resume from, else a temporary one."""
 
@@ -111,42 +119,54 @@ class _Folder:
             if not path.exists():
                 return path
 
-    def resume(
-        self, shards: Sequence[str], vocabulary: Vocabulary, order: int, threads: int
-    ) -> tuple[list[_core.SparseCounts], list[str]]:
+    def resume(self, task: "Task", threads: int) -> tuple[list[Weighted], list[str]]:
         """The counts that an interrupted run left, and the shards still to be counted.
 
-        Raises InputError when they are of something else, or of a shard that is not given.
+        Raises InputError when they are of something else, or of a shard that is not given, or of shards that
+        have different weights now.
         """
         if not self._resumable or self._path is None or not self._path.exists():
-            return [], list(shards)
+            return [], list(task.shards)
         advice = f"remove {self._path} to start afresh"
         if not self._path.is_dir():
             raise InputError(f"{self._path}: not what a sparse build leaves when interrupted; {advice}")
         found = [_core.SparseCounts.open(path) for path in sorted(self._path.glob(f"{_PART}*.part"))]
         counted = {}
         for counts in found:
-            if (vocabulary_of(counts), counts.order) != (vocabulary, order):
+            if (vocabulary_of(counts), counts.order) != (task.vocabulary, task.order):
                 raise InputError(
                     f"{self._path}: an interrupted run left counts of another vocabulary, document token, "
                     f"tokenizer or order; {advice}"
                 )
             counted.update({content: name for name, _, content in counts.shards})
-        return found, not_yet_counted(shards, counted, self._path, threads)
+        given = identified(task.shards, threads)
+        rest = not_yet_counted(given, counted, self._path)
+        weights = {content: task.weight(shard) for shard, content in given}
+        parts = []
+        for counts in found:
+            weights_of_part = {weights[content] for _, _, content in counts.shards}
+            if len(weights_of_part) > 1:
+                names = ", ".join(name for name, _, _ in counts.shards)
+                raise InputError(
+                    f"{self._path}: an interrupted run has counted {names} together, which have different "
+                    f"weights now; {advice}"
+                )
+            parts.append(Weighted(counts, *weights_of_part))
+        return parts, rest
 
-    def merge(
-        self, parts: Sequence[_core.SparseCounts], threads: int, out: Path | None = None
-    ) -> _core.SparseCounts:
+    def merge(self, parts: Sequence[Weighted], threads: int, out: Path | None = None) -> _core.SparseCounts:
         """The sum of ``parts``, in the file ``out`` if given."""
         parts = list(parts)
         while len(parts) > _FAN_IN:
-            parts = [*parts[_FAN_IN:], self._merge(parts[:_FAN_IN], self.file("merged"), threads)]
+            merged = self._merge(parts[:_FAN_IN], self.file("merged"), threads)
+            parts = [*parts[_FAN_IN:], Weighted(merged)]
         return self._merge(parts, out or self.file("merged"), threads)
 
     @staticmethod
-    def _merge(parts: list[_core.SparseCounts], out: Path, threads: int) -> _core.SparseCounts:
-        with Progress("merging", sum(part.nbytes for part in parts), "bytes") as progress:
-            return _core.SparseCounts.merge(parts, out, threads, progress.update)
+    def _merge(parts: list[Weighted], out: Path, threads: int) -> _core.SparseCounts:
+        counts, weights = [part.counts for part in parts], [part.weight for part in parts]
+        with Progress("merging", sum(part.nbytes for part in counts), "bytes") as progress:
+            return _core.SparseCounts.merge(counts, out, threads, progress.update, weights)
 
 
 @dataclass(frozen=True)
@@ -154,11 +174,25 @@ class Task:
     """What is to be counted, once it is certain that it can be."""
 
     shards: tuple[str, ...]
-    given: tuple[_core.SparseCounts, ...]
+    given: tuple[Weighted, ...]
     """Of files of partial counts."""
     vocabulary: Vocabulary
     order: int
     asked: Vocabulary | None
+    weights: Mapping[str, int] = field(default_factory=dict)
+    """Of shards that count as more than one copy of themselves."""
+
+    def weight(self, shard: str) -> int:
+        return self.weights.get(shard, 1)
+
+    def groups(
+        self, shards: Sequence[str], sizes: Mapping[str, int], limit: int
+    ) -> Iterator[tuple[int, list[str]]]:
+        """Weights, and groups of shards that have them. A group ends once it has ``limit`` tokens."""
+        for weight in sorted({self.weight(shard) for shard in shards}):
+            of_weight = [shard for shard in shards if self.weight(shard) == weight]
+            for group in groups(of_weight, sizes, limit):
+                yield weight, group
 
     @classmethod
     def of(cls, sources: Paths | Sources, ngrams: Ngrams | None = None) -> "Task":
@@ -168,17 +202,21 @@ class Task:
             raise InputError(
                 f"{classified.dense_counts[0]}: counts of the dense estimator; count the shards as sparse"
             )
-        given = tuple(_core.SparseCounts.open(path) for path in classified.sparse_counts)
+        weights = classified.weights
+        given = tuple(
+            Weighted(_core.SparseCounts.open(path), weights.get(path, 1)) for path in classified.sparse_counts
+        )
         ngrams = ngrams or Ngrams()
         asked = ngrams.asked
         of_counts = None
         if given:
-            ngrams, of_counts = ngrams.of(given[0], classified.sparse_counts[0]), vocabulary_of(given[0])
+            first = given[0].counts
+            ngrams, of_counts = ngrams.of(first, classified.sparse_counts[0]), vocabulary_of(first)
         vocabulary = classified.vocabulary(ngrams.vocabulary, of_counts)
         order = DEFAULT_ORDER if ngrams.order is None else ngrams.order
         if not 2 <= order <= MAX_ORDER:
             raise InputError(f"a sparse oracle has order 2 to {MAX_ORDER}, not {order}")
-        return cls(classified.shards, given, vocabulary, order, asked)
+        return cls(classified.shards, given, vocabulary, order, asked, weights)
 
 
 def check_memory(memory: int) -> None:
@@ -217,40 +255,46 @@ def counted(
     native = thread_count(threads)
     together = group_tokens(memory)
     with _Folder(unfinished) as folder:
-        found, rest = folder.resume(task.shards, task.vocabulary, task.order, native)
+        found, rest = folder.resume(task, native)
         if rest:
             # Every header is looked at before the long work begins.
             sizes = {shard: _core.shard_tokens(shard) for shard in rest}
-            todo = list(groups(rest, sizes, 0 if every_shard else together))
+            todo = list(task.groups(rest, sizes, 0 if every_shard else together))
             total = sum(sizes.values())
             fits = total <= together and not every_shard
             done = 0
             with Progress("counting", total, "tokens") as progress:
-                for group in todo:
+                for weight, group in todo:
 
                     def report(tokens: int, before: int = done) -> None:
                         progress.update(before + tokens)
 
                     out = None if fits else folder.file()
-                    found.append(
-                        _core.SparseCounts.count(
-                            group, task.vocabulary, task.order, memory, out, native, report
-                        )
+                    group_counts = _core.SparseCounts.count(
+                        group, task.vocabulary, task.order, memory, out, native, report
                     )
+                    found.append(Weighted(group_counts, weight))
                     done += sum(sizes[shard] for shard in group)
         parts = [*task.given, *found]
-        counts = parts[0] if len(parts) == 1 else folder.merge(parts, native)
+        only = parts[0] if len(parts) == 1 and parts[0].weight == 1 else None
+        counts = folder.merge(parts, native) if only is None else only.counts
         warn_about(counts, task.asked)
         yield counts
 
 
 def merge(
-    paths: Sequence[str | os.PathLike[str]], out: Path, *, threads: int | None = None
+    paths: Sequence[str | os.PathLike[str]],
+    out: Path,
+    *,
+    weights: Mapping[str, int] | None = None,
+    threads: int | None = None,
 ) -> _core.SparseCounts:
     """Writes the sum of files of sparse partial counts to ``out``, in constant memory.
 
-    Raises FormatError, OSError, or InputError when options differ or a shard has been counted twice.
+    A file counts as many times as ``weights`` says of its path, once where it says nothing. Raises
+    FormatError, OSError, or InputError when options differ or a shard has been counted twice.
     """
     with _Folder(None) as folder:
-        parts = [_core.SparseCounts.open(path) for path in paths]
+        weights = weights or {}
+        parts = [Weighted(_core.SparseCounts.open(path), weights.get(os.fspath(path), 1)) for path in paths]
         return folder.merge(parts, thread_count(threads), out)

@@ -15,15 +15,25 @@ use crate::oracle::sparse::build::{self, Config, Corpus};
 use crate::oracle::sparse::counting::count_shards;
 use crate::oracle::sparse::cutoff::Histogram;
 use crate::oracle::sparse::fragment::Fragment;
+use crate::oracle::sparse::merge::{self, Part};
 use crate::oracle::sparse::ngram::NgramSpec;
-use crate::oracle::sparse::{counts, counts_file, merge};
+use crate::oracle::sparse::{counts, counts_file};
 use crate::parallel::Control;
 use crate::vocabulary::Vocabulary;
-use crate::Result;
+use crate::{Error, Result};
 
 #[pyclass(module = "hybridlm._core", frozen)]
 struct SparseCounts {
     core: counts::SparseCounts,
+}
+
+/// Counts and their weights, all 1 if none are given.
+fn weighted<'a>(parts: &'a [PyRef<'_, SparseCounts>], weights: Option<Vec<u32>>) -> Result<Vec<Part<'a>>> {
+    let weights = weights.unwrap_or_else(|| vec![1; parts.len()]);
+    if weights.len() != parts.len() {
+        return Err(Error::input(format!("{} weights for {} counts", weights.len(), parts.len())));
+    }
+    Ok(parts.iter().zip(weights).map(|(part, weight)| Part { counts: &part.core, weight }).collect())
 }
 
 #[pymethods]
@@ -70,15 +80,16 @@ impl SparseCounts {
     }
 
     #[staticmethod]
-    #[pyo3(signature = (parts, out, threads=1, progress=None))]
+    #[pyo3(signature = (parts, out, threads=1, progress=None, weights=None))]
     fn merge(
         py: Python<'_>,
         parts: Vec<PyRef<'_, SparseCounts>>,
         out: PathBuf,
         threads: usize,
         progress: Option<&Bound<'_, PyAny>>,
+        weights: Option<Vec<u32>>,
     ) -> PyResult<Self> {
-        let parts: Vec<&counts::SparseCounts> = parts.iter().map(|part| &part.core).collect();
+        let parts = weighted(&parts, weights)?;
         let merge = |control: &Control| -> Result<_> {
             merge::merge(&parts, AtomicFile::create(&out)?, &out, threads, control)?.commit()?;
             counts::SparseCounts::open(&out, control)
@@ -88,20 +99,26 @@ impl SparseCounts {
 
     /// The sum of what `beginning_with` made of the same tokens.
     #[staticmethod]
-    #[pyo3(signature = (parts, threads=1))]
-    fn add(py: Python<'_>, parts: Vec<PyRef<'_, SparseCounts>>, threads: usize) -> PyResult<Self> {
-        let parts: Vec<&counts::SparseCounts> = parts.iter().map(|part| &part.core).collect();
-        let total = parts.iter().fold(0u64, |total, part| total.saturating_add(part.tokens()));
-        let add = |control: &Control| {
-            let sum = merge::merge(&parts, Vec::new(), Path::new("counts"), threads, control)?;
-            counts::SparseCounts::unnamed(sum, total, control)
-        };
+    #[pyo3(signature = (parts, threads=1, weights=None))]
+    fn add(
+        py: Python<'_>,
+        parts: Vec<PyRef<'_, SparseCounts>>,
+        threads: usize,
+        weights: Option<Vec<u32>>,
+    ) -> PyResult<Self> {
+        let parts = weighted(&parts, weights)?;
+        let add = |control: &Control| merge::add(&parts, threads, control);
         Ok(Self { core: interruptible(py, None, add)? })
     }
 
     #[staticmethod]
-    fn heads<'py>(py: Python<'py>, parts: Vec<PyRef<'py, SparseCounts>>) -> PyResult<Bound<'py, PyBytes>> {
-        let parts: Vec<&counts::SparseCounts> = parts.iter().map(|part| &part.core).collect();
+    #[pyo3(signature = (parts, weights=None))]
+    fn heads<'py>(
+        py: Python<'py>,
+        parts: Vec<PyRef<'py, SparseCounts>>,
+        weights: Option<Vec<u32>>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let parts = weighted(&parts, weights)?;
         let heads = py.detach(|| merge::heads(&parts))?;
         Ok(PyBytes::new(py, &heads))
     }
@@ -169,6 +186,12 @@ impl SparseCounts {
     #[getter]
     fn shards(&self) -> Vec<(String, u64, String)> {
         self.core.shards().iter().map(described).collect()
+    }
+
+    /// How often each of them was counted.
+    #[getter]
+    fn weights(&self) -> Vec<u32> {
+        self.core.shards().iter().map(|shard| shard.weight).collect()
     }
 
     fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {

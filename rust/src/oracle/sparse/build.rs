@@ -280,7 +280,7 @@ impl Job {
     fn encode(&self, control: &Control) -> Result<Vec<u8>> {
         let pair = [&*self.pair[0], &*self.pair[1]];
         match &self.suffixes {
-            None => order_stream::encode_continuations(pair, &self.symbols, control),
+            None => order_stream::encode_continuations(pair, &self.symbols, true, control),
             Some(suffixes) => order_stream::encode_weights(pair, &self.symbols, suffixes, control),
         }
     }

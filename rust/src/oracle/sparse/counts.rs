@@ -78,7 +78,7 @@ impl SparseCounts {
         &self.shards
     }
 
-    /// Tokens that were counted.
+    /// Tokens that were counted, each as often as its shard was.
     pub fn tokens(&self) -> u64 {
         self.tokens
     }

@@ -12,10 +12,11 @@
 //! | bytes | |
 //! |---|---|
 //! | 4 | magic, 0x4E475343 |
-//! | 4 | version, 2 |
+//! | 4 | version, 3 |
 //! | 4, 4, 4 | vocabulary, order, number of shards |
 //! | 4, 32 | document token, fingerprint of the tokenizer (zeros: not known); not in version 1 |
 //! | 32, 8, 2, n per shard | as in other partial counts |
+//! | 4 per shard | its weight; not before version 3 |
 //! | 4, n | length n of a zstd frame, the frame: the sample |
 //! | 2, 4, 4, n per chunk | first token, number of n-grams, length n of a zstd frame, the frame |
 //! | 10 | zeros |
@@ -34,9 +35,11 @@ use crate::vocabulary::Vocabulary;
 use crate::{zstd_frame, Error, Result};
 
 pub const MAGIC: u32 = 0x4E47_5343;
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Counts of a vocabulary that isn't known beyond its size.
 const VERSION_WITHOUT_IDENTITY: u32 = 1;
+/// The last one in which all shards are counted once.
+const LAST_WITHOUT_WEIGHTS: u32 = 2;
 
 /// Bytes read at a time where they are only hashed.
 const PIECE: usize = 1 << 16;
@@ -66,6 +69,7 @@ impl<'a, W: Write> Writer<'a, W> {
         for shard in shards {
             write_record(&mut header, shard);
         }
+        header.extend(shards.iter().flat_map(|shard| shard.weight.to_le_bytes()));
         let frame = zstd_frame::compress(&sample.pack(), ZSTD_LEVEL, &Control::default())?;
         header.extend((frame.len() as u32).to_le_bytes());
         header.extend(frame);
@@ -100,6 +104,7 @@ pub fn forge(data: &mut [u8]) {
 pub struct Scanned {
     pub spec: NgramSpec,
     pub shards: Vec<CountedShard>,
+    /// Of all shards, each as often as it was counted.
     pub tokens: u64,
     pub sample: Sample,
     pub chunks: Vec<Chunk>,
@@ -145,6 +150,13 @@ impl<R: Read> Scanner<'_, R> {
     }
 }
 
+/// The tokens of shards, each as often as it is counted; none where they don't fit 64 bits.
+pub fn weighted_tokens(shards: &[CountedShard]) -> Option<u64> {
+    shards.iter().try_fold(0u64, |sum, shard| {
+        shard.tokens.checked_mul(u64::from(shard.weight)).and_then(|tokens| sum.checked_add(tokens))
+    })
+}
+
 /// Reads a file but for its chunks, and checks its checksum.
 pub fn scan(input: impl Read, path: &Path, control: &Control) -> Result<Scanned> {
     let mut scanner = Scanner { input, path, hasher: blake3::Hasher::new(), offset: 0 };
@@ -166,11 +178,23 @@ pub fn scan(input: impl Read, path: &Path, control: &Control) -> Result<Scanned>
         Vocabulary::read_identity(vocab_size, &mut scanner)?
     };
     let spec = NgramSpec::new(vocabulary, order).map_err(|error| scanner.error(error))?;
-    let (shards, tokens) = read_records(&mut scanner, shard_count, &path.display().to_string())?;
+    let (mut shards, mut tokens) = read_records(&mut scanner, shard_count, &path.display().to_string())?;
+    let has_weights = version > LAST_WITHOUT_WEIGHTS;
+    if has_weights {
+        for shard in &mut shards {
+            shard.weight = scanner.u32("a shard's weight")?;
+            if shard.weight == 0 {
+                return Err(scanner.error("a shard of weight 0"));
+            }
+        }
+        tokens = weighted_tokens(&shards)
+            .ok_or_else(|| scanner.error("the shards' tokens, times their weights, don't fit 64 bits"))?;
+    }
     let length = scanner.u32("the sample's length")? as usize;
     let frame = scanner.bytes(length, "the sample")?;
     let name = format!("{}: at offset {}", path.display(), scanner.offset - length as u64);
-    let sample = Sample::unpack(&zstd_frame::decompress(&frame, Sample::LONGEST, &name)?, spec.vocab_size())
+    let sample = zstd_frame::decompress(&frame, Sample::LONGEST, &name)?;
+    let sample = Sample::unpack(&sample, spec.vocab_size(), has_weights)
         .map_err(|detail| Error::format(name, detail))?;
     let mut chunks: Vec<Chunk> = Vec::new();
     loop {

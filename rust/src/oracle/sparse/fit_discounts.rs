@@ -5,12 +5,18 @@
 //! fixed, this is affine in the values of D at its knots, so the log-likelihood is concave in them and Newton's method
 //! finds its maximum. All else, above all the lower orders' masses, depends on the discounts in turn, so this is repeated
 //! a few times.
+//!
+//! A document of weight W counts as W documents of the same text, among the counted ones and among those held out.
+
+use std::collections::BTreeMap;
 
 use super::counting::count_streams;
+use super::counts::SparseCounts;
 use super::discount::{basis, discount, Discount, Discounts, KNOTS};
 use super::estimate::FullModel;
+use super::merge::{add, Part};
 use super::ngram::NgramSpec;
-use super::sample::Sample;
+use super::sample::{Document, Sample};
 use super::trie::Trie;
 use crate::parallel::{self, Control};
 use crate::Result;
@@ -22,21 +28,32 @@ const ROUNDS: usize = 3;
 
 /// Fits discounts to the documents of a sample.
 pub fn fit(sample: &Sample, spec: NgramSpec, threads: usize, control: &Control) -> Result<Discounts> {
-    let mut discounts = Discounts::default();
     let (mut counted, mut held_out) = (Vec::new(), Vec::new());
     for (index, document) in sample.documents().enumerate() {
         if index % HELD_OUT == HELD_OUT - 1 { &mut held_out } else { &mut counted }.push(document);
     }
+    fit_divided(&counted, &held_out, spec, threads, control)
+}
+
+/// Fits discounts with which `counted` makes `held_out` likeliest.
+fn fit_divided(
+    counted: &[&Document],
+    held_out: &[&Document],
+    spec: NgramSpec,
+    threads: usize,
+    control: &Control,
+) -> Result<Discounts> {
+    let mut discounts = Discounts::default();
     if held_out.is_empty() {
         return Ok(discounts);
     }
-    let counted = count_streams(&counted, spec, threads, control)?;
+    let counted = count_weighted(counted, spec, threads, control)?;
     let trie = Trie::build(&counted, 0, threads, control)?;
     for _ in 0..ROUNDS {
         let full = FullModel::estimate(&trie, &discounts, threads, control)?;
         let sums = sums(&trie, &full, &discounts, threads, control)?;
         let met = Met { trie: &trie, full: &full, discounts: &discounts, sums: &sums };
-        let events = met.events(&held_out, threads, control)?;
+        let events = met.events(held_out, threads, control)?;
         let jobs = discounts.0.iter_mut().zip(&events).enumerate().skip(2).collect();
         parallel::for_each(threads, jobs, |(n, (discount, events)): (usize, (&mut Discount, _))| {
             *discount = maximise(*discount, &terms(&trie, &full.masses[n], n, events));
@@ -44,6 +61,29 @@ pub fn fit(sample: &Sample, spec: NgramSpec, threads: usize, control: &Control) 
         })?;
     }
     Ok(discounts)
+}
+
+/// Counts documents, each as often as its weight says.
+fn count_weighted(
+    documents: &[&Document],
+    spec: NgramSpec,
+    threads: usize,
+    control: &Control,
+) -> Result<SparseCounts> {
+    let mut by_weight: BTreeMap<u32, Vec<&[u16]>> = BTreeMap::new();
+    for Document { tokens, weight } in documents {
+        by_weight.entry(*weight).or_default().push(tokens);
+    }
+    if let Some(streams) = by_weight.get(&1).filter(|_| by_weight.len() == 1) {
+        return count_streams(streams, spec, threads, control);
+    }
+    let counted = by_weight
+        .iter()
+        .map(|(&weight, streams)| Ok((count_streams(streams, spec, threads, control)?, weight)))
+        .collect::<Result<Vec<_>>>()?;
+    let parts: Vec<Part> = counted.iter().map(|(counts, weight)| Part { counts, weight: *weight }).collect();
+    // A build's progress isn't counted in bytes.
+    add(&parts, threads, &Control::default())
 }
 
 /// Of a context: the mass of its continuations, and what they pass on of it.
@@ -88,6 +128,8 @@ struct Event {
     context: u32,
     /// The context's continuation by the token, where the trie has it.
     found: Option<u32>,
+    /// As often as its document is counted.
+    weight: u32,
     /// p(token | shorter context).
     lower: f32,
     /// What the orders above add to the token's probability, over their joint back-off weight.
@@ -104,7 +146,7 @@ struct Met<'a> {
 
 impl Met<'_> {
     /// The held-out tokens of each order, from 2 on, in the contexts that the trie has.
-    fn events(&self, documents: &[&[u16]], threads: usize, control: &Control) -> Result<Vec<Vec<Event>>> {
+    fn events(&self, documents: &[&Document], threads: usize, control: &Control) -> Result<Vec<Vec<Event>>> {
         let mut of_pieces: Vec<_> = documents.chunks(DOCUMENTS).map(|piece| (piece, Vec::new())).collect();
         parallel::for_each(threads, of_pieces.iter_mut().collect(), |(documents, events)| {
             events.resize_with(self.trie.order() + 1, Vec::new);
@@ -121,11 +163,11 @@ impl Met<'_> {
         Ok(events)
     }
 
-    fn add(&self, document: &[u16], events: &mut [Vec<Event>]) {
+    fn add(&self, document: &Document, events: &mut [Vec<Event>]) {
         let Self { trie, full, discounts, sums } = *self;
         // The n-gram of each order that ends at the previous token, from the empty one on.
         let mut contexts = vec![0];
-        for &token in document {
+        for &token in &document.tokens {
             let mut current = vec![0];
             // For each order from 2 on that knows the context: its own part of the probability, and its back-off
             // weight.
@@ -147,6 +189,7 @@ impl Met<'_> {
                 events[n].push(Event {
                     context: context as u32,
                     found: found.map(|index| index as u32),
+                    weight: document.weight,
                     lower,
                     above: 0.0,
                 });
@@ -169,8 +212,9 @@ impl Met<'_> {
 /// Documents that a thread meets at a time.
 const DOCUMENTS: usize = 16;
 
-/// Up to a factor that no discount changes, an event has probability `constant + slope · D`.
+/// Up to a factor that no discount changes, an event has probability `constant + slope · D`; it occurs `weight` times.
 struct Term {
+    weight: f64,
     constant: f64,
     slope: [f64; KNOTS.len()],
 }
@@ -194,7 +238,8 @@ fn terms(trie: &Trie, masses: &[f32], n: usize, events: &[Event]) -> Vec<Term> {
             for (slope, weight) in slope.iter_mut().zip(basis(mass)) {
                 *slope -= f64::from(weight);
             }
-            terms.push(Term { constant: f64::from(mass) + total * f64::from(event.above), slope });
+            let constant = f64::from(mass) + total * f64::from(event.above);
+            terms.push(Term { weight: f64::from(event.weight), constant, slope });
         }
     }
     terms
@@ -215,7 +260,7 @@ fn maximise(start: Discount, terms: &[Term]) -> Discount {
     };
     let likelihood = |at: &[f64; SIZE]| {
         let pull: f64 = at.iter().zip(&prior).map(|(a, p)| (a - p) * (a - p)).sum();
-        let sum: f64 = terms.iter().map(|term| value(term, at).ln()).sum();
+        let sum: f64 = terms.iter().map(|term| term.weight * value(term, at).ln()).sum();
         sum - 0.5 * STIFFNESS * pull
     };
     let mut at = bounded(prior);
@@ -226,7 +271,7 @@ fn maximise(start: Discount, terms: &[Term]) -> Discount {
         for term in terms {
             let value = value(term, &at);
             for ((gradient, row), slope) in gradient.iter_mut().zip(&mut curvature).zip(term.slope) {
-                let scaled = slope / value;
+                let scaled = term.weight * (slope / value);
                 *gradient += scaled;
                 for (curvature, other) in row.iter_mut().zip(term.slope) {
                     *curvature += scaled * other / value;
@@ -293,4 +338,56 @@ fn solve<const N: usize>(mut matrix: [[f64; N]; N], mut right: [f64; N]) -> [f64
         right[row] = (right[row] - known) / matrix[row][row];
     }
     right
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Documents of which a text of the language that `seed` names is made of.
+    fn documents(seed: u32, count: u32) -> Vec<Vec<u16>> {
+        let document = |index: u32| {
+            let mut state = seed * 1000 + index;
+            let mut next = || {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                state >> 16
+            };
+            let mut token = 0;
+            let mut step = || {
+                // Mostly what the language has after the last token.
+                token = if next() % 4 > 0 { (token * (3 + seed) + next() % 2) % 12 } else { next() % 12 };
+                2 + token as u16
+            };
+            [vec![1], (0..150).map(|_| step()).collect()].concat()
+        };
+        (0..count).map(document).collect()
+    }
+
+    fn weighted(documents: &[Vec<u16>], weight: u32) -> Vec<Document> {
+        documents.iter().map(|tokens| Document { tokens: tokens.clone(), weight }).collect()
+    }
+
+    /// Discounts fitted to documents of weights are those fitted to so many copies of them.
+    #[test]
+    fn a_weight_is_so_many_copies() {
+        let (one, other) = (documents(1, 30), documents(2, 20));
+        let spec = NgramSpec::new(14, 3).unwrap();
+        let fitted = |documents: Vec<Document>| {
+            let (counted, held_out): (Vec<_>, Vec<_>) =
+                documents.iter().partition(|document| document.tokens[1] % 3 > 0);
+            assert!(held_out.len() > 10);
+            fit_divided(&counted, &held_out, spec, 1, &Control::default()).unwrap()
+        };
+        let found = fitted([weighted(&one, 1), weighted(&other, 4)].concat());
+        let copies = vec![weighted(&other, 1); 4].concat();
+        let expected = fitted([weighted(&one, 1), copies].concat());
+        let unweighted = fitted([weighted(&one, 1), weighted(&other, 1)].concat());
+        let furthest = |other: Discounts| {
+            let differences = found.0[2..=3].iter().flatten().zip(other.0[2..=3].iter().flatten());
+            differences.map(|(found, other)| (found - other).abs()).fold(0.0, f32::max)
+        };
+        assert!(furthest(expected) < 1e-3, "{found:?}, not {expected:?}");
+        assert!(furthest(unweighted) > 0.05, "{found:?}");
+    }
 }

@@ -1,9 +1,9 @@
-//! The file format NGSP, version 3. Little-endian:
+//! The file format NGSP, version 4. Little-endian:
 //!
 //! | offset | | |
 //! |---|---|---|
 //! | 0 | 4 bytes | `NGSP` |
-//! | 4 | u32 | version, 3 |
+//! | 4 | u32 | version, 4 |
 //! | 8 | u32 | CRC-32 (IEEE) of all that follows |
 //! | 12 | u16 | order N, 1 to 8 |
 //! | 14 | u16 | zero |
@@ -17,7 +17,7 @@
 //! Order 1 has V n-grams. The streams are arithmetic-coded; see [`super::order_stream`] for those of order 2
 //! and above.
 //!
-//! Version 2 differs in those alone; see [`super::version_2`]. Version 1 has the same streams as version 2, but the
+//! Versions 2 and 3 differ in those alone; see [`super::version_2`] and [`super::continuations`]. Version 1 has the same streams as version 2, but the
 //! vocabulary is the u16 at offset 14, the orders follow at offset 24, and the document token is 1.
 
 use super::binary_coder::{hash, BinaryCoder, ContextMixer, Decoder, Encoder};
@@ -32,11 +32,13 @@ use crate::vocabulary::{self, Vocabulary, IDENTITY_BYTES};
 use crate::{Error, Result};
 
 pub const MAGIC: [u8; 4] = *b"NGSP";
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// Of a vocabulary that isn't known beyond its size.
 const VERSION_WITHOUT_IDENTITY: u32 = 1;
 /// Its streams and those before have a single part.
 const LAST_OF_ONE_PART: u32 = 2;
+/// Candidates aren't in blocks up to this one.
+const LAST_WITHOUT_BLOCKS: u32 = 3;
 
 const CHECKED_FROM: usize = 12;
 const VOCABULARY_AT: usize = 24;
@@ -282,7 +284,8 @@ fn read_order(
             found += continuations.len();
             visit(backoff, continuations);
         };
-        let read = order_stream::decode(&mut coders, [shorter, contexts], ngrams, threads, go_on, visit);
+        let (pair, has_blocks) = ([shorter, contexts], version > LAST_WITHOUT_BLOCKS);
+        let read = order_stream::decode(&mut coders, pair, has_blocks, ngrams, threads, go_on, visit);
         (read, coders.iter().all(is_finished))
     };
     read.map_err(|invalid| match invalid {
@@ -309,7 +312,7 @@ fn is_finished(coder: &Decoder<'_>) -> bool {
 
 const ANOTHER_LENGTH: &str = "has another length than its n-grams";
 
-/// A file of the same model in another version, 2 or 3.
+/// A file of the same model in another version, from 2 on.
 #[cfg(feature = "forge")]
 pub fn rewrite(data: &[u8], what: &str, version: u32) -> Result<Vec<u8>> {
     let header = read_header(data, what)?;
@@ -337,7 +340,7 @@ pub fn rewrite(data: &[u8], what: &str, version: u32) -> Result<Vec<u8>> {
         } else {
             let (pair, suffixes) = ([&shorter, &contexts], restore::suffixes(&shorter, &contexts, &symbols));
             order_stream::join([
-                order_stream::encode_continuations(pair, &symbols, &control)?,
+                order_stream::encode_continuations(pair, &symbols, version > LAST_WITHOUT_BLOCKS, &control)?,
                 order_stream::encode_weights(pair, &symbols, &suffixes, &control)?,
             ])
         };

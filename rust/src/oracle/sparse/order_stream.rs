@@ -39,7 +39,8 @@ struct Block {
     found: Vec<Suffix>,
 }
 
-/// Decodes one order with the coders of its two parts, on one thread or two. `limit` is the number of n-grams. `go_on` is
+/// Decodes one order with the coders of its two parts, on one thread or two. `has_blocks` says whether candidates are in
+/// blocks, as they are from version 4 on; `limit` is the number of n-grams. `go_on` is
 /// called from time to time with each coder and says whether to continue.
 ///
 /// `visit` is called for each context in turn with the step of its back-off weight, and with its continuations in the order
@@ -47,13 +48,14 @@ struct Block {
 pub fn decode<C: BinaryCoder + Send>(
     [continuations, weights]: &mut [C; 2],
     [shorter, contexts]: [&RestoredOrder; 2],
+    has_blocks: bool,
     limit: usize,
     threads: usize,
     go_on: impl Fn(&C) -> bool + Sync,
     mut visit: impl FnMut(i8, &[(Suffix, i8)]),
 ) -> std::result::Result<(), Invalid> {
     let known = Known::new(shorter, contexts);
-    let mut continuations = ContinuationsCoder::new(&known, continuations, None, limit);
+    let mut continuations = ContinuationsCoder::new(&known, continuations, None, limit, has_blocks);
     let mut weights = WeightsCoder::new(weights, None);
     let mut code_continuations = |start: usize, block: &mut Block| {
         for context in start..contexts.len().min(start + BLOCK) {
@@ -124,11 +126,13 @@ pub fn decode<C: BinaryCoder + Send>(
 pub fn encode_continuations(
     [shorter, contexts]: [&RestoredOrder; 2],
     symbols: &Symbols,
+    has_blocks: bool,
     control: &Control,
 ) -> Result<Vec<u8>> {
     let known = Known::new(shorter, contexts);
     let mut encoder = Encoder::new();
-    let mut coder = ContinuationsCoder::new(&known, &mut encoder, Some(symbols), symbols.tokens.len());
+    let limit = symbols.tokens.len();
+    let mut coder = ContinuationsCoder::new(&known, &mut encoder, Some(symbols), limit, has_blocks);
     let go_on = |_: &Encoder| control.check().is_ok();
     let mut found = Vec::new();
     for context in 0..contexts.len() {

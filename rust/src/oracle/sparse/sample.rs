@@ -2,7 +2,7 @@
 //!
 //! The sample of a corpus is the documents with the least hashes, as many as it takes for enough tokens. So it can be
 //! found from the samples of any parts of the corpus, and doesn't depend on how the corpus is divided. A document that
-//! occurs twice is in it once.
+//! occurs twice is in it once, with the higher of its weights.
 
 use std::collections::BTreeMap;
 
@@ -25,16 +25,23 @@ pub fn document_starts(stream: &[u16], bos: u16) -> impl Iterator<Item = usize> 
     })
 }
 
+/// A document, and how many copies of it are counted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Document {
+    pub tokens: Vec<u16>,
+    pub weight: u32,
+}
+
 /// Documents by their hashes.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub struct Sample {
-    documents: BTreeMap<[u8; 32], Vec<u16>>,
+    documents: BTreeMap<[u8; 32], Document>,
     tokens: usize,
 }
 
 impl Sample {
     /// The most bytes that [`Sample::pack`] makes: of documents of one token each.
-    pub const LONGEST: usize = 10 + (TOKENS + DOCUMENT_TOKENS) * 5;
+    pub const LONGEST: usize = 10 + (TOKENS + DOCUMENT_TOKENS) * 10;
 
     /// Of documents that begin with `bos`.
     pub fn of(streams: &[&[u16]], bos: u16) -> Self {
@@ -48,54 +55,59 @@ impl Sample {
         sample
     }
 
-    pub fn merge<'a>(samples: impl Iterator<Item = &'a Self>) -> Self {
+    /// Of the documents of several samples, each of which is counted so many times.
+    pub fn merge<'a>(samples: impl Iterator<Item = (&'a Self, u32)>) -> Self {
         let mut sample = Self::default();
-        for (hash, document) in samples.flat_map(|other| &other.documents) {
-            sample.insert(*hash, document);
+        for (other, times) in samples {
+            for (hash, Document { tokens, weight }) in &other.documents {
+                sample.insert(*hash, tokens, weight.saturating_mul(times));
+            }
         }
         sample
     }
 
     /// In the order of their hashes, which is as good as random.
-    pub fn documents(&self) -> impl Iterator<Item = &[u16]> {
-        self.documents.values().map(Vec::as_slice)
+    pub fn documents(&self) -> impl Iterator<Item = &Document> {
+        self.documents.values()
     }
 
     fn add(&mut self, document: &[u16]) {
-        self.insert(hash(document), document);
+        self.insert(hash(document), document, 1);
     }
 
-    fn insert(&mut self, hash: [u8; 32], document: &[u16]) {
+    fn insert(&mut self, hash: [u8; 32], document: &[u16], weight: u32) {
         let full = self.tokens >= TOKENS;
         if full && self.documents.last_key_value().is_some_and(|(last, _)| *last < hash) {
             return;
         }
-        if self.documents.contains_key(&hash) {
+        if let Some(known) = self.documents.get_mut(&hash) {
+            known.weight = known.weight.max(weight);
             return;
         }
-        self.documents.insert(hash, document.to_vec());
+        self.documents.insert(hash, Document { tokens: document.to_vec(), weight });
         self.tokens += document.len();
         while let Some(last) = self.documents.last_entry() {
-            if self.tokens - last.get().len() < TOKENS {
+            if self.tokens - last.get().tokens.len() < TOKENS {
                 break;
             }
-            self.tokens -= last.remove().len();
+            self.tokens -= last.remove().tokens.len();
         }
     }
 
-    /// LEB128 numbers: how many documents, and of each its length and tokens.
+    /// LEB128 numbers: how many documents, and of each its weight, length and tokens.
     pub fn pack(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(2 * self.tokens);
         put(&mut out, self.documents.len() as u64);
-        for document in self.documents.values() {
-            put(&mut out, document.len() as u64);
-            document.iter().for_each(|&token| put(&mut out, u64::from(token)));
+        for Document { tokens, weight } in self.documents.values() {
+            put(&mut out, u64::from(*weight));
+            put(&mut out, tokens.len() as u64);
+            tokens.iter().for_each(|&token| put(&mut out, u64::from(token)));
         }
         out
     }
 
-    /// The inverse, for bytes of unknown origin; errors say what is wrong.
-    pub fn unpack(data: &[u8], vocab_size: usize) -> Result<Self, String> {
+    /// The inverse, for bytes of unknown origin; errors say what is wrong. Without weights all are 1.
+    pub fn unpack(data: &[u8], vocab_size: usize, has_weights: bool) -> Result<Self, String> {
         let mut numbers = Numbers(data);
         let short = "the sample's numbers end too early or are too large";
         let mut sample = Self::default();
@@ -103,6 +115,11 @@ impl Sample {
             if sample.tokens >= TOKENS {
                 return Err("the sample has more documents than it needs".into());
             }
+            let weight = if has_weights { numbers.next().ok_or(short)? } else { 1 };
+            let weight = u32::try_from(weight)
+                .ok()
+                .filter(|&weight| weight > 0)
+                .ok_or_else(|| format!("the sample has a document of weight {weight}"))?;
             let length = numbers.next().ok_or(short)?;
             if !(1..=DOCUMENT_TOKENS as u64).contains(&length) {
                 return Err(format!("the sample has a document of {length} tokens"));
@@ -118,7 +135,7 @@ impl Sample {
                 return Err("the sample's documents are out of order".into());
             }
             sample.tokens += document.len();
-            sample.documents.insert(hash, document);
+            sample.documents.insert(hash, Document { tokens: document, weight });
         }
         if !numbers.0.is_empty() {
             return Err("bytes follow the sample's last document".into());
