@@ -1,9 +1,14 @@
 """Real text, a real tokenizer trained on it and real shards, made once for all tests."""
 
+import os
+
+# As `hybridlm` itself does, and before torch is imported, which is when it is read: on a busy machine,
+# threads that spin while they wait cost far more than they save.
+os.environ["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "passive")
+
 import ast
 import functools
 import io
-import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,9 +27,6 @@ from hybridlm.data.documents import Document
 from hybridlm.data.shards import data_folder
 from hybridlm.data.tokenizer import BOS, EOS, PAD, UNK, Tokenizer
 from hybridlm.model import ModelConfig, neural_blob
-
-# As `hybridlm` itself does: on a busy machine, threads that spin while they wait cost more than they save.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # What a shell starts in the background ignores Ctrl-C, and what nohup starts ignores the end of its terminal.
 # Both would be handed on to the commands under test.

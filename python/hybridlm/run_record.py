@@ -35,13 +35,13 @@ class RunRecord:
         path = folder / FILE
         folder.mkdir(parents=True, exist_ok=True)
         with exclusive(folder, folder=True):
+            sweep(folder)
             identity = json.loads(json.dumps(identity))
             if path.exists():
                 yield cls(path, identity, _resumed(path, identity))
                 return
             if (folder / "data").exists():
                 raise InputError(f"{folder} holds an earlier run; name another folder, or remove it")
-            sweep(folder)
             record = cls(path, identity, {})
             record._write()
             try:

@@ -231,8 +231,6 @@ def test_the_users_mistakes(
     assert "no text" in shard(empty)
     assert "latin.txt: not UTF-8 text" in shard(text, latin) and "at byte 7" in shard(latin)
     assert 'records.jsonl:2: no "text"' in shard(records)
-    assert "validation fraction" in shard(text, "--val-fraction", "1")
-    assert "a shard must have" in shard(text, "--shard-tokens", "0")
     assert "can't name" in shard(text, "--name", "a/b")
     assert "text.txt: not a SentencePiece model" in shard(text, "--tokenizer", text)
     assert "not a folder" in shard(text, "--out", text)

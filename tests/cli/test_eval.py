@@ -359,7 +359,6 @@ def test_bad_input_is_one_line_that_names_it(
         "eval", str(files.oracle_only), "--val", str(tmp_path / "none_*.bin"), *common
     )
     assert "no such file" in refusal("eval", str(tmp_path / "missing.pgar"), "--val", files.val, *common)
-    assert "--max-tokens" in refusal(*files.scored_with(files.oracle_only), "--max-tokens", "0")
     assert "needs a neural model" in refusal(*files.scored_with(files.oracle_only), "--ttt", "sgd")
     assert "hedge-token" in refusal(*files.scored_with(files.oracle_only), "--mixer", "nosuch")
     assert "--model or --oracle" in refusal("artifact", "pack", *common, "-o", str(tmp_path / "x"))
@@ -397,7 +396,11 @@ def test_an_artifact_over_the_budget_is_refused_unless_told(
     assert out.read_bytes() == pack(None, files.oracle.read_bytes(), tokenizer.vocabulary)
 
 
-def test_wrong_usage_exits_with_2(files: Files) -> None:
+def test_wrong_usage_exits_with_2(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", str(files.both)]) == 2
     assert main([*files.scored_with(files.both), "--ttt", "lamb"]) == 2
+    capsys.readouterr()
+    assert main([*files.scored_with(files.both), "--chunk", "0"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("hybridlm: error: the chunk must be at least 1") and err.count("\n") == 1
     assert main(["artifact", "inspect"]) == 2

@@ -1,6 +1,7 @@
 """Help, suggestions and completion, of every command."""
 
 import contextlib
+import dataclasses
 import io
 import os
 import re
@@ -18,6 +19,9 @@ from hybridlm.cli.completion import completion
 from hybridlm.cli.examples import EXAMPLES
 from hybridlm.cli.help import help_text
 from hybridlm.cli.options import Described, describe, wrong_usage
+from hybridlm.generation import SamplingConfig
+from hybridlm.scoring.config import ScoringConfig
+from hybridlm.train.config import TrainConfig
 
 SLOW = ("run", "train", "data fetch", "submission pack", "submission check", "submission compare")
 """Their examples train for minutes, download, or need what training leaves."""
@@ -153,6 +157,68 @@ def test_values_are_not_taken_for_options() -> None:
     assert wrong_usage(found, [*required, "--prompt", "-x", "--seed=3", "--top_k", "4"], "generate") is None
     assert wrong_usage(found, [*required, "--temperature", "-1"], "generate") is None
     assert wrong_usage(found, [*required, "-x"], "generate") is not None
+
+
+SETTINGS = (SamplingConfig, ScoringConfig, TrainConfig)
+"""They look at their own numbers, and at those of their groups, as these don't only come from command lines:
+tests/python/test_hostile_settings.py."""
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_number_has_a_range(name: str) -> None:
+    found = described(name)
+    theirs = {field.name.replace("_", "-") for cls in SETTINGS for field in dataclasses.fields(cls)}
+    for option in found.options:
+        if option.value is None or option.value.partition(" ")[0] not in ("INT", "FLOAT"):
+            continue
+        if option.range is None:
+            assert option.group or option.names[-1].removeprefix("--") in theirs, option.names
+            continue
+        for number in ["-" + "9" * 20, "9" * 20, *(["nan", "-inf"] if "FLOAT" in option.value else [])]:
+            if number == "9" * 20 and option.value == "FLOAT" and option.range.high > 1e18:
+                continue
+            for words in ([option.names[0], number], [f"{option.names[0]}={number}"]):
+                problem = wrong_usage(found, words, name)
+                assert problem is not None and "must be " in problem and len(problem) < 100
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("oracle build x -o y --max-bytes 0", "--max-bytes must be at least 1, not 0"),
+        ("oracle build x -o y --orders 9", "--orders must be at most 8, not 9"),
+        ("oracle count x -o y --checkpoint-seconds -1", "--checkpoint-seconds must be at least 0, not -1"),
+        ("data shard x --tokenizer t --out y --processes 0", "--processes must be at least 1, not 0"),
+        ("data shard x --tokenizer t --out y --val-fraction 1", "--val-fraction must be below 1, not 1"),
+        ("data overlap x --val y --lengths 8 0", "--lengths must be at least 1, not 0"),
+        ("oracle ngrams x --ids 3 -1", "--ids must be at least 0, not -1"),
+        ("run --vocab-size=100", "--vocab-size must be at least 257, not 100"),
+        ("train --data x --tokenizer t -o y --processes 5000", "--processes must be at most 4,096, not 5000"),
+        ("baseline kn --test x --train y --depth 9", "--depth must be at most 8, not 9"),
+        ("audit x --val y --tokenizer t --tolerance nan", "--tolerance must be a number, not nan"),
+        ("audit x --val y --tokenizer t --rows 0", "--rows must be at least 1, not 0"),
+        ("eval x --val y --tokenizer t --max-tokens 0", "--max-tokens must be at least 1, not 0"),
+        ("eval x --val y --tokenizer t --stride 0", "the stride must be at least 1, not 0"),
+        ("generate --artifact x --tokenizer t --tokens 0", "--tokens must be at least 1, not 0"),
+        (
+            "generate --artifact x --tokenizer t --temperature -1",
+            "the temperature must be at least 0, not -1",
+        ),
+    ],
+)
+def test_a_number_out_of_its_range_is_wrong_usage(
+    line: str,
+    problem: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """None of the files is there: it is refused before any is looked for."""
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(line.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith(f"hybridlm: error: {problem}") and err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_switch_that_is_on_says_that_it_switches_off() -> None:

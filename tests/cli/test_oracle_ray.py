@@ -1,11 +1,14 @@
-"""`hybridlm oracle build --engine ray` on a real cluster of two nodes, one of whose workers is killed."""
+"""`hybridlm oracle build --engine ray` on real clusters of two nodes, whose workers and nodes are killed."""
 
+import contextlib
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,7 @@ from hybridlm import _core
 from hybridlm.cli.main import main
 from hybridlm.errors import InputError
 from hybridlm.files import atomic_write_bytes
+from hybridlm.oracle import ray_building, ray_counting
 from hybridlm.oracle.build import build_sparse
 from hybridlm.oracle.dense_counting import Tables, count
 from hybridlm.oracle.ray_building import build_on_ray
@@ -24,16 +28,14 @@ from hybridlm.oracle.sparse_counting import Ngrams, Task, counted
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 pytest.importorskip("ray", reason="Ray is not installed")
+import ray
 from ray.cluster_utils import Cluster
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.ray,
-    pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="workers are found in /proc"),
+    pytest.mark.skipif(sys.platform == "win32", reason="workers are killed by signals"),
 ]
-
-# Enough of them that a worker is at it for some tenths of a second, and so can be caught.
-TOKENS = 12_000_000
 
 
 @pytest.fixture(scope="module")
@@ -55,66 +57,156 @@ def document(tokens: np.ndarray) -> np.ndarray:
     return tokens
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    folder = tmp_path_factory.mktemp("ray_shards")
-    generator = np.random.default_rng(5)
-    paths = [str(folder / f"random_train_{index:06d}.bin") for index in range(5)]
-    for path in paths:
-        _core.write_shard(path, document(generator.integers(0, 1024, TOKENS, np.uint16)))
-    return paths
+PHASES = [
+    (ray_counting, "_count"),
+    (ray_counting, "_merge"),
+    (ray_building, "_count"),
+    (ray_building, "_merge"),
+    (ray_building, "_candidates"),
+]
+"""What workers do, of a dense and of a sparse build."""
+
+phases = pytest.mark.parametrize(
+    ("module", "phase"), PHASES, ids=[f"{module.__name__[20:]}{phase}" for module, phase in PHASES]
+)
+OPTIONS = {
+    ray_counting: ["--layout", "packed", "--orders", "3"],
+    ray_building: ["--estimator", "sparse", "--orders", "3", "--max-bytes", "50000"],
+}
 
 
-def counting_workers() -> list[int]:
-    """The workers of this process's own clusters that are counting; Ray puts the task into their title."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
+def ending_once(work: Callable[..., Any], mark: Path, *, with_its_node: bool) -> Callable[..., Any]:
+    """A task that kills its own worker, or waits for its node's end, the first time that it is run anywhere.
+
+    Its node's id is in ``mark`` then. (Ray sends workers what no module of theirs holds, as it does this.)
+    """
+
+    def task(*arguments: Any) -> Any:
         try:
-            if (process / "cmdline").read_bytes().startswith(b"ray::hybridlm.count"):
-                pid = int(process.name)
-                ancestor = pid
-                while ancestor not in (0, os.getpid()):
-                    # The parent's number is the second field behind the name, which ends with the last ")".
-                    stat = Path(f"/proc/{ancestor}/stat").read_text()
-                    ancestor = int(stat.rpartition(")")[2].split()[1])
-                if ancestor:
-                    found.append(pid)
-        except OSError:  # it has ended
-            continue
-    return found
+            descriptor = os.open(mark, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        except FileExistsError:
+            return work(*arguments)
+        os.write(descriptor, ray.get_runtime_context().get_node_id().encode())
+        os.close(descriptor)
+        if not with_its_node:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(600)
+        raise AssertionError("the node is still there")
+
+    return task
 
 
-def kill_one_when_counting(killed: list[int], stop: threading.Event) -> None:
-    while not stop.is_set():
-        if workers := counting_workers():
-            os.kill(workers[0], signal.SIGKILL)
-            killed.append(workers[0])
-            return
-        time.sleep(0.005)
+def compared(folder: Path, cluster: str, shards: list[str], module: ModuleType) -> None:
+    """Builds on the cluster and here: the same bytes, and nothing else is left."""
+    made = folder / "made"
+    made.mkdir()
+    arguments = ["oracle", "build", *shards, *OPTIONS[module], "-o"]
+    assert main([*arguments, str(made / "ray"), "--engine", "ray", "--ray-address", cluster]) == 0
+    assert main([*arguments, str(made / "local")]) == 0
+    assert (made / "ray").read_bytes() == (made / "local").read_bytes()
+    assert sorted(path.name for path in made.iterdir()) == ["local", "ray"]
 
 
-def survives_a_killed_worker(cluster: str, folder: Path, arguments: list[str]) -> None:
-    local, distributed = folder / "local", folder / "ray"
-    assert main(["oracle", "build", *arguments, "-o", str(local)]) == 0
-    killed: list[int] = []
+@phases
+def test_a_build_survives_a_killed_worker_with_the_same_bytes(
+    cluster: str,
+    text_shards: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    module: ModuleType,
+    phase: str,
+) -> None:
+    mark = tmp_path / "mark"
+    monkeypatch.setattr(module, phase, ending_once(getattr(module, phase), mark, with_its_node=False))
+    compared(tmp_path, cluster, text_shards, module)
+    assert mark.exists(), "a worker was killed"
+
+
+@pytest.fixture(scope="module")
+def crumbling() -> Iterator[Cluster]:
+    """A cluster whose head runs no task."""
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={
+            "num_cpus": 0,
+            "object_store_memory": 80_000_000,
+            "include_dashboard": False,
+            # Seconds rather than half a minute until a node that says nothing counts as dead.
+            "_system_config": {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000},
+        },
+    )
+    yield cluster
+    cluster.shutdown()
+
+
+@contextlib.contextmanager
+def node_ended(cluster: Cluster, nodes: list[Any], mark: Path) -> Iterator[list[float]]:
+    """Meanwhile, the one of ``nodes`` that ``mark`` names is killed; gives when."""
+    ended: list[float] = []
     stop = threading.Event()
-    killer = threading.Thread(target=kill_one_when_counting, args=(killed, stop))
-    killer.start()
+
+    def end() -> None:
+        while not stop.wait(0.02):
+            if mark.exists() and len(name := mark.read_text()) == 56:
+                (node,) = (node for node in nodes if node.node_id == name)
+                cluster.remove_node(node, allow_graceful=False)
+                ended.append(time.monotonic())
+                return
+
+    ender = threading.Thread(target=end)
+    ender.start()
     try:
-        ray_options = ["--engine", "ray", "--ray-address", cluster]
-        assert main(["oracle", "build", *arguments, "-o", str(distributed), *ray_options]) == 0
+        yield ended
     finally:
         stop.set()
-        killer.join()
-    assert killed and not Path(f"/proc/{killed[0]}").exists()
-    assert distributed.read_bytes() == local.read_bytes()
-    assert sorted(path.name for path in folder.iterdir()) == ["local", "ray"]
+        ender.join()
 
 
-def test_a_build_survives_a_killed_worker_with_the_same_bytes(
-    cluster: str, shards: list[str], tmp_path: Path
+@phases
+def test_a_build_survives_a_node_that_goes(
+    crumbling: Cluster,
+    text_shards: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    module: ModuleType,
+    phase: str,
 ) -> None:
-    survives_a_killed_worker(cluster, tmp_path, [*shards, "--layout", "packed"])
+    """With it go its workers and what they have made: the other node makes that again."""
+    mark = tmp_path / "mark"
+    nodes = [crumbling.add_node(num_cpus=1, object_store_memory=80_000_000) for _ in range(2)]
+    crumbling.wait_for_nodes()
+    monkeypatch.setattr(module, phase, ending_once(getattr(module, phase), mark, with_its_node=True))
+    try:
+        with node_ended(crumbling, nodes, mark) as ended:
+            compared(tmp_path, crumbling.address, text_shards, module)
+    finally:
+        for node in nodes:
+            if node.node_id != mark.read_text():
+                crumbling.remove_node(node)
+    assert time.monotonic() - ended[0] < 120
+
+
+@pytest.mark.parametrize("module", [ray_counting, ray_building], ids=["dense", "sparse"])
+def test_a_build_without_a_node_left_is_one_line(
+    crumbling: Cluster,
+    text_shards: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    module: ModuleType,
+) -> None:
+    mark = tmp_path / "mark"
+    nodes = [crumbling.add_node(num_cpus=1, object_store_memory=80_000_000)]
+    crumbling.wait_for_nodes()
+    monkeypatch.setattr(module, "_count", ending_once(module._count, mark, with_its_node=True))
+    monkeypatch.setattr("hybridlm.oracle.ray_cluster.SECONDS_BETWEEN_CHECKS", 2.0)
+    arguments = ["oracle", "build", *text_shards, *OPTIONS[module], "-o", str(tmp_path / "out")]
+    with node_ended(crumbling, nodes, mark) as ended:
+        assert main([*arguments, "--engine", "ray", "--ray-address", crumbling.address]) == 1
+    assert time.monotonic() - ended[0] < 60
+    err = capsys.readouterr().err
+    assert "hybridlm: error: no node is left in the Ray cluster that could run a task" in err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture(scope="module")
@@ -122,17 +214,12 @@ def text_shards(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Each has half of its tokens in common, so that there are n-grams to keep."""
     folder = tmp_path_factory.mktemp("ray_text")
     generator = np.random.default_rng(7)
-    common = generator.integers(0, 1024, 400_000, np.uint16)
+    common = generator.integers(0, 1024, 100_000, np.uint16)
     paths = [str(folder / f"text_train_{index:06d}.bin") for index in range(4)]
     for path in paths:
-        own = generator.integers(0, 1024, 400_000, np.uint16)
+        own = generator.integers(0, 1024, 100_000, np.uint16)
         _core.write_shard(path, document(np.concatenate([common, own])))
     return paths
-
-
-def test_a_sparse_build_survives_one_too(cluster: str, text_shards: list[str], tmp_path: Path) -> None:
-    arguments = [*text_shards, "--estimator", "sparse", "--orders", "3", "--max-bytes", "50000"]
-    survives_a_killed_worker(cluster, tmp_path, arguments)
 
 
 def test_counting_on_ray_is_resumed(

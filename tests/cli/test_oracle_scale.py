@@ -67,7 +67,6 @@ def test_mistakes_are_one_line(shards: list[str], tmp_path: Path, capsys: pytest
         (["merge", shards[0]], "not a file of partial counts"),
         (["build", part, "--vocab-size", "1024"], "part: counts of a vocabulary of 512"),
         (["build", part, "--orders", "6"], "part: counts of orders 1 to 5, not 1 to 6"),
-        (["count", shards[0], "--checkpoint-seconds", "-1", *OPTIONS], "must not be negative"),
         (["build", shards[0], "--ray-address", "x", *OPTIONS], "is for --engine ray"),
         (
             ["count", shards[0], "--vocab-size", "100"],

@@ -18,7 +18,12 @@ QUICK = [
     "--training.iterations=3",
     "--training.batch-tokens=512",
     "--training.model.layers=2",
+    "--training.sequence-length=64",
+    "--training.model.width=32",
+    "--training.model.heads=2",
+    "--training.model.mlp-hidden=64",
     "--training.model.bigram-rows=64",
+    "--training.model.bigram-width=16",
 ]
 
 
@@ -178,6 +183,8 @@ def test_an_interrupted_run_goes_on_with_what_it_has_made(
     interrupted("build_sparse")
     interrupted("bundle")
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    # What a kill, rather than an interrupt, would leave beside the results.
+    (out / ".hybridlm-1-0.part").write_bytes(b"half of a file")
     assert main(command) == 0
     made = ("tokenizer.model", "oracle.ngsp", "model/model.safetensors", "data/text_train_000000.bin")
     for name in made:

@@ -108,7 +108,7 @@ def test_numbers_that_no_option_can_have(
 ) -> None:
     shard = next(shard_dir.glob("*_train_*.bin"))
     out = tmp_path / "out"
-    assert main(["oracle", "build", str(shard), "-o", str(out), *options.split()]) in (1, 2)
+    assert main(["oracle", "build", str(shard), "-o", str(out), *options.split()]) == 2
     assert "Traceback" not in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 

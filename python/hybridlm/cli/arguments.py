@@ -6,8 +6,33 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from hybridlm.cli.options import Range
+from hybridlm.threads import MOST
+
 if TYPE_CHECKING:
     from hybridlm.data.tokenizer import Tokenizer
+
+
+Count = Annotated[int, Range(1)]
+"""How many there are of something that must be there."""
+
+Natural = Annotated[int, Range(0)]
+
+Threads = Annotated[int, Range(1, MOST)]
+"""Threads, or processes."""
+
+Margin = Annotated[float, Range(-1000, 1000)]
+"""Bits per byte."""
+
+TokenId = Annotated[int, Range(0, (1 << 16) - 1)]
+
+Pieces = Annotated[int, Range(257, 1 << 16)]
+"""Of a tokenizer that is trained here: one for each byte and more. A token has 16 bits."""
+
+Fraction = Annotated[float, Range(0, 1, below=True)]
+
+VocabSize = Annotated[int, Range(1, 1 << 16)]
+"""Of a tokenizer from elsewhere."""
 
 
 def _at_least_one(words: list[str]) -> tuple[Path, ...]:
@@ -37,7 +62,7 @@ class TokenizerChoice:
 
     tokenizer: Path
     """The SentencePiece model that the other files were made with."""
-    bos_id: int | None = None
+    bos_id: TokenId | None = None
     """The token that documents begin with, where the tokenizer has no BOS piece or documents have another."""
 
     def load(self) -> "Tokenizer":

@@ -6,7 +6,7 @@ from typing import Any
 import tyro
 
 from hybridlm.artifact import Artifact, bundle
-from hybridlm.cli.arguments import ChosenTokenizer, Out
+from hybridlm.cli.arguments import ChosenTokenizer, Count, Out
 from hybridlm.cli.output import check_output, is_standard, print_json, read_input, write_output
 from hybridlm.errors import InputError
 from hybridlm.extras import require_torch
@@ -23,7 +23,7 @@ def pack(
     quantise: tuple[str, ...] = (),
     clip: str | None = None,
     calibration: tuple[Path, ...] = (),
-    budget: int | None = None,
+    budget: Count | None = None,
     holdout: Path | None = None,
     counts: tuple[Path, ...] = (),
     dry_run: bool = False,

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from hybridlm.cli.arguments import ChosenTokenizer, Glob
+from hybridlm.cli.arguments import ChosenTokenizer, Count, Glob, Natural
+from hybridlm.cli.options import Range
 from hybridlm.cli.output import print_json
 from hybridlm.errors import InputError
 from hybridlm.progress import Progress
@@ -25,13 +26,13 @@ def audit(
     val: Glob,
     tokenizer: ChosenTokenizer,
     scoring: Annotated[ScoringConfig, tyro.conf.arg(name="")] = ScoringConfig(chunk=CHUNK),  # noqa: B008 - frozen
-    max_tokens: int = 20_000,
-    rows: int = 64,
-    changes: int = 6,
+    max_tokens: Count = 20_000,
+    rows: Count = 64,
+    changes: Count = 6,
     skip_world_sizes: bool = False,
     device: str | None = None,
-    tolerance: float = 1e-4,
-    seed: int = 0,
+    tolerance: Annotated[float, Range(0)] = 1e-4,
+    seed: Natural = 0,
     json: bool = False,
 ) -> bool:
     """Try the rules of an honest score on an artifact: causal, normalised, scored first, in a single pass.
@@ -63,13 +64,6 @@ def audit(
     from hybridlm.scoring.audit_subject import artifact_subject
     from hybridlm.scoring.foreign_subject import load_subject
 
-    if seed < 0:
-        raise InputError(f"--seed must be at least 0, not {seed}")
-    for name, value in (("--max-tokens", max_tokens), ("--rows", rows), ("--changes", changes)):
-        if value < 1:
-            raise InputError(f"{name} must be at least 1, not {value}")
-    if not tolerance >= 0:
-        raise InputError(f"--tolerance must be at least 0, not {tolerance}")
     vocabulary = tokenizer.load()
     if artifact is None or subject is not None:
         if artifact is not None or subject is None:

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from hybridlm._core import ByteModel
-from hybridlm.cli.arguments import OptionalOut
+from hybridlm.cli.arguments import Count, OptionalOut
+from hybridlm.cli.options import Range
 from hybridlm.cli.output import print_json
 from hybridlm.errors import InputError
 from hybridlm.files import atomic_write_bytes, check_output, open_to_read, read_bytes
@@ -29,11 +30,11 @@ class Options:
     """A stored model to start from, instead of --train."""
     out: OptionalOut = None
     """Where to store the trained model."""
-    depth: int | None = None
+    depth: Annotated[int, Range(1, 8)] | None = None
     """Bytes of context, 1 to 8; unset: 6 for ctw, 8 for kn."""
-    max_train_bytes: int | None = None
+    max_train_bytes: Count | None = None
     """Learn only the first so many bytes."""
-    max_test_bytes: int | None = None
+    max_test_bytes: Count | None = None
     """Measure only the first so many bytes."""
     json: bool = False
     """Print one JSON object."""
@@ -61,7 +62,7 @@ def kn(options: Unprefixed) -> None:
 def _measure(method: Method, options: Options) -> None:
     if options.out is not None:
         check_output(options.out)
-    test = _read(options.test, options.max_test_bytes, "--max-test-bytes")
+    test = _read(options.test, options.max_test_bytes)
     if not test:
         raise InputError(f"{options.test}: empty, so there is nothing to measure")
     started = time.perf_counter()
@@ -98,16 +99,14 @@ def _trained(method: Method, options: Options) -> ByteModel:
         return baseline
     if options.train is None or options.model is not None:
         raise InputError("what is learned first comes from --train or from --model: give one of them")
-    text = _read(options.train, options.max_train_bytes, "--max-train-bytes")
+    text = _read(options.train, options.max_train_bytes)
     baseline = ByteModel(method, options.depth)
     with Progress("train", len(text), "bytes") as progress:
         baseline.code(text, progress.update)
     return baseline
 
 
-def _read(path: Path, limit: int | None, flag: str) -> bytes:
-    if limit is not None and limit < 1:
-        raise InputError(f"{flag} must be at least 1, not {limit}")
+def _read(path: Path, limit: int | None) -> bytes:
     with open_to_read(path) as file:
         return file.read(-1 if limit is None else limit)
 

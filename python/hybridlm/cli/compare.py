@@ -5,6 +5,7 @@ from pathlib import Path
 
 import tyro
 
+from hybridlm.cli.arguments import Margin
 from hybridlm.cli.output import print_json
 from hybridlm.errors import InputError
 
@@ -15,7 +16,7 @@ def compare(
     *,
     first_seeds: tuple[Path, ...] = (),
     second_seeds: tuple[Path, ...] = (),
-    margin: float = 0.0,
+    margin: Margin = 0.0,
     json: bool = False,
 ) -> None:
     """Compare two scores of the same text: files that `eval --json` printed.

@@ -3,11 +3,23 @@
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from hybridlm.cli.arguments import ChosenTokenizer, Files, Glob, Out
+from hybridlm.cli.arguments import (
+    ChosenTokenizer,
+    Count,
+    Files,
+    Fraction,
+    Glob,
+    Natural,
+    Out,
+    Pieces,
+    Threads,
+    TokenId,
+)
+from hybridlm.cli.options import Range
 from hybridlm.cli.output import print_json
 from hybridlm.files import check_output
 from hybridlm.progress import Progress
@@ -25,7 +37,7 @@ _TOKENIZER_CHARACTERS = 100_000_000
 def tokenizer(
     text: Files,
     out: Out,
-    vocab_size: int = 1024,
+    vocab_size: Pieces = 1024,
     fold_case: bool = False,
     text_field: str = "text",
     one_per_file: bool = False,
@@ -72,16 +84,16 @@ def shard(
     text: Files,
     tokenizer: ChosenTokenizer,
     out: Out,
-    val_fraction: float = 0.05,
-    shard_tokens: int = 10_000_000,
+    val_fraction: Fraction = 0.05,
+    shard_tokens: Annotated[int, Range(1, (1 << 31) - 1)] = 10_000_000,
     name: str = "text",
     text_field: str = "text",
     one_per_file: bool = False,
     plain: bool = False,
     allow_unknown: bool = False,
     force: bool = False,
-    threads: int | None = None,
-    processes: int = 1,
+    threads: Threads | None = None,
+    processes: Threads = 1,
 ) -> None:
     """Turn text into the token shards of a data folder, NAME_train_*.bin and NAME_val_*.bin.
 
@@ -171,10 +183,10 @@ def fetch(
 def overlap(
     train: Files,
     val: Glob,
-    lengths: tuple[int, ...] = (8, 13, 20, 32, 50),
-    listed: int = 10,
-    bos_id: int | None = None,
-    threads: int | None = None,
+    lengths: tuple[Count, ...] = (8, 13, 20, 32, 50),
+    listed: Natural = 10,
+    bos_id: TokenId | None = None,
+    threads: Threads | None = None,
     json: bool = False,
 ) -> None:
     """Show how much of a validation text is in the training text, by n-grams and by whole documents.
@@ -246,7 +258,7 @@ def _shares(document: "DocumentOverlap") -> list[float]:
 def inspect(
     shard: tyro.conf.Positional[Path],
     tokenizer: Path | None = None,
-    bos_id: int | None = None,
+    bos_id: TokenId | None = None,
     json: bool = False,
 ) -> None:
     """Show what a shard holds.

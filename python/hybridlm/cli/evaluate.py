@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from hybridlm.cli.arguments import ChosenTokenizer, Glob, OptionalGlob
+from hybridlm.cli.arguments import ChosenTokenizer, Count, Glob, OptionalGlob, Threads
 from hybridlm.cli.output import number_table, print_json, print_provenance, print_table
-from hybridlm.errors import InputError
 from hybridlm.scoring.config import ScoringConfig
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ def evaluate(
     val: Glob,
     tokenizer: ChosenTokenizer,
     scoring: Annotated[ScoringConfig, tyro.conf.arg(name="")] = ScoringConfig(),  # noqa: B008 - frozen
-    max_tokens: int | None = None,
+    max_tokens: Count | None = None,
     control: OptionalGlob = None,
     bytes: OptionalGlob = None,
     state: Path | None = None,
@@ -30,7 +29,7 @@ def evaluate(
     per_token: Path | None = None,
     trace: Path | None = None,
     device: str | None = None,
-    threads: int | None = None,
+    threads: Threads | None = None,
     json: bool = False,
 ) -> None:
     """Score an artifact on a stream of tokens: bits per byte of the decoded text.
@@ -63,8 +62,6 @@ def evaluate(
     from hybridlm.score import score_artifact
     from hybridlm.scoring.evaluate import ScoreFiles
 
-    if max_tokens is not None and max_tokens < 1:
-        raise InputError(f"--max-tokens must be at least 1, not {max_tokens}")
     score = score_artifact(
         artifact,
         expand(val),

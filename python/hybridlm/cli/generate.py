@@ -8,8 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from hybridlm.cli.arguments import ChosenTokenizer
-from hybridlm.errors import InputError
+from hybridlm.cli.arguments import ChosenTokenizer, Count, Natural
 from hybridlm.generation import SamplingConfig
 
 
@@ -18,9 +17,9 @@ def generate(
     artifact: Path,
     tokenizer: ChosenTokenizer,
     prompt: str = "",
-    tokens: int = 200,
+    tokens: Count = 200,
     sampling: Annotated[SamplingConfig, tyro.conf.arg(name="")] = SamplingConfig(),  # noqa: B008 - frozen
-    seed: int = 0,
+    seed: Natural = 0,
     shares: bool = False,
 ) -> None:
     """Write text with an artifact, as it comes, by drawing from the mixture that is scored.
@@ -39,8 +38,6 @@ def generate(
     from hybridlm.codec import segmenter
     from hybridlm.generation import Generator
 
-    if tokens < 1:
-        raise InputError(f"--tokens must be at least 1, not {tokens}")
     vocabulary = tokenizer.load()
     generator = Generator(Artifact.from_file(artifact), vocabulary)
     pieces = segmenter(vocabulary)

@@ -13,6 +13,7 @@ audit, a check) returns it as a bool: False is exit code 1 as well, without a li
 import codecs
 import contextlib
 import errno
+import functools
 import importlib
 import io
 import logging
@@ -170,10 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain_once(f"a number is beyond what 64 bits hold: {error}")
         return 1
     except ValueError as error:
-        # Imported late: the usage answers above work even where the extension can't be loaded.
-        from hybridlm.errors import InputError
-
-        if not isinstance(error, InputError):
+        if not _is_input_error(error):
             raise
         _complain_once(str(error))
         return 1
@@ -196,13 +194,18 @@ def _call(command: Command) -> int:
         print(help_text(command.name, described))
         return 0
     if problem := wrong_usage(described, command.arguments, command.name):
-        # Under torchrun, one rank says so.
-        if os.environ.get("RANK", "0") == "0":
-            joint = "" if problem.endswith("?") else ";"
-            _complain(f"{problem}{joint} `hybridlm {command.name} --help` shows examples and all options")
+        _refuse_usage(problem, command)
         return 2
     target = command.load()
     layers = {"default": target.with_defaults(command.arguments)} if hasattr(target, "with_defaults") else {}
+    began = False
+
+    @functools.wraps(target)
+    def work(*values: Any, **options: Any) -> Any:
+        nonlocal began
+        began = True
+        return target(*values, **options)
+
     leave = contextlib.ExitStack()
     try:
         # Under torchrun, one rank says what is wrong with the command. (tyro's own switch for this still
@@ -212,7 +215,7 @@ def _call(command: Command) -> int:
             # From here on there may be something to clean up.
             leave.enter_context(as_interrupts())
             parsed = tyro.cli(
-                target,
+                target if layers else work,
                 prog=f"hybridlm {command.name}",
                 args=command.arguments,
                 config=(tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff),
@@ -221,6 +224,11 @@ def _call(command: Command) -> int:
         verdict = parsed.run() if layers else parsed
     except SystemExit as stop:  # tyro's answer to --help (0) and to wrong usage (2)
         return stop.code if isinstance(stop.code, int) else 1
+    except ValueError as error:  # of settings that can't be, before the work
+        if began or layers or not _is_input_error(error):
+            raise
+        _refuse_usage(str(error), command)
+        return 2
     finally:
         leave.close()
     return 1 if verdict is False else 0
@@ -245,6 +253,20 @@ def _without_command(argv: Sequence[str]) -> int:
         print(f"hybridlm: there is no command {given!r}{suggestion(given, COMMANDS)}\n", file=sys.stderr)
     print(overview(group), file=sys.stderr)
     return 2
+
+
+def _is_input_error(error: ValueError) -> bool:
+    # Imported late: the usage answers work even where the extension can't be loaded.
+    from hybridlm.errors import InputError
+
+    return isinstance(error, InputError)
+
+
+def _refuse_usage(problem: str, command: Command) -> None:
+    # Under torchrun, one rank says so.
+    if os.environ.get("RANK", "0") == "0":
+        joint = "" if problem.endswith("?") else ";"
+        _complain(f"{problem}{joint} `hybridlm {command.name} --help` shows examples and all options")
 
 
 def _complain(message: str) -> None:

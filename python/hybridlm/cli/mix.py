@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hybridlm import _core
-from hybridlm.cli.arguments import Glob
+from hybridlm.cli.arguments import Glob, Threads, TokenId, VocabSize
 from hybridlm.cli.output import number_table, print_json, print_table
 from hybridlm.errors import FormatError, InputError
 from hybridlm.scoring.config import DEFAULT_MIXER
@@ -24,12 +24,12 @@ def mix(
     log_probs: tuple[Path, ...] = (),
     tokens: Glob,
     tokenizer: Path | None = None,
-    bos_id: int | None = None,
+    bos_id: TokenId | None = None,
     oracle: Path | None = None,
-    vocab_size: int | None = None,
+    vocab_size: VocabSize | None = None,
     mixer: str = DEFAULT_MIXER,
     per_token: Path | None = None,
-    threads: int | None = None,
+    threads: Threads | None = None,
     json: bool = False,
 ) -> None:
     """Mix what your own network says of a text with an oracle and with experts that learn from the text.

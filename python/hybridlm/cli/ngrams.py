@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from hybridlm.cli.arguments import ChosenTokenizer, Out
+from hybridlm.cli.arguments import ChosenTokenizer, Natural, Out, TokenId
 from hybridlm.cli.output import number_table, print_json, print_table
 from hybridlm.errors import InputError
 
@@ -113,11 +113,11 @@ def _texts(paths: tuple[Path, ...], by: str) -> Iterator[tuple[str, str]]:
 def ngrams(
     counts: tyro.conf.Positional[Path],
     *,
-    ids: tuple[int, ...] = (),
+    ids: tuple[TokenId, ...] = (),
     text: str | None = None,
     tokenizer: Path | None = None,
-    bos_id: int | None = None,
-    top: int = 10,
+    bos_id: TokenId | None = None,
+    top: Natural = 10,
     json: bool = False,
 ) -> None:
     """Look an n-gram up in a file of sparse counts: how often it occurs, and what follows it.
@@ -153,7 +153,7 @@ def ngrams(
         return
     shown = "" if loaded is None else f" {_shown(loaded, ids)}"
     print(f"{' '.join(map(str, ids)) or 'all tokens'}{shown}: {count:,} times, {len(found):,} continuations")
-    for token, times in found[: max(0, top)]:
+    for token, times in found[:top]:
         print(f"{token:>6} {times:>12,}{'' if loaded is None else f'  {_shown(loaded, (token,))}'}")
 
 

@@ -27,6 +27,38 @@ _SECTIONS = ("Args", "Raises", "Returns", "Attributes", "Yields", "Example", "Ex
 
 
 @dataclass(frozen=True)
+class Range:
+    """What a number may be, ends included; with ``below``, without the upper one. Stands in an annotation."""
+
+    low: float
+    high: float = 2**63 - 1
+    below: bool = False
+
+    def problem(self, text: str) -> str | None:
+        """What is wrong with ``text``, such as "must be at least 1, not 0"; None, too, where it is no number,
+        which the parser says."""
+        number: float
+        try:
+            number = int(text)
+        except ValueError:
+            try:
+                number = float(text)
+            except ValueError:
+                return None
+        if self.low <= number and (number < self.high if self.below else number <= self.high):
+            return None
+        if number < self.low:
+            wanted = f"at least {self.low:,}"
+        elif self.below:
+            wanted = f"below {self.high:,}"
+        elif number > self.high:
+            wanted = f"at most {self.high:,}"
+        else:
+            wanted = "a number"
+        return f"must be {wanted}, not {text if len(text) <= 40 else text[:40] + '…'}"
+
+
+@dataclass(frozen=True)
 class Option:
     """One option, or one argument that is given by its place.
 
@@ -40,6 +72,7 @@ class Option:
         group: of nested settings, what their names begin with (``model``); else empty.
         many: whether it takes several values.
         choices: all that it can be, if these can be listed.
+        range: of a number, what it may be.
     """
 
     names: tuple[str, ...]
@@ -50,6 +83,7 @@ class Option:
     group: str
     many: bool = False
     choices: tuple[str, ...] = ()
+    range: Range | None = None
 
     @property
     def shown_names(self) -> tuple[str, ...]:
@@ -90,22 +124,29 @@ def describe(target: Any, defaults: Any = None) -> Described:
 
 
 def wrong_usage(described: Described, arguments: Sequence[str], command: str) -> str | None:
-    """One line about the first option that the command doesn't have, or about those that it lacks."""
+    """One line about the first option that the command doesn't have or whose number can't be, or about those
+    that it lacks."""
     known = described.by_name
     given: set[str] = set()
     words = iter(arguments)
+    many: Option | None = None
     for word in words:
         if word == "--":
             break
         if not word.startswith("-") or word == "-" or word[1:2].isdigit() or word[1:2] == ".":
+            if many is not None and many.range is not None and (problem := many.range.problem(word)):
+                return f"{many.names[-1]} {problem}"
             continue
-        name, equals, _ = word.partition("=")
+        name, equals, value = word.partition("=")
         option = known.get(_spelt(name))
         if option is None:
             return f"`{command}` has no option {name}{suggestion(_spelt(name), known)}"
         given.add(option.names[-1])
+        many = option if option.many else None
         if option.value is not None and not equals and not option.many:
-            next(words, None)
+            value = next(words, "")
+        if option.range is not None and (problem := option.range.problem(value)):
+            return f"{name} {problem}"
     lacking = [
         option.written
         for option in described.options
@@ -189,7 +230,8 @@ def _options(target: Any, defaults: Any, prefix: str, groups: dict[str, str]) ->
             names = [*conf.aliases, *names]
         names.sort(key=lambda name: name.startswith("--"))
         label = "" if value is None or _missing(default) else _shown(default, extras)
-        yield Option(tuple(names), value, text, label, _missing(default), prefix, many, choices)
+        span = _range(hint, extras)
+        yield Option(tuple(names), value, text, label, _missing(default), prefix, many, choices, span)
 
 
 def _defaults(target: Any, instance: Any) -> dict[str, Any]:
@@ -244,6 +286,16 @@ def _value(hint: Any, extras: tuple[Any, ...]) -> tuple[str, bool, tuple[str, ..
         return f"{value} ...", True, choices
     names = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH", bool: "{True,False}"}
     return names.get(hint, "VALUE"), False, ()
+
+
+def _range(hint: Any, extras: Sequence[Any]) -> Range | None:
+    """That of the number, or of those among several, that ``hint`` is."""
+    hint, more = _unwrapped(hint)
+    for extra in (*extras, *more):
+        if isinstance(extra, Range):
+            return extra
+    kinds = typing.get_args(hint) if typing.get_origin(hint) is not Literal else ()
+    return next((found for kind in kinds if (found := _range(kind, ()))), None)
 
 
 def _shown(default: Any, extras: tuple[Any, ...]) -> str:

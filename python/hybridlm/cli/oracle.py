@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from hybridlm.cli.arguments import Files, Glob, Out
+from hybridlm.cli.arguments import Count, Files, Glob, Out, Threads, TokenId, VocabSize
+from hybridlm.cli.options import Range
 from hybridlm.cli.output import check_output, is_standard, read_input, write_output
 from hybridlm.errors import InputError
 from hybridlm.files import is_written_through
@@ -40,6 +41,10 @@ def _parse_buckets(words: list[str]) -> Buckets:
     order, equals, rows = words[0].partition("=")
     if not (equals and order.isdecimal() and rows.isdecimal()):
         raise ValueError(f"{words[0]!r} is not of the form ORDER=ROWS, such as 3=8192")
+    if not 3 <= int(order) <= 8:
+        raise ValueError(f"rows can be chosen for orders 3 to 8, not for order {order}")
+    if not 1 <= int(rows) < 1 << 32:
+        raise ValueError(f"order {order} can't have {rows} rows")
     return Buckets(int(order), int(rows))
 
 
@@ -141,10 +146,8 @@ def _sources(patterns: tuple[Path, ...], weights: tuple[Weight, ...] = ()) -> "S
 Estimator = Literal["dense", "sparse"]
 
 
-def _unfinished(out: Path, seconds: float) -> Path | None:
+def _unfinished(out: Path) -> Path | None:
     """What an interrupted run leaves; nothing beside a stream or a device. Raises as `check_output` does."""
-    if seconds < 0:
-        raise InputError(f"--checkpoint-seconds must not be negative, as {seconds} is")
     check_output(out)
     if is_standard(out) or is_written_through(out):
         return None
@@ -155,17 +158,17 @@ def build(
     shards: Files,
     out: Out,
     estimator: Estimator | None = None,
-    orders: int | None = None,
-    max_bytes: int | None = None,
+    orders: Annotated[int, Range(1, 8)] | None = None,
+    max_bytes: Count | None = None,
     buckets: tuple[BucketsOption, ...] = (),
-    vocab_size: int | None = None,
-    bos_id: int | None = None,
+    vocab_size: VocabSize | None = None,
+    bos_id: TokenId | None = None,
     tokenizer: Path | None = None,
     layout: Literal["reference", "packed"] = "reference",
-    level: int | None = None,
-    threads: int | None = None,
+    level: Annotated[int, Range(1, 22)] | None = None,
+    threads: Threads | None = None,
     memory: SizeOption = 4 << 30,
-    checkpoint_seconds: float = 60.0,
+    checkpoint_seconds: Annotated[float, Range(0)] = 60.0,
     engine: Literal["local", "ray"] = "local",
     ray_address: str | None = None,
     dry_run: bool = False,
@@ -218,7 +221,7 @@ def build(
         raise InputError("--ray-address is for --engine ray")
     if json and not dry_run:
         raise InputError("--json is for --dry-run")
-    unfinished = _unfinished(out, checkpoint_seconds)
+    unfinished = _unfinished(out)
     sources = _sources(shards, weight)
     vocabulary = _vocabulary(sources, vocab_size, bos_id, tokenizer)
     dense_options = bool(buckets) or layout != "reference" or level is not None
@@ -303,14 +306,14 @@ def count(
     shards: Files,
     out: Out,
     estimator: Estimator | None = None,
-    orders: int | None = None,
+    orders: Annotated[int, Range(1, 8)] | None = None,
     buckets: tuple[BucketsOption, ...] = (),
-    vocab_size: int | None = None,
-    bos_id: int | None = None,
+    vocab_size: VocabSize | None = None,
+    bos_id: TokenId | None = None,
     tokenizer: Path | None = None,
-    threads: int | None = None,
+    threads: Threads | None = None,
     memory: SizeOption = 4 << 30,
-    checkpoint_seconds: float = 60.0,
+    checkpoint_seconds: Annotated[float, Range(0)] = 60.0,
     weight: tuple[WeightOption, ...] = (),
 ) -> None:
     """Count shards into a file of partial counts, for `oracle merge` and `oracle build`.
@@ -342,7 +345,7 @@ def count(
     from hybridlm.oracle.dense_counting import count as count_shards
     from hybridlm.oracle.sparse_counting import Ngrams, counted
 
-    unfinished = _unfinished(out, checkpoint_seconds)
+    unfinished = _unfinished(out)
     sources = _sources(shards, weight)
     vocabulary = _vocabulary(sources, vocab_size, bos_id, tokenizer)
     estimator = estimator or sources.estimator or ("dense" if buckets else "sparse")
@@ -377,7 +380,9 @@ def _refuse_weights(sources: "Sources") -> None:
         raise InputError("--weight is for sparse counts; those of the dense estimator have none")
 
 
-def merge(parts: Files, out: Out, threads: int | None = None, weight: tuple[WeightOption, ...] = ()) -> None:
+def merge(
+    parts: Files, out: Out, threads: Threads | None = None, weight: tuple[WeightOption, ...] = ()
+) -> None:
     """Add up files of partial counts, all of the dense estimator or all of the sparse one.
 
     They must have been counted with the same options, and no shard twice. The bytes are those of counting
@@ -531,8 +536,8 @@ def evaluate(
     oracle: tyro.conf.Positional[Path],
     val: Glob,
     tokenizer: Path,
-    bos_id: int | None = None,
-    threads: int | None = None,
+    bos_id: TokenId | None = None,
+    threads: Threads | None = None,
     json: bool = False,
 ) -> None:
     """Score validation shards with an oracle alone, order by order.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from hybridlm.cli.arguments import OptionalOut
+from hybridlm.cli.arguments import Count, Fraction, OptionalOut, Pieces, Threads
 from hybridlm.config import peek_option, resolve
 from hybridlm.files import scratch_folder
 from hybridlm.scoring.config import DEFAULT_MIXER, DEFAULT_TTT, ScoringConfig, TTTOptimizer
@@ -31,19 +31,19 @@ class Run:
     the same command goes on from what is in it."""
     preset: str = DEFAULT_PRESET
     """Preset of the training settings: a name, or a TOML file."""
-    vocab_size: int = 1024
+    vocab_size: Pieces = 1024
     """Pieces of the tokenizer."""
-    val_fraction: float = 0.025
+    val_fraction: Fraction = 0.025
     """Share of the text, by document, that is held out and scored."""
     estimator: Literal["dense", "sparse"] = "sparse"
     """How the oracle is estimated."""
-    oracle_bytes: int = 1_500_000
+    oracle_bytes: Count = 1_500_000
     """The most bytes that a sparse oracle may take."""
     ttt: TTTOptimizer = DEFAULT_TTT
     """Test-time training while scoring. Its environment variable is TTT_OPTIMIZER."""
     mixer: str = DEFAULT_MIXER
     """How the experts are mixed."""
-    threads: int | None = None
+    threads: Threads | None = None
     """Threads of native work; default: HYBRIDLM_NUM_THREADS, else all cores."""
     json: bool = False
     """Print the summary as JSON."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tyro
 
-from hybridlm.cli.arguments import Files, Out
+from hybridlm.cli.arguments import Files, Margin, Out
 from hybridlm.cli.output import print_json
 from hybridlm.errors import InputError
 
@@ -83,7 +83,7 @@ def compare(
     candidate: tyro.conf.Positional[Path],
     record: tyro.conf.Positional[Path],
     *,
-    margin_bpb: float | None = None,
+    margin_bpb: Margin | None = None,
     json: bool = False,
 ) -> bool:
     """Does a record beat another by the challenge's rules: by 0.005 nats per token, with p below 0.01?

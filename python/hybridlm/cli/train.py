@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from hybridlm.cli.arguments import ChosenTokenizer, Out, TokenizerChoice
+from hybridlm.cli.arguments import ChosenTokenizer, Out, Threads, TokenizerChoice
 from hybridlm.config import from_values, peek_option, resolve
 from hybridlm.errors import FormatError
 from hybridlm.extras import require_tensorboard, require_torch
@@ -41,7 +41,7 @@ class Train:
     """Continue the run in --out from its latest checkpoint, with the settings that its config.json holds."""
     allow_changes: bool = False
     """Let --resume continue with other settings."""
-    processes: int = 1
+    processes: Threads = 1
     """Ranks to train with on this machine; what torchrun would be for."""
     dry_run: bool = False
     """Say what the run will take and do nothing; needs neither --data nor --out, --tokenizer if at hand."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from hybridlm.cli.arguments import ChosenTokenizer, Glob, OptionalGlob
+from hybridlm.cli.arguments import ChosenTokenizer, Glob, OptionalGlob, Threads
 from hybridlm.cli.output import number_table, print_json, print_table
 from hybridlm.errors import InputError
 
@@ -21,7 +21,7 @@ def tune(
     on: Glob,
     val: OptionalGlob = None,
     tokenizer: ChosenTokenizer,
-    threads: int | None = None,
+    threads: Threads | None = None,
     json: bool = False,
 ) -> None:
     """Find the weights by which several oracles, mixed, predict a text best; score another text by them.

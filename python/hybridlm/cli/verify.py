@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tyro
 
-from hybridlm.cli.arguments import OptionalGlob
+from hybridlm.cli.arguments import OptionalGlob, Threads
 from hybridlm.cli.output import print_json
 
 
@@ -16,7 +16,7 @@ def verify(
     val: OptionalGlob = None,
     tokenizer: Path | None = None,
     device: str | None = None,
-    threads: int | None = None,
+    threads: Threads | None = None,
     json: bool = False,
 ) -> bool:
     """Make a reported score again from its files, and compare.

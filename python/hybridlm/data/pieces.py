@@ -17,11 +17,13 @@ a model whose decoder does anything else is refused rather than counted wrongly.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-
-import sentencepiece
+from typing import TYPE_CHECKING
 
 from hybridlm.data.case_folding import MARKS
 from hybridlm.errors import FormatError
+
+if TYPE_CHECKING:
+    import sentencepiece
 
 SPACE = "▁"
 
@@ -66,7 +68,7 @@ class Piece:
         return self.kind in (Kind.TEXT, Kind.BYTE, Kind.MARK)
 
 
-def read_pieces(model: sentencepiece.SentencePieceProcessor, name: str) -> list[Piece]:
+def read_pieces(model: "sentencepiece.SentencePieceProcessor", name: str) -> list[Piece]:
     """The pieces of a loaded model by token id; errors call it ``name``.
 
     Raises FormatError for a model whose tokens have no bytes of their own: it rewrites decoded text as a
@@ -107,14 +109,14 @@ def read_pieces(model: sentencepiece.SentencePieceProcessor, name: str) -> list[
     return pieces
 
 
-def mark_tokens(model: sentencepiece.SentencePieceProcessor) -> frozenset[int]:
+def mark_tokens(model: "sentencepiece.SentencePieceProcessor") -> frozenset[int]:
     """The ids of the marks for capitals, or none unless the model has all of them as pieces of their own."""
     tokens = [model.piece_to_id(mark) for mark in MARKS]
     whole = all(model.id_to_piece(token) == mark for token, mark in zip(tokens, MARKS, strict=True))
     return frozenset(tokens) if whole else frozenset()
 
 
-def _kind(model: sentencepiece.SentencePieceProcessor, token: int) -> Kind:
+def _kind(model: "sentencepiece.SentencePieceProcessor", token: int) -> Kind:
     if model.is_control(token):
         return Kind.CONTROL
     if model.is_unknown(token):
@@ -125,7 +127,7 @@ def _kind(model: sentencepiece.SentencePieceProcessor, token: int) -> Kind:
 
 
 def _check(
-    model: sentencepiece.SentencePieceProcessor, name: str, pieces: Sequence[Piece], alone: Sequence[str]
+    model: "sentencepiece.SentencePieceProcessor", name: str, pieces: Sequence[Piece], alone: Sequence[str]
 ) -> None:
     """Raises FormatError unless ``pieces`` are what they decode to, one by one (``alone``) and in a row."""
     texts = [token for token, piece in enumerate(pieces) if piece.kind in (Kind.TEXT, Kind.UNUSED)]
@@ -152,7 +154,7 @@ def _check(
         )
 
 
-def _writes_spaces_as_bytes(model: sentencepiece.SentencePieceProcessor, pieces: Sequence[Piece]) -> bool:
+def _writes_spaces_as_bytes(model: "sentencepiece.SentencePieceProcessor", pieces: Sequence[Piece]) -> bool:
     """Whether byte fallback encodes a "▁" too, as it does with a word model's unknown words."""
     known = set().union(*(piece.text.decode() for piece in pieces if piece.kind is Kind.TEXT))
     for character in map(chr, range(0xE000, 0xF900)):

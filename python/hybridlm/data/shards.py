@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 from hybridlm import _core
 from hybridlm.data.pieces import Kind
 from hybridlm.data.sidecar import SUFFIX, Sidecar, sidecar_path
-from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.data.vocabulary import DEFAULT_BOS, DEFAULT_SIZE, Vocabulary
 from hybridlm.errors import InputError
 from hybridlm.files import open_to_read
+
+if TYPE_CHECKING:
+    from hybridlm.data.tokenizer import Tokenizer
 
 log = logging.getLogger("hybridlm.data")
 
@@ -375,7 +377,7 @@ class ShardContents:
 
 
 def examine(
-    path: str | os.PathLike[str], tokenizer: Tokenizer | None = None, bos_id: int = DEFAULT_BOS
+    path: str | os.PathLike[str], tokenizer: "Tokenizer | None" = None, bos_id: int = DEFAULT_BOS
 ) -> ShardContents:
     """Count what is in a shard, a part at a time. Raises as ``open_stream`` does.
 
@@ -406,7 +408,9 @@ def examine(
     )
 
 
-def _doubts(name: str, counts: NDArray[np.int64], bos_id: int, tokenizer: Tokenizer | None) -> Iterator[str]:
+def _doubts(
+    name: str, counts: NDArray[np.int64], bos_id: int, tokenizer: "Tokenizer | None"
+) -> Iterator[str]:
     size = int(counts.sum())
     if size and not counts[bos_id]:
         yield (
@@ -449,7 +453,7 @@ _TELLING = 1000
 
 
 def beginnings(
-    path: str | os.PathLike[str], tokenizer: Tokenizer, documents: int = 3, tokens: int = 60
+    path: str | os.PathLike[str], tokenizer: "Tokenizer", documents: int = 3, tokens: int = 60
 ) -> list[str]:
     """The decoded first ``tokens`` tokens of a shard's first documents; fewer if they start far behind."""
     name = os.fspath(path)

@@ -24,6 +24,8 @@ from hybridlm.oracle.ray_cluster import (
     TASKS_PER_CPU,
     absolute,
     connected,
+    fetched,
+    first_finished,
     naming_the_node,
     task_slots,
 )
@@ -108,10 +110,10 @@ class _Build:
         self._running = list(running)
         with Progress(name, len(running), "tasks") as progress:
             while self._running:
-                finished, self._running = self._ray.wait(self._running)
-                self._ray.get(finished)
+                finished, self._running = first_finished(self._ray, self._running, self._threads)
+                fetched(self._ray, finished, self._threads)
                 progress.update(len(running) - len(self._running))
-        results: list[Any] = self._ray.get(running)
+        results: list[Any] = fetched(self._ray, running, self._threads)
         return results
 
     def _merged(self) -> tuple[_core.SparseCounts, list[tuple[Any, Any]]]:

@@ -18,6 +18,9 @@ MAX_RETRIES = 10
 
 _SECONDS_TO_CONNECT = 10
 
+SECONDS_BETWEEN_CHECKS = 30.0
+"""While no task finishes, how often the cluster is asked whether it can still run any."""
+
 
 @contextlib.contextmanager
 def connected(address: str | None) -> Iterator[Any]:
@@ -63,12 +66,48 @@ def _check_reachable(address: str) -> None:
 
 def task_slots(ray: Any, threads: int) -> int:
     """Tasks that can run at once. Raises InputError where none ever could."""
-    most = max((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
+    most = _largest_node(ray)
     if threads > most:
         raise InputError(
             f"--threads {threads}: a task runs on one node, and the largest of this cluster has {most} CPUs"
         )
     return max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
+
+
+def _largest_node(ray: Any) -> int:
+    """CPUs of the largest node that is alive."""
+    return max((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
+
+
+def first_finished(ray: Any, running: Sequence[Any], threads: int) -> tuple[list[Any], list[Any]]:
+    """Waits for one of the tasks, of ``threads`` CPUs each: those that have finished, and the others.
+
+    Raises OSError where no node is left that could run them: Ray itself would wait for one to be added.
+    """
+    while True:
+        finished, others = ray.wait(list(running), timeout=SECONDS_BETWEEN_CHECKS)
+        if finished:
+            return finished, others
+        _check_nodes(ray, threads)
+
+
+def fetched(ray: Any, objects: Any, threads: int) -> Any:
+    """What tasks of ``threads`` CPUs have made. Where it was lost it is made again; raises as above."""
+    seconds = SECONDS_BETWEEN_CHECKS
+    while True:
+        try:
+            return ray.get(objects, timeout=seconds)
+        except ray.exceptions.GetTimeoutError:
+            _check_nodes(ray, threads)
+        seconds *= 2  # large objects may take long to come, and begin again each time
+
+
+def _check_nodes(ray: Any, threads: int) -> None:
+    if _largest_node(ray) < threads:
+        raise OSError(
+            f"no node is left in the Ray cluster that could run a task (--threads {threads}); with nodes, "
+            "the same command does the work"
+        )
 
 
 @contextlib.contextmanager

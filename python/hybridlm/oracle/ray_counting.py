@@ -19,6 +19,8 @@ from hybridlm.oracle.ray_cluster import (
     TASKS_PER_CPU,
     absolute,
     connected,
+    fetched,
+    first_finished,
     naming_the_node,
     task_slots,
 )
@@ -86,18 +88,18 @@ def _reduce(
                     number, data = merge.remote(threads, *ready[:_FAN_IN])
                     running[number] = data
                     del ready[:_FAN_IN]
-                finished, _ = ray.wait(list(running))
-                done += sum(ray.get(finished))
+                finished, _ = first_finished(ray, list(running), threads)
+                done += sum(fetched(ray, finished, threads))
                 ready += [running.pop(number) for number in finished]
                 progress.update(done)
                 if save is not None and time.monotonic() - saved_at >= seconds:
                     for data in ready:
-                        counts.merge_bytes(ray.get(data), "the cluster's counts", threads)
+                        counts.merge_bytes(fetched(ray, data, threads), "the cluster's counts", threads)
                     ready.clear()
                     save()
                     saved_at = time.monotonic()
         for data in ready:
-            counts.merge_bytes(ray.get(data), "the cluster's counts", threads)
+            counts.merge_bytes(fetched(ray, data, threads), "the cluster's counts", threads)
     finally:
         for number in running:
             ray.cancel(number, force=True)
