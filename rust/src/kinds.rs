@@ -1,9 +1,5 @@
 //! What a file is, by how it begins, so that a refusal can say what was given in place of what was asked for.
 
-use crate::oracle::dense::{ngor_packed, partial};
-use crate::oracle::sparse::{arpa, counts_file, ngsp};
-use crate::tokens;
-
 /// Enough to tell text from anything else.
 const BEGINNING: usize = 512;
 
@@ -11,21 +7,16 @@ const BEGINNING: usize = 512;
 #[must_use]
 pub fn looks_like(bytes: &[u8]) -> Option<&'static str> {
     let bytes = &bytes[..bytes.len().min(BEGINNING)];
-    let starts = |magic: &[u8]| bytes.starts_with(magic);
-    if starts(&tokens::MAGIC.to_le_bytes()) {
-        return Some("a token shard");
-    }
-    if starts(&ngsp::MAGIC)
-        || starts(&ngor_packed::MAGIC[..4])
-        || bytes.trim_ascii_start().starts_with(arpa::MAGIC)
-    {
+    if bytes.trim_ascii_start().starts_with(b"\\data\\") {
         return Some("an oracle");
     }
-    if starts(&partial::MAGIC.to_le_bytes()) || starts(&counts_file::MAGIC.to_le_bytes()) {
-        return Some("partial counts");
-    }
-    // Those of files that only Python reads.
-    let foreign: [(&[u8], &'static str); 8] = [
+    // Those of our own are written out, because whoever reads such files asks here what else a file may be.
+    let kinds: [(&[u8], &'static str); 13] = [
+        (&20_240_520_u32.to_le_bytes(), "a token shard"),
+        (b"NGSP", "an oracle"),
+        (b"NGOR", "an oracle"),
+        (b"CPGN", "partial counts"),
+        (b"CSGN", "partial counts"),
         (b"RAGP", "an artifact"),
         (b"HLMZ", "a file that `hybridlm compress` made"),
         (b"\x28\xb5\x2f\xfd", "an oracle in the reference's layout, or other data compressed by zstd"),
@@ -35,7 +26,8 @@ pub fn looks_like(bytes: &[u8]) -> Option<&'static str> {
         (b"PK\x03\x04", "a zip archive"),
         (b"%PDF", "a PDF"),
     ];
-    // Text may begin with the letters of some, but none of them is text.
+    let found = kinds.iter().find(|(magic, _)| bytes.starts_with(magic)).map(|&(_, kind)| kind);
+    // Text may begin with the letters of some, but none of those files is text.
     if is_text(bytes) {
         return Some("text");
     }
@@ -43,7 +35,7 @@ pub fn looks_like(bytes: &[u8]) -> Option<&'static str> {
     if matches!(bytes, [0x0a, _, 0x0a, _, b'<', ..]) {
         return Some("a SentencePiece model");
     }
-    foreign.iter().find(|(magic, _)| starts(magic)).map(|&(_, kind)| kind)
+    found
 }
 
 /// Whether these are characters, the last of them perhaps cut off, and no control characters but white space.

@@ -134,8 +134,12 @@ def test_from_the_command_line(
     out = capsys.readouterr().out
     assert "documents are in training as they are" in out and out.count("the same as") == 3
 
-    for words in (["--lengths", "8", "8"], ["--lengths", "0", "8"], ["--lengths", "5000"]):
-        assert main([*common, *words]) == 1
+    for words, code in (
+        (["--lengths", "8", "8"], 1),
+        (["--lengths", "0", "8"], 2),
+        (["--lengths", "5000"], 1),
+    ):
+        assert main([*common, *words]) == code
         err = capsys.readouterr().err
         assert err.startswith("hybridlm: error: ") and err.count("\n") == 1
     other = tmp_path / "o_val_000000.bin"
