@@ -26,7 +26,6 @@ pub fn looks_like(bytes: &[u8]) -> Option<&'static str> {
         (b"PK\x03\x04", "a zip archive"),
         (b"%PDF", "a PDF"),
     ];
-    let found = kinds.iter().find(|(magic, _)| bytes.starts_with(magic)).map(|&(_, kind)| kind);
     // Text may begin with the letters of some, but none of those files is text.
     if is_text(bytes) {
         return Some("text");
@@ -35,7 +34,7 @@ pub fn looks_like(bytes: &[u8]) -> Option<&'static str> {
     if matches!(bytes, [0x0a, _, 0x0a, _, b'<', ..]) {
         return Some("a SentencePiece model");
     }
-    found
+    kinds.iter().find(|(magic, _)| bytes.starts_with(magic)).map(|&(_, kind)| kind)
 }
 
 /// Whether these are characters, the last of them perhaps cut off, and no control characters but white space.

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use hybridlm_core::bytes::checksum;
+use hybridlm_core::kinds::looks_like;
 use hybridlm_core::oracle::dense::contexts::fnv1a;
 use hybridlm_core::oracle::dense::counts::TableSpec;
 use hybridlm_core::oracle::dense::ngor_packed;
@@ -70,6 +71,20 @@ fn good_files_mean_what_they_always_meant() {
         for (table, (order, rows)) in found.iter().zip(ROWS) {
             assert_eq!((table.order, table.rows as usize), (order, rows));
             assert_eq!(table.cells, cells(order, rows), "{name}, order {order}");
+        }
+    }
+}
+
+#[test]
+fn files_are_known_by_how_they_begin() {
+    for file in fs::read_dir(folder("good")).expect("golden files") {
+        let path = file.expect("an entry").path();
+        let kind = looks_like(&fs::read(&path).expect("a golden file")).unwrap_or_default();
+        match path.extension().and_then(|ending| ending.to_str()) {
+            Some("ngsp" | "ngor") => assert!(kind.starts_with("an oracle"), "{}: {kind}", path.display()),
+            Some("part") => assert_eq!(kind, "partial counts", "{}", path.display()),
+            Some("txt") => assert_eq!(kind, "text", "{}", path.display()),
+            _ => {}
         }
     }
 }

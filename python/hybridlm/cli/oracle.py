@@ -6,9 +6,10 @@ import logging
 import math
 import os
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 
@@ -28,6 +29,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("hybridlm.oracle")
 
+V = TypeVar("V")
+
+
+def _one_word(
+    metavar: str, kind: type[V], parse: Callable[[str], V], written: Callable[[V], str]
+) -> tyro.constructors.PrimitiveConstructorSpec[V]:
+    """How a value of one word is read, and written in help. ``parse`` raises ValueError."""
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=lambda words: parse(words[0]),
+        is_instance=lambda value: isinstance(value, kind),
+        str_from_instance=lambda value: [written(value)],
+    )
+
 
 @dataclasses.dataclass(frozen=True)
 class Buckets:
@@ -37,10 +53,10 @@ class Buckets:
     rows: int
 
 
-def _parse_buckets(words: list[str]) -> Buckets:
-    order, equals, rows = words[0].partition("=")
+def _parse_buckets(word: str) -> Buckets:
+    order, equals, rows = word.partition("=")
     if not (equals and order.isdecimal() and rows.isdecimal()):
-        raise ValueError(f"{words[0]!r} is not of the form ORDER=ROWS, such as 3=8192")
+        raise ValueError(f"{word!r} is not of the form ORDER=ROWS, such as 3=8192")
     if not 3 <= int(order) <= 8:
         raise ValueError(f"rows can be chosen for orders 3 to 8, not for order {order}")
     if not 1 <= int(rows) < 1 << 32:
@@ -49,14 +65,7 @@ def _parse_buckets(words: list[str]) -> Buckets:
 
 
 BucketsOption = Annotated[
-    Buckets,
-    tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="N=ROWS",
-        instance_from_str=_parse_buckets,
-        is_instance=lambda value: isinstance(value, Buckets),
-        str_from_instance=lambda value: [f"{value.order}={value.rows}"],
-    ),
+    Buckets, _one_word("N=ROWS", Buckets, _parse_buckets, lambda value: f"{value.order}={value.rows}")
 ]
 
 
@@ -68,36 +77,29 @@ class Weight:
     times: int
 
 
-def _parse_weight(words: list[str]) -> Weight:
-    pattern, equals, times = words[0].rpartition("=")
+def _parse_weight(word: str) -> Weight:
+    pattern, equals, times = word.rpartition("=")
     if not (pattern and equals and times.isdecimal()):
-        raise ValueError(f"{words[0]!r} is not of the form GLOB=W, such as 'docs_*.bin=4'")
+        raise ValueError(f"{word!r} is not of the form GLOB=W, such as 'docs_*.bin=4'")
     return Weight(pattern, int(times))
 
 
 WeightOption = Annotated[
-    Weight,
-    tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="GLOB=W",
-        instance_from_str=_parse_weight,
-        is_instance=lambda value: isinstance(value, Weight),
-        str_from_instance=lambda value: [f"{value.pattern}={value.times}"],
-    ),
+    Weight, _one_word("GLOB=W", Weight, _parse_weight, lambda value: f"{value.pattern}={value.times}")
 ]
 
 
-def _parse_size(words: list[str]) -> int:
+def _parse_size(word: str) -> int:
     """A number of bytes, such as 2G, 500M or 1500000000; G is 2^30."""
-    number, unit = words[0], 1
-    if words[0][-1:].upper() in _UNITS:
-        number, unit = words[0][:-1], _UNITS[words[0][-1:].upper()]
+    number, unit = word, 1
+    if word[-1:].upper() in _UNITS:
+        number, unit = word[:-1], _UNITS[word[-1:].upper()]
     try:
         size = float(number) * unit
     except ValueError:
         size = math.nan
     if not 0 <= size < 2**63:
-        raise ValueError(f"{words[0]!r} is not a number of bytes, such as 2G or 500M")
+        raise ValueError(f"{word!r} is not a number of bytes, such as 2G or 500M")
     return int(size)
 
 
@@ -105,12 +107,8 @@ _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 SizeOption = Annotated[
     int,
-    tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="BYTES",
-        instance_from_str=_parse_size,
-        is_instance=lambda value: isinstance(value, int),
-        str_from_instance=lambda value: [f"{value >> 30}G" if value % (1 << 30) == 0 else str(value)],
+    _one_word(
+        "BYTES", int, _parse_size, lambda value: f"{value >> 30}G" if value % (1 << 30) == 0 else str(value)
     ),
 ]
 
