@@ -168,6 +168,7 @@ impl AdaptiveExperts {
             shares: vec![0.0; LENGTHS.len() * n],
             classes: vec![0; LENGTHS.len() * n],
         };
+        let mut near = None;
         for (index, &token) in tokens.iter().enumerate() {
             if let Some(rows) = &mut rows {
                 self.rows(&mut row);
@@ -176,7 +177,7 @@ impl AdaptiveExperts {
                     out.iter_mut().zip(row).for_each(|(out, probability)| *out = probability.ln());
                 }
             }
-            self.backoff.prefetch(&tokens[index..]);
+            near = self.backoff.prefetch(&tokens[index..], near);
             self.longest_match.prefetch(&tokens[..tokens.len().min(index + 4)]);
             for (gate, value) in self.gates().into_iter().enumerate() {
                 scored.gates[gate * n + index] = value;

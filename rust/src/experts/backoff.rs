@@ -55,8 +55,11 @@ impl Default for Config {
     }
 }
 
-/// The hash of each length's context, where these are the preceding tokens, newest first.
-fn hashes_after(recent: &[u16; MAX_LENGTH], lengths: &[usize]) -> [u64; MAX_LENGTH] {
+/// Of each length's context.
+pub type Hashes = [u64; MAX_LENGTH];
+
+/// Where these are the preceding tokens, newest first.
+fn hashes_after(recent: &[u16; MAX_LENGTH], lengths: &[usize]) -> Hashes {
     let (mut hash, mut known) = (0x9e37_79b9_7f4a_7c15, 0);
     let mut hashes = [0; MAX_LENGTH];
     for (n, &length) in lengths.iter().enumerate() {
@@ -227,7 +230,7 @@ pub struct Backoff {
     /// The preceding tokens, newest first; those before the first are 0.
     recent: [u16; MAX_LENGTH],
     /// The hash of each length's context, and its place if it has one.
-    hashes: [u64; MAX_LENGTH],
+    hashes: Hashes,
     places: [Option<usize>; MAX_LENGTH],
 }
 
@@ -498,24 +501,27 @@ impl Backoff {
 
     /// Has the processor fetch what will be looked for after the tokens that come next, of which any number
     /// may be known: their contexts' places two tokens ahead, and one token ahead what lies in store for them.
-    /// Tables of many megabytes are seldom in its caches.
-    pub fn prefetch(&self, coming: &[u16]) {
-        let mut recent = self.recent;
-        for (distance, &token) in coming.iter().take(3).enumerate() {
-            recent.copy_within(0..MAX_LENGTH - 1, 1);
-            recent[0] = token;
-            if distance == 0 {
-                continue;
-            }
-            for &hash in &hashes_after(&recent, self.lengths)[..self.lengths.len()] {
-                let place = &self.contexts[hash as usize & (self.contexts.len() - 1)];
-                if distance == 2 {
-                    memory::prefetch(place);
-                } else if place.key == hash && place.types > 1 {
-                    memory::prefetch(&self.store.words[place.link as usize]);
-                }
+    /// Tables of many megabytes are seldom in its caches. `near`: what the call one token ago returned, the
+    /// hashes of what is one token ahead now.
+    pub fn prefetch(&self, coming: &[u16], near: Option<Hashes>) -> Option<Hashes> {
+        for hash in near.iter().flat_map(|hashes| &hashes[..self.lengths.len()]) {
+            let place = self.first_place(*hash);
+            if place.key == *hash && place.types > 1 {
+                memory::prefetch(&self.store.words[place.link as usize]);
             }
         }
+        let mut recent = self.recent;
+        recent.copy_within(0..MAX_LENGTH - 3, 3);
+        recent[..3].copy_from_slice(coming.get(..3)?);
+        recent[..3].reverse();
+        let far = hashes_after(&recent, self.lengths);
+        far[..self.lengths.len()].iter().for_each(|&hash| memory::prefetch(self.first_place(hash)));
+        Some(far)
+    }
+
+    /// Where the search for a context with this key begins.
+    fn first_place(&self, key: u64) -> &Context {
+        &self.contexts[key as usize & (self.contexts.len() - 1)]
     }
 
     /// Where the context with this key is, or the free place where it would go.
