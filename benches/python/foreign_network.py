@@ -17,8 +17,8 @@ row before its target, its entropy in nats and its largest probability (``rows.n
 first N rows whole (``whole_rows.npy``, float16 [N, V], ``--whole-rows``; 98 kB a row), and the bytes of each
 piece (``bytes.npy``). ``shard`` writes training shards of another tokenizer anew in the network's vocabulary,
 which an oracle needs. ``mix`` prints bits per byte of the text, of the network alone and of each mixture over
-it, the difference from the network alone, its 95% interval (blocks of 1,024 targets, drawn anew), and the part of
-it that the best tenth of the blocks has.
+it, the difference from the network alone, its 95% interval (blocks of 1,024 targets, drawn anew), and the
+part of it that the best tenth of the blocks has.
 
 The model's documents begin with token 0 (``<|endoftext|>``); the text is one document.
 """
