@@ -363,6 +363,16 @@ def test_from_the_command_line(
     assert shown["bpb"] == pytest.approx(shown["bits"] / sum(map(len, text.read_text().split("\n"))))
     assert main(["oracle", "score", oracle, str(text), "--tokenizer", model, "--by", "document"]) == 0
     assert "text.txt#2" in capsys.readouterr().out
+    # The texts in JSON are read for what they are, as everywhere: their markup is no text.
+    lines = tmp_path / "text.jsonl"
+    lines.write_text("".join(json.dumps({"body": line}) + "\n" for line in text.read_text().split("\n\n")))
+    options = ["--tokenizer", model, "--text-field", "body", "--json"]
+    assert main(["oracle", "score", oracle, str(lines), *options]) == 0
+    from_json = json.loads(capsys.readouterr().out)
+    assert [one["source"] for one in from_json["texts"]] == [f"{lines}:1:1", f"{lines}:2:1"]
+    assert [one["log_probs"] for one in from_json["texts"]] == [one["log_probs"] for one in shown["texts"]]
+    assert main(["oracle", "score", oracle, str(lines), "--tokenizer", model, "--plain", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tokens"] > from_json["tokens"]
 
     assert main(["oracle", "export", oracle, "-o", str(tmp_path / "o.arpa")]) == 0
     assert "bytes" in capsys.readouterr().out
