@@ -32,8 +32,8 @@ def score(
     Args:
         oracle: The oracle's file.
         text: Text files, folders, globs, or - for stdin, which is the default.
-        by: What is scored as one: a line of a text, or a document as `data shard` cuts them. Each text in JSON
-            or Parquet has lines of its own.
+        by: What is scored as one: a line of a text, or a document as `data shard` cuts them. Each text in
+            JSON or Parquet has lines of its own.
         text_field: The member of JSON objects, or the column of Parquet files, that holds the text.
         plain: Take every file for prose, even one that looks like JSON.
         json: One JSON object, with the ln p and the order of each token.
@@ -104,12 +104,12 @@ def _texts(paths: tuple[Path, ...], by: str, text_field: str, plain: bool) -> It
     from hybridlm.data import text_files
     from hybridlm.data.documents import read
 
-    files = text_files.find(paths)
+    files = ["stdin" if file == text_files.STDIN else str(file) for file in text_files.find(paths)]
     for document in read(paths, one_per_file=by == "line", plain=plain, text_field=text_field):
         if by == "document":
             yield document.source, document.text
             continue
-        alone = [document.source] == [str(file) for file in files]
+        alone = files == [document.source]
         # As `documents.clean` leaves them: only "\n" ends a line.
         for number, line in enumerate(document.text.split("\n"), start=1):
             yield str(number) if alone else f"{document.source}:{number}", line
