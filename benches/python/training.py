@@ -53,8 +53,7 @@ from hybridlm.train.validation import Validator
 
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 
-RATES = [2.0**exponent * 1e-3 for exponent in range(-2, 7)]
-FIRST_RATES = (2, 3, 4)
+FIRST_RATES = (0.001, 0.002, 0.004)
 
 # Each piece, switched the other way than in most presets: settings of TrainConfig, by dotted name. Several
 # names go together where one piece replaces another.
@@ -288,14 +287,14 @@ def compare(options: argparse.Namespace, config: TrainConfig, tokenizer: Tokeniz
 
     seeds = [config.seed + offset for offset in range(options.seeds)]
     timer = CLOCKS[options.clock]
-    tried = {index: plain(RATES[index], seeds[0]) for index in FIRST_RATES[: options.rates]}
-    while options.rates >= len(FIRST_RATES):
-        best = min(tried, key=lambda index: tried[index])
-        missing = [i for i in (best - 1, best + 1) if 0 <= i < len(RATES) and i not in tried]
+    tried = {rate: plain(rate, seeds[0]) for rate in ([options.rate] if options.rate else FIRST_RATES)}
+    while not options.rate:
+        best = min(tried, key=lambda rate: tried[rate])
+        missing = [rate for rate in (best / 2, 2 * best) if rate not in tried]
         if not missing:
             break
-        tried |= {index: plain(RATES[index], seeds[0]) for index in missing}
-    rate = RATES[min(tried, key=lambda index: tried[index])]
+        tried |= {rate: plain(rate, seeds[0]) for rate in missing}
+    rate = min(tried, key=lambda rate: tried[rate])
     theirs = [plain(rate, seed) for seed in seeds]
     ours = []
     for seed in seeds:
@@ -308,7 +307,7 @@ def compare(options: argparse.Namespace, config: TrainConfig, tokenizer: Tokeniz
     share = statistics.mean(ours) / statistics.mean(theirs) - 1
     print(f"| mean | {statistics.mean(theirs):.4f} | {statistics.mean(ours):.4f} | {share:+.2%} |")
     print(f"\nplain GPT at its best rate, {rate:g}, of those tried: ", end="")
-    print(", ".join(f"{RATES[index]:g} ({bpb:.4f})" for index, bpb in sorted(tried.items())))
+    print(", ".join(f"{rate:g} ({bpb:.4f})" for rate, bpb in sorted(tried.items())))
 
 
 def ablate(options: argparse.Namespace, config: TrainConfig, tokenizer: Tokenizer, results: Results) -> None:
@@ -389,7 +388,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, help="of each run, instead of the preset's")
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rates", type=int, default=len(FIRST_RATES), help="fewer: no search, for a trial")
+    parser.add_argument("--rate", type=float, help="of the plain GPT; by default the best is searched")
     parser.add_argument("--pairs", type=int, default=12, help="of steps, for the time that a piece takes")
     parser.add_argument("--only", nargs="*", choices=PIECES, metavar="NAME")
     options = parser.parse_args()
