@@ -339,21 +339,6 @@ def parse_json(data: str | bytes, what: str) -> Any:
         raise FormatError(f"{what}: not JSON: {error}") from None
 
 
-MOST_TENSORS = 1 << 16
-"""In a safetensors file; each costs its readers far more than its bytes."""
-
-
-def check_tensor_count(data: bytes, what: str) -> None:
-    """Raises FormatError, calling it ``what``, for a safetensors file of more than `MOST_TENSORS` tensors.
-
-    What is no safetensors file at all is left to its reader.
-    """
-    length = int.from_bytes(data[:8], "little")
-    # Every tensor's description has this member, and no name can hold an unescaped quotation mark.
-    if (count := data.count(b'"data_offsets"', 8, 8 + min(length, len(data)))) > MOST_TENSORS:
-        raise FormatError(f"{what}: {count:,} tensors, more than the {MOST_TENSORS:,} allowed")
-
-
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object. A member that comes twice would mean different things to different readers."""
     found = dict(pairs)
