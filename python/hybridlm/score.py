@@ -16,7 +16,7 @@ from hybridlm.artifact import Artifact
 from hybridlm.data.shards import ShardRecord, Stream, open_stream
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
-from hybridlm.files import write_json
+from hybridlm.files import check_output, write_json
 from hybridlm.oracle import Oracle
 from hybridlm.oracle.oracle_score import OracleEvaluation
 from hybridlm.oracle.oracle_score import evaluate as evaluate_oracle
@@ -129,8 +129,7 @@ def score_artifact(
         lessons = open_stream(control, vocabulary.vocabulary, max_tokens=len(stream.tokens)).tokens
     watched = None
     if trace is not None:
-        if not trace.parent.is_dir():
-            raise InputError(f"{trace}: there is no folder {trace.parent}")
+        check_output(trace)
         watched = Trace(stream.tokens, vocabulary.bos_id)
     stated = None if stated_bytes is None else read_stated_bytes(stated_bytes, stream)
     dist: Distributed | None = None
