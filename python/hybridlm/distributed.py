@@ -153,6 +153,11 @@ def pick_device(name: str | None, local_rank: int = 0) -> torch.device:
     return device
 
 
+def alone(device: str | None = None) -> Distributed:
+    """A group of one, on ``device`` (see `pick_device`), whatever torchrun's environment says."""
+    return Distributed(rank=0, world_size=1, local_rank=0, device=pick_device(device))
+
+
 def initialise(device: str | None = None, *, timeout: float | None = None) -> Distributed:
     """Joins the group that torchrun's environment names (gloo on CPU, NCCL on CUDA), or stays alone.
 

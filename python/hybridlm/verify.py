@@ -87,8 +87,8 @@ class ScoredDocuments:
     @classmethod
     def read(cls, path: File) -> "ScoredDocuments":
         """What `eval --json` printed. Raises FormatError or OSError."""
-        reported, name = Reported.read(path), os.fspath(path)
-        found = read_json(path, LARGEST).get("documents")
+        reported = Reported.read(path)
+        name, found = reported.name, reported.fields.get("documents")
         try:
             tokens, sizes, bits = (list(found[key]) for key in ("tokens", "bytes", "bits"))
             if not all(type(count) is int and count >= 0 for count in (*tokens, *sizes)):

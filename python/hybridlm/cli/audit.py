@@ -94,9 +94,9 @@ def audit(
         scoring = dataclasses.replace(scoring, ttt=layers.resolve(ScoringConfig).ttt or DEFAULT_TTT)
     dist = None
     if neural:
-        from hybridlm.distributed import Distributed, pick_device
+        from hybridlm.distributed import alone
 
-        dist = Distributed(rank=0, world_size=1, local_rank=0, device=pick_device(device))
+        dist = alone(device)
     world_size = None
     if neural and not skip_world_sizes:
         world_size = world_sizes.compare(bundle, *world_sizes.prefix(bundle, stream, scoring))

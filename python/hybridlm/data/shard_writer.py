@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -248,7 +248,3 @@ def write_shards(
         for document in val:
             writer.add("val", document.text)
     return writer.summaries
-
-
-def total_tokens(summaries: Sequence[ShardSummary], split: Split) -> int:
-    return sum(summary.tokens for summary in summaries if summary.split == split)

@@ -1,5 +1,6 @@
 """An artifact's experts at their start: what scores it, audits it and compares its world sizes alike."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,13 +25,16 @@ _NATURAL_WINDOW = 1 << 16
 
 
 @dataclass(frozen=True)
-class ArtifactExperts:
-    """experts: neural, online and adaptive, oracle, control, in this order, as far as there are any.
-    learners: what makes the neural one, and the control, learn between chunks; empty without test-time
-    training."""
+class ExpertSet:
+    """What one score needs, at its start.
 
-    experts: list[Expert]
-    learners: list[Learner]
+    experts: neural, online and adaptive, oracle, control, in this order, as far as there are any.
+    learners: what makes the neural one, and the control, learn between chunks; empty without test-time
+    training.
+    """
+
+    experts: Sequence[Expert]
+    learners: Sequence[Learner] = ()
 
     def learn(self, stream: NDArray[np.uint16], start: int) -> None:
         """Called when the chunk stream[start:] has been committed and more follows."""
@@ -46,7 +50,7 @@ def experts_of(
     *,
     threads: int | None = None,
     control: NDArray[np.uint16] | None = None,
-) -> ArtifactExperts:
+) -> ExpertSet:
     """New experts for one score. The artifact stays as it is: the model that learns is a copy.
 
     ``config.ttt`` None: `DEFAULT_TTT` where a neural model is scored. ``threads`` are those of oracle
@@ -76,7 +80,7 @@ def experts_of(
         expert, learner = load_neural(artifact, config, dist, control=control)
         experts.append(expert)
         learners += [] if learner is None else [learner]
-    return ArtifactExperts(experts, learners)
+    return ExpertSet(experts, learners)
 
 
 def load_neural(
@@ -90,14 +94,14 @@ def load_neural(
     artifact.require_torch()
     import torch
 
-    from hybridlm.distributed import Distributed, pick_device
+    from hybridlm.distributed import alone
     from hybridlm.model.gpt import Rolling
     from hybridlm.scoring.learning import LearningExpert
     from hybridlm.scoring.neural import NeuralExpert
     from hybridlm.scoring.ttt import DEFAULT_LEARNING_RATE
     from hybridlm.scoring.windows import laid_out
 
-    dist = dist or Distributed(rank=0, world_size=1, local_rank=0, device=pick_device(None))
+    dist = dist or alone()
     untrained = _model(artifact, dist)
     window = config.window or untrained.config.sequence_length
     if not window:

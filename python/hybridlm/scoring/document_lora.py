@@ -36,7 +36,7 @@ from hybridlm.model.gpt import Cache
 from hybridlm.scoring.config import TTTConfig
 from hybridlm.scoring.experts import Expert, Scored
 from hybridlm.scoring.lora import Adapters
-from hybridlm.scoring.neural import healthy_logits, state_hash
+from hybridlm.scoring.neural import autocasting, healthy_logits, state_hash
 from hybridlm.scoring.ttt import DEFAULT_LEARNING_RATE, TestTimeTrainer, deterministic
 
 _TARGETS = 32
@@ -315,18 +315,14 @@ class DocumentExpert(Expert):
     @torch.no_grad()
     def keep_past(self, inputs: torch.Tensor, cache: Cache) -> None:
         """Into the cache: what the model without adapters makes of ``inputs`` [rows, T]."""
-        with self._autocasting():
+        with autocasting(inputs.device, self._autocast):
             self.model.hidden(inputs, cache=cache)
 
     def adapted_logits(self, vectors: torch.Tensor, inputs: torch.Tensor, cache: Cache) -> torch.Tensor:
         """Of the last positions of ``inputs`` [rows, context]: those that the cache doesn't hold."""
-        with torch.enable_grad(), self._autocasting(), self._adapters.applied(vectors):
+        with torch.enable_grad(), autocasting(inputs.device, self._autocast), self._adapters.applied(vectors):
             logits: torch.Tensor = self.model(inputs, cache=cache)
         return logits
-
-    def _autocasting(self) -> torch.autocast:
-        dtype = self._autocast
-        return torch.autocast(self._dist.device.type, dtype=dtype, enabled=dtype is not None)
 
     def _step_of(self, origin: int, target: int) -> int:
         """Which of its document's steps scores ``target``: as many come before it."""

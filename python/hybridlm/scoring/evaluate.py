@@ -21,7 +21,7 @@ from hybridlm.errors import InputError
 from hybridlm.files import atomic_write, check_output, exclusive
 from hybridlm.progress import Progress
 from hybridlm.scoring.ahead import Ahead
-from hybridlm.scoring.artifact_experts import ArtifactExperts, experts_of
+from hybridlm.scoring.artifact_experts import ExpertSet, experts_of
 from hybridlm.scoring.confidence import bpb_interval
 from hybridlm.scoring.config import DEFAULT_TTT, ScoringConfig, TTTOptimizer
 from hybridlm.scoring.documents import DocumentTotals, check_table_path, write_table
@@ -30,17 +30,13 @@ from hybridlm.scoring.mixing import Mixers, MixtureSpec, expert_names
 from hybridlm.scoring.mixtures import row_mixture_names
 from hybridlm.scoring.state import Interruption, ScoreState
 from hybridlm.scoring.trace import Trace
+from hybridlm.scoring.units import LN_2, UNIT, in_units
 from hybridlm.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from hybridlm.distributed import Distributed
 
 log = logging.getLogger("hybridlm.eval")
-
-# Sums of nll are kept as whole multiples of this many nats. Whole numbers add up to the same in any order,
-# so a total doesn't depend on the chunks; the rounding is 10^-10 nats a target.
-_UNIT = 2.0**-32
-LN_2 = float(np.log(2.0))
 
 Learn = Callable[[NDArray[np.uint16], int], None]
 
@@ -297,7 +293,7 @@ def _open_state(
     stream: NDArray[np.uint16],
     config: ScoringConfig,
     specs: Mapping[str, MixtureSpec],
-    parts: ArtifactExperts,
+    parts: ExpertSet,
     control: NDArray[np.uint16] | None,
     is_main: bool,
 ) -> Iterator[ScoreState]:
@@ -344,8 +340,8 @@ class _Counter:
         """The bytes [n] of its targets."""
         start, end = scored.start, scored.start + scored.log_probs.shape[1]
         targets = self._stream[start:end]
-        totals = [_units(-row.astype(np.float64)) for row in scored.log_probs]
-        totals += [_units(nll) for nll in scored.nll.values()]
+        totals = [in_units(-row.astype(np.float64)) for row in scored.log_probs]
+        totals += [in_units(nll) for nll in scored.nll.values()]
         self.lost += int(np.count_nonzero(self._unknown[targets]))
         lengths = self._lengths.lengths(targets)
         if self._stated_bytes is not None:
@@ -356,7 +352,7 @@ class _Counter:
 
 def _result(
     config: ScoringConfig,
-    parts: ArtifactExperts,
+    parts: ExpertSet,
     specs: Mapping[str, MixtureSpec],
     names: tuple[str, ...],
     counter: _Counter,
@@ -377,10 +373,10 @@ def _result(
             tokens,
         )
     if files.per_document is not None and is_main:
-        write_table(files.per_document, counter.documents.columns, table, _UNIT / LN_2)
+        write_table(files.per_document, counter.documents.columns, table, UNIT / LN_2)
 
     def rate(total: int) -> Rate:
-        bits = total * _UNIT / LN_2
+        bits = total * UNIT / LN_2
         return Rate(bits / tokens, bits / total_bytes)
 
     rates = parts.learners[0].report() if parts.learners else []
@@ -400,7 +396,7 @@ def _result(
     of_mixtures = dict(zip(specs, map(rate, totals[len(names) :]), strict=True))
     result = of_mixtures.pop("")
     scored = 3 + counter.documents.columns.index(f"mixture_{config.mixer}")
-    bits = np.asarray(table[:, scored] * (_UNIT / LN_2), np.float64)
+    bits = np.asarray(table[:, scored] * (UNIT / LN_2), np.float64)
     return EvaluationResult(
         tokens=tokens,
         bytes=total_bytes,
@@ -415,7 +411,7 @@ def _result(
         ttt_undone=sum(one.undone for one in rates),
         ttt_rates=[
             LearningRate(one.rate, cost.bits_per_token, cost.bpb, one.updates, one.undone)
-            for one, cost in ((one, rate(round(one.nats / _UNIT))) for one in rates)
+            for one, cost in ((one, rate(round(one.nats / UNIT))) for one in rates)
         ],
         bpb_interval=bpb_interval(bits, table[:, 2].astype(np.float64)),
         documents=Documents(
@@ -437,7 +433,3 @@ def _npy(path: Path, targets: int) -> Iterator[Callable[[NDArray[np.float64]], N
             file.write((nll / LN_2).astype("<f4").tobytes())
 
         yield write
-
-
-def _units(nats: NDArray[np.float64]) -> NDArray[np.int64]:
-    return np.rint(nats / _UNIT).astype(np.int64)

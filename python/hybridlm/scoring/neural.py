@@ -137,7 +137,7 @@ class NeuralExpert(Expert):
 
     def _logits(self, rows: torch.Tensor) -> torch.Tensor:
         """[B, T, V] of tokens int64 [B, T + 1], the last of which is no input."""
-        with _autocast(rows.device, self.autocast), self._applied():
+        with autocasting(rows.device, self.autocast), self._applied():
             logits: torch.Tensor = self.model(rows[:, :-1], self._rolling)
         if self._untrained is None:
             return logits
@@ -156,7 +156,8 @@ class NeuralExpert(Expert):
             yield target, log_probs[row, target - self.grid.start(window) - 1 :]
 
 
-def _autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
+def autocasting(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
+    """Within it, matrix products on ``device`` run in ``dtype``; None: in that of their inputs."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
@@ -190,5 +191,5 @@ def healthy_logits(
     broken = ~(logits.abs().amax(dim=-1) < LARGEST_LOGIT)
     if not broken.any():
         return logits
-    with _autocast(inputs.device, autocast):
+    with autocasting(inputs.device, autocast):
         return torch.where(broken[..., None], untrained(inputs, rolling)[:, -logits.shape[1] :], logits)

@@ -10,8 +10,6 @@ written whole between two chunks, and never unpickled.
 import hashlib
 import logging
 import os
-import signal
-import threading
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +24,7 @@ from numpy.typing import NDArray
 from hybridlm.errors import FormatError, InputError
 from hybridlm.files import atomic_write_bytes, naming, open_to_read, read_bytes
 from hybridlm.scoring.experts import Expert, Learner, Scored
-from hybridlm.signals import termination_signals
+from hybridlm.signals import handled_by
 from hybridlm.tensor_file import load_arrays, save_arrays
 
 log = logging.getLogger("hybridlm.eval")
@@ -233,16 +231,9 @@ class Interruption:
 
     @contextmanager
     def caught(self) -> Iterator[None]:
-        """Within the block, in the main thread; elsewhere signals are left as they are."""
-        if threading.current_thread() is not threading.main_thread():
+        """Within the block, in the main thread; any other thread leaves signals alone."""
+        with handled_by(self._ask):
             yield
-            return
-        before = {number: signal.signal(number, self._ask) for number in termination_signals()}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked:

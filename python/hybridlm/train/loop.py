@@ -25,11 +25,12 @@ from hybridlm.data.byte_table import ByteTable
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.distributed import Distributed
 from hybridlm.errors import FormatError, InputError
+from hybridlm.extras import require_tensorboard
 from hybridlm.files import exclusive, read_json, sweep, write_json
 from hybridlm.model.gpt import GPT
 from hybridlm.oracle import Oracle
 from hybridlm.progress import quantity
-from hybridlm.signals import termination_signals
+from hybridlm.signals import handled_by
 from hybridlm.threads import thread_count
 from hybridlm.train import checkpoint as checkpoints
 from hybridlm.train.checkpoint import Checkpoint, ModelMetadata
@@ -38,7 +39,7 @@ from hybridlm.train.config import TrainConfig
 from hybridlm.train.ema import EMA
 from hybridlm.train.estimate import flops_per_token
 from hybridlm.train.loader import Batch, TokenLoader, check_shards
-from hybridlm.train.metrics import MetricsLog, require_tensorboard
+from hybridlm.train.metrics import MetricsLog
 from hybridlm.train.optimizer import Optimizers, clip_norm_
 from hybridlm.train.schedule import SharedClock, StepPlan, plan, progress
 from hybridlm.train.validation import Validator
@@ -122,7 +123,7 @@ def _train(
 
     config = with_facts(config, tokenizer)
     if config.tensorboard:
-        require_tensorboard()
+        require_tensorboard("the setting tensorboard")
     train_shards, val_shards = shards.data_folder(data)
     check_shards([*train_shards, *val_shards], tokenizer.vocabulary, dist)
     loader = TokenLoader(
@@ -588,9 +589,6 @@ def interruptible() -> Iterator[threading.Event]:
     them breaks off the step that is being finished.
     """
     event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event  # only the main thread may take signals
-        return
     alone = "TORCHELASTIC_RUN_ID" not in os.environ
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -598,9 +596,5 @@ def interruptible() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         event.set()
 
-    before = {number: signal.signal(number, note) for number in termination_signals()}
-    try:
+    with handled_by(note):
         yield event
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
