@@ -113,7 +113,7 @@ def is_first_to_fail() -> bool:
         return True
     has_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if not has_agent and not torch_distributed.is_initialized():
-        return True  # better said by each of them than by none
+        return True  # better that every rank reports it than that none does
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
         store = torch_distributed.TCPStore(  # type: ignore[attr-defined] # not in its stubs

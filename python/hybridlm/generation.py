@@ -142,7 +142,7 @@ class TextWriter:
 
 
 class Generator:
-    """An artifact that writes. What it has written or was prompted with, it also learns from.
+    """An artifact that writes text. It also learns from its prompt and from what it writes.
 
     Raises InputError for an artifact of another tokenizer.
 

@@ -31,7 +31,7 @@ _REPLAYED = 1 << 14
 
 _FORMAT = 1
 _LARGEST_STATE = 1 << 36
-"""Bytes of a state's file that are believed."""
+"""Bytes. A larger file is refused before it is read."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Piece:
 
 
 class _Given(Expert):
-    """Log-probabilities that somebody else's model has come to."""
+    """The log-probabilities that the caller gives."""
 
     family = "neural"
 
@@ -93,8 +93,8 @@ class Scorer:
     ) -> None:
         """``models``: the names of yours, in the order of the rows that `score` is given; may be none.
 
-        Raises InputError for an oracle of another vocabulary, for a mixer that there isn't or that takes
-        whole rows, and for a ``first`` token outside the vocabulary.
+        Raises InputError for an oracle of another vocabulary, for an unknown mixer or one that takes whole
+        rows, and for a ``first`` token outside the vocabulary.
         """
         if oracle is not None and oracle.vocab_size != vocab_size:
             raise InputError(f"the oracle has a vocabulary of {oracle.vocab_size} tokens, not {vocab_size}")
@@ -194,7 +194,7 @@ class Scorer:
             raise FormatError(f"{name}: not a scorer's state: {error}") from None
         if self._checksum != metadata.get("nll"):
             raise InputError(
-                f"{name}: the saved targets cost something else here: the state was saved by another version "
+                f"{name}: the saved targets have other scores here: the state was saved by another version "
                 "or on another kind of machine, or is damaged"
             )
 

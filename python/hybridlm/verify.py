@@ -21,12 +21,12 @@ from hybridlm.scoring.config import ScoringConfig
 from hybridlm.scoring.evaluate import EvaluationResult
 
 LARGEST = 1 << 26
-"""Bytes of a score's file that are believed."""
+"""Bytes. A larger file is refused as a score."""
 
 TOLERANCE = {False: 1e-9, True: 1e-4}
-"""Bits per byte by which a score may differ, without and with a neural model. What counts and looks up comes
-to the same digits on any machine but for its exp and log; a network's sums are rounded as the machine, its
-number of threads and the version of PyTorch will have it, and test-time training carries that on."""
+"""Bits per byte by which a score may differ, without and with a neural model. Counting and looking up give the
+same digits on any machine, except for its exp and log. A network's sums are rounded differently on other
+machines, with other numbers of threads and other versions of PyTorch, and test-time training amplifies that."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Reported:
 
     @property
     def is_summary(self) -> bool:
-        """Of a whole run, in other words than those of a single score."""
+        """Whether it is the summary of a whole run, whose fields have other names than a single score's."""
         return "scores" in self.fields
 
 

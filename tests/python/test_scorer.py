@@ -197,7 +197,7 @@ def test_the_state_of_another_scorer_is_refused(oracle: hybridlm.Oracle, tmp_pat
     # Another text of as many tokens: what was said of it would have been of this one.
     at = content.rindex(STREAM.tobytes())
     path.write_bytes(content[: at + 2] + STREAM[::-1][:-1].tobytes() + content[at + len(STREAM) * 2 :])
-    with pytest.raises(InputError, match="cost something else here"):
+    with pytest.raises(InputError, match="have other scores here"):
         scorer(oracle).restore(path)
 
 

@@ -46,7 +46,7 @@ def audit(
             imported and run.
         val: A glob of shards, read as one stream in the order of their names.
         scoring: The protocol.
-        max_tokens: Use only the first so many targets.
+        max_tokens: How many targets to use, from the first.
         rows: Positions at which the whole distribution is looked at.
         changes: Positions after which the future is changed, and cut off.
         skip_world_sizes: Don't run the scorer of a neural model under torchrun, on 1 and 2 processes.

@@ -50,7 +50,7 @@ class DataFolderWriter:
     Documents are tokenized on ``threads`` threads, or in ``processes``; the bytes depend on neither.
     ``unknown`` counts what the tokenizer has no piece for.
 
-    Raises InputError for a ``name`` or ``shard_tokens`` that can't be, when shards of that name are there
+    Raises InputError for an impossible ``name`` or ``shard_tokens``, when shards of that name are there
     already (unless ``replace``), and at the end where no document has tokens or too much is unknown (unless
     ``allow_unknown``); OSError where the folder can't be written.
     """

@@ -55,7 +55,7 @@ class _Layer:
         if attention.value_mix is not None:
             self.from_first, self.from_own = attention.value_mix.tolist()
             if not self.first:
-                # Others need the first layer's values unmixed, but nobody those of this one.
+                # Later layers need the first layer's values unmixed, but not those of this one.
                 value, self.from_own = value * self.from_own, 1.0
         parts = [seen_weight(attention.query), seen_weight(attention.key), value]
         self.gate_bias = None

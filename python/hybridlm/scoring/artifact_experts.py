@@ -1,4 +1,4 @@
-"""An artifact's experts at their start: what scores it, audits it and compares its world sizes alike."""
+"""Makes an artifact's experts for a score, for the audit and for the comparison of world sizes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 _NATURAL_WINDOW = 1 << 16
-"""The longest window that a model may have without being asked: a file of some kilobytes can claim any."""
+"""The longest window that is taken from a model's header: a file of a few kilobytes can claim any."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def experts_of(
     look-ups. ``control``, training tokens as long as the stream: one more expert, of the family ``control``,
     is the neural one trained on them instead; None: there is none.
 
-    Raises InputError for another vocabulary than the artifact's, for settings that can't be, and for a neural
+    Raises InputError for another vocabulary than the artifact's, for impossible settings, and for a neural
     model where there is no PyTorch; FormatError for a damaged artifact.
     """
     experts: list[Expert] = []

@@ -43,9 +43,9 @@ class NeuralExpert(Expert):
         untrained: GPT | None = None,
         applied: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """``rolling`` is how far attention reaches within a window; None: all of it. ``untrained`` speaks in
-        the place of a model that has diverged, at each position where that has no finite distribution; None:
-        a model that doesn't learn. Within ``applied()`` the model is what it has been trained to be."""
+        """``rolling`` is how far attention reaches within a window; None: all of it. ``untrained`` stands in
+        for a model that has diverged, at each position where that has no finite distribution; None: for a
+        model that doesn't learn. Forward passes run within ``applied()``, which attaches trained adapters."""
         self.model = model
         self._untrained = untrained
         self._applied = applied
@@ -57,8 +57,8 @@ class NeuralExpert(Expert):
         self._rolling = rolling
 
     def learning(self, model: GPT, applied: Callable[[], AbstractContextManager[None]]) -> "NeuralExpert":
-        """An expert that sees and computes as this one does, of a ``model`` that learns; this one's model
-        speaks for it where it has diverged."""
+        """An expert with the same windows and precision for a ``model`` that learns; this one's model stands
+        in where that has diverged."""
         return NeuralExpert(
             model, self.grid, self._dist,
             group=self._group, autocast=self.autocast, rolling=self._rolling,

@@ -33,7 +33,7 @@ FORMAT = 2
 SECONDS = 60.0
 """Between two writings, at least."""
 LARGEST = 1 << 34
-"""Bytes of a state that are believed."""
+"""Bytes. A larger file is refused before it is read."""
 _BLOCK = 1 << 22
 
 
@@ -224,7 +224,7 @@ class _Kept(Expert):
 
 
 class Interruption:
-    """Ctrl-C, SIGTERM and SIGHUP as a wish: ``asked`` becomes true, and a second one stops at once."""
+    """Ctrl-C, SIGTERM and SIGHUP as a request: ``asked`` becomes true, and a second one stops at once."""
 
     def __init__(self) -> None:
         self.asked = False

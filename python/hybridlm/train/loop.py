@@ -51,7 +51,7 @@ log = logging.getLogger("hybridlm.train")
 
 CONFIG_FILE = "config.json"
 
-# What a resumed run may set otherwise: how long it is, and what doesn't touch its results.
+# Settings that may differ in a resumed run: its length, and what doesn't affect its results.
 _FREE_TO_CHANGE = (
     "iterations",
     "max_seconds",
@@ -500,10 +500,10 @@ def phases(config: TrainConfig) -> list[StepPlan]:
 
 @contextmanager
 def open_run(out: Path, setting: dict[str, Any], resume: bool, allow_changes: bool) -> Iterator[None]:
-    """Makes the run's folder and writes down what it runs. Within the block nobody else trains there.
+    """Makes the run's folder and writes the settings there. Within the block no other process trains there.
 
-    Raises InputError where somebody does, when that would write over a run worth keeping, or resume one that
-    was set otherwise, unless ``allow_changes``.
+    Raises InputError where another process does, where a finished or resumable run would be overwritten, and
+    where one with other settings would be resumed, unless ``allow_changes``.
     """
     path = out / CONFIG_FILE
     if not resume:
@@ -533,7 +533,7 @@ def _check_run(out: Path, path: Path, setting: dict[str, Any], resume: bool, all
 
 
 def setting_differences(path: Path, setting: dict[str, Any]) -> list[str]:
-    """What ``setting`` sets otherwise than the run that wrote ``path``, but for what it may."""
+    """How ``setting`` differs from that of the run that wrote ``path``, in what must not change."""
     try:
         before = read_json(path, 1 << 24)
         differences = [
