@@ -24,9 +24,10 @@ LARGEST = 1 << 26
 """Bytes. A larger file is refused as a score."""
 
 TOLERANCE = {False: 1e-9, True: 1e-4}
-"""Bits per byte by which a score may differ, without and with a neural model. Counting and looking up give the
-same digits on any machine, except for its exp and log. A network's sums are rounded differently on other
-machines, with other numbers of threads and other versions of PyTorch, and test-time training amplifies that."""
+"""Bits per byte by which a score may differ, without and with a neural model. Counting and looking up give
+the same digits on any machine, except for its exp and log. A network's sums are rounded differently on other
+machines, with other numbers of threads and other versions of PyTorch, and test-time training amplifies
+that."""
 
 
 @dataclass(frozen=True)
