@@ -89,7 +89,8 @@ class ScoredDocuments:
     def read(cls, path: File) -> "ScoredDocuments":
         """What `eval --json` printed. Raises FormatError or OSError."""
         reported = Reported.read(path)
-        name, found = reported.name, reported.fields.get("documents")
+        name = reported.name
+        found: Any = reported.fields.get("documents")
         try:
             tokens, sizes, bits = (list(found[key]) for key in ("tokens", "bytes", "bits"))
             if not all(type(count) is int and count >= 0 for count in (*tokens, *sizes)):
