@@ -22,7 +22,7 @@ from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.oracle import Oracle
 from hybridlm.oracle.build import build_dense, build_sparse
 from hybridlm.oracle.oracle_score import evaluate
-from hybridlm.report.chart import Series, line_chart
+from hybridlm.report.chart import Series, line_chart, picture
 
 Row = dict[str, Any]
 
@@ -139,8 +139,7 @@ def save(rows: Sequence[Row], x: str, x_label: str, path: Path) -> None:
                 points = sorted((row[x] / 1e6, row["bpb"][text]) for row in chosen)
                 series.append(Series(f"{estimator}, {text}", points))
     chart = line_chart(series, x_label=x_label, y_label="bits per byte", logarithmic_x=True)
-    # A picture on its own has no page whose colour it could take; this one shows on light and dark.
-    path.write_text(chart.replace("currentColor", "#888") + "\n")
+    path.write_text(picture(chart))
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ class _Reading:
 
 @dataclass
 class _Noticed:
-    """What is no error, but nothing to be silent about either."""
+    """What deserves a warning, but is no error."""
 
     controls: Counter[str] = field(default_factory=Counter)
     contents: dict[bytes, Path] = field(default_factory=dict)

@@ -102,6 +102,15 @@ def line_chart(
     return "\n".join([*parts, "</svg>"])
 
 
+def picture(chart: str) -> str:
+    """The text of a file that shows ``chart`` by itself.
+
+    A page that shows it as an image can't give it its own colour, so it gets a grey that is legible on white
+    and on black.
+    """
+    return chart.replace("currentColor", "#888") + "\n"
+
+
 def _told(lines: Sequence[Series]) -> str:
     """What a reader who can't see the lines is told of them."""
     return "; ".join(
