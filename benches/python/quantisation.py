@@ -39,10 +39,12 @@ WIDTHS = (8, 7, 6, 5, 4)
 FAMILIES = {
     "absmax": "{bits}:absmax",
     "std:6": "{bits}:std:6",
-    "std:6, embedding one bit finer": "{bits}:std:6 embedding={finer}:std:6",
-    "std:12, embedding two bits finer": "{bits}:std:12 embedding={finest}:std:12",
+    "std:6, embedding 8:absmax": "{bits}:std:6 embedding=8:absmax",
+    "std:12, embedding 8:absmax": "{bits}:std:12 embedding=8:absmax",
 }
-LOW_RANK = ("5:std:6", "5:std:6 low-rank=4:3", "4:std:6", "4:std:6 low-rank=4:3")
+LOW_RANK = tuple(
+    f"{bits}:std:6 embedding=8:absmax{correction}" for bits in (5, 4) for correction in ("", " low-rank=4:3")
+)
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def sorted_units(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def words(family: str, bits: int) -> str:
-    return FAMILIES[family].format(bits=bits, finer=min(8, bits + 1), finest=min(8, bits + 2))
+    return FAMILIES[family].format(bits=bits)
 
 
 def main() -> None:
@@ -146,7 +148,7 @@ def main() -> None:
                 if (point.family, point.rounding) == (family, rounding) and point.loss < 0.03 * floats
             ),
         )
-        for family in ("absmax", "std:6", "std:6, embedding one bit finer")
+        for family in FAMILIES
         for rounding in ("nearest", "gptq")
     ]
     chart = line_chart(drawn, x_label="bits a weight", y_label="loss, % of bits per byte")

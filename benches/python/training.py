@@ -92,6 +92,13 @@ PIECES: dict[str, dict[str, Any]] = {
     "gradient clip": {"optimizer.gradient_clip": 0.3},
     "decoder's rate": {"optimizer.decoder_lr_factor": 1.0},
     "average of weights": {"ema_decay": 0.0},
+    "no skips, mix, scales, gates": {
+        "model.unet_skips": False,
+        "model.residual_mix": False,
+        "model.branch_scales": False,
+        "model.gated_attention": False,
+        "model.mlp_affine": False,
+    },
 }
 
 

@@ -210,6 +210,8 @@ class Scorer:
             if models:
                 raise InputError(f"log_probs of {', '.join(self._given.names)} are missing")
             return np.empty((0, n), np.float32)
+        if not hasattr(log_probs, "detach"):
+            log_probs = np.asarray(log_probs)
         shape = tuple(log_probs.shape)
         if shape in ((n, self._vocab_size), (models, n, self._vocab_size)):
             # Gathered where the rows are: on a GPU only the targets' values travel.
@@ -224,7 +226,7 @@ class Scorer:
             found = log_probs.reshape(models, n)
         else:
             raise InputError(
-                f"log_probs have the shape {shape}; for {n} tokens and {models} models it must be "
+                f"log_probs have the shape {shape}; for {n} tokens, models {models}, it must be "
                 f"({models}, {n}) or ({models}, {n}, {self._vocab_size}), the first without models if there "
                 "is one"
             )

@@ -91,12 +91,12 @@ def test_beside_a_strong_network_little_is_lost(mixer: str) -> None:
     assert lost < blind.mix(told).sum() + given.sum()
 
 
-@pytest.mark.parametrize("form", ["targets", "rows", "tensor", "tensor rows", "tensor tokens"])
+@pytest.mark.parametrize("form", ["targets", "rows", "list", "tensor", "tensor rows", "tensor tokens"])
 def test_arrays_and_tensors_of_targets_and_of_rows_are_the_same(form: str) -> None:
     expected = scorer().score(STREAM[1:], GIVEN).nll
     tokens = torch.from_numpy(STREAM[1:].astype(np.int64)) if form == "tensor tokens" else STREAM[1:]
     given = ROWS if "rows" in form else GIVEN
-    log_probs = torch.from_numpy(given) if "tensor" in form else given
+    log_probs = torch.from_numpy(given) if "tensor" in form else given.tolist() if form == "list" else given
     np.testing.assert_array_equal(scorer().score(tokens, log_probs).nll, expected)
     one = scorer(models=("mine",)).score(tokens, log_probs[0]).nll
     np.testing.assert_array_equal(one, scorer(models=("mine",)).score(STREAM[1:], GIVEN[:1]).nll)

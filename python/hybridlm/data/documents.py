@@ -155,7 +155,8 @@ def _read(files: list[Path], how: _Reading) -> Iterator[Document]:
                     found = True
                     yield document
     if not found:
-        raise InputError(f"no text in {', '.join(map(os.fspath, files)) or 'no files'}")
+        names = ["stdin" if file == text_files.STDIN else os.fspath(file) for file in files]
+        raise InputError(f"no text in {', '.join(names) or 'no files'}")
     noticed.warn()
 
 

@@ -37,12 +37,18 @@ _SHARD_NAME = re.compile(r".*_(train|val)_.*\.bin")
 
 
 def expand(pattern: str | os.PathLike[str]) -> list[Path]:
-    """The files that a glob matches, sorted by name. Raises InputError naming the glob if there is none.
+    """The files that a glob matches, sorted by name. Raises InputError naming the glob if there is none, and
+    for a folder.
 
     A path that exists is itself, whatever characters it has. ``**`` doesn't follow links to folders, which
     may lead back to where they are; nothing hidden is matched unless the pattern names it, and no sidecar.
     """
     pattern = os.fspath(pattern)
+    if Path(pattern).is_dir():
+        raise InputError(
+            f"{pattern}: is a folder; name the shards in it, as in '{Path(pattern) / '*_train_*.bin'}' or "
+            f"'{Path(pattern) / '*_val_*.bin'}'"
+        )
     if Path(pattern).exists():
         return [Path(pattern)]
     if not glob.has_magic(pattern):

@@ -184,7 +184,7 @@ class TrainConfig:
     """Oracle for complementary training; none: every token weighs the same."""
     ema_decay: float = 0.9985
     """Of the average of the weights that is the run's result; early on it is less, 0: no average."""
-    late_qat_lr_scale: float = 0.15
+    late_qat_lr_scale: float = 0.0
     """Quantisation-aware training starts when the learning-rate scale falls below; 0: never."""
     log_every: int = 10
     """Steps between two lines of the log."""
