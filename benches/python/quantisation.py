@@ -12,7 +12,7 @@ units, whose order means nothing to the network, are sorted by the size of their
 import argparse
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,15 +36,19 @@ from hybridlm.train.checkpoint import load_model
 from hybridlm.train.validation import Validator
 
 WIDTHS = (8, 7, 6, 5, 4)
-FAMILIES = {
-    "absmax": "{bits}:absmax",
-    "std:6": "{bits}:std:6",
-    "std:6, embedding 8:absmax": "{bits}:std:6 embedding=8:absmax",
-    "std:12, embedding 8:absmax": "{bits}:std:12 embedding=8:absmax",
+
+
+def unclipped(bits: int) -> str:
+    """Steps as those of ``bits``:std:6, but eight bits of them: what lies beyond six deviations stays."""
+    return f"8:std:{6 * 127 / (2 ** (bits - 1) - 1):.4g} embedding=8:absmax"
+
+
+FAMILIES: dict[str, Callable[[int], str]] = {
+    "absmax": lambda bits: f"{bits}:absmax",
+    "clipped at 6 deviations": lambda bits: f"{bits}:std:6",
+    "the same steps without clipping, embedding 8:absmax": unclipped,
 }
-LOW_RANK = tuple(
-    f"{bits}:std:6 embedding=8:absmax{correction}" for bits in (5, 4) for correction in ("", " low-rank=4:3")
-)
+LOW_RANK = [f"{unclipped(bits)}{correction}" for bits in (5, 4) for correction in ("", " low-rank=4:3")]
 
 
 @dataclass(frozen=True)
@@ -71,10 +75,6 @@ def sorted_units(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             if vector in state:
                 found[vector] = state[vector][order]
     return found
-
-
-def words(family: str, bits: int) -> str:
-    return FAMILIES[family].format(bits=bits)
 
 
 def main() -> None:
@@ -118,15 +118,14 @@ def main() -> None:
         return point
 
     points = [
-        measured(family, words(family, bits), rounding)
-        for family in FAMILIES
+        measured(family, scheme(bits), rounding)
+        for family, scheme in FAMILIES.items()
         for bits in WIDTHS
         for rounding in ("nearest", "gptq")
     ]
     corrected = [measured("", scheme, "gptq") for scheme in LOW_RANK]
-    scheme = words("std:6", 6)
     as_it_is, in_order = (
-        len(packed(state, scheme, None)) for state in (model.state_dict(), sorted_units(model.state_dict()))
+        len(packed(state, "", None)) for state in (model.state_dict(), sorted_units(model.state_dict()))
     )
     options.out.mkdir(parents=True, exist_ok=True)
     lines = [
@@ -134,7 +133,7 @@ def main() -> None:
         "| scheme | rounding | bytes | bits a weight | loss, bits per byte | loss |",
         "|---|---|---|---|---|---|",
         *(row(point, floats) for point in (*points, *corrected)),
-        f"\nhidden units sorted, `{scheme}`, nearest: {in_order:,} bytes in place of {as_it_is:,}",
+        f"\nhidden units sorted, default grids, nearest: {in_order:,} bytes in place of {as_it_is:,}",
     ]
     print(lines[-1])
     atomic_write_text(options.out / "quantisation.md", "\n".join(lines) + "\n")

@@ -41,9 +41,8 @@ STEPS = tuple(0.08 * 2 ** (index / 2) for index in range(9))
 """Coarsenesses: means over all weights, in deviations, from a twelfth to 1.3."""
 _PROBE = 0.4
 """The step that a kind's loss is measured at: coarse enough to be seen on a short text."""
-_REACH = 10.0
-"""Deviations that a grid reaches if eight bits allow it: values that don't occur cost no bytes."""
-_LEAST_REACH = 4.5
+_REACH = 12.0
+"""Deviations that a grid reaches if it isn't the rows' largest weights that it ends at."""
 _LARGEST_SHARE = 5.0
 _LOW_RANK = LowRankRule(4, 3)
 
@@ -145,17 +144,13 @@ def choose(
 
 
 def grid_of(step: float) -> Grid:
-    """The grid whose steps are ``step`` standard deviations, with the fewest bits that reach far enough.
+    """The grid of eight bits whose steps are ``step`` standard deviations.
 
-    It has eight bits at most.
-
-    Steps that are too fine for eight bits to reach `_LEAST_REACH` deviations are made coarser.
+    Where they would end before `_REACH` deviations, steps are as fine as no clipping allows.
     """
-    step = max(step, _LEAST_REACH / Grid(MAX_BITS).ends[1])
-    bits = 2
-    while bits < MAX_BITS and Grid(bits).ends[1] * step < _REACH:
-        bits += 1
-    return Grid(bits, ClipRule("std", float(f"{step * Grid(bits).ends[1]:.4g}")))
+    end = step * Grid(MAX_BITS).ends[1]
+    rule = ClipRule("absmax") if end < _REACH else ClipRule("std", float(f"{end:.4g}"))
+    return Grid(MAX_BITS, rule)
 
 
 def step_shares(model: GPT, losses: Mapping[Kind, float]) -> dict[Kind, float]:

@@ -58,7 +58,7 @@ def factor(rank: int, size: int, bits: int) -> Factor:
 @pytest.fixture(scope="module")
 def state(model: GPT) -> QuantisedState:
     """Rounded by several grids, with a low-rank correction and a number beyond half precision."""
-    scheme = Scheme.parse(["mlp=5:std:3", "bigram=8:absmax", "embedding=4:absmax"])
+    scheme = Scheme.parse(["std:6", "mlp=5:std:3", "bigram=8:absmax", "embedding=4:absmax"])
     rounded = quantise(model.state_dict(), scheme)
     corrected = rounded.matrices[CORRECTED]
     low_rank = LowRank(factor(2, 32, LEFT_BITS), factor(2, 32, RIGHT_BITS))

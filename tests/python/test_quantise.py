@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from hybridlm.errors import FormatError, InputError
 from hybridlm.model import GPT, ModelConfig
-from hybridlm.model.grid import KINDS, ClipRule, Grid, Scheme, kind_of
+from hybridlm.model.grid import KINDS, Grid, Scheme, kind_of
 from hybridlm.model.quantise import quantise
 from hybridlm.model.quantised import Factor, LowRank, QuantisedMatrix, QuantisedState, dequantise
 from hybridlm.model.rounding import TRAINING_GRID, fake_quantise, is_quantised, row_scales
@@ -111,7 +111,11 @@ def test_every_kind_of_matrix_is_found_and_training_rounds_the_same_ones(recipe:
             if kind != "gate" and name.endswith(".weight"):
                 assert (kind is not None) == is_quantised(parameter), name
     assert found == {*KINDS, None}
-    assert all(Scheme().grids[kind] == TRAINING_GRID for kind in KINDS if kind not in ("gate", "embedding"))
+    steps = {kind: grid.clip.value / grid.ends[1] for kind, grid in Scheme().grids.items() if grid.clip.value}
+    assert set(steps) == set(KINDS) - {"gate", "embedding"}
+    # No coarser than quantisation-aware training makes the model used to, and hardly finer.
+    for step in steps.values():
+        assert 0.95 < step / (TRAINING_GRID.clip.value / TRAINING_GRID.ends[1]) <= 1
 
 
 def test_weights_that_are_not_finite_are_refused_by_name() -> None:
@@ -165,4 +169,15 @@ def test_later_words_of_a_scheme_win_and_gates_are_named() -> None:
         "gate": "8:absmax",
     }
     assert str(Scheme.parse(["gate=4:absmax"]).grids["gate"]) == "4:absmax"
-    assert Scheme.parse([]).grids["mlp"] == Grid(6, ClipRule("std", 6.0))
+    assert Scheme.parse([]) == Scheme()
+
+
+@pytest.mark.parametrize("name", [NAME, "blocks.0.attention.key.weight", "token_embedding.weight"])
+def test_the_default_grids_keep_a_weight_that_stands_out(name: str) -> None:
+    weight = matrix(5)
+    weight[:, 3] = 30 * weight[:, 4:].std(dim=1)  # the width lets it be seven deviations of the whole row
+    state = quantise({name: weight})
+    restored = torch.from_numpy(dequantise(state)[name])
+    step = torch.from_numpy(state.matrices[name].scales.astype(np.float32))[:, None]
+    assert (weight[:, 3] / weight.std(dim=1)).min() > 6.5
+    assert ((restored - weight).abs() <= 0.51 * step).all()

@@ -37,10 +37,10 @@ def pack(
         model: A training run's folder; its final weights are quantised.
         oracle: An oracle file.
         quantise: [KIND=][BITS:]RULE, any number of them: the grid of each row of KIND's matrices (attention,
-            mlp, embedding, bigram, gate; by default all but gates) has BITS bits (2 to 8, by default 6) and
-            ends at RULE: absmax, std:K or percentile:P. A larger K makes the artifact smaller and the
-            weights coarser. `low-rank=RANK:MATRICES` corrects the MATRICES with the largest errors by
-            factors of that rank.
+            mlp, embedding, bigram, gate; without KIND, all but gates) has BITS bits (2 to 8, by default 6)
+            and ends at RULE: absmax, std:K or percentile:P. A larger K makes the artifact smaller and the
+            weights coarser. Unset: 8:std:24, and 8:absmax for embedding and gate. `low-rank=RANK:MATRICES`
+            corrects the MATRICES with the largest errors by factors of that rank.
         clip: The old name of `--quantise RULE`.
         calibration: Training shards: the model's matrices are rounded by GPTQ, so that their outputs change
             little on this text.

@@ -13,13 +13,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hybridlm.model.config import ModelConfig
 from hybridlm.model.gpt import GPT
-from hybridlm.model.grid import ClipRule, Grid
-from hybridlm.model.rounding import is_quantised
+from hybridlm.model.grid import Scheme, kind_of
 from hybridlm.train.config import TrainConfig
 from hybridlm.train.optimizer import parameter_groups
 
 ASSUMED_VOCABULARY = 1024
 """Where neither the tokenizer nor the preset says how many pieces there are."""
+
+_SCHEMES = ("", "8:std:48 embedding=8:std:24")
+"""Ways of rounding that are estimated: as `artifact pack --quantise` takes them."""
 
 _PRECISIONS = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -34,7 +36,7 @@ class Estimate:
         state_bytes: weights, their gradients, the optimisers' state and the average, on every rank.
         activation_bytes: what one micro-batch keeps for its backward pass, without torch.compile, by the
             precision of activations.
-        packed_bytes: of the neural part of an artifact, by the grid of its matrices.
+        packed_bytes: of the neural part of an artifact, by the grids of its matrices.
         steps_per_second: that ``iterations`` need to fit into ``max_seconds``; 0 without a limit.
     """
 
@@ -65,7 +67,10 @@ def estimate(config: TrainConfig) -> Estimate:
         flops_per_token(config.model),
         state,
         {name: activation_bytes(model, config, dtype) for name, dtype in _PRECISIONS.items()},
-        {str(grid): packed_bytes(model, grid) for grid in (Grid(), Grid(clip=ClipRule("std", 12.0)))},
+        {
+            words or "the default grids": packed_bytes(model, Scheme.parse(words.split()))
+            for words in _SCHEMES
+        },
         config.iterations / config.max_seconds if config.max_seconds else 0.0,
     )
 
@@ -113,17 +118,21 @@ def activation_bytes(model: GPT, config: TrainConfig, precision: torch.dtype) ->
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
-def packed_bytes(model: GPT, grid: Grid) -> float:
+def packed_bytes(model: GPT, scheme: Scheme) -> float:
     """Bytes of the neural part after compression, for weights whose rows are normally distributed.
 
-    A row on a grid of steps k·σ / 31 has an entropy of ½ log2(2πe) − log2(k / 31) bits a weight, and zstd
-    comes within 0.2% of what trained weights have. Other tensors are half-precision numbers.
+    A row of n weights on a grid whose K-th step is at the end E, in deviations, has an entropy of
+    ½ log2(2πe) − log2(E / K) bits a weight, and zstd comes within 0.2% of what trained weights have. The end
+    of absmax is about √(2 ln n) deviations. Other tensors are half-precision numbers.
     """
-    bits = 0.5 * math.log2(2 * math.pi * math.e) - math.log2(grid.clip.value / grid.ends[1])
     total = 0.0
-    for parameter in model.parameters():
-        if is_quantised(parameter):
-            total += parameter.numel() * bits / 8 + 2 * parameter.shape[0]
-        else:
+    for name, parameter in model.named_parameters():
+        kind = kind_of(name, parameter.shape)
+        if kind is None:
             total += 2 * parameter.numel()
+            continue
+        grid = scheme.grids[kind]
+        end = grid.clip.value or math.sqrt(2 * math.log(parameter.shape[1]))
+        bits = 0.5 * math.log2(2 * math.pi * math.e) - math.log2(end / grid.ends[1])
+        total += parameter.numel() * bits / 8 + 2 * parameter.shape[0]
     return total
