@@ -104,7 +104,7 @@ class Bench:
         return self.texts[vocab_size]
 
     def config(self, preset: str) -> TrainConfig:
-        """The preset for so many seconds, or shrunk."""
+        """The preset, limited to the seconds of the check; a small check shrinks it, too."""
         config = resolve(TrainConfig, preset)
         config = dataclasses.replace(
             config,
@@ -164,7 +164,7 @@ def metrics(run: Path) -> list[dict[str, float]]:
 
 
 def check_training(bench: Bench, preset: str) -> tuple[bool, dict[str, Any]]:
-    """The preset trains: its loss falls, at so many tokens a second in so much memory."""
+    """The preset trains: its loss falls. Measures tokens per second and memory."""
     config = bench.config(preset)
     text = bench.text(512 if bench.small else config.model.vocab_size or 1024)
     out = bench.work / preset

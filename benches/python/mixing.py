@@ -245,7 +245,7 @@ def main() -> None:
     parser.add_argument("--val", nargs="+", required=True, help="globs, each scored as one stream")
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--ttt", choices=["off", "sgd", "adamw"], default="off")
-    parser.add_argument("--max-tokens", type=int, help="only the first so many targets of each text")
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="only the first N targets of each text")
     parser.add_argument("--geometric", type=int, default=0, metavar="N")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     parser.add_argument("--json", type=Path, help="a file for all figures")

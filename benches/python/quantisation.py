@@ -5,12 +5,14 @@
 Packs the run's final weights by each scheme, to nearest and by GPTQ, and scores the weights that come back on
 the first ``--max-tokens`` of the validation text, in windows without overlap. GPTQ is calibrated on the first
 training shard. Leaves OUT/quantisation.md, a table, and OUT/quantisation.svg. Bits are those of the whole
-neural part, scales and header with it, over its parameters.
+neural part, scales and header with it, over its parameters. Last comes what the compressor gains when hidden
+units, whose order means nothing to the network, are sorted by the size of their weights.
 """
 
 import argparse
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
+from torch import Tensor
 
 from hybridlm.calibration import CALIBRATION_TOKENS, draw
 from hybridlm.data import shards
@@ -28,7 +31,7 @@ from hybridlm.model import neural_blob
 from hybridlm.model.gptq import input_products
 from hybridlm.model.grid import Scheme
 from hybridlm.model.quantise import quantise
-from hybridlm.report.chart import Series, line_chart
+from hybridlm.report.chart import Series, line_chart, picture
 from hybridlm.train.checkpoint import load_model
 from hybridlm.train.validation import Validator
 
@@ -36,10 +39,12 @@ WIDTHS = (8, 7, 6, 5, 4)
 FAMILIES = {
     "absmax": "{bits}:absmax",
     "std:6": "{bits}:std:6",
-    "std:6, embedding one bit finer": "{bits}:std:6 embedding={finer}:std:6",
-    "std:12, embedding two bits finer": "{bits}:std:12 embedding={finest}:std:12",
+    "std:6, embedding 8:absmax": "{bits}:std:6 embedding=8:absmax",
+    "std:12, embedding 8:absmax": "{bits}:std:12 embedding=8:absmax",
 }
-LOW_RANK = ("5:std:6", "5:std:6 low-rank=4:3", "4:std:6", "4:std:6 low-rank=4:3")
+LOW_RANK = tuple(
+    f"{bits}:std:6 embedding=8:absmax{correction}" for bits in (5, 4) for correction in ("", " low-rank=4:3")
+)
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,22 @@ class Point:
     loss: float
 
 
+def sorted_units(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of the same function, with each MLP's hidden units in order of their rows' norms."""
+    found = dict(state)
+    for name in [name for name in state if name.endswith("mlp.up.weight")]:
+        order = state[name].norm(dim=1).argsort()
+        block = name.removesuffix("up.weight")
+        found[name] = state[name][order]
+        found[block + "down.weight"] = state[block + "down.weight"][:, order]
+        for vector in (block + "hidden_scale", block + "hidden_bias"):
+            if vector in state:
+                found[vector] = state[vector][order]
+    return found
+
+
 def words(family: str, bits: int) -> str:
-    return FAMILIES[family].format(bits=bits, finer=min(8, bits + 1), finest=min(8, bits + 2))
+    return FAMILIES[family].format(bits=bits)
 
 
 def main() -> None:
@@ -81,15 +100,18 @@ def main() -> None:
     products = input_products(model, calibration.batches())
     parameters = sum(parameter.numel() for parameter in model.parameters())
 
-    def measured(family: str, scheme: str, rounding: str) -> Point:
+    def packed(state: Mapping[str, Tensor], scheme: str, products: Mapping[str, Tensor] | None) -> bytes:
         parsed = Scheme.parse(scheme.split())
-        state = quantise(model.state_dict(), parsed, products if rounding == "gptq" else None)
-        blob = neural_blob.write(
-            state,
+        rounded = quantise(state, parsed, products)
+        return neural_blob.write(
+            rounded,
             model=json.loads(model.config.to_json()),
             tokenizer=metadata.tokenizer,
-            quantisation=neural_blob.quantisation_of(state, parsed),
+            quantisation=neural_blob.quantisation_of(rounded, parsed),
         )
+
+    def measured(family: str, scheme: str, rounding: str) -> Point:
+        blob = packed(model.state_dict(), scheme, products if rounding == "gptq" else None)
         loss = validate(neural_blob.load_model(blob, scheme), torch.float32).bpb - floats
         point = Point(family, rounding, scheme, len(blob), 8 * len(blob) / parameters, loss)
         print(row(point, floats), flush=True)
@@ -102,13 +124,19 @@ def main() -> None:
         for rounding in ("nearest", "gptq")
     ]
     corrected = [measured("", scheme, "gptq") for scheme in LOW_RANK]
+    scheme = words("std:6", 6)
+    as_it_is, in_order = (
+        len(packed(state, scheme, None)) for state in (model.state_dict(), sorted_units(model.state_dict()))
+    )
     options.out.mkdir(parents=True, exist_ok=True)
     lines = [
         f"{parameters:,} parameters, {floats:.4f} bits per byte in float32 on {len(stream) - 1:,} tokens\n",
         "| scheme | rounding | bytes | bits a weight | loss, bits per byte | loss |",
         "|---|---|---|---|---|---|",
         *(row(point, floats) for point in (*points, *corrected)),
+        f"\nhidden units sorted, `{scheme}`, nearest: {in_order:,} bytes in place of {as_it_is:,}",
     ]
+    print(lines[-1])
     atomic_write_text(options.out / "quantisation.md", "\n".join(lines) + "\n")
     drawn = [
         Series(
@@ -120,11 +148,11 @@ def main() -> None:
                 if (point.family, point.rounding) == (family, rounding) and point.loss < 0.03 * floats
             ),
         )
-        for family in ("absmax", "std:6", "std:6, embedding one bit finer")
+        for family in FAMILIES
         for rounding in ("nearest", "gptq")
     ]
-    picture = line_chart(drawn, x_label="bits a weight", y_label="loss, % of bits per byte")
-    atomic_write_text(options.out / "quantisation.svg", picture + "\n")
+    chart = line_chart(drawn, x_label="bits a weight", y_label="loss, % of bits per byte")
+    atomic_write_text(options.out / "quantisation.svg", picture(chart))
 
 
 def row(point: Point, floats: float) -> str:

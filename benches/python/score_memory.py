@@ -4,7 +4,7 @@
 
 The stream is the shard's tokens again and again, each size scored in a process of its own. The artifact is
 scored without its network; ``--network`` adds a stand-in for one, whose log-probabilities are read from a
-file, and which with ``--sleep`` takes so many microseconds a token, as if a device computed them: native
+file, and which takes ``--sleep`` microseconds a token, as if a device computed them: native
 experts work meanwhile, so as long as they take less, seconds are what the stand-in sleeps. Peak memory is
 shown with and without the stream itself, two bytes a token.
 """

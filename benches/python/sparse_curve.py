@@ -3,7 +3,7 @@
     python benches/python/sparse_curve.py TRAIN... --val NAME=VAL... --tokenizer MODEL [--out docs/sparse]
 
 prints one JSON object a line. With --out it also draws OUT_bytes.svg, all tokens at each budget, and, with
---tokens, OUT_tokens.svg, the first so many tokens at --fixed-bytes. A line per text that is scored; what is
+--tokens, OUT_tokens.svg, the first N tokens at --fixed-bytes. A line per text that is scored; what is
 drawn can be drawn again from saved lines with --rows FILE. KenLM's line comes from those that sparse_peers.py
 printed for the first text: --kenlm FILE.
 """
@@ -22,7 +22,7 @@ from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.oracle import Oracle
 from hybridlm.oracle.build import build_dense, build_sparse
 from hybridlm.oracle.oracle_score import evaluate
-from hybridlm.report.chart import Series, line_chart
+from hybridlm.report.chart import Series, line_chart, picture
 
 Row = dict[str, Any]
 
@@ -40,7 +40,9 @@ def main() -> None:
         type=int,
         default=[250_000, 500_000, 1_000_000, 2_000_000, 4_000_000, 8_000_000, 16_000_000],
     )
-    parser.add_argument("--tokens", nargs="*", type=int, default=[], help="also train on the first so many")
+    parser.add_argument(
+        "--tokens", nargs="*", type=int, metavar="N", default=[], help="also train on the first N, for each N"
+    )
     parser.add_argument("--fixed-bytes", type=int, default=1_000_000, help="for --tokens")
     parser.add_argument(
         "--at-dense", action="store_true", help="also at the dense oracle's bytes, 1/2 and 1/10"
@@ -139,8 +141,7 @@ def save(rows: Sequence[Row], x: str, x_label: str, path: Path) -> None:
                 points = sorted((row[x] / 1e6, row["bpb"][text]) for row in chosen)
                 series.append(Series(f"{estimator}, {text}", points))
     chart = line_chart(series, x_label=x_label, y_label="bits per byte", logarithmic_x=True)
-    # A picture on its own has no page whose colour it could take; this one shows on light and dark.
-    path.write_text(chart.replace("currentColor", "#888") + "\n")
+    path.write_text(picture(chart))
 
 
 if __name__ == "__main__":

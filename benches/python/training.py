@@ -7,8 +7,11 @@
 clipped at 1) on the same batches, for the same seconds of training and with about as many parameters; the
 plain one's learning rate is searched first, on the first seed, until its best one has a worse neighbour on
 either side. ``ablate`` trains the preset as it is and with one piece switched the other way, each with the
-same seeds, and reports the mean of the paired differences and its standard error. Every run is a line of
-``OUT``/results.jsonl; what is there already isn't run again. ``--seconds`` overrides the preset's time.
+same seeds, and reports the mean of the paired differences and its standard error; and the processor time of a
+step against that of the preset's, the median of pairs in turns. With ``--seconds 0 --iterations N`` all runs
+have the same number of steps, which no other program can disturb, and a row for a tenth more steps says what
+time is worth. Every run is a line of ``OUT``/results.jsonl; what is there already isn't run again.
+``--seconds`` overrides the preset's time.
 
 With ``--clock processor`` seconds are of processor time, which other programs on the machine take little
 from. Without it, run this on a machine that has nothing else to do. Figures are bits per byte on the first
@@ -42,14 +45,15 @@ from hybridlm.distributed import initialise
 from hybridlm.model import GPT, ModelConfig
 from hybridlm.threads import thread_count
 from hybridlm.train.config import TrainConfig
+from hybridlm.train.ema import EMA
 from hybridlm.train.loader import TokenLoader
-from hybridlm.train.loop import activation_dtype, train, with_facts
+from hybridlm.train.loop import Learner, activation_dtype, train, with_facts
+from hybridlm.train.schedule import plan
 from hybridlm.train.validation import Validator
 
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 
-RATES = [2.0**exponent * 1e-3 for exponent in range(-2, 7)]
-FIRST_RATES = (2, 3, 4)
+FIRST_RATES = (0.001, 0.002, 0.004)
 
 # Each piece, switched the other way than in most presets: settings of TrainConfig, by dotted name. Several
 # names go together where one piece replaces another.
@@ -88,6 +92,13 @@ PIECES: dict[str, dict[str, Any]] = {
     "gradient clip": {"optimizer.gradient_clip": 0.3},
     "decoder's rate": {"optimizer.decoder_lr_factor": 1.0},
     "average of weights": {"ema_decay": 0.0},
+    "no skips, mix, scales, gates": {
+        "model.unet_skips": False,
+        "model.residual_mix": False,
+        "model.branch_scales": False,
+        "model.gated_attention": False,
+        "model.mlp_affine": False,
+    },
 }
 
 
@@ -283,14 +294,14 @@ def compare(options: argparse.Namespace, config: TrainConfig, tokenizer: Tokeniz
 
     seeds = [config.seed + offset for offset in range(options.seeds)]
     timer = CLOCKS[options.clock]
-    tried = {index: plain(RATES[index], seeds[0]) for index in FIRST_RATES[: options.rates]}
-    while options.rates >= len(FIRST_RATES):
-        best = min(tried, key=lambda index: tried[index])
-        missing = [i for i in (best - 1, best + 1) if 0 <= i < len(RATES) and i not in tried]
+    tried = {rate: plain(rate, seeds[0]) for rate in ([options.rate] if options.rate else FIRST_RATES)}
+    while not options.rate:
+        best = min(tried, key=lambda rate: tried[rate])
+        missing = [rate for rate in (best / 2, 2 * best) if rate not in tried]
         if not missing:
             break
-        tried |= {index: plain(RATES[index], seeds[0]) for index in missing}
-    rate = RATES[min(tried, key=lambda index: tried[index])]
+        tried |= {rate: plain(rate, seeds[0]) for rate in missing}
+    rate = min(tried, key=lambda rate: tried[rate])
     theirs = [plain(rate, seed) for seed in seeds]
     ours = []
     for seed in seeds:
@@ -303,7 +314,7 @@ def compare(options: argparse.Namespace, config: TrainConfig, tokenizer: Tokeniz
     share = statistics.mean(ours) / statistics.mean(theirs) - 1
     print(f"| mean | {statistics.mean(theirs):.4f} | {statistics.mean(ours):.4f} | {share:+.2%} |")
     print(f"\nplain GPT at its best rate, {rate:g}, of those tried: ", end="")
-    print(", ".join(f"{RATES[index]:g} ({bpb:.4f})" for index, bpb in sorted(tried.items())))
+    print(", ".join(f"{rate:g} ({bpb:.4f})" for rate, bpb in sorted(tried.items())))
 
 
 def ablate(options: argparse.Namespace, config: TrainConfig, tokenizer: Tokenizer, results: Results) -> None:
@@ -316,15 +327,59 @@ def ablate(options: argparse.Namespace, config: TrainConfig, tokenizer: Tokenize
         seeded = changed(dataclasses.replace(config, seed=seed), settings)
         return results.of(run, lambda: train_ours(seeded, options.data, tokenizer, timer))["bpb"]
 
-    as_it_is = [ours({}, seed) for seed in seeds]
-    print(f"as it is: {statistics.mean(as_it_is):.4f} bits per byte\n")
-    print("| switched | bits per byte, against as it is | of which for each seed |\n|---|---|---|")
-    for name, settings in PIECES.items():
-        if options.only and name not in options.only:
-            continue
+    def row(name: str, settings: dict[str, Any], cost: float) -> None:
         differences = [ours(settings, seed) - one for seed, one in zip(seeds, as_it_is, strict=True)]
         each = ", ".join(f"{difference:+.4f}" for difference in differences)
-        print(f"| {name} | {mean_and_error(differences)} | {each} |", flush=True)
+        print(f"| {name} | {mean_and_error(differences)} | {each} | {cost:.2f} |", flush=True)
+
+    as_it_is = [ours({}, seed) for seed in seeds]
+    print(f"as it is: {statistics.mean(as_it_is):.4f} bits per byte\n")
+    print("| switched | bits per byte, against as it is | of which for each seed | time of a step |")
+    print("|---|---|---|---|")
+    if not config.max_seconds:
+        row("(a tenth more steps)", {"iterations": round(1.1 * config.iterations)}, 1.0)
+    for name, settings in PIECES.items():
+        if not options.only or name in options.only:
+            row(name, settings, step_cost(config, settings, options, tokenizer))
+
+
+def step_cost(
+    config: TrainConfig, settings: dict[str, Any], options: argparse.Namespace, tokenizer: Tokenizer
+) -> float:
+    """The processor time of a step with the settings, as a ratio to that without: the median of pairs."""
+    training, _ = shards.data_folder(options.data)
+    dist = initialise("cpu")
+    torch.set_num_threads(thread_count())
+
+    def stepper(config: TrainConfig) -> Callable[[], float]:
+        config = with_facts(config, tokenizer)
+        loader = TokenLoader(
+            training,
+            sequence_length=config.sequence_length,
+            sequences_per_step=config.sequences_per_step,
+            seed=config.seed,
+            distributed=dist,
+        )
+        batches = loader.batches(0)
+        batch = next(batches)
+        batches.close()
+        model = GPT(config.model)
+        learner = Learner(model, config, dist, activation_dtype(config, dist.device))
+        ema = EMA(model, config.ema_decay)
+        halfway = config.iterations // 2
+        planned = plan(halfway, 0.5, config)
+
+        def step() -> float:
+            start = time.process_time()
+            learner.step(batch.tokens, batch.weights, planned)
+            ema.update(model, halfway)
+            return time.process_time() - start
+
+        return step
+
+    as_it_is, switched = stepper(config), stepper(changed(config, settings))
+    pairs = [(as_it_is(), switched()) for _ in range(2 + options.pairs)]
+    return statistics.median(other / one for one, other in pairs[2:])
 
 
 def main() -> None:
@@ -340,7 +395,8 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, help="of each run, instead of the preset's")
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rates", type=int, default=len(FIRST_RATES), help="fewer: no search, for a trial")
+    parser.add_argument("--rate", type=float, help="of the plain GPT; by default the best is searched")
+    parser.add_argument("--pairs", type=int, default=12, help="of steps, for the time that a piece takes")
     parser.add_argument("--only", nargs="*", choices=PIECES, metavar="NAME")
     options = parser.parse_args()
     config = resolve(TrainConfig, options.preset)

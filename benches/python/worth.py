@@ -9,7 +9,8 @@ bits per byte: the network alone, and the default mixture over it with more and 
 intervals by bootstrap over documents. *blend* is the best published use of n-grams beside a strong network
 that keeps the rules, parameter-golf PR 1642: online counts of up to four tokens, α · ln p of which is added
 to the network's logits; the count and the smoothing are the PR's, α is the best in hindsight of those that it
-tried.
+tried. *after TEXT* is the mixture of everything without test-time training whose weights were first learned
+on TEXT, the one named before: what an artifact could gain by holding such weights.
 
 Then, of the network and the mixture of everything without test-time training, where the gain comes from: by
 how far back the last three tokens stood together before (within the network's window, beyond it, never), by
@@ -112,12 +113,19 @@ def gathered(expert: Expert, stream: Tokens, learn: Learn | None = None) -> list
     return found
 
 
-def mixed(experts: Sequence[tuple[Expert, list[Scored]]]) -> Floats:
-    """The nll [n] in nats of the default mixture over them."""
+Experts = Sequence[tuple[Expert, list[Scored]]]
+"""Each with what it says of a text."""
+
+
+def mixed(experts: Experts, before: Experts = ()) -> Floats:
+    """The nll [n] in nats of the default mixture over them, after it has mixed ``before``, another text's."""
     families = tuple({expert.family for expert, _ in experts})
     mixer = LinearMixer(MixtureSpec(DEFAULT_MIXER, families), [expert for expert, _ in experts])
-    chunks = zip(*(scored for _, scored in experts), strict=True)
-    return np.concatenate([mixer.mix(list(chunk)) for chunk in chunks])
+    nll = [
+        [mixer.mix(list(chunk)) for chunk in zip(*(scored for _, scored in one), strict=True)]
+        for one in (before, experts)
+    ]
+    return np.concatenate(nll[-1])
 
 
 def blended(expert: Expert, stream: Tokens) -> tuple[dict[str, float], Floats]:
@@ -199,8 +207,11 @@ def gains(gain: Floats, names: list[str], of: NDArray[np.int64]) -> dict[str, di
     }
 
 
-def measure(artifact: Artifact, text: Text) -> dict[str, Any]:
-    """All figures of one network on one text."""
+def measure(artifact: Artifact, text: Text, before: tuple[str, Experts]) -> tuple[dict[str, Any], Experts]:
+    """All figures of one network on one text, and all experts without test-time training.
+
+    ``before`` is the name of the text before and the same experts of it, none of the first text.
+    """
     network, _ = load_neural(artifact, ScoringConfig(ttt="off"), None)
     alone = network, gathered(network, text.stream)
     adapted, trainer = load_neural(artifact, ScoringConfig(), None)
@@ -212,15 +223,17 @@ def measure(artifact: Artifact, text: Text) -> dict[str, Any]:
     by_label = {"network": nll_of(alone), "+ TTT": nll_of(learned)}
     setting, by_label["blend"] = blended(network, text.stream)
     by_label["+ online"] = mixed([alone, text.online])
-    whole = by_label["+ online"]
+    experts: Experts = [alone, text.online]
     for label, oracle in text.oracles.items():
         by_label[f"+ oracle {label}"] = mixed([alone, oracle])
-        whole = by_label[f"+ online, oracle {label}"] = mixed([alone, text.online, oracle])
+        experts = [alone, text.online, oracle]
+        by_label[f"+ online, oracle {label}"] = mixed(experts)
         by_label[f"all, oracle {label}"] = mixed([learned, text.online, oracle])
-    header = artifact.neural_header()
+    if before[1]:
+        by_label[f"after {before[0]}"] = mixed(experts, before[1])
     model = artifact.load_model()
-    assert header is not None and model is not None
-    gain = (by_label["network"] - whole) / math.log(2)
+    assert model is not None
+    gain = (by_label["network"] - mixed(experts)) / math.log(2)
     return {
         "text": text.name,
         "targets": len(gain),
@@ -232,7 +245,7 @@ def measure(artifact: Artifact, text: Text) -> dict[str, Any]:
             division: gains(gain, names, of)
             for division, (names, of) in text.buckets(model.config.sequence_length).items()
         },
-    }
+    }, experts
 
 
 def show(name: str, result: dict[str, Any]) -> None:
@@ -264,7 +277,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     tokenizer = Tokenizer.load(options.tokenizer)
-    oracles = {f"{path.stat().st_size / 1e6:.1f} MB": Oracle.from_file(path) for path in options.oracle}
+    labels = {path: f"{path.stat().st_size / 1e6:.2g} MB" for path in options.oracle}
+    sizes = {label: path.stat().st_size for path, label in labels.items()}
+    oracles = {label: Oracle.from_file(path) for path, label in labels.items()}
     texts = []
     for val in options.val:
         name, _, shards = val.partition("=")
@@ -274,10 +289,12 @@ def main() -> None:
     for path in options.artifact:
         artifact = Artifact.from_file(path)
         artifact.check_tokenizer(tokenizer.vocabulary)
+        before: tuple[str, Experts] = ("", ())
         for text in texts:
-            result = measure(artifact, text)
+            result, experts = measure(artifact, text, before)
+            before = text.name, experts
             show(path.name, result)
-            found.append({"artifact": path.name, **result})
+            found.append({"artifact": path.name, "oracle_bytes": sizes, **result})
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
 

@@ -228,7 +228,7 @@ SPARSE_CANDIDATES_PER_BYTE: int
 """The most n-grams among which those of an oracle are chosen, per byte of it."""
 
 def sparse_memory(candidates: int) -> int:
-    """The bytes that a build must be allowed to take for so many candidates, besides its counts."""
+    """The bytes that a build must be allowed to take for its candidates, besides its counts."""
 
 def sparse_cutoff(histogram: Sequence[int], max_bytes: int, memory: int) -> int:
     """n-grams that occur no more often are no candidates for an oracle of ``max_bytes``.

@@ -1,4 +1,4 @@
-"""What callers give as arrays: NumPy's, PyTorch's on any device, or sequences; checked, never truncated."""
+"""Callers' arrays, tensors and sequences as NumPy arrays, checked and never truncated."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -15,7 +15,7 @@ Integers: TypeAlias = "NDArray[np.integer[Any]] | torch.Tensor | Sequence[int]"
 
 
 def as_numpy(values: Any) -> NDArray[Any]:
-    """NumPy's view of an array, of a sequence, or of a tensor on whichever device."""
+    """The values of an array, of a sequence, or of a tensor on any device, as a NumPy array."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()
         # NumPy has no bfloat16.

@@ -53,7 +53,7 @@ log = logging.getLogger("hybridlm.artifact")
 MAGIC = 0x50474152
 VERSION = 2
 BUDGET_BYTES = 16_000_000
-"""What an artifact may weigh, in decimal bytes."""
+"""The most bytes that an artifact may have: 16 decimal megabytes."""
 
 _LENGTHS = struct.Struct("<IB3sII")
 _VOCABULARY = struct.Struct("<32sII")
@@ -64,7 +64,7 @@ _MAX_LENGTH = 2**32 - 1
 
 
 def pack(neural: bytes | None, oracle: bytes | None, vocabulary: Vocabulary | None = None) -> bytes:
-    """The artifact's bytes; version 1 where nobody says which tokenizer the parts are of.
+    """The artifact's bytes: of version 2 with a vocabulary, and of version 1 without one.
 
     Raises InputError where a part is too long for its length field, ValueError for a vocabulary without a
     fingerprint.
@@ -122,8 +122,8 @@ def bundle(
     packed = artifact.load_oracle()
     if packed is not None and packed.fingerprint is None:
         log.warning(
-            "%s: the oracle doesn't say which tokenizer it was built with, so the artifact says the one "
-            "given: be sure that it is the right one",
+            "%s: the oracle doesn't say which tokenizer it was built with, so the artifact names the one "
+            "given: make sure that it is the right one",
             name,
         )
     if not over_budget:

@@ -33,14 +33,16 @@ from hybridlm.scoring.neural import target_log_probs
 log = logging.getLogger("hybridlm.artifact")
 
 Oracles = Callable[[int], bytes | None]
-"""The best oracle of at most so many bytes, or None. A larger one makes an artifact that doesn't fit."""
+"""From a number of bytes, the best oracle of at most that size, or None.
+
+Where there is only one oracle it may be larger; the artifact then doesn't fit."""
 
 STEPS = tuple(0.08 * 2 ** (index / 2) for index in range(9))
 """Coarsenesses: means over all weights, in deviations, from a twelfth to 1.3."""
 _PROBE = 0.4
 """The step that a kind's loss is measured at: coarse enough to be seen on a short text."""
 _REACH = 10.0
-"""Deviations that a grid reaches if its bits allow it: values that don't occur cost no bytes."""
+"""Deviations that a grid reaches if eight bits allow it: values that don't occur cost no bytes."""
 _LEAST_REACH = 4.5
 _LARGEST_SHARE = 5.0
 _LOW_RANK = LowRankRule(4, 3)
@@ -143,7 +145,9 @@ def choose(
 
 
 def grid_of(step: float) -> Grid:
-    """The grid of steps of ``step`` deviations, with as few bits as reach far enough, or eight.
+    """The grid whose steps are ``step`` standard deviations, with the fewest bits that reach far enough.
+
+    It has eight bits at most.
 
     Steps that are too fine for eight bits to reach `_LEAST_REACH` deviations are made coarser.
     """
@@ -173,7 +177,7 @@ def step_shares(model: GPT, losses: Mapping[Kind, float]) -> dict[Kind, float]:
 
 
 def _losses(rounded: "_Rounded", holdout: NDArray[np.uint16]) -> dict[Kind, float]:
-    """Nats a token that each kind of matrix, rounded alone, loses; gates, which are few, aren't asked."""
+    """Nats a token that each kind of matrix, rounded alone, loses; gates are few and left out."""
     probe = Scheme(dict.fromkeys(KINDS, grid_of(_PROBE)))
     state = rounded.model.state_dict()
     coarse = rounded.state(probe)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CALIBRATION_TOKENS = 131_072
-"""How many are drawn."""
+"""Tokens that are drawn, about."""
 _BATCH_TOKENS = 8192
 
 

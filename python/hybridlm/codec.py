@@ -4,7 +4,7 @@ A file is cut into pieces of the tokenizer's vocabulary without normalising it, 
 exactly, and every token is coded with the distribution that `hybridlm eval --ttt off` scores
 (`hybridlm.prediction`), from a state that holds nothing but the artifact.
 
-Blocks of 65,536 bytes that a general compressor makes no smaller, such as images, are stored as they are, and
+Blocks of 65,536 bytes that a general compressor makes no smaller, such as images, are stored unchanged, and
 the model doesn't see them; so is the whole content where coding would make it larger. A file is at most 64
 bytes and 0.01% larger than its content.
 
@@ -73,7 +73,7 @@ class Compressed:
     Attributes:
         data: the compressed file.
         claimed_bits: −Σ log₂ p of its ``tokens`` tokens, as the model says.
-        stored: bytes of the content that are stored as they are, and are no tokens.
+        stored: bytes of the content that are stored unchanged and not coded as tokens.
     """
 
     data: bytes
@@ -238,7 +238,7 @@ def _divided(content: bytes, stored: list[bool]) -> tuple[bytes, bytes]:
 
 
 def _parted(body: bytes, length: int, name: str) -> tuple[list[bool], bytes, bytes]:
-    """Which blocks are stored, those, and what follows. Raises FormatError."""
+    """Which blocks are stored, the stored blocks, and the rest of the body. Raises FormatError."""
     count = -(-length // CODEC_BLOCK)
     size = -(-count // 8)
     # Compared before anything of the claimed length is made.

@@ -113,7 +113,7 @@ def is_first_to_fail() -> bool:
         return True
     has_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if not has_agent and not torch_distributed.is_initialized():
-        return True  # better said by each of them than by none
+        return True  # better that every rank reports it than that none does
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
         store = torch_distributed.TCPStore(  # type: ignore[attr-defined] # not in its stubs
@@ -151,6 +151,11 @@ def pick_device(name: str | None, local_rank: int = 0) -> torch.device:
         device = torch.device("cuda", local_rank if device.index is None else device.index)
         torch.cuda.set_device(device)
     return device
+
+
+def alone(device: str | None = None) -> Distributed:
+    """A group of one, on ``device`` (see `pick_device`), whatever torchrun's environment says."""
+    return Distributed(rank=0, world_size=1, local_rank=0, device=pick_device(device))
 
 
 def initialise(device: str | None = None, *, timeout: float | None = None) -> Distributed:

@@ -80,10 +80,10 @@ def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def check_output(path: str | os.PathLike[str]) -> None:
-    """To be called before the work whose result goes to ``path``.
+    """Checks, before the work begins, that its result can be written to ``path``.
 
-    Raises OSError, naming ``path``, for a folder and for a place where nobody could write; InputError where
-    the folder that it should be in isn't there. Removes what killed processes have left beside it.
+    Raises OSError, naming ``path``, for a folder and for a place that can't be written to; InputError where
+    its folder doesn't exist. Removes what killed processes have left beside it.
     """
     path = Path(path)
     target = _target(path)
@@ -115,7 +115,7 @@ def _target(path: Path) -> Path | None:
 
 
 class _Output(io.FileIO):
-    """Names its file when a write fails, as a full disk makes it; the system's own error doesn't."""
+    """Names its file when a write fails, such as on a full disk; the system's own error doesn't."""
 
     def __init__(self, descriptor: int, path: Path) -> None:
         super().__init__(descriptor, "wb")
@@ -257,8 +257,8 @@ def exclusive(path: str | os.PathLike[str], *, folder: bool = False) -> Iterator
 def sweep(folder: str | os.PathLike[str]) -> None:
     """Removes from ``folder`` what killed processes were writing, and says so.
 
-    A process holds a lock on what it writes, which ends with it: so a file that can be locked is nobody's,
-    whatever machine or container it is from.
+    A process holds a lock on the file it writes, and the lock ends with the process. So a file that can be
+    locked belongs to no running process, whatever machine or container it is from.
     """
     if fcntl is None:
         return
@@ -315,8 +315,8 @@ def read_json(path: str | os.PathLike[str], largest: int) -> Any:
     value = parse_json(data, name)
     if isinstance(value, dict) and _CHECKSUM in value and value.pop(_CHECKSUM) != _checksum(value):
         raise FormatError(
-            f"{name}: damaged or altered: its content is not what its checksum is of; without the member "
-            f"{_CHECKSUM!r} it is read as it is"
+            f"{name}: damaged or altered: its checksum is that of other content; remove the member "
+            f"{_CHECKSUM!r} to read it all the same"
         )
     return value
 
@@ -337,21 +337,6 @@ def parse_json(data: str | bytes, what: str) -> Any:
         if isinstance(error, UnicodeDecodeError):
             raise FormatError(f"{what}: not UTF-8 text: {error.reason} at byte {error.start}") from None
         raise FormatError(f"{what}: not JSON: {error}") from None
-
-
-MOST_TENSORS = 1 << 16
-"""In a safetensors file; each costs its readers far more than its bytes."""
-
-
-def check_tensor_count(data: bytes, what: str) -> None:
-    """Raises FormatError, calling it ``what``, for a safetensors file of more than `MOST_TENSORS` tensors.
-
-    What is no safetensors file at all is left to its reader.
-    """
-    length = int.from_bytes(data[:8], "little")
-    # Every tensor's description has this member, and no name can hold an unescaped quotation mark.
-    if (count := data.count(b'"data_offsets"', 8, 8 + min(length, len(data)))) > MOST_TENSORS:
-        raise FormatError(f"{what}: {count:,} tensors, more than the {MOST_TENSORS:,} allowed")
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

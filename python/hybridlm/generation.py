@@ -1,5 +1,6 @@
 """Writing with an artifact: tokens drawn from the same mixture that `hybridlm eval` scores."""
 
+import codecs
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from hybridlm.artifact import Artifact
 from hybridlm.codec import segmenter
-from hybridlm.data.case_folding import fold, unfold
+from hybridlm.data.case_folding import Unfolder, fold
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
 from hybridlm.prediction import Prediction
@@ -26,9 +27,9 @@ class SamplingConfig:
     temperature: float = 1.0
     """Probabilities are raised to 1 / temperature; 0: always the most probable token."""
     top_k: int | None = None
-    """Only the so many most probable tokens."""
+    """Sample from the K most probable tokens."""
     top_p: float | None = None
-    """Only the most probable tokens that together have this probability."""
+    """Sample from the most probable tokens that together have this probability."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
@@ -92,17 +93,56 @@ def generate(
     >>> text.startswith("The value")
     True
     """
-    pieces = segmenter(tokenizer)
     generator = Generator(artifact, tokenizer)
-    generator.read(pieces.encode((fold(prompt) if tokenizer.folds_case else prompt).encode()))
-    drawn = islice(generator.tokens(config or SamplingConfig(), seed), tokens)
-    written = pieces.decode(np.array([sampled.token for sampled in drawn], np.uint16))
-    text = written.decode(errors="replace")
-    return prompt + (unfold(text) if tokenizer.folds_case else text)
+    text = TextWriter(tokenizer)
+    generator.read(text.tokens_of(prompt))
+    parts = [text.add_prompt(prompt)]
+    for sampled in islice(generator.tokens(config or SamplingConfig(), seed), tokens):
+        parts.append(text.add(sampled.token))
+    return "".join([*parts, text.finish()])
+
+
+class TextWriter:
+    """The text of tokens that come one by one, with their capitals if the tokenizer folds case.
+
+    Bytes that are no UTF-8 together become U+FFFD. What later tokens could still change is held back.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._pieces = segmenter(tokenizer)
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._unfolder = Unfolder() if tokenizer.folds_case else None
+
+    def tokens_of(self, text: str) -> NDArray[np.uint16]:
+        """uint16 [n]: the tokens that stand for exactly this text."""
+        return self._pieces.encode(self._folded(text).encode())
+
+    def piece(self, token: int) -> bytes:
+        """What the token alone stands for; a mark for capitals is a character of its own here."""
+        return self._pieces.decode(np.array([token], np.uint16))
+
+    def add_prompt(self, prompt: str) -> str:
+        """As `add`, of the text that the tokens continue."""
+        return self._unfolded(self._folded(prompt))
+
+    def add(self, token: int) -> str:
+        """The part of the text that is certain now and was not before."""
+        return self._unfolded(self._utf8.decode(self.piece(token)))
+
+    def finish(self) -> str:
+        """The rest of the text, once all tokens have come."""
+        rest = self._unfolded(self._utf8.decode(b"", final=True))
+        return rest if self._unfolder is None else rest + self._unfolder.finish()
+
+    def _folded(self, text: str) -> str:
+        return text if self._unfolder is None else fold(text)
+
+    def _unfolded(self, part: str) -> str:
+        return part if self._unfolder is None else self._unfolder.add(part)
 
 
 class Generator:
-    """An artifact that writes. What it has written or was prompted with, it also learns from.
+    """An artifact that writes text. It also learns from its prompt and from what it writes.
 
     Raises InputError for an artifact of another tokenizer.
 

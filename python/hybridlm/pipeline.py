@@ -69,10 +69,10 @@ class PipelineConfig:
 def run(config: PipelineConfig, out: Path) -> Summary:
     """Runs every stage, leaving in ``out`` what each made. Raises what the stages raise.
 
-    In the folder of a run that was interrupted it keeps what finished stages have made, training from its
-    latest checkpoint on, and makes the rest.
+    In the folder of an interrupted run it keeps the results of finished stages, resumes training from the
+    latest checkpoint, and does the rest.
     """
-    # Training comes late; that it can't be done is said now.
+    # Training comes late, so a missing PyTorch is reported now.
     require_torch("the pipeline")
     if config.training.tensorboard:
         require_tensorboard("--training.tensorboard")
@@ -98,7 +98,7 @@ def _run(config: PipelineConfig, out: Path, record: RunRecord) -> Summary:
     tokenizer = Tokenizer.load(tokenizer_file)
     if not record.has("shards"):
         with watch.stage("shards"):
-            # What is there, an interrupted run has begun to put in place.
+            # Shards that are there already were left by an interrupted run.
             write_shards(train_text, val_text, tokenizer, out / "data", threads=threads, replace=True)
         record.done("shards", watch.seconds)
     train_shards, val_shards = data_folder(out / "data")
@@ -227,7 +227,7 @@ def read_text(files: Sequence[Path]) -> Iterable[Document]:
 
 
 def _scores(plain: EvaluationResult, learning: EvaluationResult) -> Iterable[Score]:
-    # A text of one chunk has no row for training that never came to an update.
+    # In a text of one chunk test-time training makes no update, so it has no row.
     suffix = f" + TTT ({learning.ttt})" if learning.ttt_updates else ""
     yield _named("neural", plain.experts["neural"])
     if suffix:

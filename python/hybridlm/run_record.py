@@ -1,4 +1,4 @@
-"""What of a run of the pipeline is done, so that an interrupted one goes on where it was."""
+"""Which stages of a pipeline run are finished, so that an interrupted run can be resumed."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -27,7 +27,9 @@ class RunRecord:
     @classmethod
     @contextmanager
     def opened(cls, folder: Path, identity: Mapping[str, Any]) -> Iterator[Self]:
-        """The record of the run in ``folder``, a new one if there is none. Nobody else runs it meanwhile.
+        """The record of the run in ``folder``, a new one if there is none.
+
+        Within the block no other process can run there.
 
         ``identity``: plain JSON values by name, all that decides the results. Raises InputError where the
         folder holds a finished run or one of another identity, and FormatError for a damaged record.
@@ -47,7 +49,7 @@ class RunRecord:
             try:
                 yield record
             except BaseException:
-                if not record._done:  # nothing is worth going on with
+                if not record._done:  # there is nothing to resume
                     record.remove()
                 raise
 
@@ -55,7 +57,7 @@ class RunRecord:
         return stage in self._done
 
     def done(self, stage: str, seconds: Mapping[str, float]) -> None:
-        """To be called when all that ``stage`` makes is in its place."""
+        """Records that everything ``stage`` makes is in its place."""
         self._done.add(stage)
         self.seconds = dict(seconds)
         self._write()

@@ -16,7 +16,7 @@ from hybridlm.artifact import Artifact
 from hybridlm.data.shards import ShardRecord, Stream, open_stream
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
-from hybridlm.files import write_json
+from hybridlm.files import check_output, write_json
 from hybridlm.oracle import Oracle
 from hybridlm.oracle.oracle_score import OracleEvaluation
 from hybridlm.oracle.oracle_score import evaluate as evaluate_oracle
@@ -109,7 +109,7 @@ def score_artifact(
     """Scores an artifact's file on shards, read as one stream; at most the first ``max_tokens`` targets.
 
     ``config.ttt`` None: TTT_OPTIMIZER from the environment, else sgd where there is a neural model.
-    ``control``: shards of training text, as long as the stream, that one more model learns from beside.
+    ``control``: shards of training text, as long as the stream, that a second model learns from instead.
     ``trace``: a file for what happens along the text (`hybridlm.scoring.trace`), which a report shows.
     ``stated_bytes``: a file for each shard that states the bytes of its tokens (see `read_stated_bytes`).
     ``bos_id``: the token that documents begin with, where the tokenizer doesn't say. Under torchrun it is a
@@ -129,8 +129,7 @@ def score_artifact(
         lessons = open_stream(control, vocabulary.vocabulary, max_tokens=len(stream.tokens)).tokens
     watched = None
     if trace is not None:
-        if not trace.parent.is_dir():
-            raise InputError(f"{trace}: there is no folder {trace.parent}")
+        check_output(trace)
         watched = Trace(stream.tokens, vocabulary.bos_id)
     stated = None if stated_bytes is None else read_stated_bytes(stated_bytes, stream)
     dist: Distributed | None = None

@@ -1,7 +1,6 @@
 """Your own model's stream, scored piece by piece by a mixture with an oracle and with experts that learn."""
 
 import hashlib
-import json
 import os
 import zlib
 from collections.abc import Sequence
@@ -10,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 from numpy.typing import NDArray
 
 from hybridlm.arrays import Integers, as_numpy, token_array
+from hybridlm.config import shown
 from hybridlm.errors import FormatError, InputError
 from hybridlm.files import atomic_write_bytes, read_bytes
 from hybridlm.oracle import Oracle
@@ -22,6 +20,7 @@ from hybridlm.scoring.config import DEFAULT_MIXER
 from hybridlm.scoring.experts import Expert, Scored, online_experts
 from hybridlm.scoring.experts.oracle import OracleExperts
 from hybridlm.scoring.mixing import LinearMixer, MixtureSpec, gather
+from hybridlm.tensor_file import load_arrays, save_arrays
 
 if TYPE_CHECKING:
     import torch
@@ -31,9 +30,8 @@ _REPLAYED = 1 << 14
 """Targets at a time, where a state is restored."""
 
 _FORMAT = 1
-_KEY = "hybridlm"
 _LARGEST_STATE = 1 << 36
-"""Bytes of a state's file that are believed."""
+"""Bytes. A larger file is refused before it is read."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Piece:
 
 
 class _Given(Expert):
-    """Log-probabilities that somebody else's model has come to."""
+    """The log-probabilities that the caller gives."""
 
     family = "neural"
 
@@ -95,8 +93,8 @@ class Scorer:
     ) -> None:
         """``models``: the names of yours, in the order of the rows that `score` is given; may be none.
 
-        Raises InputError for an oracle of another vocabulary, for a mixer that there isn't or that takes
-        whole rows, and for a ``first`` token outside the vocabulary.
+        Raises InputError for an oracle of another vocabulary, for an unknown mixer or one that takes whole
+        rows, and for a ``first`` token outside the vocabulary.
         """
         if oracle is not None and oracle.vocab_size != vocab_size:
             raise InputError(f"the oracle has a vocabulary of {oracle.vocab_size} tokens, not {vocab_size}")
@@ -169,8 +167,7 @@ class Scorer:
             "stream": self._stream[: self._length].copy(),
             "log_probs": self._told[1 : self._length].copy(),
         }
-        data = safetensors.numpy.save(tensors, {_KEY: json.dumps(metadata, sort_keys=True)})
-        atomic_write_bytes(path, data)
+        atomic_write_bytes(path, save_arrays(tensors, metadata))
 
     def restore(self, path: str | os.PathLike[str]) -> None:
         """Takes over the state that another scorer with the same settings has saved, to the bit.
@@ -184,17 +181,20 @@ class Scorer:
         name = os.fspath(path)
         stream, told, metadata = _read_state(Path(path))
         if other := [key for key, value in self._settings.items() if metadata.get(key) != value]:
-            found = " and ".join(f"{key} {metadata.get(key)!r}" for key in other)
+            found = " and ".join(f"{key} {shown(metadata.get(key))}" for key in other)
             raise InputError(f"{name}: the state of a scorer with {found}, not with this one's")
         if told.shape[1] != len(self._given.names) or len(told) != len(stream) - 1:
             raise FormatError(f"{name}: not a scorer's state: its arrays don't fit each other")
-        self._stream[:1] = token_array(stream[:1], self._vocab_size)
-        for start in range(0, len(told), _REPLAYED):
-            piece = token_array(stream[1:][start : start + _REPLAYED], self._vocab_size)
-            self._score(piece, _checked(told[start : start + _REPLAYED].T))
+        try:
+            self._stream[:1] = token_array(stream[:1], self._vocab_size)
+            for start in range(0, len(told), _REPLAYED):
+                piece = token_array(stream[1:][start : start + _REPLAYED], self._vocab_size)
+                self._score(piece, _checked(told[start : start + _REPLAYED].T))
+        except InputError as error:
+            raise FormatError(f"{name}: not a scorer's state: {error}") from None
         if self._checksum != metadata.get("nll"):
             raise InputError(
-                f"{name}: the saved targets cost something else here: the state was saved by another version "
+                f"{name}: the saved targets have other scores here: the state was saved by another version "
                 "or on another kind of machine, or is damaged"
             )
 
@@ -210,6 +210,8 @@ class Scorer:
             if models:
                 raise InputError(f"log_probs of {', '.join(self._given.names)} are missing")
             return np.empty((0, n), np.float32)
+        if not hasattr(log_probs, "detach"):
+            log_probs = np.asarray(log_probs)
         shape = tuple(log_probs.shape)
         if shape in ((n, self._vocab_size), (models, n, self._vocab_size)):
             # Gathered where the rows are: on a GPU only the targets' values travel.
@@ -224,7 +226,7 @@ class Scorer:
             found = log_probs.reshape(models, n)
         else:
             raise InputError(
-                f"log_probs have the shape {shape}; for {n} tokens and {models} models it must be "
+                f"log_probs have the shape {shape}; for {n} tokens, models {models}, it must be "
                 f"({models}, {n}) or ({models}, {n}, {self._vocab_size}), the first without models if there "
                 "is one"
             )
@@ -249,11 +251,8 @@ def _read_state(path: Path) -> tuple[NDArray[np.uint16], NDArray[np.float32], di
     """Stream [N] and log_probs [N − 1, models] of a state's file, and what is said of them."""
     if (size := path.stat().st_size) > _LARGEST_STATE:
         raise FormatError(f"{path}: {size:,} bytes, too many for a scorer's state")
-    data = read_bytes(path)
+    tensors, metadata = load_arrays(read_bytes(path), f"{path}: not a scorer's state")
     try:
-        tensors = safetensors.numpy.load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        metadata = json.loads(header["__metadata__"][_KEY])
         stream, told = tensors["stream"], tensors["log_probs"]
         if metadata["format"] != _FORMAT:
             raise FormatError(f"{path}: state of format {metadata['format']}; this program reads {_FORMAT}")
@@ -262,6 +261,6 @@ def _read_state(path: Path) -> tuple[NDArray[np.uint16], NDArray[np.float32], di
             raise TypeError("its arrays are of other types or shapes")
     except FormatError:
         raise
-    except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise FormatError(f"{path}: not a scorer's state: {error}") from None
     return stream, told, metadata

@@ -7,7 +7,7 @@ from hybridlm.errors import InputError
 VARIABLE = "HYBRIDLM_NUM_THREADS"
 
 MOST = 4096
-"""Threads that anybody may ask for."""
+"""The largest number of threads that is accepted."""
 
 
 def thread_count(requested: int | None = None) -> int:

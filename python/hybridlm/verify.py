@@ -21,12 +21,13 @@ from hybridlm.scoring.config import ScoringConfig
 from hybridlm.scoring.evaluate import EvaluationResult
 
 LARGEST = 1 << 26
-"""Bytes of a score's file that are believed."""
+"""Bytes. A larger file is refused as a score."""
 
 TOLERANCE = {False: 1e-9, True: 1e-4}
-"""Bits per byte by which a score may differ, without and with a neural model. What counts and looks up comes
-to the same digits on any machine but for its exp and log; a network's sums are rounded as the machine, its
-number of threads and the version of PyTorch will have it, and test-time training carries that on."""
+"""Bits per byte by which a score may differ, without and with a neural model. Counting and looking up give
+the same digits on any machine, except for its exp and log. A network's sums are rounded differently on other
+machines, with other numbers of threads and other versions of PyTorch, and test-time training amplifies
+that."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Reported:
 
     @property
     def is_summary(self) -> bool:
-        """Of a whole run, in other words than those of a single score."""
+        """Whether it is the summary of a whole run, whose fields have other names than a single score's."""
         return "scores" in self.fields
 
 
@@ -87,8 +88,9 @@ class ScoredDocuments:
     @classmethod
     def read(cls, path: File) -> "ScoredDocuments":
         """What `eval --json` printed. Raises FormatError or OSError."""
-        reported, name = Reported.read(path), os.fspath(path)
-        found = read_json(path, LARGEST).get("documents")
+        reported = Reported.read(path)
+        name = reported.name
+        found: Any = reported.fields.get("documents")
         try:
             tokens, sizes, bits = (list(found[key]) for key in ("tokens", "bytes", "bits"))
             if not all(type(count) is int and count >= 0 for count in (*tokens, *sizes)):

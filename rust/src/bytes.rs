@@ -27,7 +27,7 @@ pub trait Fields {
         Ok(u64::from_le_bytes(self.array(field)?))
     }
 
-    /// So many bytes; memory grows with those that are really there.
+    /// `length` bytes. Memory grows with those that are really there, not with the length that a file claims.
     fn bytes(&mut self, length: usize, field: &str) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         while bytes.len() < length {

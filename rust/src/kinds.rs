@@ -10,7 +10,7 @@ pub fn looks_like(bytes: &[u8]) -> Option<&'static str> {
     if bytes.trim_ascii_start().starts_with(b"\\data\\") {
         return Some("an oracle");
     }
-    // Those of our own are written out, because whoever reads such files asks here what else a file may be.
+    // The magics of our own formats are repeated here, because their readers ask here what else a file may be.
     let kinds: [(&[u8], &'static str); 13] = [
         (&20_240_520_u32.to_le_bytes(), "a token shard"),
         (b"NGSP", "an oracle"),

@@ -171,7 +171,8 @@ pub fn check_vocabulary(tokens: &[u16], first: usize, vocab_size: usize, path: &
         Some(index) => Err(Error::format(
             path.display(),
             format!(
-                "token {} at offset {} is outside the vocabulary of {vocab_size}",
+                "token {} at offset {} is outside the vocabulary of {vocab_size}: name the tokenizer that made \
+                 the shard, or the size of its vocabulary",
                 tokens[index],
                 HEADER_BYTES + 2 * (first + index)
             ),

@@ -60,6 +60,29 @@ def test_a_folder_as_output_is_refused_before_the_work(
     assert list(folder.iterdir()) == []
 
 
+def test_files_beside_a_score_are_refused_before_the_work(
+    oracle_artifact: Path,
+    tokenizer_path: Path,
+    shard_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for scorer in ("hybridlm.scorer.Scorer.score", "hybridlm.score.evaluate_stream"):
+        monkeypatch.setattr(scorer, lambda *_, **__: pytest.fail("the work has begun"))
+    shards, tokenizer = str(shard_dir / "*_val_*.bin"), ["--tokenizer", str(tokenizer_path)]
+    folder = tmp_path / "a folder.npy"
+    folder.mkdir()
+    for command in (
+        ["mix", "--tokens", shards, "--per-token"],
+        ["eval", str(oracle_artifact), "--val", shards, *tokenizer, "--max-tokens", "100", "--trace"],
+    ):
+        assert main([*command, str(folder)]) == 1, command
+        assert capsys.readouterr().err.endswith(f"hybridlm: error: {folder}: is a directory\n"), command
+        assert main([*command, str(tmp_path / "none" / "x.npy")]) == 1, command
+        assert "there is no folder" in capsys.readouterr().err, command
+
+
 def test_a_dash_is_standard_output_and_standard_input(given: dict[str, list[str]], tmp_path: Path) -> None:
     for name, arguments in given.items():
         if name in ("baseline kn", "data tokenizer"):

@@ -124,6 +124,30 @@ def test_only_what_was_audited_is_claimed(
     assert "these don't hold: normalised" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("audit", [[], 3, {"causal": {}}, {"causal": {"passed": "yes"}}])
+def test_an_audit_that_is_none_is_one_line(
+    audit: Any, pack: Callable[..., int], runs: list[Path], tmp_path: Path, error: Error
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(runs[0], folder)
+    (folder / "audit.json").write_text(json.dumps(audit))
+    assert pack(folders=[folder]) == 1
+    assert "audit.json: not what `hybridlm audit --json` prints" in error()
+
+
+@pytest.mark.parametrize("scores", [[], {}, 3, [1.0], [{}]])
+def test_a_summary_without_a_score_is_one_line(
+    scores: Any, pack: Callable[..., int], runs: list[Path], tmp_path: Path, error: Error
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(runs[0], folder)
+    summary = {**json.loads((folder / "score.json").read_text()), "scores": scores}
+    (folder / "score.json").rename(folder / "summary.json")
+    (folder / "summary.json").write_text(json.dumps(summary))
+    assert pack(folders=[folder]) == 1
+    assert "summary.json: no score: it has no bits_per_token" in error()
+
+
 def test_what_cannot_be_a_record_is_refused(
     pack: Callable[..., int], runs: list[Path], script: Path, tmp_path: Path, error: Error
 ) -> None:

@@ -268,12 +268,13 @@ def test_the_audit_names_the_shards(files: Path, capsys: pytest.CaptureFixture[s
 
 def test_a_stream_that_holds_a_shard_twice_fails_the_audit(tokenizer: Tokenizer) -> None:
     from hybridlm.data.shards import ShardRecord, Stream
+    from hybridlm.scoring.artifact_experts import ExpertSet
     from hybridlm.scoring.audit import audit
-    from hybridlm.scoring.audit_subject import MixtureSubject, Parts
+    from hybridlm.scoring.audit_subject import MixtureSubject
     from hybridlm.scoring.experts import online_experts
 
     tokens = np.arange(60, dtype=np.uint16) % 7
-    subject = MixtureSubject(lambda: Parts(online_experts(8)), "eg")
+    subject = MixtureSubject(lambda: ExpertSet(online_experts(8)), "eg")
     once = ShardRecord("a", 30, "00"), ShardRecord("b", 30, "11")
     twice = ShardRecord("a", 30, "00"), ShardRecord("b", 30, "00")
     reports = [

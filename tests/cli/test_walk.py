@@ -23,7 +23,7 @@ set -euo pipefail
 hybridlm() {
     if [ "$1" = train ]; then set -- "$@" --iterations 3 --validation.max-tokens 2000; fi
     if [ "$1" = eval ]; then set -- "$@" --max-tokens 600; fi
-    if [ "$1" = audit ]; then set -- "$@" --max-tokens 600 --rows 8 --changes 2 --skip-world-sizes; fi
+    if [ "$1" = audit ]; then set -- "$@" --max-tokens 300 --rows 4 --changes 1 --skip-world-sizes; fi
     "$WALKS_WITH" -m hybridlm "$@"
 }
 python() { "$WALKS_WITH" "$@"; }
@@ -77,7 +77,7 @@ def walk(page: str, folder: Path, after: str = "\0", then: str = "") -> str:
 @pytest.fixture(scope="module")
 def text(corpus: list[str]) -> str:
     """Few documents, so that coding with a network doesn't take long, some of which are held out."""
-    chosen = [Document("pydoc", text) for text in sorted(set(corpus), key=len)[:60]]
+    chosen = [Document("pydoc", text) for text in sorted(set(corpus), key=len)[:50]]
     sides = [side for side, _ in split_stream(chosen, 0.01)]
     assert {"train", "val"} == set(sides)
     return "\n".join(json.dumps({"text": document.text}) for document in chosen)

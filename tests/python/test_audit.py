@@ -18,9 +18,9 @@ from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
 from hybridlm.model import ModelConfig, neural_blob
 from hybridlm.scoring import world_sizes
-from hybridlm.scoring.artifact_experts import load_neural
+from hybridlm.scoring.artifact_experts import ExpertSet, load_neural
 from hybridlm.scoring.audit import AuditReport, Scorer, Subject, audit
-from hybridlm.scoring.audit_subject import MixtureSubject, Parts, artifact_subject
+from hybridlm.scoring.audit_subject import MixtureSubject, artifact_subject
 from hybridlm.scoring.config import ScoringConfig, TTTConfig, TTTOptimizer
 from hybridlm.scoring.evaluate import evaluate
 from hybridlm.scoring.experts import Scored
@@ -96,7 +96,7 @@ def test_an_honest_predictor_passes() -> None:
 
 @pytest.mark.parametrize("mixer", mixture_names())
 def test_the_project_s_own_mixtures_pass(mixer: str) -> None:
-    report = audited(MixtureSubject(lambda: Parts([OnlineCounts(V), AdaptiveCounts(V)]), mixer))
+    report = audited(MixtureSubject(lambda: ExpertSet([OnlineCounts(V), AdaptiveCounts(V)]), mixer))
     assert report.passed, report
     assert report.score_first.learns == dict.fromkeys(("online", "adaptive", "mixture"), "target")
 
@@ -341,7 +341,7 @@ class TrainsBeforeCommitting(MixtureSubject):
     def __init__(self, artifact: Artifact, vocab_size: int) -> None:
         settings = replace(SMALL, ttt="sgd")
 
-        def parts() -> Parts:
+        def parts() -> ExpertSet:
             neural, learner = load_neural(artifact, settings, None)
             assert learner is not None
             score = neural.score
@@ -352,7 +352,7 @@ class TrainsBeforeCommitting(MixtureSubject):
                 return score(stream, start)
 
             neural.score = trained_score  # type: ignore[method-assign]
-            return Parts([neural, AdaptiveCounts(vocab_size)])
+            return ExpertSet([neural, AdaptiveCounts(vocab_size)])
 
         super().__init__(parts, "eg")
 
@@ -368,7 +368,7 @@ def test_training_on_a_target_before_it_is_committed_is_caught(tokenizer: Tokeni
 def test_training_for_a_prediction_is_caught_by_the_hashes(tokenizer: Tokenizer, shard_dir: Path) -> None:
     artifact, stream = make_artifact(tokenizer, shard_dir, neural=True)
 
-    def parts() -> Parts:
+    def parts() -> ExpertSet:
         neural, learner = load_neural(artifact, replace(SMALL, ttt="sgd"), None)
         assert learner is not None
         show = neural.predict
@@ -379,7 +379,7 @@ def test_training_for_a_prediction_is_caught_by_the_hashes(tokenizer: Tokenizer,
             return row
 
         neural.predict = trained_row  # type: ignore[method-assign]
-        return Parts([neural], [learner])
+        return ExpertSet([neural], [learner])
 
     report = audit(
         MixtureSubject(parts, "eg"), stream[:80], tokenizer.vocab_size, chunk=40, rows=4, changes=2

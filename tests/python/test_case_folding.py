@@ -3,6 +3,7 @@
 import re
 import time
 import unicodedata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridlm.artifact import bundle
+from hybridlm.artifact import Artifact, bundle
+from hybridlm.cli.main import main
 from hybridlm.codec import Codec
-from hybridlm.data.case_folding import CAPS, MARKS, QUOTE, SHIFT, fold, unfold
+from hybridlm.data.case_folding import CAPS, MARKS, QUOTE, SHIFT, Unfolder, fold, unfold
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import FormatError
+from hybridlm.generation import generate
 from hybridlm.oracle.builder import OracleBuilder
 
 HOSTILE = st.text(
@@ -50,6 +53,15 @@ def test_any_text_comes_back(text: str) -> None:
     # What is left without the marks has as many bytes.
     unquoted = re.sub(f"{QUOTE}(.)", r"\1", folded, flags=re.DOTALL)
     assert len(re.sub(f"[{SHIFT}{CAPS}]", "", unquoted).encode()) == len(text.encode())
+
+
+@given(text=HOSTILE, cuts=st.lists(st.integers(0, 20)))
+def test_a_text_in_parts_is_unfolded_as_a_whole(text: str, cuts: list[int]) -> None:
+    unfolder, rest, parts = Unfolder(), text, []
+    for cut in cuts:
+        parts.append(unfolder.add(rest[:cut]))
+        rest = rest[cut:]
+    assert "".join([*parts, unfolder.add(rest), unfolder.finish()]) == unfold(text)
 
 
 @given(text=HOSTILE)
@@ -103,11 +115,29 @@ def test_the_codec_gives_any_content_back(codec: Codec, content: bytes) -> None:
 
 
 @pytest.fixture(scope="module")
-def codec(folding: Tokenizer, corpus: list[str]) -> Codec:
+def artifact(folding: Tokenizer, corpus: list[str]) -> Artifact:
     builder = OracleBuilder(folding.vocabulary)
     documents = [np.append(np.uint16(folding.bos_id), folding.encode(text)) for text in corpus]
     builder.add(np.concatenate(documents))
-    return Codec(bundle(None, builder.build(max_bytes=20_000).to_bytes(), folding), folding)
+    return bundle(None, builder.build(max_bytes=20_000).to_bytes(), folding)
+
+
+@pytest.fixture(scope="module")
+def codec(folding: Tokenizer, artifact: Artifact) -> Codec:
+    return Codec(artifact, folding)
+
+
+def test_generated_text_has_capitals_and_no_marks(
+    folding: Tokenizer, artifact: Artifact, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    (tmp_path / "tok.model").write_bytes(folding.data)
+    (tmp_path / "artifact.pgar").write_bytes(artifact.to_bytes())
+    given = ["--artifact", str(tmp_path / "artifact.pgar"), "--tokenizer", str(tmp_path / "tok.model")]
+    assert main(["generate", *given, "--prompt", "A Capital", "--tokens", "60"]) == 0
+    text = capfdbinary.readouterr().out.decode()
+    assert text == generate(artifact, folding, "A Capital", tokens=60) + "\n"
+    assert text.startswith("A Capital") and not set(MARKS) & set(text)
+    assert re.search("[A-Z]", text.removeprefix("A Capital"))
 
 
 def test_a_dummy_prefix_is_refused(sentencepiece_model: Any) -> None:

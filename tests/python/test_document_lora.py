@@ -14,8 +14,9 @@ from torch import Tensor
 from hybridlm.distributed import Distributed
 from hybridlm.model import GPT, ModelConfig, gpt
 from hybridlm.scoring import document_lora
+from hybridlm.scoring.artifact_experts import ExpertSet
 from hybridlm.scoring.audit import AuditReport, audit
-from hybridlm.scoring.audit_subject import MixtureSubject, Parts
+from hybridlm.scoring.audit_subject import MixtureSubject
 from hybridlm.scoring.config import TTTConfig
 from hybridlm.scoring.document_lora import DocumentExpert
 from hybridlm.scoring.experts import Scored
@@ -273,20 +274,20 @@ def test_warm_adapters_and_phases_reach_later_chunks_alone() -> None:
 def parts_with(
     options: TTTConfig = OPTIONS, spoil: Callable[[DocumentExpert], None] = lambda expert: None,
     rates: type[RateMixture] = RateMixture, kind: type[DocumentExpert] = DocumentExpert,
-) -> Callable[[], Parts]:  # fmt: skip
-    def parts() -> Parts:
+) -> Callable[[], ExpertSet]:  # fmt: skip
+    def parts() -> ExpertSet:
         untrained = NeuralExpert(small_model(), WindowGrid(CONTEXT, 8), ALONE, group=2)
         expert = make_expert(options, kind)
         spoil(expert)
         arms = [Arm(0.0, untrained, None), Arm(RATE, expert, expert)]
         learning = LearningExpert(arms, untrained, margin=100.0, probe=8)
         learning._rates = rates(2)
-        return Parts([learning, AdaptiveCounts(V)], [learning])
+        return ExpertSet([learning, AdaptiveCounts(V)], [learning])
 
     return parts
 
 
-def audited(parts: Callable[[], Parts], *, chunk: int = 60, other_chunks: bool = False) -> AuditReport:
+def audited(parts: Callable[[], ExpertSet], *, chunk: int = 60, other_chunks: bool = False) -> AuditReport:
     return audit(
         MixtureSubject(parts, "eg"), STREAM, V,
         chunk=chunk, other_chunks=other_chunks, rows=14, changes=5,

@@ -547,3 +547,17 @@ def test_configurations_come_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) is False
+
+
+def test_a_model_that_is_read_has_pytorch_import_no_compiler(recipe: ModelConfig) -> None:
+    """Seconds of every command that has a network. Shapes alone are made, on the device without memory."""
+    code = (
+        "import sys, torch; from hybridlm.model import GPT, ModelConfig\n"
+        "for text in sys.argv[1:]:\n"
+        "    with torch.device('meta'): model = GPT(ModelConfig.from_json(text, 'given'))\n"
+        "    assert all(weight.is_meta for weight in model.parameters())\n"
+        "print('torch._dynamo' in sys.modules)"
+    )
+    configs = [config.to_json() for config in (SMALL, recipe)]
+    done = subprocess.run([sys.executable, "-c", code, *configs], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

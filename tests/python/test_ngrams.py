@@ -1,5 +1,6 @@
 """What users of n-gram toolkits look for: states, top k, orders used, counts, ARPA."""
 
+import io
 import itertools
 import json
 import math
@@ -345,7 +346,10 @@ def test_a_count_in_one_of_many_chunks(tmp_path: Path) -> None:
 
 
 def test_from_the_command_line(
-    tmp_path: Path, example_folder: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    example_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     oracle, model = str(example_folder / "oracle.ngsp"), str(example_folder / "tok.model")
     text = tmp_path / "text.txt"
@@ -363,6 +367,28 @@ def test_from_the_command_line(
     assert shown["bpb"] == pytest.approx(shown["bits"] / sum(map(len, text.read_text().split("\n"))))
     assert main(["oracle", "score", oracle, str(text), "--tokenizer", model, "--by", "document"]) == 0
     assert "text.txt#2" in capsys.readouterr().out
+    # The texts in JSON are read for what they are, as everywhere: their markup is no text.
+    lines = tmp_path / "text.jsonl"
+    lines.write_text("".join(json.dumps({"body": line}) + "\n" for line in text.read_text().split("\n\n")))
+    options = ["--tokenizer", model, "--text-field", "body", "--json"]
+    assert main(["oracle", "score", oracle, str(lines), *options]) == 0
+    from_json = json.loads(capsys.readouterr().out)
+    assert [one["source"] for one in from_json["texts"]] == [f"{lines}:1:1", f"{lines}:2:1"]
+    assert [one["log_probs"] for one in from_json["texts"]] == [one["log_probs"] for one in shown["texts"]]
+    assert main(["oracle", "score", oracle, str(lines), "--tokenizer", model, "--plain", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tokens"] > from_json["tokens"]
+    stdin = io.TextIOWrapper(io.BufferedReader(io.BytesIO(text.read_bytes())))  # type: ignore[arg-type]
+    monkeypatch.setattr("sys.stdin", stdin)
+    assert main(["oracle", "score", oracle, "--tokenizer", model, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["texts"] == shown["texts"]
+    # What else a reader has at hand in place of counts, and of shards.
+    for file, complaint in {oracle: "it looks like an oracle", str(text): "it looks like text"}.items():
+        assert main(["oracle", "ngrams", file, "--ids", "5"]) == 1
+        told = capsys.readouterr().err
+        assert complaint in told and "oracle count" in told and told.count("\n") == 1
+    folder = str(example_folder / "data")
+    assert main(["oracle", "eval", oracle, "--val", folder, "--tokenizer", model]) == 1
+    assert f"{folder}/*_val_*.bin" in capsys.readouterr().err
 
     assert main(["oracle", "export", oracle, "-o", str(tmp_path / "o.arpa")]) == 0
     assert "bytes" in capsys.readouterr().out

@@ -132,7 +132,7 @@ def test_from_the_command_line(
     assert same["documents"][0]["copy_of"] == f"{train}:0"
     assert main(["data", "overlap", train, "--val", train, "--listed", "3"]) == 0
     out = capsys.readouterr().out
-    assert "documents are in training as they are" in out and out.count("the same as") == 3
+    assert "documents are in training as a whole" in out and out.count("the same as") == 3
 
     for words, code in (
         (["--lengths", "8", "8"], 1),

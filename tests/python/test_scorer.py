@@ -17,6 +17,7 @@ from hybridlm.scoring.experts import Expert, Scored, online_experts
 from hybridlm.scoring.experts.oracle import OracleExperts
 from hybridlm.scoring.mixing import Mixers, MixtureSpec, expert_names
 from hybridlm.scoring.mixtures import create_mixture
+from hybridlm.tensor_file import load_arrays, save_arrays
 
 V = 16
 STREAM = np.random.default_rng(1).integers(0, V, 400).astype(np.uint16)
@@ -90,12 +91,12 @@ def test_beside_a_strong_network_little_is_lost(mixer: str) -> None:
     assert lost < blind.mix(told).sum() + given.sum()
 
 
-@pytest.mark.parametrize("form", ["targets", "rows", "tensor", "tensor rows", "tensor tokens"])
+@pytest.mark.parametrize("form", ["targets", "rows", "list", "tensor", "tensor rows", "tensor tokens"])
 def test_arrays_and_tensors_of_targets_and_of_rows_are_the_same(form: str) -> None:
     expected = scorer().score(STREAM[1:], GIVEN).nll
     tokens = torch.from_numpy(STREAM[1:].astype(np.int64)) if form == "tensor tokens" else STREAM[1:]
     given = ROWS if "rows" in form else GIVEN
-    log_probs = torch.from_numpy(given) if "tensor" in form else given
+    log_probs = torch.from_numpy(given) if "tensor" in form else given.tolist() if form == "list" else given
     np.testing.assert_array_equal(scorer().score(tokens, log_probs).nll, expected)
     one = scorer(models=("mine",)).score(tokens, log_probs[0]).nll
     np.testing.assert_array_equal(one, scorer(models=("mine",)).score(STREAM[1:], GIVEN[:1]).nll)
@@ -183,10 +184,20 @@ def test_the_state_of_another_scorer_is_refused(oracle: hybridlm.Oracle, tmp_pat
         path.write_bytes(damaged)
         with pytest.raises(FormatError, match="state: not a scorer's state"):
             scorer(oracle).restore(path)
+    arrays, metadata = load_arrays(content, "state")
+    told = {**arrays, "log_probs": np.full_like(arrays["log_probs"], np.nan)}
+    for arrays_, metadata_, message in [
+        (told, metadata, r"log_probs\[0, 0\] is nan"),
+        ({**arrays, "stream": arrays["stream"] + np.uint16(V)}, metadata, "the vocabulary has 16"),
+        (arrays, [metadata], "list indices"),
+    ]:
+        path.write_bytes(save_arrays(arrays_, metadata_))
+        with pytest.raises(FormatError, match=f"state: not a scorer's state: .*{message}"):
+            scorer(oracle).restore(path)
     # Another text of as many tokens: what was said of it would have been of this one.
     at = content.rindex(STREAM.tobytes())
     path.write_bytes(content[: at + 2] + STREAM[::-1][:-1].tobytes() + content[at + len(STREAM) * 2 :])
-    with pytest.raises(InputError, match="cost something else here"):
+    with pytest.raises(InputError, match="have other scores here"):
         scorer(oracle).restore(path)
 
 

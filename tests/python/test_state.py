@@ -60,7 +60,7 @@ class Stopped(Exception):
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, chunks: int) -> None:
-    """The score is ended as by a power cut, once so many chunks are in the file."""
+    """The score is ended as by a power cut, once `chunks` chunks are in the file."""
     committed = module.ScoreState.committed
     done = 0
 

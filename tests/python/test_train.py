@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import math
+import pickle
 import shutil
 import signal
 import sys
@@ -157,6 +158,25 @@ def test_ids_outside_the_vocabulary_are_found_before_training(tmp_path: Path) ->
     good.write_bytes(good.read_bytes()[:-1])
     with pytest.raises(FormatError, match=r"x_train_0\.bin"):
         check_shards([good], Vocabulary(10, 9), ALONE)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_shard_that_one_rank_cannot_read_is_an_error_of_all(
+    tmp_path: Path, rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever can read its own shards would wait for the other's answer."""
+    paths = [tmp_path / f"x_train_{number}.bin" for number in range(2)]
+    _core.write_shard(str(paths[0]), np.full(50, 9, np.uint16))
+    refused = FileNotFoundError(2, "No such file or directory", str(paths[1]))
+    own = refused if rank == 1 else None
+
+    def all_gather(self: Distributed, value: Exception | None) -> list[Exception | None]:
+        assert repr(value) == repr(own)
+        return [None, pickle.loads(pickle.dumps(refused))]
+
+    monkeypatch.setattr(Distributed, "all_gather_object", all_gather)
+    with pytest.raises(FileNotFoundError, match=r"x_train_1\.bin"):
+        check_shards(paths, Vocabulary(10, 9), of_rank(rank, 2))
 
 
 def test_a_shard_that_shrinks_while_it_is_trained_on_is_an_error(tmp_path: Path) -> None:

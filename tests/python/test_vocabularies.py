@@ -13,7 +13,8 @@ from hybridlm import _core
 from hybridlm.errors import InputError
 from hybridlm.oracle import Oracle
 from hybridlm.oracle.build import build_dense, build_sparse
-from hybridlm.scoring.audit_subject import MixtureSubject, Parts
+from hybridlm.scoring.artifact_experts import ExpertSet
+from hybridlm.scoring.audit_subject import MixtureSubject
 from hybridlm.scoring.experts import online_experts
 from hybridlm.scoring.experts.oracle import OracleExperts
 
@@ -117,8 +118,8 @@ def test_dense_tables_that_are_too_large_for_the_budget_are_warned_of(
 def test_experts_and_mixtures_are_distributions(mixer: str, vocab_size: int, shard: Path) -> None:
     oracle = Oracle.from_bytes(build_sparse([shard], vocab_size, max_bytes=20_000, order=3))
 
-    def parts() -> Parts:
-        return Parts([*online_experts(vocab_size), OracleExperts(oracle)])
+    def parts() -> ExpertSet:
+        return ExpertSet([*online_experts(vocab_size), OracleExperts(oracle)])
 
     stream = text(vocab_size, 12 if mixer in ("geometric", "best") else 500, 4)
     scorer = MixtureSubject(parts, mixer).scorer()

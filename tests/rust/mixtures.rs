@@ -9,7 +9,7 @@ use proptest::prelude::*;
 const GATES: [usize; 2] = [3, 4];
 const LENGTHS: usize = 2;
 
-/// The mixture over so many experts, all but the last of which are ready at the start and the base of counts.
+/// The mixture over `experts` experts. All but the last are ready at the start, and are the base of counts.
 fn start(name: &str, experts: usize) -> Box<dyn Mixture> {
     let base: Vec<usize> = (0..experts.max(2) - 1).collect();
     let sources =

@@ -399,7 +399,7 @@ fn the_full_model_is_its_definition() {
     }
 }
 
-/// The model of weighted text is that of so many copies of it.
+/// The model of weighted text is that of as many copies of it as its weight says.
 #[test]
 fn the_full_model_of_weighted_text_is_its_definition() {
     let streams = [text(4, 2000, 10), text(5, 900, 10)];

@@ -88,7 +88,11 @@ fn a_token_outside_the_vocabulary_is_given_with_its_offset() {
     let path = PathBuf::from("x.bin");
     check_vocabulary(&[1, 1023], 0, 1024, &path).unwrap();
     let error = check_vocabulary(&[1, 1024], 100, 1024, &path).unwrap_err().to_string();
-    assert_eq!(error, "x.bin: token 1024 at offset 1226 is outside the vocabulary of 1024");
+    let found = "x.bin: token 1024 at offset 1226 is outside the vocabulary of 1024: ";
+    assert_eq!(
+        error,
+        format!("{found}name the tokenizer that made the shard, or the size of its vocabulary")
+    );
 }
 
 #[test]

@@ -44,10 +44,10 @@ def pack(
         clip: The old name of `--quantise RULE`.
         calibration: Training shards: the model's matrices are rounded by GPTQ, so that their outputs change
             little on this text.
-        budget: Choose grids, low-rank correction and the oracle's size so that the artifact has at most so
-            many bytes and the mixture as few bits on the held-out text as may be; the curve is printed.
-        holdout: A training shard to choose by, which is neither counted nor calibrated on. It had better not
-            be trained on either.
+        budget: Choose grids, low-rank correction and the oracle's size so that the artifact has at most this
+            many bytes and the mixture needs the fewest bits for the held-out text. The curve is printed.
+        holdout: A training shard to choose by, which is neither counted nor calibrated on. The model should
+            not have been trained on it either.
         counts: Shards, or files of sparse counts, to build the oracle of that fits the budget.
         dry_run: Choose and print, and write nothing.
         allow_over_budget: Write the artifact even if it is larger than 16,000,000 bytes.
@@ -58,7 +58,7 @@ def pack(
     quantise += () if clip is None else (clip,)
     for option, given in (("--quantise", quantise), ("--calibration", calibration), ("--budget", budget)):
         if given and model is None:
-            raise InputError(f"{option} is about a model's weights: give --model, too")
+            raise InputError(f"{option} concerns a model's weights: give --model, too")
     choosing = (("--holdout", holdout is not None), ("--counts", counts), ("--dry-run", dry_run))
     for option, present in choosing:
         if present and budget is None:

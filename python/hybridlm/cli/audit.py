@@ -46,7 +46,7 @@ def audit(
             imported and run.
         val: A glob of shards, read as one stream in the order of their names.
         scoring: The protocol.
-        max_tokens: Use only the first so many targets.
+        max_tokens: How many targets to use, from the first.
         rows: Positions at which the whole distribution is looked at.
         changes: Positions after which the future is changed, and cut off.
         skip_world_sizes: Don't run the scorer of a neural model under torchrun, on 1 and 2 processes.
@@ -94,9 +94,9 @@ def audit(
         scoring = dataclasses.replace(scoring, ttt=layers.resolve(ScoringConfig).ttt or DEFAULT_TTT)
     dist = None
     if neural:
-        from hybridlm.distributed import Distributed, pick_device
+        from hybridlm.distributed import alone
 
-        dist = Distributed(rank=0, world_size=1, local_rank=0, device=pick_device(device))
+        dist = alone(device)
     world_size = None
     if neural and not skip_world_sizes:
         world_size = world_sizes.compare(bundle, *world_sizes.prefix(bundle, stream, scoring))

@@ -33,9 +33,9 @@ class Options:
     depth: Annotated[int, Range(1, 8)] | None = None
     """Bytes of context, 1 to 8; unset: 6 for ctw, 8 for kn."""
     max_train_bytes: Count | None = None
-    """Learn only the first so many bytes."""
+    """How many bytes to learn, from the first; unset: all."""
     max_test_bytes: Count | None = None
-    """Measure only the first so many bytes."""
+    """How many bytes to measure, from the first; unset: all."""
     json: bool = False
     """Print one JSON object."""
 

@@ -116,8 +116,8 @@ def shard(
             without byte fallback has for what it doesn't know.
         force: Replace shards of that name.
         threads: Threads to use; all cores by default. The bytes don't depend on it.
-        processes: Tokenize in so many processes, on one thread each, while this one reads. The bytes don't
-            depend on it.
+        processes: Processes to tokenize in, on one thread each, while this one reads. The bytes don't depend
+            on it.
     """
     from hybridlm.data.documents import check_fraction, split_stream
     from hybridlm.data.pieces import SPACE
@@ -191,9 +191,9 @@ def overlap(
 ) -> None:
     """Show how much of a validation text is in the training text, by n-grams and by whole documents.
 
-    What a model has been trained on says nothing about new text. Of the validation text's n-grams of each
-    length, the share that occurs in training is shown, and the documents that have most in common with it;
-    documents that are there as they are, are named with where.
+    A score on text that a model has been trained on says nothing about new text. This shows, for each length,
+    the share of the validation text's n-grams that occur in training, and the documents that have most in
+    common with it. A document that is in training as a whole is listed with its place there.
 
     Args:
         train: Training shards; a quoted glob works, too.
@@ -228,7 +228,7 @@ def overlap(
         f"{len(found.documents):,} validation documents of {tokens:,} tokens, against {found.train_tokens:,} "
         "training tokens"
     )
-    print(f"{len(found.copies):,} of the documents are in training as they are")
+    print(f"{len(found.copies):,} of the documents are in training as a whole")
     table = number_table("n-gram of", "validation n-grams", "in training")
     for at, length in enumerate(found.lengths):
         ngrams = sum(document.ngrams[at] for document in found.documents)

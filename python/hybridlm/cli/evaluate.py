@@ -41,12 +41,12 @@ def evaluate(
         artifact: The artifact's file.
         val: A glob of shards, read as one stream in the order of their names.
         scoring: The protocol.
-        max_tokens: Score only the first so many targets.
+        max_tokens: How many targets to score, from the first; unset: all.
         control: A glob of training shards, as long as what is scored. One more model learns from them as the
             first does from the text, and is scored beside it: what it gains is not due to the text.
         bytes: A glob of files that state how many bytes of the original text each token stands for, one for
-            each shard and in its form: for text that was rewritten before it was tokenized. The score is as
-            good as they are; unset: the bytes of the decoded text.
+            each shard and in its form: for text that was rewritten before it was tokenized. The score is only
+            as good as these files; unset: the bytes of the decoded text.
         state: A file that a long score is kept in while it runs. Ctrl-C and SIGTERM end the score after a
             chunk, and the same command goes on from there, to the same bits.
         per_document: Write a table of each document's start, tokens, bytes and bits: a .csv file, or a

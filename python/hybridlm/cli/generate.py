@@ -1,6 +1,5 @@
 """`hybridlm generate`: text from an artifact."""
 
-import codecs
 import itertools
 import sys
 from pathlib import Path
@@ -32,31 +31,25 @@ def generate(
         seed: The same seed gives the same text.
         shares: Print a line per token instead: its probability, and the share of each expert in it.
     """
-    import numpy as np
-
     from hybridlm.artifact import Artifact
-    from hybridlm.codec import segmenter
-    from hybridlm.generation import Generator
+    from hybridlm.generation import Generator, TextWriter
 
     vocabulary = tokenizer.load()
     generator = Generator(Artifact.from_file(artifact), vocabulary)
-    pieces = segmenter(vocabulary)
-    start = pieces.encode(prompt.encode())
-    generator.read(start)
+    text = TextWriter(vocabulary)
+    generator.read(text.tokens_of(prompt))
     out = sys.stdout.buffer
-    # Byte pieces may be drawn that are no UTF-8 together: what is printed is text all the same.
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     if not shares:
-        out.write(prompt.encode())
+        out.write(text.add_prompt(prompt).encode())
     for sampled in itertools.islice(generator.tokens(sampling, seed), tokens):
-        piece = pieces.decode(np.array([sampled.token], np.uint16))
         if shares:
             parts = ", ".join(
                 f"{name} {share:.2f}" for name, share in sampled.shares.items() if share >= 0.005
             )
-            out.write(f"{piece.decode(errors='replace')!r:16} {sampled.probability:.4f}  {parts}\n".encode())
+            piece = text.piece(sampled.token).decode(errors="replace")
+            out.write(f"{piece!r:16} {sampled.probability:.4f}  {parts}\n".encode())
         else:
-            out.write(decoder.decode(piece).encode())
+            out.write(text.add(sampled.token).encode())
         out.flush()
     if not shares:
-        out.write(f"{decoder.decode(b'', final=True)}\n".encode())
+        out.write(f"{text.finish()}\n".encode())

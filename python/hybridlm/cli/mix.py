@@ -55,13 +55,15 @@ def mix(
 
     from hybridlm.data.shards import expand, inspect_shards, known_vocabulary, open_stream
     from hybridlm.data.tokenizer import Tokenizer
-    from hybridlm.files import atomic_write
+    from hybridlm.files import atomic_write, check_output
     from hybridlm.oracle import Oracle
     from hybridlm.progress import Progress
     from hybridlm.scorer import Scorer
 
-    if per_token is not None and per_token.suffix != ".npy":
-        raise InputError(f"{per_token}: bits per token are written to a .npy file")
+    if per_token is not None:
+        if per_token.suffix != ".npy":
+            raise InputError(f"{per_token}: bits per token are written to a .npy file")
+        check_output(per_token)
     names = [path.stem for path in log_probs]
     if len(set(names)) < len(names):
         raise InputError("two files of log-probabilities have the same name, which is their model's")

@@ -20,6 +20,8 @@ def score(
     *,
     tokenizer: ChosenTokenizer,
     by: Literal["line", "document"] = "line",
+    text_field: str = "text",
+    plain: bool = False,
     json: bool = False,
 ) -> None:
     """Score text with an oracle's highest order, line by line or document by document.
@@ -30,7 +32,10 @@ def score(
     Args:
         oracle: The oracle's file.
         text: Text files, folders, globs, or - for stdin, which is the default.
-        by: What is scored as one: a line of a plain text, or a document as `data shard` cuts them.
+        by: What is scored as one: a line of a text, or a document as `data shard` cuts them. Each text in
+            JSON or Parquet has lines of its own.
+        text_field: The member of JSON objects, or the column of Parquet files, that holds the text.
+        plain: Take every file for prose, even one that looks like JSON.
         json: One JSON object, with the ln p and the order of each token.
     """
     import numpy as np
@@ -41,7 +46,7 @@ def score(
     frozen = Oracle.from_file(oracle)
     frozen.check_tokenizer(loaded.vocabulary, str(oracle))
     scored: list[dict[str, Any]] = []
-    for source, content in _texts(text, by):
+    for source, content in _texts(text, by, text_field, plain):
         tokens = np.append(np.uint16(loaded.bos_id), loaded.encode(content))
         if len(tokens) < 2:
             continue
@@ -94,20 +99,20 @@ def score(
     print_table(table)
 
 
-def _texts(paths: tuple[Path, ...], by: str) -> Iterator[tuple[str, str]]:
+def _texts(paths: tuple[Path, ...], by: str, text_field: str, plain: bool) -> Iterator[tuple[str, str]]:
     """(where it stands, text)"""
     from hybridlm.data import text_files
     from hybridlm.data.documents import read
 
-    several = len(text_files.find(paths)) > 1
-    if by == "document":
-        for document in read(paths):
+    files = ["stdin" if file == text_files.STDIN else str(file) for file in text_files.find(paths)]
+    for document in read(paths, one_per_file=by == "line", plain=plain, text_field=text_field):
+        if by == "document":
             yield document.source, document.text
-        return
-    for document in read(paths, plain=True, one_per_file=True):
+            continue
+        alone = files == [document.source]
         # As `documents.clean` leaves them: only "\n" ends a line.
         for number, line in enumerate(document.text.split("\n"), start=1):
-            yield f"{document.source}:{number}" if several else str(number), line
+            yield str(number) if alone else f"{document.source}:{number}", line
 
 
 def ngrams(

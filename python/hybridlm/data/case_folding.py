@@ -59,6 +59,8 @@ _LETTER = f"(?:[{''.join(_SMALL)}{''.join(_SMALL.values())}]{_ALONE})"
 _FOLD = re.compile(f"([{''.join(MARKS)}])|( ?)(?<!{_LETTER})({_LOWER}*+{_UPPER}{_LETTER}*+)")
 _UNFOLD = re.compile(f"{QUOTE}([{_QUOTED}]?)|{CAPS}( ?)({_LOWER}*+)|{SHIFT}( ?)({_LOWER}?)")
 _CAPITAL = re.compile(_UPPER)
+# A space that belongs to no mark: nothing on one side of it decides what becomes of the other side.
+_BREAK = re.compile(f"(?<![{''.join(MARKS)}]) ")
 
 
 def fold(text: str) -> str:
@@ -86,6 +88,24 @@ def unfold(text: str) -> str:
     """The text that ``text`` is the folded form of. Marks that stand before nothing they could change are
     dropped, so there is one for any text; its length in UTF-8 is that of ``text`` without its marks."""
     return _UNFOLD.sub(_unfold, text)
+
+
+class Unfolder:
+    """`unfold` of a text that comes in parts. What later parts could still change is held back."""
+
+    def __init__(self) -> None:
+        self._held = ""
+
+    def add(self, part: str) -> str:
+        text = self._held + part
+        end = max((found.start() for found in _BREAK.finditer(text)), default=0)
+        self._held = text[end:]
+        return unfold(text[:end])
+
+    def finish(self) -> str:
+        """The rest of the text."""
+        held, self._held = self._held, ""
+        return unfold(held)
 
 
 def _unfold(match: re.Match[str]) -> str:

@@ -122,7 +122,7 @@ class _Reading:
 
 @dataclass
 class _Noticed:
-    """What is no error, but nothing to be silent about either."""
+    """What deserves a warning, but is no error."""
 
     controls: Counter[str] = field(default_factory=Counter)
     contents: dict[bytes, Path] = field(default_factory=dict)
@@ -155,7 +155,8 @@ def _read(files: list[Path], how: _Reading) -> Iterator[Document]:
                     found = True
                     yield document
     if not found:
-        raise InputError(f"no text in {', '.join(map(os.fspath, files)) or 'no files'}")
+        names = ["stdin" if file == text_files.STDIN else os.fspath(file) for file in files]
+        raise InputError(f"no text in {', '.join(names) or 'no files'}")
     noticed.warn()
 
 

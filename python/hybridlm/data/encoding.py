@@ -50,7 +50,7 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str], threads: int | None) -> E
 
 
 class Encoder:
-    """`encode` of batches, in the order in which they are given; with ``processes`` above 1, in so many.
+    """`encode` of batches, in the order in which they are given, in this process or in several others.
 
     A process tokenizes on one thread. Raises InputError where one of them ends before its work is done.
     """

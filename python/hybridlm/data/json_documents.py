@@ -23,7 +23,7 @@ from hybridlm.errors import FormatError
 Layout = Literal["lines", "array"]
 
 TEXT_FIELD = "text"
-"""The member of an object that is its document, where nobody names another."""
+"""The member of an object that is its document, by default."""
 
 LONGEST_ARRAY = 32 << 20
 """Bytes of a file that is parsed as one array, which takes up to some 20 times as much memory."""

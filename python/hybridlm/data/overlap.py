@@ -58,7 +58,7 @@ class Overlap:
 
     @property
     def copies(self) -> list[DocumentOverlap]:
-        """The documents that are in training as they are."""
+        """The documents that are in the training text as a whole."""
         return [document for document in self.documents if document.copy_of is not None]
 
     def as_dict(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hybridlm.data.json_documents import checked_text
-from hybridlm.errors import FormatError, InputError
+from hybridlm.errors import FormatError
 from hybridlm.extras import require_pyarrow
 
 _ROWS = 1024
@@ -32,8 +32,6 @@ def read_column(file: Path, field: str, on_bytes: Callable[[int], None]) -> Iter
                     read += 1
                 on_bytes(size * read // rows - size * (read - len(batch)) // rows)
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        if isinstance(error, InputError):
-            raise
         raise FormatError(f"{file}: the Parquet file is damaged: {' '.join(str(error).split())}") from None
 
 

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +50,7 @@ class DataFolderWriter:
     Documents are tokenized on ``threads`` threads, or in ``processes``; the bytes depend on neither.
     ``unknown`` counts what the tokenizer has no piece for.
 
-    Raises InputError for a ``name`` or ``shard_tokens`` that can't be, when shards of that name are there
+    Raises InputError for an impossible ``name`` or ``shard_tokens``, when shards of that name are there
     already (unless ``replace``), and at the end where no document has tokens or too much is unknown (unless
     ``allow_unknown``); OSError where the folder can't be written.
     """
@@ -248,7 +248,3 @@ def write_shards(
         for document in val:
             writer.add("val", document.text)
     return writer.summaries
-
-
-def total_tokens(summaries: Sequence[ShardSummary], split: Split) -> int:
-    return sum(summary.tokens for summary in summaries if summary.split == split)

@@ -37,12 +37,18 @@ _SHARD_NAME = re.compile(r".*_(train|val)_.*\.bin")
 
 
 def expand(pattern: str | os.PathLike[str]) -> list[Path]:
-    """The files that a glob matches, sorted by name. Raises InputError naming the glob if there is none.
+    """The files that a glob matches, sorted by name. Raises InputError naming the glob if there is none, and
+    for a folder.
 
     A path that exists is itself, whatever characters it has. ``**`` doesn't follow links to folders, which
     may lead back to where they are; nothing hidden is matched unless the pattern names it, and no sidecar.
     """
     pattern = os.fspath(pattern)
+    if Path(pattern).is_dir():
+        raise InputError(
+            f"{pattern}: is a folder; name the shards in it, as in '{Path(pattern) / '*_train_*.bin'}' or "
+            f"'{Path(pattern) / '*_val_*.bin'}'"
+        )
     if Path(pattern).exists():
         return [Path(pattern)]
     if not glob.has_magic(pattern):
@@ -203,7 +209,7 @@ WARNED_SHARE = 0.1
 def read_stream(
     paths: Iterable[str | os.PathLike[str]], vocab_size: int | None = None, max_tokens: int | None = None
 ) -> NDArray[np.uint16]:
-    """uint16 [N]: the tokens of `open_stream`, for whoever has no tokenizer to hold the shards against.
+    """uint16 [N]: the tokens of `open_stream`, without a tokenizer to check the shards against.
 
     Raises as that does; without a ``vocab_size`` every id is taken.
 
@@ -286,7 +292,7 @@ def known_vocabulary(
 
     Where neither knows, the size is `DEFAULT_SIZE`, and documents begin with ``default_bos``, or with 1 if
     all shards do. Raises InputError where a sidecar says otherwise than what is given or than another
-    sidecar, and where nobody knows what documents begin with.
+    sidecar, and where nothing says what documents begin with.
     """
     most = 1 << 16 if size is None else size
     if bos_id is not None and not 0 <= bos_id < most:

@@ -34,7 +34,7 @@ class Sidecar:
 
     tokens, documents: how many it holds. text_bytes: UTF-8 bytes that it decodes to.
     sha256: of the shard's file, 64 hex digits. vocabulary: of the tokenizer that made it.
-    source: what it was made from and with which settings; for people, checked by nobody.
+    source: what it was made from and with which settings; for people only, and not checked.
     """
 
     tokens: int

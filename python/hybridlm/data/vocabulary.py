@@ -6,7 +6,7 @@ DEFAULT_BOS = 1
 """The document token of the tokenizers that `hybridlm data tokenizer` trains."""
 
 DEFAULT_SIZE = 1024
-"""Their number of pieces, where nobody says another."""
+"""Their number of pieces, by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +15,7 @@ class Vocabulary:
 
     size: token ids are below it.
     bos_id: the id that every document begins with.
-    fingerprint: SHA-256 of the tokenizer's file as 64 hex digits; None where nobody has said.
+    fingerprint: SHA-256 of the tokenizer's file as 64 hex digits; None where it isn't known.
 
     >>> hybridlm.Vocabulary(50257, bos_id=50256)
     Vocabulary(size=50257, bos_id=50256, fingerprint=None)

@@ -10,7 +10,7 @@ from hybridlm.config import check_ranges, shown
 from hybridlm.errors import FormatError, InputError
 from hybridlm.files import parse_json
 
-# No size of a model comes near. What is larger asks for memory that there isn't.
+# No real model comes near; anything larger would ask for more memory than there is.
 _LARGEST = 1 << 24
 _RANGES: dict[str, tuple[float, float]] = {
     "layers": (1, 4096),

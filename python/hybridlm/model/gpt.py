@@ -119,6 +119,10 @@ class Linear(nn.Linear):
         super().__init__(inputs, outputs, bias=False)
         self.fake_quantise = False
 
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, seen_weight(self))
 
@@ -129,6 +133,10 @@ class Embedding(nn.Embedding):
     def __init__(self, rows: int, width: int) -> None:
         super().__init__(rows, width)
         self.fake_quantise = False
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
 
     def forward(self, rows: Tensor) -> Tensor:
         return F.embedding(rows, seen_weight(self))
@@ -353,7 +361,7 @@ class Block(nn.Module):
         self.norm_scale = 1 / math.sqrt(layer + 1) if config.depth_scaled_norm else 1.0
         # Rows: how much of the stream, how much of the embedding output.
         self.residual_mix = (
-            nn.Parameter(torch.stack((torch.ones(config.width), torch.zeros(config.width))))
+            nn.Parameter(torch.tensor([[1.0] * config.width, [0.0] * config.width]))
             if config.residual_mix
             else None
         )
@@ -483,6 +491,10 @@ class GPT(nn.Module):
 
     def _initialise(self) -> None:
         config = self.config
+        # Without memory there is nothing to draw, and drawing it has PyTorch import its compiler: seconds, in
+        # every command that reads a model.
+        if self.token_embedding.weight.is_meta:
+            return
         for module in self.modules():
             if isinstance(module, Linear):
                 nn.init.orthogonal_(module.weight)

@@ -134,7 +134,7 @@ class Scheme:
     def parse(cls, words: Sequence[str]) -> "Scheme":
         """The default scheme, changed by ``[KIND=][BITS:]RULE``, in order; no KIND: all kinds but gates.
 
-        ``low-rank=RANK:MATRICES`` corrects so many matrices.
+        ``low-rank=RANK:MATRICES`` sets the low-rank correction.
 
         >>> str(Scheme.parse(["std:9", "embedding=7:absmax"]).grids["mlp"])
         '6:std:9'

@@ -28,7 +28,7 @@ def _rms_norm(x: Tensor) -> Tensor:
     return x * x.square().mean(-1, keepdim=True).add_(_EPSILON).rsqrt_()
 
 
-class _Kept:
+class _KVCache:
     """Keys and values of the current window, [G, window, C] each, where the forward pass runs a layer."""
 
     def __init__(self, config: ModelConfig, window: int) -> None:
@@ -55,7 +55,7 @@ class _Layer:
         if attention.value_mix is not None:
             self.from_first, self.from_own = attention.value_mix.tolist()
             if not self.first:
-                # Others need the first layer's values unmixed, but nobody those of this one.
+                # Later layers need the first layer's values unmixed, but not those of this one.
                 value, self.from_own = value * self.from_own, 1.0
         parts = [seen_weight(attention.query), seen_weight(attention.key), value]
         self.gate_bias = None
@@ -87,8 +87,8 @@ class _Layer:
         lane: Tensor | None,
         x0: Tensor,
         first_value: Tensor | None,
-        turn: "_Rotation | None",
-        kept: _Kept,
+        rotation: "_Rotation | None",
+        cache: _KVCache,
         span: "_Span",
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """Stream x, second lane and embedding output x0, all [n, D], of the positions in ``span`` → stream
@@ -96,7 +96,7 @@ class _Layer:
         read = x
         if self.residual_mix is not None:
             read = torch.addcmul(self.residual_mix[1] * x0, self.residual_mix[0], x)
-        attended, value = self._attend(_rms_norm(read), first_value, turn, kept, span)
+        attended, value = self._attend(_rms_norm(read), first_value, rotation, cache, span)
         if lane is None or self.lane_mix is None:
             x = read + attended
             return x + self._compute(x), None, value
@@ -117,8 +117,8 @@ class _Layer:
         self,
         x: Tensor,
         first_value: Tensor | None,
-        turn: "_Rotation | None",
-        kept: _Kept,
+        rotation: "_Rotation | None",
+        cache: _KVCache,
         span: "_Span",
     ) -> tuple[Tensor, Tensor]:
         at, start = span.at, span.start
@@ -128,23 +128,23 @@ class _Layer:
         own = own.view(n, self.groups, self.channels).transpose(0, 1)
         if self.qk_norm:
             both = _rms_norm(both)
-        if turn is not None:
-            both = turn.apply(both, at)
+        if rotation is not None:
+            both = rotation.apply(both, at)
         query = both[: self.heads] * self.query_gain[:, :, None]
         if first_value is None:
             value = own * (self.from_first + self.from_own)
         else:
             value = own if self.from_own == 1 else own * self.from_own
             value = torch.add(value, first_value, alpha=self.from_first) if self.from_first else value
-        kept.keys[:, at:end] = both[self.heads :]
-        kept.values[:, at:end] = value
+        cache.keys[:, at:end] = both[self.heads :]
+        cache.values[:, at:end] = value
 
         # Query heads of a group side by side: [G, R·n, C].
         query = query.reshape(self.groups, -1, self.channels)
-        scores = torch.bmm(query, kept.keys[:, start:end].transpose(1, 2))
+        scores = torch.bmm(query, cache.keys[:, start:end].transpose(1, 2))
         if span.hidden is not None:
             scores.view(self.groups, -1, n, end - start).masked_fill_(span.hidden, -math.inf)
-        y = torch.bmm(scores.softmax(dim=-1), kept.values[:, start:end])
+        y = torch.bmm(scores.softmax(dim=-1), cache.values[:, start:end])
         if self.excludes_own_value:
             y = self._without_own_value(y, value)
         y = y.view(self.heads, n, self.channels)
@@ -234,7 +234,7 @@ class IncrementalGPT:
         layers = [_Layer(cast(Block, block), model, layer) for layer, block in enumerate(model.blocks)]
         # In the order of the forward pass, in which a recurrent layer comes several times.
         self._order = [
-            (layer, layers[layer], _Kept(config, window)) for layer in config.layer_order(model.recurrent)
+            (layer, layers[layer], _KVCache(config, window)) for layer in config.layer_order(model.recurrent)
         ]
         self._encoder = len(self._order) // 2 if config.unet_skips else 0
         if self._encoder:
@@ -270,13 +270,13 @@ class IncrementalGPT:
         span = _Span(self._tokens[: self._filled], at, self._config)
         x0, lane, first_value = x, None, None
         skips: list[Tensor] = []
-        for position, (index, layer, kept) in enumerate(self._order):
+        for position, (index, layer, cache) in enumerate(self._order):
             if index == self._config.first_lane_layer:
                 lane = x
             if position >= self._encoder and skips:
                 row = position - self._encoder
                 x = torch.addcmul(self._of_skip[row] * skips.pop(), self._of_stream[row], x)
-            x, lane, value = layer.run(x, lane, x0, first_value, self._rotation, kept, span)
+            x, lane, value = layer.run(x, lane, x0, first_value, self._rotation, cache, span)
             first_value = value if first_value is None else first_value
             if position < self._encoder:
                 skips.append(x)

@@ -17,14 +17,11 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 from numpy.typing import NDArray
 
 from hybridlm._core import LIMIT_VARIABLE, compress, decompress, unpacked_limit
 from hybridlm.calibration import Calibration
 from hybridlm.errors import FormatError
-from hybridlm.files import MOST_TENSORS, check_tensor_count
 from hybridlm.model.grid import DEFAULT_SCHEME, MAX_BITS, MIN_BITS, Scheme, kind_of
 from hybridlm.model.quantised import (
     GROUP,
@@ -34,6 +31,7 @@ from hybridlm.model.quantised import (
     QuantisedState,
     dequantise,
 )
+from hybridlm.tensor_file import MOST_TENSORS, load_arrays
 
 if TYPE_CHECKING:
     from hybridlm.model import GPT
@@ -365,21 +363,12 @@ def _assembled(entries: list[_Entry], parts: Mapping[str, Any]) -> QuantisedStat
 
 
 def _read_version_1(blob: bytes, what: str) -> NeuralBlob:
-    key, suffix = "hybridlm", ":scale"
-    plain = decompress(blob, unpacked_limit(), what)
+    suffix = ":scale"
+    tensors, metadata = load_arrays(decompress(blob, unpacked_limit(), what), what)
     try:
-        check_tensor_count(plain, what)
-        tensors = safetensors.numpy.load(plain)
-    except FormatError:
-        raise
-    except (safetensors.SafetensorError, KeyError) as error:  # KeyError: a dtype that NumPy lacks
-        raise FormatError(f"{what}: not in safetensors form: {error}") from None
-    header_len = int.from_bytes(plain[:8], "little")  # load() has checked it
-    try:
-        metadata = json.loads(json.loads(plain[8 : 8 + header_len])["__metadata__"][key])
         version, model = metadata["format"], metadata["model"]
         tokenizer, clip = metadata["tokenizer"], metadata["clip"]
-    except (KeyError, TypeError, ValueError, RecursionError):
+    except (KeyError, TypeError):
         raise FormatError(f"{what}: the metadata lacks format, model, tokenizer or clip") from None
     if version != 1:
         raise FormatError(f"{what}: neural format {version} in the form of format 1")
@@ -395,7 +384,7 @@ def _read_version_1(blob: bytes, what: str) -> NeuralBlob:
             matrices[name] = QuantisedMatrix(6, array.copy(), scales.copy())
         elif array.dtype in (np.float16, np.float32):
             if tensors.get(name.removesuffix(suffix), array).dtype != np.int8:
-                floats[name] = array.copy()  # load() gave read-only memory
+                floats[name] = array.copy()  # the loaded ones are read-only
         else:
             raise FormatError(f"{what}: tensor {name} has dtype {array.dtype}, which none of ours has")
     parameters = sum(matrix.integers.size for matrix in matrices.values())

@@ -34,7 +34,7 @@ Engine = Literal["local", "ray"]
 
 DEFAULT_ORDERS = MAX_ORDER = 8
 DEFAULT_CHECKPOINT_SECONDS = 60.0
-"""Writing the counts aside takes some tenths of a second, so every minute costs nothing to speak of."""
+"""Writing the counts takes some tenths of a second, which once a minute doesn't matter."""
 
 _GROUP_TOKENS = 1 << 25
 """Tokens per thread that are counted in one go. Setting up and adding up a thread's counters takes some
@@ -50,7 +50,7 @@ _BYTES_PER_TOTAL = 2
 
 @dataclass(frozen=True)
 class Tables:
-    """Which tables to count. What is None is as in the partial counts given, or the default."""
+    """Which tables to count. A field that is None is that of the partial counts given, or the default."""
 
     vocabulary: VocabularyLike | None = None
     orders: int | None = None
@@ -117,9 +117,9 @@ class Checkpoint:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Within the block nobody else counts for the same file, and when it ends well, the file is removed.
+        """Within the block no other process counts for the same file; when it ends well, the file is removed.
 
-        To be left when the result is in its place. Raises InputError where somebody does; OSError.
+        Leave it only when the result is in its place. Raises InputError where another process does; OSError.
         """
         with exclusive(self.path):
             yield

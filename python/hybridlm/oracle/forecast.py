@@ -41,7 +41,7 @@ _LEAST_BYTES = 20_000
 """Of the oracle that is built of the sample."""
 
 _MOST_BYTES_PER_NGRAM = 0.5
-"""A file of nearly everything that was counted has so many."""
+"""Of a file that holds nearly everything that was counted."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class _Sample:
         self.choice = np.maximum(0.0, built - self.passes * (of_half / self.ngrams))
 
     def ngrams_of(self, tokens: int) -> float:
-        """How many distinct n-grams so many tokens have."""
+        """The estimated number of distinct n-grams in ``tokens`` tokens."""
         return float(self.ngrams * (tokens / self.tokens) ** self._exponent)
 
 

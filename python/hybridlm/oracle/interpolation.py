@@ -35,7 +35,7 @@ class Interpolation:
 
 @dataclass(frozen=True)
 class InterpolationScore:
-    """What a text of so many targets and bytes costs: by each column alone, and by the mixture."""
+    """What a text costs, by each column alone and by the mixture; ``tokens`` is its number of targets."""
 
     tokens: int
     bytes: int

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from hybridlm import _core
 from hybridlm.arrays import token_array
 from hybridlm.data.vocabulary import Vocabulary
+from hybridlm.errors import FormatError
 from hybridlm.oracle.vocabularies import vocabulary_of
 
 
@@ -32,7 +34,17 @@ class NgramCounts:
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Self:
         """Raises OSError, or FormatError for what isn't an intact file of sparse counts."""
-        return cls(_core.SparseCounts.open(path))
+        try:
+            return cls(_core.SparseCounts.open(path))
+        except FormatError:
+            with Path(path).open("rb") as file:
+                kind = _core.looks_like(file.read(512))
+            if kind in (None, "partial counts"):
+                raise
+        raise FormatError(
+            f"{os.fspath(path)}: not partial counts: it looks like {kind}; `hybridlm oracle count "
+            "--estimator sparse` makes counts of shards"
+        )
 
     @property
     def order(self) -> int:

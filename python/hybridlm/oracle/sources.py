@@ -31,7 +31,7 @@ class Sources:
     dense_counts: tuple[str, ...]
     sparse_counts: tuple[str, ...]
     weights: Mapping[str, int] = field(default_factory=dict)
-    """As how many copies of itself a path counts, where it isn't one."""
+    """How many copies of itself a path stands for, where it isn't one."""
 
     @classmethod
     def of(cls, sources: "Paths | Sources") -> "Sources":

@@ -52,7 +52,7 @@ _PART = "counted"
 
 @dataclass(frozen=True)
 class Ngrams:
-    """What to count. What is None is as in the partial counts given, or the default."""
+    """What to count. A field that is None is that of the partial counts given, or the default."""
 
     vocabulary: VocabularyLike | None = None
     order: int | None = None
@@ -72,7 +72,7 @@ class Ngrams:
 
 @dataclass(frozen=True)
 class Weighted:
-    """Counts, and as how many copies of themselves they count."""
+    """Counts, and how many copies of themselves they stand for."""
 
     counts: _core.SparseCounts
     weight: int = 1

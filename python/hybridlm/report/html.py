@@ -27,7 +27,8 @@ td { overflow-wrap: anywhere; }
 .scroll:focus-visible, .token:focus-visible { outline: 2px solid var(--blue); outline-offset: 1px; }
 .side { display: grid; gap: 0 2rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 32rem), 1fr)); }
 .side > * { min-width: 0; }
-figure { margin: .5rem 0; } figure svg { display: block; width: 100%; min-width: 30rem; max-width: 46rem; }
+figure { margin: .5rem 0; } figure svg { display: block; width: 100%; max-width: 42rem; }
+figure .small { display: none; }
 .passed, .failed { white-space: nowrap; }
 .passed::before { content: "✓ "; } .failed::before { content: "✗ "; } .failed { font-weight: 600; }
 .passage { line-height: 2; white-space: pre-wrap; overflow-wrap: anywhere; padding-bottom: 1rem; }
@@ -42,7 +43,10 @@ figure { margin: .5rem 0; } figure svg { display: block; width: 100%; min-width:
 .scale { display: inline-flex; vertical-align: middle; }
 .scale span { padding: 0 .5rem; background: rgb(213 94 0 / var(--bits)); }
 details > summary { cursor: pointer; }
-@media (max-width: 40rem) { td, th { padding: .2rem .3rem; } .bar { width: 20%; min-width: 3.5rem; } }
+@media (max-width: 34rem) { figure .large { display: none; } figure .small { display: block; }
+  table:has(.second) .bar { display: none; } }
+@media (max-width: 40rem) { table { font-size: .9rem; } td, th { padding: .2rem; }
+  thead th { font-size: .8rem; } .bar { width: 18%; min-width: 2.5rem; } }
 @media print { nav, .skip, .told { display: none; } body { max-width: none; } }
 """
 
@@ -54,14 +58,24 @@ def section(name: str, heading: str, *body: str) -> str:
 
 def table(head: Iterable[str], rows: Iterable[str], caption: str = "") -> str:
     """``head`` names the columns, the first of which is text; a narrow screen scrolls it."""
-    first, *others = map(escape, head)
-    cells = f'<th scope="col">{first}</th>'
-    cells += "".join(f'<th scope="col" class="{_kind(name)}">{name}</th>' for name in others)
+    first, *others = head
+    cells = f'<th scope="col">{_breakable(first)}</th>'
+    cells += "".join(f'<th scope="col" class="{_kind(name)}">{_breakable(name)}</th>' for name in others)
     named = f"<caption>{escape(caption)}</caption>" if caption else ""
     label = escape(caption or f"table of {first}", quote=True)
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table>{named}'
         f"<thead><tr>{cells}</tr></thead><tbody>\n" + "\n".join(rows) + "</tbody></table></div>"
+    )
+
+
+def _breakable(heading: str) -> str:
+    """Words stay whole, but for one that is longer than English ones, as names of runs and files can be."""
+    return " ".join(
+        "<wbr>".join(escape(word[at : at + 8]) for at in range(0, len(word), 8))
+        if len(word) > 12
+        else escape(word)
+        for word in heading.split(" ")
     )
 
 
@@ -73,7 +87,7 @@ def _kind(heading: str) -> str:
 
 def row(name: str, *numbers: str, bars: Iterable[float] = (), result: bool = False) -> str:
     """``bars`` are parts of a whole bar's width, one below the other; None of the text repeats them."""
-    cells = f'<th scope="row">{escape(name)}</th>'
+    cells = f'<th scope="row">{_breakable(name)}</th>'
     cells += "".join(f'<td class="number">{escape(number)}</td>' for number in numbers)
     drawn = "".join(
         f'<span{" class=second" if index else ""} style="width:{min(max(bar, 0), 1):.2%}"></span>'
@@ -88,11 +102,10 @@ def note(text: str) -> str:
     return f'<p class="note">{escape(text)}</p>'
 
 
-def figure(svg: str, caption: str) -> str:
-    """A picture that a narrow screen scrolls, with words about it below."""
-    label = escape(caption, quote=True)
+def figure(large: str, small: str, caption: str) -> str:
+    """One picture, drawn for wide screens and for phones, of which one is shown; and words about it below."""
     return (
-        f'<figure><div class="scroll" tabindex="0" role="region" aria-label="{label}">{svg}</div>'
+        f'<figure><div class="large">{large}</div><div class="small">{small}</div>'
         f"<figcaption class=note>{escape(caption)}</figcaption></figure>"
     )
 

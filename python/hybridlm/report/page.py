@@ -114,7 +114,13 @@ def _scores(runs: Sequence[RunFiles], names: list[str]) -> Iterable[Part]:
     else:
         (one, first_), (other, second_) = found
         heading = f"{first_['bpb']:.4f} and {second_['bpb']:.4f} bits per byte"
-        head = ("predictor", f"BPB of {one}", f"BPB of {other}", "difference", "shorter is better")
+        head = (
+            "predictor",
+            f"BPB of {one}",
+            f"BPB of {other}",
+            "difference",
+            f"{one} above {other}: shorter is better",
+        )
     texts = [
         f"{summary['tokens']:,} targets, {summary['bytes']:,} bytes of decoded validation text"
         + (f" of {name}" if len(found) == 2 else "")
@@ -141,14 +147,22 @@ def _along(runs: Sequence[RunFiles], names: list[str]) -> Iterable[Part]:
     if not traced:
         return
     body = [
-        figure(
-            line_chart(along_lines(runs, names), x_label="target", y_label="bits per byte (lower is better)"),
+        _chart(
+            along_lines(runs, names),
+            ("target", "bits per byte (lower is better)"),
             "Bits per byte along the text, in pieces. The mixture, and the experts that are best alone.",
         )
     ]
     if any(trace["shares"] for _, trace in traced):
         body.append(side_by_side((name, _shares(trace)) for name, trace in traced if trace["shares"]))
     yield "along", "along the text", section("along", "along the text", *body)
+
+
+def _chart(lines: Sequence[Series], labels: tuple[str, str], caption: str) -> str:
+    large, small = (
+        line_chart(lines, x_label=labels[0], y_label=labels[1], width=width) for width in (560, 340)
+    )
+    return figure(large, small, caption)
 
 
 def along_lines(runs: Sequence[RunFiles], names: list[str]) -> list[Series]:
@@ -183,13 +197,15 @@ def _shares(trace: Mapping[str, Any]) -> str:
         for index in sorted(range(len(names)), key=lambda index: -means[index])
         if means[index] >= 0.0005
     ]
-    weights = figure(
-        line_chart(share_lines(trace, "weights"), x_label="target", y_label="weight in the mixture"),
+    weights = _chart(
+        share_lines(trace, "weights"),
+        ("target", "weight in the mixture"),
         "The mixture's weights, as they were before each token: what it had learned to trust. after_N: what "
         "has followed the last N tokens earlier in this text, which has no say where that is unknown.",
     )
-    parts = figure(
-        line_chart(share_lines(trace), x_label="target", y_label="share of the mixture"),
+    parts = _chart(
+        share_lines(trace),
+        ("target", "share of the mixture"),
         "What part of the probability of the token that came was which expert's: its weight times the "
         "probability that it gave.",
     )
@@ -348,7 +364,7 @@ def _training(runs: Sequence[RunFiles], names: list[str]) -> Iterable[Part]:
     ):
         found = _logged(runs, names, keys)
         if any(len(line.points) > 1 for line in found):
-            charts.append(figure(line_chart(found, x_label="step", y_label=label), caption))
+            charts.append(_chart(found, ("step", label), caption))
     facts = dict.fromkeys(key for _, metrics in trained for key in metrics[-1])
     rows = [
         row(key.replace("_", " "), *(_number(metrics[-1].get(key)) for _, metrics in trained))

@@ -1,4 +1,4 @@
-"""Experts that need tokens alone, at work while a network is."""
+"""Experts that need only tokens, run in a thread of their own while a network computes."""
 
 from concurrent.futures import Executor, Future
 
@@ -23,7 +23,7 @@ class Ahead(Expert):
         self._prepared: dict[tuple[int, int], Future[Scored]] = {}
 
     def prepare(self, stream: NDArray[np.uint16], start: int) -> None:
-        """`score` will be asked for this piece; more than once is once."""
+        """Begins to score a piece that `score` will be asked for. Repeating a call changes nothing."""
         piece = (start, len(stream))
         if piece not in self._prepared:
             self._prepared[piece] = self._pool.submit(self.expert.score, stream, start)

@@ -1,5 +1,6 @@
-"""An artifact's experts at their start: what scores it, audits it and compares its world sizes alike."""
+"""Makes an artifact's experts for a score, for the audit and for the comparison of world sizes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,17 +21,20 @@ if TYPE_CHECKING:
 
 
 _NATURAL_WINDOW = 1 << 16
-"""The longest window that a model may have without being asked: a file of some kilobytes can claim any."""
+"""The longest window that is taken from a model's header: a file of a few kilobytes can claim any."""
 
 
 @dataclass(frozen=True)
-class ArtifactExperts:
-    """experts: neural, online and adaptive, oracle, control, in this order, as far as there are any.
-    learners: what makes the neural one, and the control, learn between chunks; empty without test-time
-    training."""
+class ExpertSet:
+    """What one score needs, at its start.
 
-    experts: list[Expert]
-    learners: list[Learner]
+    experts: neural, online and adaptive, oracle, control, in this order, as far as there are any.
+    learners: what makes the neural one, and the control, learn between chunks; empty without test-time
+    training.
+    """
+
+    experts: Sequence[Expert]
+    learners: Sequence[Learner] = ()
 
     def learn(self, stream: NDArray[np.uint16], start: int) -> None:
         """Called when the chunk stream[start:] has been committed and more follows."""
@@ -46,14 +50,14 @@ def experts_of(
     *,
     threads: int | None = None,
     control: NDArray[np.uint16] | None = None,
-) -> ArtifactExperts:
+) -> ExpertSet:
     """New experts for one score. The artifact stays as it is: the model that learns is a copy.
 
     ``config.ttt`` None: `DEFAULT_TTT` where a neural model is scored. ``threads`` are those of oracle
     look-ups. ``control``, training tokens as long as the stream: one more expert, of the family ``control``,
     is the neural one trained on them instead; None: there is none.
 
-    Raises InputError for another vocabulary than the artifact's, for settings that can't be, and for a neural
+    Raises InputError for another vocabulary than the artifact's, for impossible settings, and for a neural
     model where there is no PyTorch; FormatError for a damaged artifact.
     """
     experts: list[Expert] = []
@@ -76,7 +80,7 @@ def experts_of(
         expert, learner = load_neural(artifact, config, dist, control=control)
         experts.append(expert)
         learners += [] if learner is None else [learner]
-    return ArtifactExperts(experts, learners)
+    return ExpertSet(experts, learners)
 
 
 def load_neural(
@@ -90,14 +94,14 @@ def load_neural(
     artifact.require_torch()
     import torch
 
-    from hybridlm.distributed import Distributed, pick_device
+    from hybridlm.distributed import alone
     from hybridlm.model.gpt import Rolling
     from hybridlm.scoring.learning import LearningExpert
     from hybridlm.scoring.neural import NeuralExpert
     from hybridlm.scoring.ttt import DEFAULT_LEARNING_RATE
     from hybridlm.scoring.windows import laid_out
 
-    dist = dist or Distributed(rank=0, world_size=1, local_rank=0, device=pick_device(None))
+    dist = dist or alone()
     untrained = _model(artifact, dist)
     window = config.window or untrained.config.sequence_length
     if not window:

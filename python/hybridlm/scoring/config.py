@@ -24,8 +24,8 @@ class TTTConfig:
     """
 
     learning_rates: tuple[float, ...] = ()
-    """Rates that learn side by side, each with a model of its own; 0: the artifact's model as it is. What
-    they say is mixed by how well each has done so far. Unset: 0 and the default, which is 0.002 for sgd,
+    """Rates that learn side by side, each with a model of its own; 0: the artifact's unchanged model. Their
+    predictions are mixed by how well each has done so far. Unset: 0 and the default, which is 0.002 for sgd,
     0.00005 for adamw, 0.001 for lora and 0.005 for documents."""
     epochs: int = 1
     """Passes over each scored chunk."""
@@ -40,7 +40,7 @@ class TTTConfig:
     clip: float = 1.0
     """The gradient's largest norm."""
     frozen_blocks: int = 2
-    """The first so many blocks are not trained."""
+    """How many blocks, from the first, are not trained."""
     margin: float = 0.05
     """Nats a target by which a chunk may cost more than with the artifact's model; beyond it, what was
     learned is forgotten."""
@@ -57,7 +57,7 @@ class TTTConfig:
     warm: bool = True
     """Documents' adapters begin with the A of the latest document of earlier chunks that had a step."""
     phases: int = 0
-    """With documents: after each of the first so many chunks, sgd over all weights, too."""
+    """With documents: after how many chunks, from the first, sgd trains all weights, too."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "rank", "documents", "targets"):
@@ -81,7 +81,7 @@ class TTTConfig:
             if not 0 <= rate <= 1000:
                 raise InputError(f"{rate} can't be a learning rate of test-time training")
         if len(set(self.learning_rates)) < len(self.learning_rates):
-            raise InputError("a learning rate of test-time training is there twice")
+            raise InputError("a learning rate of test-time training is given twice")
         if not 0 <= self.momentum < 1:
             raise InputError(f"the momentum of test-time training must be in [0, 1), not {self.momentum}")
         for name in ("clip", "alpha", "margin"):
@@ -117,8 +117,8 @@ class ScoringConfig:
     """Targets between two windows; unset: half a window."""
     attention: Attention = "windows"
     """How the model sees its context: windows computes every window afresh; rolling keeps keys and values
-    from block to block, at little more than half the cost for the default stride. (A model that learns from
-    documents keeps theirs in any case.)"""
+    from block to block, at little more than half the cost for the default stride. (With the TTT optimizer
+    documents they are always kept.)"""
     chunk: int = 32_768
     """Targets that are scored before the model learns from them."""
     batch: int = 16

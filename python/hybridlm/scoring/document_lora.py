@@ -1,7 +1,7 @@
 """Per-document adapters: each document is scored a few targets at a time by a model that has adapted to it.
 
-A document begins with adapters that change nothing. Its targets are scored in *steps* of so many; after each
-step but the last, its adapters take one Adam step on that step's mean nll. A document is what follows a
+A document begins with adapters that change nothing. Its targets are scored in *steps* of a fixed size; after
+each step but the last, its adapters take one Adam step on that step's mean nll. A document is what follows a
 document token, up to and with the next one. Steps are laid out from the document's beginning, and every step
 is scored with the same number of tokens of context, whatever documents they are of: they have all been
 committed. A step computes its own tokens alone: it sees the keys and values of those before as the adapters
@@ -12,13 +12,13 @@ without adapters, when it begins.
 those of its own document, through the adapters; on those of earlier *chunks*, through the A that its adapters
 begin with and through the phases of a global pass; on nothing else. So the documents of a chunk can be scored
 side by side, and how they are grouped changes nothing: mixture and online experts then meet their scores in
-the stream's order, as they meet anybody's. Adapters take a step when the document's next target is asked for
-and not before, which is why nothing need be known of where a document ends, and why the last step of each is
-never trained on.
+the stream's order, like those of any other expert. Adapters take a step only when the document's next target
+is asked for. So nothing need be known of where a document ends, and the last step of each is never trained
+on.
 
 A row of a forward pass has the same bits wherever it stands: matrix products add up each row in one order.
-Whether it also has them in a pass of fewer rows is up to the machine's kernels, and is tried when an expert
-is made: passes then have as few rows as there are documents left, or else rows of padding.
+Whether it also has them in a pass of fewer rows depends on the machine's kernels, and is tested when an
+expert is made: where it does, a pass has only as many rows as there are documents left; else it is padded.
 """
 
 import itertools
@@ -36,7 +36,7 @@ from hybridlm.model.gpt import Cache
 from hybridlm.scoring.config import TTTConfig
 from hybridlm.scoring.experts import Expert, Scored
 from hybridlm.scoring.lora import Adapters
-from hybridlm.scoring.neural import healthy_logits, state_hash
+from hybridlm.scoring.neural import autocasting, healthy_logits, state_hash
 from hybridlm.scoring.ttt import DEFAULT_LEARNING_RATE, TestTimeTrainer, deterministic
 
 _TARGETS = 32
@@ -315,18 +315,14 @@ class DocumentExpert(Expert):
     @torch.no_grad()
     def keep_past(self, inputs: torch.Tensor, cache: Cache) -> None:
         """Into the cache: what the model without adapters makes of ``inputs`` [rows, T]."""
-        with self._autocasting():
+        with autocasting(inputs.device, self._autocast):
             self.model.hidden(inputs, cache=cache)
 
     def adapted_logits(self, vectors: torch.Tensor, inputs: torch.Tensor, cache: Cache) -> torch.Tensor:
         """Of the last positions of ``inputs`` [rows, context]: those that the cache doesn't hold."""
-        with torch.enable_grad(), self._autocasting(), self._adapters.applied(vectors):
+        with torch.enable_grad(), autocasting(inputs.device, self._autocast), self._adapters.applied(vectors):
             logits: torch.Tensor = self.model(inputs, cache=cache)
         return logits
-
-    def _autocasting(self) -> torch.autocast:
-        dtype = self._autocast
-        return torch.autocast(self._dist.device.type, dtype=dtype, enabled=dtype is not None)
 
     def _step_of(self, origin: int, target: int) -> int:
         """Which of its document's steps scores ``target``: as many come before it."""

@@ -21,7 +21,7 @@ from hybridlm.errors import InputError
 from hybridlm.files import atomic_write, check_output, exclusive
 from hybridlm.progress import Progress
 from hybridlm.scoring.ahead import Ahead
-from hybridlm.scoring.artifact_experts import ArtifactExperts, experts_of
+from hybridlm.scoring.artifact_experts import ExpertSet, experts_of
 from hybridlm.scoring.confidence import bpb_interval
 from hybridlm.scoring.config import DEFAULT_TTT, ScoringConfig, TTTOptimizer
 from hybridlm.scoring.documents import DocumentTotals, check_table_path, write_table
@@ -30,17 +30,13 @@ from hybridlm.scoring.mixing import Mixers, MixtureSpec, expert_names
 from hybridlm.scoring.mixtures import row_mixture_names
 from hybridlm.scoring.state import Interruption, ScoreState
 from hybridlm.scoring.trace import Trace
+from hybridlm.scoring.units import LN_2, UNIT, in_units
 from hybridlm.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from hybridlm.distributed import Distributed
 
 log = logging.getLogger("hybridlm.eval")
-
-# Sums of nll are kept as whole multiples of this many nats. Whole numbers add up to the same in any order,
-# so a total doesn't depend on the chunks; the rounding is 10^-10 nats a target.
-_UNIT = 2.0**-32
-LN_2 = float(np.log(2.0))
 
 Learn = Callable[[NDArray[np.uint16], int], None]
 
@@ -200,41 +196,24 @@ def evaluate(
     """Scores every token of ``stream`` but the first.
 
     Under a process group it is a collective: the neural expert's windows and test-time training are shared
-    out, and every rank gets the same result. ``mixtures`` are scored besides ``config.mixer``, over the
-    same expert scores. ``control``, training tokens that are at least as many, trains a model as often on
-    them instead, to tell what is learned of this text from what any further training gives. The artifact is
-    left as it is: the models that learn are copies of what it holds. ``stated_bytes`` [N], of each token of
-    the stream, are counted in place of what the tokens decode to. ``on_chunk`` is called with each chunk
-    when it is committed, and ``trace`` is told what happens along the text. Memory doesn't grow with the
-    stream, but
+    out, and every rank gets the same result. ``mixtures`` are scored besides ``config.mixer``, over the same
+    expert scores. ``control``, training tokens that are at least as many, trains a model as often on them
+    instead, to tell what is learned of this text from what any further training gives. The artifact is left
+    as it is: the models that learn are copies of what it holds. ``stated_bytes`` [N], of each token of the
+    stream, are counted in place of what the tokens decode to. ``on_chunk`` is called with each chunk when it
+    is committed, and ``trace`` is told what happens along the text. Memory doesn't grow with the stream, but
     for its documents' totals.
 
     Raises InputError for a stream without targets or bytes, a vocabulary that isn't the artifact's, settings
-    that can't be, the state of another score; FormatError for a damaged artifact or state; OSError. With a
-    state's file, Ctrl-C and SIGTERM end the score after a chunk, as KeyboardInterrupt.
+    that are impossible, the state of another score; FormatError for a damaged artifact or state; OSError.
+    With a state's file, Ctrl-C and SIGTERM end the score after a chunk, as KeyboardInterrupt.
     """
     config = config or ScoringConfig()
     began = time.perf_counter()
     watch = Stopwatch()
     is_main = dist is None or dist.is_main
-    if len(stream) < 2:
-        raise InputError(f"a stream of {len(stream)} tokens has no target to score: it takes at least two")
-    if stated_bytes is not None and len(stated_bytes) != len(stream):
-        raise InputError(
-            f"bytes are stated of {len(stated_bytes):,} tokens, and the stream has {len(stream):,}"
-        )
-    if control is not None and len(control) < len(stream):
-        raise InputError(
-            f"the control has {len(control):,} tokens, fewer than the {len(stream):,} of the stream"
-        )
-    for path in (files.state, files.per_document, files.per_token):
-        if path is not None and is_main:
-            check_output(path)
-    if files.per_document is not None:
-        check_table_path(files.per_document)
-    if files.per_token is not None and files.per_token.suffix != ".npy":
-        raise InputError(f"{files.per_token}: bits per token are written to a .npy file")
-
+    _check_lengths(stream, control, stated_bytes)
+    _check_files(files, is_main)
     with watch.stage("load"):
         parts = experts_of(artifact, byte_table.vocab_size, config, dist, threads=threads, control=control)
     specs = {"": MixtureSpec(config.mixer), **(mixtures or {})}
@@ -287,7 +266,36 @@ def evaluate(
                 per_token(scored.nll[""])
             if progress is not None:
                 progress.update(scored.start - 1 + scored.log_probs.shape[1])
-    return _result(config, parts, specs, names, counter, files, is_main, tokens, began, watch)
+    result = _result(config, parts, specs, counter, watch.seconds, time.perf_counter() - began)
+    if files.per_document is not None and is_main:
+        documents = counter.documents
+        write_table(files.per_document, documents.columns, documents.table(), UNIT / LN_2)
+    return result
+
+
+def _check_lengths(
+    stream: NDArray[np.uint16], control: NDArray[np.uint16] | None, stated_bytes: NDArray[np.uint16] | None
+) -> None:
+    if len(stream) < 2:
+        raise InputError(f"a stream of {len(stream)} tokens has no target to score: it takes at least two")
+    if stated_bytes is not None and len(stated_bytes) != len(stream):
+        raise InputError(
+            f"bytes are stated of {len(stated_bytes):,} tokens, and the stream has {len(stream):,}"
+        )
+    if control is not None and len(control) < len(stream):
+        raise InputError(
+            f"the control has {len(control):,} tokens, fewer than the {len(stream):,} of the stream"
+        )
+
+
+def _check_files(files: ScoreFiles, is_main: bool) -> None:
+    for path in (files.state, files.per_document, files.per_token):
+        if path is not None and is_main:
+            check_output(path)
+    if files.per_document is not None:
+        check_table_path(files.per_document)
+    if files.per_token is not None and files.per_token.suffix != ".npy":
+        raise InputError(f"{files.per_token}: bits per token are written to a .npy file")
 
 
 @contextmanager
@@ -297,11 +305,11 @@ def _open_state(
     stream: NDArray[np.uint16],
     config: ScoringConfig,
     specs: Mapping[str, MixtureSpec],
-    parts: ArtifactExperts,
+    parts: ExpertSet,
     control: NDArray[np.uint16] | None,
     is_main: bool,
 ) -> Iterator[ScoreState]:
-    """The state of a score that nobody else keeps there; its file is removed when the block ends well."""
+    """A score's state, locked against other processes; its file is removed when the block ends well."""
     kept = [expert for expert in parts.experts if expert.family in ("neural", "control")]
     if kept and any(spec.mixer in row_mixture_names() for spec in specs.values()):
         raise InputError(
@@ -344,8 +352,8 @@ class _Counter:
         """The bytes [n] of its targets."""
         start, end = scored.start, scored.start + scored.log_probs.shape[1]
         targets = self._stream[start:end]
-        totals = [_units(-row.astype(np.float64)) for row in scored.log_probs]
-        totals += [_units(nll) for nll in scored.nll.values()]
+        totals = [in_units(-row.astype(np.float64)) for row in scored.log_probs]
+        totals += [in_units(nll) for nll in scored.nll.values()]
         self.lost += int(np.count_nonzero(self._unknown[targets]))
         lengths = self._lengths.lengths(targets)
         if self._stated_bytes is not None:
@@ -356,18 +364,14 @@ class _Counter:
 
 def _result(
     config: ScoringConfig,
-    parts: ArtifactExperts,
+    parts: ExpertSet,
     specs: Mapping[str, MixtureSpec],
-    names: tuple[str, ...],
     counter: _Counter,
-    files: ScoreFiles,
-    is_main: bool,
-    tokens: int,
-    began: float,
-    watch: Stopwatch,
+    stages: dict[str, float],
+    seconds: float,
 ) -> EvaluationResult:
-    table = counter.documents.table()
-    total_bytes = int(table[:, 2].sum())
+    names, table = expert_names(parts.experts), counter.documents.table()
+    tokens, total_bytes = int(table[:, 1].sum()), int(table[:, 2].sum())
     if not total_bytes:
         raise InputError("the targets decode to no text, so there are no bytes to divide by")
     if counter.lost:
@@ -376,11 +380,9 @@ def _result(
             counter.lost,
             tokens,
         )
-    if files.per_document is not None and is_main:
-        write_table(files.per_document, counter.documents.columns, table, _UNIT / LN_2)
 
     def rate(total: int) -> Rate:
-        bits = total * _UNIT / LN_2
+        bits = total * UNIT / LN_2
         return Rate(bits / tokens, bits / total_bytes)
 
     rates = parts.learners[0].report() if parts.learners else []
@@ -388,11 +390,11 @@ def _result(
     kind = config.ttt or DEFAULT_TTT
     if rates and not updates:
         why = (
-            f"the {tokens:,} targets are a single chunk of up to {config.chunk:,}; --chunk makes smaller ones"
+            f"the {tokens:,} targets are a single chunk of up to {config.chunk:,}; --chunk sets a smaller one"
         )
         if kind == "documents":
             why = (
-                "no document is longer than a step of its adapters; --ttt-options.targets makes them shorter"
+                "no document is longer than a step of its adapters; --ttt-options.targets sets a shorter one"
             )
         log.warning("test-time training made no update: %s", why)
     totals = list(counter.documents.totals.values())
@@ -400,7 +402,7 @@ def _result(
     of_mixtures = dict(zip(specs, map(rate, totals[len(names) :]), strict=True))
     result = of_mixtures.pop("")
     scored = 3 + counter.documents.columns.index(f"mixture_{config.mixer}")
-    bits = np.asarray(table[:, scored] * (_UNIT / LN_2), np.float64)
+    bits = np.asarray(table[:, scored] * (UNIT / LN_2), np.float64)
     return EvaluationResult(
         tokens=tokens,
         bytes=total_bytes,
@@ -415,14 +417,14 @@ def _result(
         ttt_undone=sum(one.undone for one in rates),
         ttt_rates=[
             LearningRate(one.rate, cost.bits_per_token, cost.bpb, one.updates, one.undone)
-            for one, cost in ((one, rate(round(one.nats / _UNIT))) for one in rates)
+            for one, cost in ((one, rate(round(one.nats / UNIT))) for one in rates)
         ],
         bpb_interval=bpb_interval(bits, table[:, 2].astype(np.float64)),
         documents=Documents(
             table[:, 1].tolist(), table[:, 2].tolist(), [round(value, 4) for value in bits.tolist()]
         ),
-        seconds=time.perf_counter() - began,
-        stages=watch.seconds,
+        seconds=seconds,
+        stages=stages,
     )
 
 
@@ -437,7 +439,3 @@ def _npy(path: Path, targets: int) -> Iterator[Callable[[NDArray[np.float64]], N
             file.write((nll / LN_2).astype("<f4").tobytes())
 
         yield write
-
-
-def _units(nats: NDArray[np.float64]) -> NDArray[np.int64]:
-    return np.rint(nats / _UNIT).astype(np.int64)

@@ -19,10 +19,9 @@ from hybridlm.errors import InputError
 from hybridlm.scoring.experts import Expert, RateReport, Scored
 from hybridlm.scoring.neural import NeuralExpert
 from hybridlm.scoring.rates import RateMixture
+from hybridlm.scoring.units import UNIT, in_units
 
 log = logging.getLogger("hybridlm.eval")
-
-_UNIT = 2.0**-32  # as in `hybridlm.scoring.evaluate`: sums that don't depend on how they are cut
 
 
 class Trainer(Protocol):
@@ -128,7 +127,7 @@ class LearningExpert(Expert):
         log_probs = np.concatenate([one.log_probs for one in scored])
         for arm, row in zip(self.arms, log_probs, strict=True):
             arm.chunk = np.concatenate((arm.chunk, row))
-            arm.total += int(np.rint(-row.astype(np.float64) / _UNIT).astype(np.int64).sum())
+            arm.total += int(in_units(-row.astype(np.float64)).sum())
         mixed, weights = self._rates.mix(log_probs)
         return Scored(mixed.astype(np.float32)[None]), weights
 
@@ -173,7 +172,7 @@ class LearningExpert(Expert):
         return [
             RateReport(
                 arm.rate,
-                arm.total * _UNIT,
+                arm.total * UNIT,
                 arm.trainer.updates if arm.trainer else 0,
                 arm.undone + (arm.trainer.undone if arm.trainer else 0),
             )

@@ -21,14 +21,14 @@ from hybridlm.scoring.trace import Trace
 from hybridlm.stopwatch import Stopwatch
 
 ROW_VALUES = 1 << 21
-"""Of each expert's whole rows, as many are held at once where a mixture wants them: 100 MB of a dozen."""
+"""Values of each expert's whole rows that are held at once: 100 MB for a dozen experts."""
 
 Stage = Callable[[str], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
 class MixtureSpec:
-    """A mixture by name, over the experts of some families; None: of those that it says itself."""
+    """A mixture by name, over the experts of some families; None: of the families that it names itself."""
 
     mixer: str
     families: tuple[str, ...] | None = None

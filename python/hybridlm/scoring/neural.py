@@ -43,9 +43,9 @@ class NeuralExpert(Expert):
         untrained: GPT | None = None,
         applied: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """``rolling`` is how far attention reaches within a window; None: all of it. ``untrained`` speaks in
-        the place of a model that has diverged, at each position where that has no finite distribution; None:
-        a model that doesn't learn. Within ``applied()`` the model is what it has been trained to be."""
+        """``rolling`` is how far attention reaches within a window; None: all of it. ``untrained`` stands in
+        for a model that has diverged, at each position where that has no finite distribution; None: for a
+        model that doesn't learn. Forward passes run within ``applied()``, which attaches trained adapters."""
         self.model = model
         self._untrained = untrained
         self._applied = applied
@@ -57,8 +57,8 @@ class NeuralExpert(Expert):
         self._rolling = rolling
 
     def learning(self, model: GPT, applied: Callable[[], AbstractContextManager[None]]) -> "NeuralExpert":
-        """An expert that sees and computes as this one does, of a ``model`` that learns; this one's model
-        speaks for it where it has diverged."""
+        """An expert with the same windows and precision for a ``model`` that learns; this one's model stands
+        in where that has diverged."""
         return NeuralExpert(
             model, self.grid, self._dist,
             group=self._group, autocast=self.autocast, rolling=self._rolling,
@@ -137,7 +137,7 @@ class NeuralExpert(Expert):
 
     def _logits(self, rows: torch.Tensor) -> torch.Tensor:
         """[B, T, V] of tokens int64 [B, T + 1], the last of which is no input."""
-        with _autocast(rows.device, self.autocast), self._applied():
+        with autocasting(rows.device, self.autocast), self._applied():
             logits: torch.Tensor = self.model(rows[:, :-1], self._rolling)
         if self._untrained is None:
             return logits
@@ -156,7 +156,8 @@ class NeuralExpert(Expert):
             yield target, log_probs[row, target - self.grid.start(window) - 1 :]
 
 
-def _autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
+def autocasting(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
+    """Within it, matrix products on ``device`` run in ``dtype``; None: in that of their inputs."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
@@ -190,5 +191,5 @@ def healthy_logits(
     broken = ~(logits.abs().amax(dim=-1) < LARGEST_LOGIT)
     if not broken.any():
         return logits
-    with _autocast(inputs.device, autocast):
+    with autocasting(inputs.device, autocast):
         return torch.where(broken[..., None], untrained(inputs, rolling)[:, -logits.shape[1] :], logits)

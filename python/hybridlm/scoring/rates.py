@@ -11,6 +11,8 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
+from hybridlm.scoring.log_sum_exp import log_sum_exp
+
 SPAN = 256
 """Targets between two places where weights are shared out."""
 SHARE = 0.001
@@ -41,7 +43,7 @@ class RateMixture:
             # Added one by one from the carried sum, so that a cut changes nothing.
             gains = np.cumsum(np.concatenate((self._gain[:, None], piece), axis=1), axis=1)
             before, _ = self._mixed(gains[:, :-1])
-            found.append(_log_sum_exp(before + piece))
+            found.append(log_sum_exp(before + piece))
             weights.append(before)
             self._gain = gains[:, -1].copy()
             done, self._at = done + piece.shape[1], self._at + piece.shape[1]
@@ -67,19 +69,10 @@ class RateMixture:
     def _mixed(self, gains: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Log-weights [K, n] after the span's gains [K, n], and their normaliser [n]."""
         weights = self._log_weights[:, None] + gains
-        total = _log_sum_exp(weights)
+        total = log_sum_exp(weights)
         return weights - total, total
 
     def _share(self) -> None:
         weights = np.exp(self._mixed(self._gain[:, None])[0][:, 0])
         self._log_weights = np.log((1 - SHARE) * weights + SHARE / len(weights))
         self._gain, self._at = np.zeros_like(self._gain), 0
-
-
-def _log_sum_exp(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[K, n] → [n], always added in the order of the rows: NumPy's own order depends on the shape."""
-    largest = values.max(axis=0)
-    total = np.zeros_like(largest)
-    for row in values:
-        total += np.exp(row - largest)
-    return np.asarray(largest + np.log(total))

@@ -8,11 +8,8 @@ written whole between two chunks, and never unpickled.
 """
 
 import hashlib
-import json
 import logging
 import os
-import signal
-import threading
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,14 +19,13 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 from numpy.typing import NDArray
 
 from hybridlm.errors import FormatError, InputError
-from hybridlm.files import atomic_write_bytes, check_tensor_count, naming, open_to_read, read_bytes
+from hybridlm.files import atomic_write_bytes, naming, open_to_read, read_bytes
 from hybridlm.scoring.experts import Expert, Learner, Scored
-from hybridlm.signals import termination_signals
+from hybridlm.signals import handled_by
+from hybridlm.tensor_file import load_arrays, save_arrays
 
 log = logging.getLogger("hybridlm.eval")
 
@@ -37,8 +33,7 @@ FORMAT = 2
 SECONDS = 60.0
 """Between two writings, at least."""
 LARGEST = 1 << 34
-"""Bytes of a state that are believed."""
-_KEY = "hybridlm"
+"""Bytes. A larger file is refused before it is read."""
 _BLOCK = 1 << 22
 
 
@@ -135,9 +130,7 @@ class ScoreState:
             "scores": self._checksum,
             "tensors": _tensors_hash(tensors),
         }
-        atomic_write_bytes(
-            self._path, safetensors.numpy.save(tensors, {_KEY: json.dumps(metadata, sort_keys=True)})
-        )
+        atomic_write_bytes(self._path, save_arrays(tensors, metadata))
         self._written = time.monotonic()
 
     def remove(self) -> None:
@@ -150,12 +143,8 @@ class ScoreState:
         name = str(self._path)
         if (size := self._path.stat().st_size) > LARGEST:
             raise FormatError(f"{name}: {size:,} bytes, too many for the state of a score")
-        data = read_bytes(self._path)
+        tensors, metadata = load_arrays(read_bytes(self._path), f"{name}: not the state of a score")
         try:
-            check_tensor_count(data, name)
-            tensors = safetensors.numpy.load(data)
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            metadata: dict[str, Any] = json.loads(header["__metadata__"][_KEY])
             if metadata["format"] != FORMAT:
                 raise FormatError(
                     f"{name}: state of format {metadata['format']}; this program reads {FORMAT}"
@@ -167,14 +156,7 @@ class ScoreState:
                 raise TypeError("its identity is no object")
         except FormatError:
             raise
-        except (
-            safetensors.SafetensorError,
-            KeyError,
-            ValueError,
-            TypeError,
-            OverflowError,
-            RecursionError,
-        ) as error:
+        except (KeyError, ValueError, TypeError, OverflowError) as error:
             raise FormatError(f"{name}: not the state of a score: {error}") from None
         if _tensors_hash(tensors) != tensors_hash:
             raise FormatError(f"{name}: damaged: the SHA-256 of its tensors is not the one in its metadata")
@@ -242,23 +224,16 @@ class _Kept(Expert):
 
 
 class Interruption:
-    """Ctrl-C, SIGTERM and SIGHUP as a wish: ``asked`` becomes true, and a second one stops at once."""
+    """Ctrl-C, SIGTERM and SIGHUP as a request: ``asked`` becomes true, and a second one stops at once."""
 
     def __init__(self) -> None:
         self.asked = False
 
     @contextmanager
     def caught(self) -> Iterator[None]:
-        """Within the block, in the main thread; elsewhere signals are left as they are."""
-        if threading.current_thread() is not threading.main_thread():
+        """Within the block, in the main thread; any other thread leaves signals alone."""
+        with handled_by(self._ask):
             yield
-            return
-        before = {number: signal.signal(number, self._ask) for number in termination_signals()}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked:

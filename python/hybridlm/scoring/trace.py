@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridlm.errors import InputError
+from hybridlm.scoring.units import LN_2
 
 if TYPE_CHECKING:
     from hybridlm.data.tokenizer import Tokenizer
@@ -24,7 +25,6 @@ SAMPLES = 8
 """Targets of each piece at which shares are looked at, one after the other from its start."""
 PASSAGE = 320
 """Tokens that are shown one by one."""
-LN_2 = float(np.log(2.0))
 
 
 class Trace:

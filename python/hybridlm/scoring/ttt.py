@@ -20,7 +20,7 @@ from hybridlm.distributed import Distributed
 from hybridlm.model import GPT
 from hybridlm.scoring.config import TTTConfig
 from hybridlm.scoring.lora import Adapters
-from hybridlm.scoring.neural import state_hash
+from hybridlm.scoring.neural import autocasting, state_hash
 
 MICRO_BATCH = 4
 """Sequences whose gradient is computed in one go. Ranks beyond batch / MICRO_BATCH are idle here."""
@@ -210,7 +210,7 @@ class TestTimeTrainer:
     @torch.enable_grad()
     def _nll(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Summed over the targets, in nats."""
-        with torch.autocast(inputs.device.type, dtype=self._autocast, enabled=self._autocast is not None):
+        with autocasting(inputs.device, self._autocast):
             logits = self._model(inputs)
             return F.cross_entropy(
                 logits.flatten(0, 1), targets.flatten(), reduction="sum", ignore_index=_NO_TARGET

@@ -47,7 +47,8 @@ class Run:
     artifact_bytes: int
     log: Path
     train_seconds: float
-    audit: Mapping[str, Any] | None
+    audit: Mapping[str, bool]
+    """By rule that `hybridlm audit` has tried, whether it holds; empty where the run wasn't audited."""
 
     @property
     def eval_seconds(self) -> float | None:
@@ -69,8 +70,10 @@ class Run:
                 f"{folder}: neither score.json (what `hybridlm eval --json` prints) nor summary.json is there"
             )
         score = Reported.read(path)
-        last = score.fields["scores"][-1] if score.is_summary else score.fields
-        bits = last.get("bits_per_token") if isinstance(last, dict) else None
+        try:
+            bits = (score.fields["scores"][-1] if score.is_summary else score.fields)["bits_per_token"]
+        except (LookupError, TypeError):
+            bits = None
         if type(bits) is not float:
             raise FormatError(f"{path}: no score: it has no bits_per_token")
         artifact = folder / "artifact.pgar"
@@ -82,7 +85,6 @@ class Run:
         if type(seed) is not int:
             raise FormatError(f"{training / 'config.json'}: names no seed of a training run")
         metrics = read_metrics(training)
-        audit = folder / "audit.json"
         return cls(
             folder=folder,
             seed=seed,
@@ -92,8 +94,22 @@ class Run:
             artifact_bytes=Artifact.from_file(artifact).total_bytes,
             log=training / METRICS_FILE,
             train_seconds=max((line.get("seconds", 0.0) for line in metrics), default=0.0),
-            audit=read_json(audit, LARGEST) if audit.is_file() else None,
+            audit=_audited(folder / "audit.json"),
         )
+
+
+def _audited(path: Path) -> dict[str, bool]:
+    """What `hybridlm audit --json` found, by rule; empty where there is no such file. Raises FormatError."""
+    if not path.is_file():
+        return {}
+    report = read_json(path, LARGEST)
+    try:
+        found = {rule: part["passed"] for rule, part in report.items() if isinstance(part, dict)}
+    except (AttributeError, KeyError):
+        found = {"": None}
+    if not all(type(passed) is bool for passed in found.values()):
+        raise FormatError(f"{path}: not what `hybridlm audit --json` prints")
+    return found
 
 
 def pack(runs: Sequence[Run], about: About, code: Sequence[Path], out: Path) -> dict[str, Any]:
@@ -179,13 +195,10 @@ def _fields(runs: Sequence[Run], about: About, code: int) -> dict[str, Any]:
     known = [time for time in times if time is not None]
     if len(known) == len(runs):
         compliance["eval_under_600s"] = max(known) <= SECONDS
-    audits = [run.audit for run in runs]
-    if all(audit is not None for audit in audits):
-        # Only what has been tried is claimed.
-        for rule in ("causal", "normalised", "score_first", "single_pass", "bytes_exact"):
-            found = [audit[rule] for audit in audits if audit is not None and audit.get(rule) is not None]
-            if len(found) == len(runs):
-                compliance[rule] = all(bool(one["passed"]) for one in found)
+    for rule in ("causal", "normalised", "score_first", "single_pass", "bytes_exact"):
+        # Only what has been tried on every run is claimed.
+        if all(rule in run.audit for run in runs):
+            compliance[rule] = all(run.audit[rule] for run in runs)
     return fields | {"compliance": compliance}
 
 

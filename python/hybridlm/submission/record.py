@@ -16,7 +16,7 @@ from hybridlm.files import read_json
 
 SUBMISSION = "submission.json"
 LARGEST = 1 << 24
-"""Bytes of a submission.json that are believed."""
+"""Bytes. A larger submission.json is refused."""
 
 _TOTALS = ("artifact_bytes", "bytes_total", "total_bytes", "submission_bytes")
 

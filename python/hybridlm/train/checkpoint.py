@@ -22,9 +22,7 @@ from torch import Tensor
 
 from hybridlm.errors import FormatError, InputError
 from hybridlm.files import (
-    MOST_TENSORS,
     atomic_write_bytes,
-    check_tensor_count,
     parse_json,
     read_bytes,
     read_json,
@@ -32,6 +30,7 @@ from hybridlm.files import (
 )
 from hybridlm.model.config import ModelConfig
 from hybridlm.model.gpt import GPT
+from hybridlm.tensor_file import MOST_TENSORS, check_tensor_count
 
 MODEL_FILE = "model.safetensors"
 CHECKPOINTS = "checkpoints"

@@ -9,7 +9,7 @@ from hybridlm.config import check_ranges
 from hybridlm.errors import InputError
 from hybridlm.model.config import ModelConfig
 
-# Far beyond what anybody means, and small enough for all arithmetic that follows.
+# Far beyond any sensible setting, and small enough for all arithmetic that follows.
 _MANY = 10**9
 _RATE = (0, 1000)
 
@@ -33,14 +33,14 @@ class OptimizerConfig:
     scalar_decay: float = 0.0
     """Weight decay of vectors and scalars."""
     gradient_clip: float = 0.0
-    """Largest global norm of the gradient; 0: whatever it is."""
+    """Largest global norm of the gradient; 0: no limit."""
 
     momentum_start: float = 0.92
     """Muon's momentum at the first step."""
     momentum_end: float = 0.99
     """Muon's momentum from step momentum_steps on."""
     momentum_steps: int = 1500
-    """Muon's momentum goes from start to end, linearly, in so many steps."""
+    """Steps in which Muon's momentum goes from start to end, linearly."""
     newton_schulz: Literal["quintic", "polar_express"] = "quintic"
     """Coefficients of the orthogonalisation: Jordan's, the same in each step, or Polar Express's."""
     newton_schulz_steps: int = 5
@@ -141,7 +141,7 @@ class ValidationConfig:
     every: int = 0
     """In steps; 0: only at the end."""
     max_tokens: int = 1_000_000
-    """Only the first so many targets of the validation shards."""
+    """How many targets of the validation shards are used, from the first."""
 
     def __post_init__(self) -> None:
         _at_least_zero(self, "validation.", "every", "max_tokens")
@@ -184,7 +184,7 @@ class TrainConfig:
     """Oracle for complementary training; none: every token weighs the same."""
     ema_decay: float = 0.9985
     """Of the average of the weights that is the run's result; early on it is less, 0: no average."""
-    late_qat_lr_scale: float = 0.15
+    late_qat_lr_scale: float = 0.0
     """Quantisation-aware training starts when the learning-rate scale falls below; 0: never."""
     log_every: int = 10
     """Steps between two lines of the log."""

@@ -127,11 +127,12 @@ class TokenLoader:
 def check_shards(shards: Sequence[Path], vocabulary: Vocabulary, distributed: Distributed) -> None:
     """Reads every shard once, each rank some of them, before training relies on them.
 
-    Raises on all ranks alike: FormatError for a shard that is foreign, truncated, or has an id that is not
-    below the vocabulary's size; InputError for one that another tokenizer made, as its sidecar says, and for
-    one whose content another one has, too: trained on twice, or trained on and validated on.
+    Raises on all ranks alike: OSError for a shard that one of them can't read; FormatError for one that is
+    foreign, truncated, or has an id that is not below the vocabulary's size; InputError for one that another
+    tokenizer made, as its sidecar says, and for one with the content of another, which would be trained on
+    twice, or trained on and validated on.
     """
-    problem = None
+    problem: Exception | None = None
     records: list[ShardRecord] = []
     try:
         for path in shards[distributed.rank :: distributed.world_size]:
@@ -139,11 +140,11 @@ def check_shards(shards: Sequence[Path], vocabulary: Vocabulary, distributed: Di
             size = _core.shard_tokens(str(path))
             for start in range(0, size, _SCAN_TOKENS):
                 _core.read_shard(str(path), start, min(_SCAN_TOKENS, size - start), vocabulary.size)
-    except FormatError as error:
-        problem = str(error)
+    except (OSError, FormatError) as error:
+        problem = error
     for found in distributed.all_gather_object(problem):
         if found is not None:
-            raise FormatError(found)
+            raise found
     gathered = {record.path: record for part in distributed.all_gather_object(records) for record in part}
     inspected = [gathered[str(path)] for path in shards]
     refuse_repeated(inspected)

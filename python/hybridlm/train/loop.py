@@ -25,11 +25,12 @@ from hybridlm.data.byte_table import ByteTable
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.distributed import Distributed
 from hybridlm.errors import FormatError, InputError
+from hybridlm.extras import require_tensorboard
 from hybridlm.files import exclusive, read_json, sweep, write_json
 from hybridlm.model.gpt import GPT
 from hybridlm.oracle import Oracle
 from hybridlm.progress import quantity
-from hybridlm.signals import termination_signals
+from hybridlm.signals import handled_by
 from hybridlm.threads import thread_count
 from hybridlm.train import checkpoint as checkpoints
 from hybridlm.train.checkpoint import Checkpoint, ModelMetadata
@@ -38,7 +39,7 @@ from hybridlm.train.config import TrainConfig
 from hybridlm.train.ema import EMA
 from hybridlm.train.estimate import flops_per_token
 from hybridlm.train.loader import Batch, TokenLoader, check_shards
-from hybridlm.train.metrics import MetricsLog, require_tensorboard
+from hybridlm.train.metrics import MetricsLog
 from hybridlm.train.optimizer import Optimizers, clip_norm_
 from hybridlm.train.schedule import SharedClock, StepPlan, plan, progress
 from hybridlm.train.validation import Validator
@@ -50,7 +51,7 @@ log = logging.getLogger("hybridlm.train")
 
 CONFIG_FILE = "config.json"
 
-# What a resumed run may set otherwise: how long it is, and what doesn't touch its results.
+# Settings that may differ in a resumed run: its length, and what doesn't affect its results.
 _FREE_TO_CHANGE = (
     "iterations",
     "max_seconds",
@@ -122,7 +123,7 @@ def _train(
 
     config = with_facts(config, tokenizer)
     if config.tensorboard:
-        require_tensorboard()
+        require_tensorboard("the setting tensorboard")
     train_shards, val_shards = shards.data_folder(data)
     check_shards([*train_shards, *val_shards], tokenizer.vocabulary, dist)
     loader = TokenLoader(
@@ -499,10 +500,10 @@ def phases(config: TrainConfig) -> list[StepPlan]:
 
 @contextmanager
 def open_run(out: Path, setting: dict[str, Any], resume: bool, allow_changes: bool) -> Iterator[None]:
-    """Makes the run's folder and writes down what it runs. Within the block nobody else trains there.
+    """Makes the run's folder and writes the settings there. Within the block no other process trains there.
 
-    Raises InputError where somebody does, when that would write over a run worth keeping, or resume one that
-    was set otherwise, unless ``allow_changes``.
+    Raises InputError where another process does, where a finished or resumable run would be overwritten, and
+    where one with other settings would be resumed, unless ``allow_changes``.
     """
     path = out / CONFIG_FILE
     if not resume:
@@ -532,7 +533,7 @@ def _check_run(out: Path, path: Path, setting: dict[str, Any], resume: bool, all
 
 
 def setting_differences(path: Path, setting: dict[str, Any]) -> list[str]:
-    """What ``setting`` sets otherwise than the run that wrote ``path``, but for what it may."""
+    """How ``setting`` differs from that of the run that wrote ``path``, in what must not change."""
     try:
         before = read_json(path, 1 << 24)
         differences = [
@@ -588,9 +589,6 @@ def interruptible() -> Iterator[threading.Event]:
     them breaks off the step that is being finished.
     """
     event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event  # only the main thread may take signals
-        return
     alone = "TORCHELASTIC_RUN_ID" not in os.environ
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -598,9 +596,5 @@ def interruptible() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         event.set()
 
-    before = {number: signal.signal(number, note) for number in termination_signals()}
-    try:
+    with handled_by(note):
         yield event
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,11 +1,10 @@
 """RUN/metrics.jsonl: one JSON object a line, in order of steps."""
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
-from hybridlm.errors import FormatError, InputError
+from hybridlm.errors import FormatError
 from hybridlm.files import atomic_write_bytes, naming, read_bytes
 
 METRICS_FILE = "metrics.jsonl"
@@ -39,12 +38,6 @@ class MetricsLog:
             for name, value in values.items():
                 self._tensorboard.add_scalar(name, value, values["step"])
             self._tensorboard.flush()
-
-
-def require_tensorboard() -> None:
-    """Raises InputError where the optional package isn't installed."""
-    if importlib.util.find_spec("tensorboard") is None:
-        raise InputError("--tensorboard needs the package tensorboard: pip install 'hybridlm[tensorboard]'")
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:

@@ -12,7 +12,7 @@ use std::collections::{BinaryHeap, HashMap};
 use crate::tokens::check_tokens;
 use crate::{Error, Result};
 
-/// Stretches without a space are cut after so many bytes, so that no text takes long.
+/// Stretches without a space are cut after this many bytes, so that no text takes long.
 const LONGEST: usize = 256;
 
 /// What one entry of a vocabulary stands for.

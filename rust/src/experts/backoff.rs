@@ -468,8 +468,8 @@ impl Backoff {
         self.contexts.iter_mut().for_each(|context| context.recent = false);
     }
 
-    /// Moves contexts into a table of another size: all if `least` is 0, else those seen at least so many
-    /// times and since the last sweep.
+    /// Moves contexts into a table of another size: all if `least` is 0, else those that were seen at least
+    /// `least` times, and since the last sweep.
     fn rebuild(&mut self, size: usize, least: u32) {
         let old = std::mem::replace(&mut self.contexts, vec![Context::default(); size]);
         let store = std::mem::take(&mut self.store);

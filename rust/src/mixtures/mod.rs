@@ -43,8 +43,8 @@ pub struct Sources<'a> {
 const LATE: f64 = 0.1;
 
 impl Sources<'_> {
-    /// The weights [K] that a mixture begins with. Beside a strong network, whoever starts from nothing would
-    /// cost more while it is found out than it can bring later.
+    /// The weights [K] that a mixture begins with. Beside a strong network, an expert that starts from nothing would
+    /// cost more, until the mixture has learned how little it knows, than it can gain later.
     fn start(&self) -> Result<Vec<f64>> {
         let Sources { experts, ready, .. } = *self;
         if experts == 0 {

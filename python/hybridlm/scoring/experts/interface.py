@@ -20,7 +20,7 @@ def _no_shares() -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Scored:
-    """What an expert says of n targets, all of it fixed before each target is known but its own probability.
+    """What an expert says of n targets, fixed before each is known, except for its own probability.
 
     log_probs: float32 [K, n], ln p of the targets in nats, a row for each of the expert's names.
     gates: uint8 [G, n], in what kind of context each target stands: by them a mixture may choose its weights.
@@ -56,7 +56,7 @@ class Expert(ABC):
 
     @abstractmethod
     def score(self, stream: NDArray[np.uint16], start: int) -> Scored:
-        """Of the targets stream[start:], each given the tokens before it. start ≥ 1.
+        """What the expert says of the targets stream[start:], each given the tokens before it. start ≥ 1.
 
         Called for consecutive pieces of one stream: ``stream`` ends where the piece does, so nothing later
         can be seen. A row of it is one distribution over the vocabulary, fixed before the token is known.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from hybridlm.scoring.log_sum_exp import log_sum_exp
 from hybridlm.scoring.mixtures.interface import register
 
 if TYPE_CHECKING:
@@ -32,22 +33,8 @@ def initial_log_weights(experts: Sequence[str]) -> NDArray[np.float64]:
     return np.array([NEURAL_LOG_WEIGHT if name == "neural" else 0.0 for name in experts])
 
 
-def _log_sum_exp(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[K, n] → [n]; always added in the order of the rows.
-
-    NumPy's own sum over them picks its order by the array's shape, so that the last bit of a score would
-    depend on how many targets a call has.
-    """
-    largest = values.max(axis=0)
-    exponentials = np.exp(values - largest)
-    total = exponentials[0].copy()
-    for row in exponentials[1:]:
-        total += row
-    return np.asarray(largest + np.log(total))
-
-
 def _normalised(log_weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    return log_weights - _log_sum_exp(log_weights)
+    return log_weights - log_sum_exp(log_weights)
 
 
 class _ByCumulativeLoss:
@@ -99,7 +86,7 @@ class SpanHedge(_ByCumulativeLoss):
         log_weights = _normalised(self._initial[:, None] - RATE * before)
         per_target = np.repeat(log_weights, SPAN, axis=1)[:, known:total]
         self._loss, self._unfinished = before[:, -1].copy(), columns[:, spans * SPAN :].copy()
-        return -_log_sum_exp(per_target + columns[:, known:])
+        return -log_sum_exp(per_target + columns[:, known:])
 
 
 @register("hedge-token")
@@ -116,7 +103,7 @@ class TokenHedge(_ByCumulativeLoss):
         columns = log_probs.astype(np.float64)
         before = np.cumsum(np.concatenate((self._loss[:, None], -columns), axis=1), axis=1)
         self._loss = before[:, -1].copy()
-        return -_log_sum_exp(_normalised(self._initial[:, None] - RATE * before[:, :-1]) + columns)
+        return -log_sum_exp(_normalised(self._initial[:, None] - RATE * before[:, :-1]) + columns)
 
 
 def hedge_token_on_device(

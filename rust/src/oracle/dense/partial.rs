@@ -54,7 +54,7 @@ const CHUNK: usize = 1 << 18;
 /// Higher levels make these numbers no smaller, and level 3 makes them larger.
 const LEVEL: i32 = 1;
 
-/// Of so many threads one hashes while the others count.
+/// Of each eight threads, one hashes while the others count.
 const HASHING_SHARE: usize = 8;
 
 /// Counts, and the shards that they are the counts of.

@@ -111,7 +111,7 @@ pub fn cutoff(histogram: &Histogram, config: &Config, held: u64) -> Result<u64> 
     Ok(cutoff)
 }
 
-/// The memory that choosing among so many candidates takes.
+/// The memory in bytes that choosing among `candidates` n-grams takes.
 pub fn memory_of(candidates: u64) -> u64 {
     BYTES_BESIDES.saturating_add(BYTES_PER_CANDIDATE.saturating_mul(candidates))
 }

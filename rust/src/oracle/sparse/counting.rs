@@ -154,7 +154,7 @@ impl Job<'_> {
         writer.finish()
     }
 
-    /// Counts the n-grams that begin with the tokens from `first` on, which occur so many times each.
+    /// Counts the n-grams that begin with the tokens from `first` on; `occurrences` is how often each occurs.
     fn count_group<K: Key, W: Write>(
         &self,
         first: usize,
@@ -221,8 +221,7 @@ impl Job<'_> {
     }
 }
 
-/// What follows an n-gram's first token: up to so many tokens, each in so many bits, none after the document
-/// token.
+/// What follows an n-gram's first token: up to `length` tokens of `bits` bits each, none after the document token.
 #[derive(Clone, Copy)]
 struct Rest {
     length: usize,

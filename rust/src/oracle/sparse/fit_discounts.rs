@@ -368,7 +368,7 @@ mod tests {
         documents.iter().map(|tokens| Document { tokens: tokens.clone(), weight }).collect()
     }
 
-    /// Discounts fitted to documents of weights are those fitted to so many copies of them.
+    /// Discounts fitted to documents of weights are those fitted to that many copies of them.
     #[test]
     fn a_weight_is_so_many_copies() {
         let (one, other) = (documents(1, 30), documents(2, 20));

@@ -16,7 +16,7 @@ use crate::counted_shards::{united, CountedShard};
 use crate::parallel::{self, Control};
 use crate::{Error, Result};
 
-/// Counts to be added up, as if every shard in them had been counted in so many copies, each a shard of its own.
+/// Counts to be added up, as if every shard in them had been counted in `weight` copies, each a shard of its own.
 #[derive(Debug, Clone, Copy)]
 pub struct Part<'a> {
     pub counts: &'a SparseCounts,

@@ -43,7 +43,7 @@ const LAST_WITHOUT_BLOCKS: u32 = 3;
 const CHECKED_FROM: usize = 12;
 const VOCABULARY_AT: usize = 24;
 
-/// An order has at most as many n-grams as the order below it, and so many more per byte of its stream, and a few. A
+/// An order has at most as many n-grams as the order below it, this many more per byte of its stream, and a few. A
 /// file that claims more is refused, so that a small one can't demand any amount of memory and time. In real files an
 /// n-gram takes about a byte. But where text repeats itself nearly every context has one continuation, which takes next
 /// to no bytes, hence the order below (version 1 didn't allow for it).
@@ -122,7 +122,7 @@ pub fn forge(file: &mut [u8], version: u32) {
     put(file, 8, checksum.to_le_bytes());
 }
 
-/// The most n-grams of an order whose stream has so many bytes, if the order below has `below`.
+/// The most n-grams of an order whose stream has that many bytes, if the order below has `below`.
 fn most_ngrams(version: u32, bytes: usize, below: u64) -> u64 {
     let granted = if version == VERSION_WITHOUT_IDENTITY { 0 } else { below };
     NGRAMS_FREE + NGRAMS_PER_BYTE * bytes as u64 + granted

@@ -159,7 +159,7 @@ impl PruneJob<'_> {
         let cut = self.contexts.cut.get(context).copied().unwrap_or(0.0);
         let (mut total, mut passed) = (cut, cut);
         for index in range.clone() {
-            // Atomic additions wait for their memory one after the other, so it had better be in the cache.
+            // Atomic additions wait for their memory one after the other, so it is brought into the cache first.
             if let Some(&suffix) = self.ngrams.suffixes.get(index + AHEAD) {
                 memory::prefetch(&self.received[suffix as usize]);
                 memory::prefetch(&self.lower[suffix as usize]);

@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 
 use super::binary_coder::{logistic, BinaryCoder};
 
-/// A slot counts in so many bits how often its context was met, below its weight in 2^-27.
+/// A slot counts in this many bits how often its context was met, below its weight in 2^-27.
 const MET_BITS: u32 = 8;
 const MET_LIMIT: i32 = (1 << MET_BITS) - 1;
 const WEIGHT_SHIFT: u32 = 27;

@@ -12,7 +12,7 @@ use crate::leb128::{put, Numbers};
 /// repetition to be told from chance.
 pub const DOCUMENT_TOKENS: usize = 1 << 13;
 
-/// A sample stops growing once it has so many tokens; more would make no visible difference.
+/// A sample stops growing once it has this many tokens; more would make no visible difference.
 const TOKENS: usize = 2_000_000;
 
 /// Where each document of a stream starts.
@@ -55,7 +55,7 @@ impl Sample {
         sample
     }
 
-    /// Of the documents of several samples, each of which is counted so many times.
+    /// Of the documents of several samples, each with how often it is counted.
     pub fn merge<'a>(samples: impl Iterator<Item = (&'a Self, u32)>) -> Self {
         let mut sample = Self::default();
         for (other, times) in samples {

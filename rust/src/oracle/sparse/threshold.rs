@@ -38,7 +38,7 @@ const STEPS_PER_NEPER: f64 = 128.0;
 /// The step of the highest threshold, 10^18, where no n-gram is kept.
 const LAST_STEP: usize = 6190;
 
-/// If everything would fit the budget at so many bits per n-gram, that is tried first: a file of everything may be
+/// If everything would fit the budget at this many bits per n-gram, that is tried first: a file of everything may be
 /// smaller than one of nearly everything.
 const BITS_OF_EVERYTHING: f64 = 2.5;
 
@@ -54,21 +54,22 @@ const LOSS_PER_STEP: f64 = 0.0045;
 /// The power of the number of n-grams that sizes grow with while only one file is known.
 const GROWTH: f64 = 0.9;
 
-/// A number of n-grams this near to the one that is wanted is near enough, in nepers per neper that the latter is from a
-/// number whose file is known, and at most.
+/// A number of n-grams is near enough to the wanted one if the logarithm of their ratio is below this. If a file less than
+/// a factor of e away from the wanted number was made, the limit shrinks with the logarithm of that ratio.
 const NEAR: f64 = 0.04;
 
 /// Numbers of n-grams are interpolated over this many steps.
 const INTERPOLATED: usize = 2;
 
-/// So many files should do. If they don't, the sizes aren't what they are taken for, and what is in doubt is bisected.
+/// This many files should be enough. If they aren't, sizes aren't what they are taken for, and what is in doubt is
+/// bisected.
 const PATIENCE: usize = 7;
 
 /// How far a size may lie outside its bounds, relatively and in bytes.
 const DOUBT: f64 = 0.0015;
 const DOUBT_BYTES: f64 = 24.0;
 
-/// Files of fewer bytes take no time, and what is typical of larger ones isn't of them.
+/// Files of fewer bytes take no time to make, and their sizes don't follow what is typical of larger ones.
 const SMALL: usize = 50_000;
 
 /// The file of the lowest threshold that fits `max_bytes`; none if not even one without n-grams does.
@@ -299,7 +300,7 @@ impl Sizes {
         }
     }
 
-    /// The least and the most bytes that a file of so many n-grams can have.
+    /// The least and the most bytes that a file of `ngrams` n-grams can have.
     fn bounds(&self, ngrams: f64) -> (f64, f64) {
         let at = self.known.partition_point(|known| known.0 < ngrams);
         if let Some(known) = self.known.get(at).filter(|known| known.0 == ngrams) {
