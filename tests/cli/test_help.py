@@ -206,7 +206,9 @@ def test_odd_numbers_are_one_line(
         # `run` hands its groups on to `train`.
         if kind not in ("INT", "FLOAT", "BYTES", *written) or (name == "run" and option.group):
             continue
-        for form, number in itertools.product(written.get(kind, ("{}",)), ODD):
+        # Settings look at their own numbers, all of them in each command.
+        odd = ODD if option.range is not None or kind in written else ("-1", ODD[4], "1e300", "nan", "many")
+        for form, number in itertools.product(written.get(kind, ("{}",)), odd):
             others = [word for key, words in required.items() if key != option.name for word in words]
             arguments = [*more, *others, f"{option.name}={form.format(number)}"]
             if (problem := wrong_usage(found, arguments, name)) is None:
