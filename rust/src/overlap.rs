@@ -300,7 +300,7 @@ impl Copies {
     fn look_for(&self, shard: usize, tokens: &[u16], bos: u16) {
         for document in documents(tokens, bos) {
             let digest = digest(&tokens[document.text]);
-            let mut copies = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let mut copies = parallel::lock(&self.0);
             if let Some(first) = copies.get_mut(&digest) {
                 let place = (shard, document.start);
                 // Whichever thread comes first.
@@ -310,7 +310,7 @@ impl Copies {
     }
 
     fn of(&self, text: &[u16]) -> Option<Place> {
-        let copies = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let copies = parallel::lock(&self.0);
         copies.get(&digest(text)).copied().flatten()
     }
 }

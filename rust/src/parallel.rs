@@ -4,7 +4,7 @@
 //! (as a data loader does) never inherits a pool whose threads are gone.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{mpsc, Mutex};
+use std::sync::{mpsc, Mutex, MutexGuard, PoisonError};
 
 use crate::{Error, Result};
 
@@ -96,11 +96,21 @@ pub fn run_with<S>(
     }
 }
 
+/// Locks a mutex even if a thread has panicked while it held it: what is locked here is valid at any time.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Takes the data out of its mutex, as [`lock`] does.
+pub fn into_inner<T>(mutex: Mutex<T>) -> T {
+    mutex.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Hands each element of `pieces` to `job`, on up to `threads` threads.
 pub fn for_each<T: Send>(threads: usize, pieces: Vec<T>, job: impl Fn(T) -> Result<()> + Sync) -> Result<()> {
     let slots: Vec<Mutex<Option<T>>> = pieces.into_iter().map(|piece| Mutex::new(Some(piece))).collect();
     run(threads, slots.len(), |index| {
-        let piece = slots[index].lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        let piece = lock(&slots[index]).take();
         piece.map_or(Ok(()), &job)
     })
 }
@@ -121,7 +131,7 @@ pub fn pipeline<T: Send>(
     let (sender, receiver) = mpsc::channel();
     let receiver = Mutex::new(receiver);
     let work = || loop {
-        let next = receiver.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).recv();
+        let next = lock(&receiver).recv();
         match next {
             Ok(piece) => consume(piece)?,
             // All is handed out and done.

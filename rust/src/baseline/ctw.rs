@@ -16,6 +16,7 @@
 //! w·p_e + (1 − w)·p_child with w = β / (1 + β), and β is multiplied by p_e / p_child of the bit that
 //! came. The conditional probabilities of 0 and 1 sum to one at each node, hence so do those of bytes.
 
+use crate::experts::hash::finalise;
 use crate::{Error, Result};
 
 /// Counts are halved where one would pass this: old statistics fade, and a count fits 16 bits.
@@ -111,7 +112,7 @@ impl ContextTree {
         let mut hashes = [0x9e37_79b9_7f4a_7c15; 9];
         for depth in 1..=self.config.depth {
             let byte = self.history >> (8 * (depth - 1)) & 0xff;
-            hashes[depth] = mix(hashes[depth - 1] ^ (byte + 1));
+            hashes[depth] = finalise(hashes[depth - 1] ^ (byte + 1));
         }
         hashes
     }
@@ -121,7 +122,9 @@ impl ContextTree {
         let mut path = [0; 9];
         let mut nodes = 0; // how many depths have a node here
         for hash in &contexts[..=self.config.depth] {
-            let Some(slot) = self.slot(mix(hash.wrapping_add(u64::from(place) << 56 | 1))) else { break };
+            let Some(slot) = self.slot(finalise(hash.wrapping_add(u64::from(place) << 56 | 1))) else {
+                break;
+            };
             path[nodes] = slot;
             nodes += 1;
         }
@@ -205,11 +208,4 @@ impl ContextTree {
 /// Slots that may be taken of a table: linear probing stays short up to three quarters.
 fn room(slots: usize) -> usize {
     slots / 4 * 3
-}
-
-/// A bijective finaliser (Stafford's variant 13): every input bit reaches every output bit.
-fn mix(mut x: u64) -> u64 {
-    x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ x >> 31
 }

@@ -34,10 +34,7 @@ pub enum Method {
 impl Method {
     const ALL: [(Method, &'static str); 2] = [(Method::Ctw, "ctw"), (Method::KneserNey, "kn")];
 
-    /// `ppm` is an old name of `kn`.
     pub fn parse(name: &str) -> Result<Self> {
-        // What kn was called at first, though it is no prediction by partial matching.
-        let name = if name == "ppm" { "kn" } else { name };
         let found = Self::ALL.iter().find(|(_, known)| *known == name);
         found
             .map(|(method, _)| *method)

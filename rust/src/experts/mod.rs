@@ -4,7 +4,7 @@
 pub mod adaptive;
 pub mod backoff;
 pub mod cache;
-mod hash;
+pub(crate) mod hash;
 pub mod longest_match;
 pub mod reference;
 mod rows;

@@ -76,10 +76,6 @@ impl Stacked {
         })
     }
 
-    fn lengths(&self) -> usize {
-        self.over_base.lengths()
-    }
-
     fn split<'a>(&self, gates: &'a [u8]) -> (&'a [u8], &'a [u8]) {
         gates.split_at(self.gates.len() - self.lengths())
     }

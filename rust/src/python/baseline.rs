@@ -1,6 +1,6 @@
 //! Byte models to compare with.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -8,6 +8,7 @@ use pyo3::types::PyBytes;
 use super::interruptible::interruptible;
 use super::name::Name;
 use crate::baseline::{Baseline, Method};
+use crate::parallel::lock;
 
 #[pyclass(module = "hybridlm._core", frozen)]
 struct ByteModel {
@@ -38,28 +39,22 @@ impl ByteModel {
 
     #[getter]
     fn method(&self, py: Python<'_>) -> &'static str {
-        py.detach(|| self.lock().method().name())
+        py.detach(|| lock(&self.core).method().name())
     }
 
     #[getter]
     fn depth(&self, py: Python<'_>) -> usize {
-        py.detach(|| self.lock().depth())
+        py.detach(|| lock(&self.core).depth())
     }
 
     #[pyo3(signature = (text, progress=None))]
     fn code(&self, py: Python<'_>, text: &[u8], progress: Option<&Bound<'_, PyAny>>) -> PyResult<f64> {
-        interruptible(py, progress, |control| self.lock().code(text, control))
+        interruptible(py, progress, |control| lock(&self.core).code(text, control))
     }
 
     fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        let data = interruptible(py, None, |control| self.lock().to_bytes(control))?;
+        let data = interruptible(py, None, |control| lock(&self.core).to_bytes(control))?;
         Ok(PyBytes::new(py, &data))
-    }
-}
-
-impl ByteModel {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Baseline> {
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The lossless codec, and the predictor that drives it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use numpy::{IntoPyArray, PyArray1};
 use pyo3::prelude::*;
@@ -13,11 +13,8 @@ use super::oracle::FrozenOracle;
 use crate::codec::predict::{Neural, Predictor as Core};
 use crate::codec::segment::{Piece, Segmenter as CoreSegmenter};
 use crate::codec::{compress, decompress, Checks};
+use crate::parallel::lock;
 use crate::{Error, Result};
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// What a Python function raised: the core can't carry it.
 type Raised = Arc<Mutex<Option<PyErr>>>;

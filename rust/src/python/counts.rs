@@ -19,6 +19,7 @@ use crate::oracle::dense::counts::{Counts, Stream, TableSpec};
 use crate::oracle::dense::partial::{self, PartialCounts};
 use crate::oracle::dense::table::Table;
 use crate::oracle::dense::{ngor_packed, ngor_v1};
+use crate::parallel;
 use crate::vocabulary::Vocabulary;
 
 #[pyclass(module = "hybridlm._core", frozen)]
@@ -29,8 +30,9 @@ struct NgramCounts {
 }
 
 impl NgramCounts {
+    /// Waits while another thread counts. To be called without the GIL, which that thread needs to report progress.
     fn with_shards<T>(&self, work: impl FnOnce(&PartialCounts) -> crate::Result<T>) -> crate::Result<T> {
-        let guard = self.core.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let guard = parallel::lock(&self.core);
         work(guard.as_ref().ok_or_else(spoiled)?)
     }
 
@@ -40,7 +42,7 @@ impl NgramCounts {
 
     /// Work that leaves the counts unusable if it fails.
     fn change(&self, work: impl FnOnce(&mut PartialCounts) -> crate::Result<()>) -> crate::Result<()> {
-        let mut guard = self.core.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut guard = parallel::lock(&self.core);
         let mut counts = guard.take().ok_or_else(spoiled)?;
         work(&mut counts)?;
         *guard = Some(counts);
@@ -94,14 +96,14 @@ impl NgramCounts {
 
     /// Size, document token, fingerprint of the tokenizer.
     #[getter]
-    fn vocabulary(&self) -> PyResult<Identity> {
+    fn vocabulary(&self, py: Python<'_>) -> PyResult<Identity> {
         // What is added may be of a tokenizer that isn't known.
-        Ok(self.with(|counts| Ok(identity(counts.spec().vocabulary())))?)
+        Ok(py.detach(|| self.with(|counts| Ok(identity(counts.spec().vocabulary()))))?)
     }
 
     #[getter]
-    fn has_document_token(&self) -> PyResult<bool> {
-        Ok(self.with(|counts| Ok(counts.has_document_token()))?)
+    fn has_document_token(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(py.detach(|| self.with(|counts| Ok(counts.has_document_token())))?)
     }
 
     #[getter]
@@ -119,8 +121,8 @@ impl NgramCounts {
     }
 
     #[getter]
-    fn tokens(&self) -> PyResult<u64> {
-        Ok(self.with(|counts| Ok(counts.tokens()))?)
+    fn tokens(&self, py: Python<'_>) -> PyResult<u64> {
+        Ok(py.detach(|| self.with(|counts| Ok(counts.tokens())))?)
     }
 
     #[pyo3(signature = (tokens, threads=1, progress=None))]
@@ -151,8 +153,8 @@ impl NgramCounts {
 
     /// (name, tokens, BLAKE3 in hexadecimal) of each shard counted.
     #[getter]
-    fn shards(&self) -> PyResult<Vec<(String, u64, String)>> {
-        Ok(self.with_shards(|partial| Ok(partial.shards().iter().map(described).collect()))?)
+    fn shards(&self, py: Python<'_>) -> PyResult<Vec<(String, u64, String)>> {
+        Ok(py.detach(|| self.with_shards(|partial| Ok(partial.shards().iter().map(described).collect())))?)
     }
 
     #[staticmethod]
@@ -183,7 +185,7 @@ impl NgramCounts {
             return Err(InputError::new_err("counts can't be merged into themselves"));
         }
         let add = |other: &PartialCounts| {
-            let mut guard = self.core.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let mut guard = parallel::lock(&self.core);
             guard.as_mut().ok_or_else(spoiled)?.merge(other)
         };
         Ok(py.detach(|| other.with_shards(add))?)

@@ -1,7 +1,7 @@
 //! Adaptive experts and the mixtures over experts.
 
 use std::borrow::Cow;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use numpy::{
     IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArrayDyn, PyReadwriteArrayDyn,
@@ -15,6 +15,7 @@ use super::arrays::{slice, tokens as tokens_array};
 use crate::experts::adaptive::{self, CLASS_GATES, COUNTING, EVIDENCE, GATES, NAMES};
 use crate::fingerprint::Stateful;
 use crate::mixtures::{self, geometric::Geometric, Mixture, Sources};
+use crate::parallel::lock;
 use crate::{Error, Result};
 
 /// Waits for the lock without the GIL, which its holder might be waiting for.
@@ -23,10 +24,7 @@ fn with<C: Send, T: Send>(
     core: &Mutex<C>,
     work: impl FnOnce(&mut C) -> Result<T> + Send,
 ) -> PyResult<T> {
-    Ok(py.detach(|| {
-        let mut core: MutexGuard<'_, C> = core.lock().unwrap_or_else(PoisonError::into_inner);
-        work(&mut core)
-    })?)
+    Ok(py.detach(|| work(&mut lock(core)))?)
 }
 
 fn matrix<T: numpy::Element>(

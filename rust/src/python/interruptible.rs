@@ -7,7 +7,7 @@ use std::time::Duration;
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 
-use crate::parallel::Control;
+use crate::parallel::{self, Control};
 use crate::Result;
 
 /// How often the interpreter gets to see a signal, and a progress function is called.
@@ -42,7 +42,7 @@ pub fn interruptible<T: Send>(
         let wait = std::sync::Mutex::new(wait);
         loop {
             let timed_out = py.detach(|| {
-                let wait = wait.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                let wait = parallel::lock(&wait);
                 wait.recv_timeout(POLL) == Err(mpsc::RecvTimeoutError::Timeout)
             });
             if !timed_out {

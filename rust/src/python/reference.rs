@@ -12,6 +12,7 @@ use super::errors::InputError;
 use super::experts::rows_array;
 use crate::experts::reference::{OnlineExperts as Core, NAMES};
 use crate::fingerprint::Stateful;
+use crate::parallel;
 
 #[pyclass(module = "hybridlm._core", frozen)]
 struct OnlineExperts {
@@ -22,7 +23,7 @@ struct OnlineExperts {
 
 impl OnlineExperts {
     fn with<T: Send>(&self, py: Python<'_>, work: impl FnOnce(&mut Core) -> T + Send) -> T {
-        py.detach(|| work(&mut self.core.lock().unwrap_or_else(|poisoned| poisoned.into_inner())))
+        py.detach(|| work(&mut parallel::lock(&self.core)))
     }
 }
 

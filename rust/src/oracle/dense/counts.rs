@@ -252,9 +252,9 @@ impl Counts {
                 narrow.count(spec, usize::from(source.is_some()), stream.tokens, block.clone(), totals);
                 control.advance(block.len() as u64)
             },
-            |narrow| finished.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(narrow),
+            |narrow| parallel::lock(&finished).push(narrow),
         )?;
-        let narrows = finished.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let narrows = parallel::into_inner(finished);
         self.add(&narrows, threads)?;
         if let (Some(index), Some(before)) = (source, sums_before) {
             let after = self.column_sums(index);

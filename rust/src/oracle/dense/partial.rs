@@ -165,12 +165,12 @@ impl PartialCounts {
             pieces,
             |((mut totals, table_sum), frame): ((Part, &Mutex<u128>), &Frame)| {
                 let sum = frame.add_to(&mut totals, file.tokens, file.what)?;
-                *table_sum.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) += sum;
+                *parallel::lock(table_sum) += sum;
                 control.advance(totals.len() as u64)
             },
         )?;
         for ((sum, expected), (order, _)) in sums.into_iter().zip(expected).zip(file.spec.tables()) {
-            let sum = sum.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let sum = parallel::into_inner(sum);
             if sum != expected {
                 return Err(Error::format(
                     file.what,

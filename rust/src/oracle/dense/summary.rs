@@ -14,7 +14,7 @@ pub fn table(
     unigram: &Table,
     vocab_size: usize,
 ) -> Vec<(&'static str, Info)> {
-    let reference = (unigram.order == 1).then(|| probabilities(&unigram.cells));
+    let reference = (unigram.order == 1).then(|| log_probabilities(&unigram.cells));
     let (mut used_rows, mut used_cells) = (0u64, 0u64);
     let (mut entropy, mut gain, mut weight) = (0.0, 0.0, 0.0);
     let mut tokens = 0.0;
@@ -63,7 +63,7 @@ pub fn table(
 }
 
 /// Renormalised log-probabilities (nats) of one row.
-fn probabilities(row: &[i8]) -> Vec<f64> {
+fn log_probabilities(row: &[i8]) -> Vec<f64> {
     let log_sum = row.iter().map(|&cell| (f64::from(cell) * STEP).exp()).sum::<f64>().ln();
     row.iter().map(|&cell| f64::from(cell) * STEP - log_sum).collect()
 }

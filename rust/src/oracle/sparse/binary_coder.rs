@@ -10,6 +10,8 @@
 
 use std::sync::OnceLock;
 
+use crate::memory::prefetch;
+
 /// Probabilities handed to the coder count 65536ths.
 const PROBABILITY_BITS: u32 = 16;
 
@@ -240,15 +242,9 @@ impl ContextMixer {
     /// Prefetches contexts that are needed after the next decisions.
     #[inline]
     pub fn prefetch<const K: usize>(&self, contexts: [u32; K]) {
-        #[cfg(target_arch = "x86_64")]
         for context in contexts {
-            use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
-            let slot = &self.slots[(context >> self.shift) as usize];
-            // SAFETY: prefetching the target of a reference affects nothing but time.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(slot).cast()) };
+            prefetch(&self.slots[(context >> self.shift) as usize]);
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = contexts;
     }
 
     /// Codes one decision. `contexts` are hashes; `node` (below 64) distinguishes the decisions that share them, which

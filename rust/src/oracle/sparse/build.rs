@@ -256,11 +256,11 @@ pub fn encode(
     };
     parallel::pipeline(threads, choose, |job: Job| {
         let part = job.encode(control)?;
-        let mut parts = parts.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut parts = parallel::lock(&parts);
         parts[job.order - 2][usize::from(job.suffixes.is_some())] = part;
         Ok(())
     })?;
-    let parts = parts.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let parts = parallel::into_inner(parts);
     for ((_, stream), parts) in streams.iter_mut().skip(1).zip(parts) {
         *stream = order_stream::join(parts);
     }

@@ -10,9 +10,10 @@
 use std::ops::Range;
 
 use super::binary_coder::BinaryCoder;
-use super::known::{half_octaves, prefetch, Context, Invalid, Known};
+use super::known::{half_octaves, Context, Invalid, Known};
 use super::regression::{Regression, Steps};
 use super::restore::{log2_16ths, Suffix, Symbols};
+use crate::memory::prefetch;
 
 /// How often something was met, and how often it was true; old observations fade.
 #[derive(Clone, Copy, Default)]

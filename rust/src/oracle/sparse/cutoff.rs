@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use super::counts::SparseCounts;
 use super::ngram::{Entry, Ngram};
 use super::walk::{walk, Visitor};
-use crate::parallel::Control;
+use crate::parallel::{self, Control};
 use crate::{Error, Result};
 
 /// How many n-grams of order 2 and above occur once, twice, and so on.
@@ -46,9 +46,9 @@ impl Histogram {
     pub fn of(counts: &SparseCounts, threads: usize, control: &Control) -> Result<Self> {
         let all = Mutex::new(Self::default());
         walk(counts, threads, control, Self::default, |_, piece| {
-            all.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).add(&piece);
+            parallel::lock(&all).add(&piece);
         })?;
-        Ok(all.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()))
+        Ok(parallel::into_inner(all))
     }
 
     /// How many n-grams occur 0, 1, … times, and at the end how many occur still more often.

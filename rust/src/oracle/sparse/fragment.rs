@@ -7,7 +7,7 @@ use super::counts::SparseCounts;
 use super::ngram::{weight, Entry, Ngram, NgramSpec, MAX_ORDER};
 use super::walk::{walk, Visitor};
 use crate::bytes::{Fields, Reader};
-use crate::parallel::Control;
+use crate::parallel::{self, Control};
 use crate::{Error, Result};
 
 /// The n-grams of one order, in lexicographic order.
@@ -83,9 +83,9 @@ impl Fragment {
         let found = Mutex::new(BTreeMap::new());
         let begin = || Self::new(counts.spec(), cutoff);
         walk(counts, threads, control, begin, |piece, fragment| {
-            found.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(piece, fragment);
+            parallel::lock(&found).insert(piece, fragment);
         })?;
-        let found = found.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let found = parallel::into_inner(found);
         Ok(found.into_values().collect())
     }
 

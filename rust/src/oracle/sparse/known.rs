@@ -84,16 +84,3 @@ pub struct Context {
 pub fn half_octaves(log_expected: i32) -> u32 {
     ((log_expected >> 3).clamp(-20, 30) + 20) as u32
 }
-
-/// Has the processor fetch what is needed soon.
-#[inline]
-pub fn prefetch<T>(place: &T) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
-        // SAFETY: prefetching the target of a reference affects nothing but time.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(place).cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = place;
-}
