@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import itertools
 import os
 import re
 import shlex
@@ -180,6 +181,44 @@ def test_every_number_has_a_range(name: str) -> None:
             for words in ([option.names[0], number], [f"{option.names[0]}={number}"]):
                 problem = wrong_usage(found, words, name)
                 assert problem is not None and "must be " in problem and len(problem) < 100
+
+
+ODD = ("-1", "0", "1", "2147483648", "1" + "0" * 20, "1e300", "nan", "-inf", "", "many", "9" * 5000, "0x10")
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_odd_numbers_are_one_line(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Wrong usage, or they can be, and then a file isn't there or another option is lacking."""
+    monkeypatch.chdir(tmp_path)
+    found = described(name)
+    required = {
+        option.name: [*option.names[-1:], option.choices[0] if option.choices else "missing"]
+        for option in found.options
+        if option.required
+    }
+    # The fewest that one takes are two, and the other goes without its own text.
+    more = {"oracle tune": ["missing"], "run": ["--text", "missing"]}.get(name, [])
+    written = {"N=ROWS": ("3={}", "{}=3"), "GLOB=W": ("x={}",)}
+    for option in found.options:
+        kind = (option.value or "").partition(" ")[0]
+        # `run` hands its groups on to `train`, and `audit` has those of `eval`.
+        if kind not in ("INT", "FLOAT", "BYTES", *written) or (name in ("run", "audit") and option.group):
+            continue
+        # Settings look at their own numbers, all of them in each command.
+        odd = ODD if option.range is not None or kind in written else ("-1", ODD[4], "nan")
+        for form, number in itertools.product(written.get(kind, ("{}",)), odd):
+            others = [word for key, words in required.items() if key != option.name for word in words]
+            arguments = [*more, *others, f"{option.name}={form.format(number)}"]
+            if (problem := wrong_usage(found, arguments, name)) is None:
+                code = cli.main([*name.split(), *arguments])
+                out, problem = capsys.readouterr()
+                assert (out, problem[:17], problem.count("\n")) == ("", "hybridlm: error: ", 1), arguments
+                legal = "missing" in problem or "give --" in problem
+                assert code == (1 if legal else 2), (arguments, problem)
+            assert len(problem) < 250 and "typing." not in problem, problem
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,9 @@ def test_a_configuration_nested_beyond_reading() -> None:
         "--max-bytes 100000000000000000000", "--threads 100000000000000000000", "--threads 2147483648",
         "--estimator dense --orders -1", "--estimator dense --level 2147483648",
         "--estimator dense --buckets 3=100000000000000000000", "--buckets 100000000000000000000=3",
-        "--memory -1", "--vocab-size -1", "--bos-id 100000000000000000000",
+        "--memory -1", "--memory 1", "--memory nan", "--orders 1", "--vocab-size -1",
+        "--weight *=0", "--weight *=1001", "--weight *=1e300", "--checkpoint-seconds nan",
+        "--bos-id 100000000000000000000",
     ],
 )  # fmt: skip
 def test_numbers_that_no_option_can_have(

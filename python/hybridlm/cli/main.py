@@ -18,8 +18,9 @@ import importlib
 import io
 import logging
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -198,22 +199,14 @@ def _call(command: Command) -> int:
         return 2
     target = command.load()
     layers = {"default": target.with_defaults(command.arguments)} if hasattr(target, "with_defaults") else {}
-    began = False
 
     @functools.wraps(target)
-    def work(*values: Any, **options: Any) -> Any:
-        nonlocal began
-        began = True
-        return target(*values, **options)
+    def work(*values: Any, **options: Any) -> Callable[[], Any]:
+        return functools.partial(target, *values, **options)
 
-    leave = contextlib.ExitStack()
     try:
-        # Under torchrun, one rank says what is wrong with the command. (tyro's own switch for this still
-        # prints what a configuration's __post_init__ complains of.)
-        silent = layers and os.environ.get("RANK", "0") != "0"
-        with contextlib.redirect_stderr(io.StringIO()) if silent else contextlib.nullcontext():
-            # From here on there may be something to clean up.
-            leave.enter_context(as_interrupts())
+        # tyro frames what is wrong, with the option's help. Here it is one line, of one rank under torchrun.
+        with contextlib.redirect_stderr(io.StringIO()) as framed:
             parsed = tyro.cli(
                 target if layers else work,
                 prog=f"hybridlm {command.name}",
@@ -221,17 +214,44 @@ def _call(command: Command) -> int:
                 config=(tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff),
                 **layers,
             )
-        verdict = parsed.run() if layers else parsed
-    except SystemExit as stop:  # tyro's answer to --help (0) and to wrong usage (2)
-        return stop.code if isinstance(stop.code, int) else 1
-    except ValueError as error:  # of settings that can't be, before the work
-        if began or layers or not _is_input_error(error):
+    except SystemExit as stop:
+        _refuse_usage(_what_led_to(stop) or _within_frame(framed.getvalue()), command)
+        return 2
+    except ValueError as error:  # of settings that can't be
+        if not _is_input_error(error):
             raise
         _refuse_usage(str(error), command)
         return 2
-    finally:
-        leave.close()
+    try:
+        # From here on there may be something to clean up.
+        with as_interrupts():
+            verdict = parsed.run() if layers else parsed()
+    except SystemExit as stop:  # with the exit code of what the command has started
+        return stop.code if isinstance(stop.code, int) else 1
+    except ValueError as error:
+        if not _is_usage_error(error):
+            raise
+        _refuse_usage(str(error), command)
+        return 2
     return 1 if verdict is False else 0
+
+
+def _what_led_to(stop: BaseException) -> str | None:
+    """What settings said of themselves, if they were why tyro gave up."""
+    error: BaseException | None = stop
+    while error is not None:
+        if isinstance(error, ValueError) and _is_input_error(error):
+            return str(error)
+        error = error.__context__
+    return None
+
+
+def _within_frame(framed: str) -> str:
+    """What tyro says is wrong, without its title, the frame around it and the help below it."""
+    sections = re.split(r"^[│ ]*[─-]{3,}[│ ]*$", framed, flags=re.MULTILINE)
+    has_frame = framed.lstrip().startswith("╭")
+    said = sections[0].partition("\n")[2] if has_frame or len(sections) == 1 else sections[1]
+    return " ".join(said.replace("│", " ").split()).rstrip(".")
 
 
 def _without_command(argv: Sequence[str]) -> int:
@@ -260,6 +280,12 @@ def _is_input_error(error: ValueError) -> bool:
     from hybridlm.errors import InputError
 
     return isinstance(error, InputError)
+
+
+def _is_usage_error(error: ValueError) -> bool:
+    from hybridlm.errors import UsageError
+
+    return isinstance(error, UsageError)
 
 
 def _refuse_usage(problem: str, command: Command) -> None:

@@ -13,7 +13,7 @@ import re
 import textwrap
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -34,17 +34,8 @@ class Range:
     high: float = 2**63 - 1
     below: bool = False
 
-    def problem(self, text: str) -> str | None:
-        """What is wrong with ``text``, such as "must be at least 1, not 0"; None, too, where it is no number,
-        which the parser says."""
-        number: float
-        try:
-            number = int(text)
-        except ValueError:
-            try:
-                number = float(text)
-            except ValueError:
-                return None
+    def problem(self, number: float) -> str | None:
+        """What is wrong with ``number``, such as "must be at least 1"."""
         if self.low <= number and (number < self.high if self.below else number <= self.high):
             return None
         if number < self.low:
@@ -55,7 +46,7 @@ class Range:
             wanted = f"at most {self.high:,}"
         else:
             wanted = "a number"
-        return f"must be {wanted}, not {text if len(text) <= 40 else text[:40] + '…'}"
+        return f"must be {wanted}"
 
 
 @dataclass(frozen=True)
@@ -73,6 +64,7 @@ class Option:
         many: whether it takes several values.
         choices: all that it can be, if these can be listed.
         range: of a number, what it may be.
+        read: what parses one word of its value, and raises ValueError.
     """
 
     names: tuple[str, ...]
@@ -84,6 +76,23 @@ class Option:
     many: bool = False
     choices: tuple[str, ...] = ()
     range: Range | None = None
+    read: Callable[[str], object] = str
+
+    def problem(self, word: str) -> str | None:
+        """What is wrong with ``word`` as its value, such as "--rows must be at least 1, not 0"."""
+        try:
+            self.read(word)
+        except ValueError as error:
+            problem = str(error)
+            if not problem.startswith("must be "):
+                return f"{self.name}: {problem if len(problem) <= 150 else problem[:150] + '…'}"
+            shown = word if len(word) <= 40 else word[:40] + "…"
+            return f"{self.name} {problem}, not {shown or repr(word)}"
+        return None
+
+    @property
+    def name(self) -> str:
+        return self.names[-1] if self.names else self.value or ""
 
     @property
     def shown_names(self) -> tuple[str, ...]:
@@ -124,30 +133,44 @@ def describe(target: Any, defaults: Any = None) -> Described:
 
 
 def wrong_usage(described: Described, arguments: Sequence[str], command: str) -> str | None:
-    """One line about the first option that the command doesn't have or whose number can't be, or about those
+    """One line about the first option that the command doesn't have or whose value can't be, or about those
     that it lacks."""
     known = described.by_name
     given: set[str] = set()
-    words = iter(arguments)
+    places = [option for option in described.options if not option.names]
+    several = next((place for place in places if place.many), None)
     many: Option | None = None
+    words = iter(arguments)
     for word in words:
         if word == "--":
+            places = []
             break
         if not word.startswith("-") or word == "-" or word[1:2].isdigit() or word[1:2] == ".":
-            if many is not None and many.range is not None and (problem := many.range.problem(word)):
-                return f"{many.names[-1]} {problem}"
+            if many is None and not places:
+                if several is not None:
+                    return f"{word!r} stands apart from the other files: name them one after the other"
+                return f"`{command}` has no place for {word!r}"
+            place = many or places.pop(0)
+            if problem := place.problem(word):
+                return problem
+            many = place if place.many else None
             continue
         name, equals, value = word.partition("=")
         option = known.get(_spelt(name))
         if option is None:
             return f"`{command}` has no option {name}{suggestion(_spelt(name), known)}"
         given.add(option.names[-1])
-        many = option if option.many else None
-        if option.value is not None and not equals and not option.many:
-            value = next(words, "")
-        if option.range is not None and (problem := option.range.problem(value)):
-            return f"{name} {problem}"
-    lacking = [
+        many = option if option.many and not equals else None
+        if option.value is None or many is not None:
+            continue
+        if not equals:
+            following = next(words, None)
+            if following is None:
+                return f"{name} needs a value, {option.value}"
+            value = following
+        if problem := option.problem(value):
+            return problem
+    lacking = [place.name for place in places if place.required] + [
         option.written
         for option in described.options
         if option.required and option.names and option.names[-1] not in given
@@ -216,8 +239,9 @@ def _options(target: Any, defaults: Any, prefix: str, groups: dict[str, str]) ->
         if conf is not None and conf.metavar is not None:
             value = conf.metavar
         if tyro.conf.Positional in extras:
-            spec_value = value if many else name.upper().replace("_", "-")
-            yield Option((), spec_value, text, "", _missing(default) or many, "", many, choices)
+            value = value if many else name.upper().replace("_", "-")
+            read = _reader(hint, extras, _range(hint, extras))
+            yield Option((), value, text, "", _missing(default) or many, "", many, choices, read=read)
             continue
         names = [f"--{long}"]
         if hint is bool and not _missing(default):
@@ -231,7 +255,8 @@ def _options(target: Any, defaults: Any, prefix: str, groups: dict[str, str]) ->
         names.sort(key=lambda name: name.startswith("--"))
         label = "" if value is None or _missing(default) else _shown(default, extras)
         span = _range(hint, extras)
-        yield Option(tuple(names), value, text, label, _missing(default), prefix, many, choices, span)
+        read = _reader(hint, extras, span)
+        yield Option(tuple(names), value, text, label, _missing(default), prefix, many, choices, span, read)
 
 
 def _defaults(target: Any, instance: Any) -> dict[str, Any]:
@@ -286,6 +311,44 @@ def _value(hint: Any, extras: tuple[Any, ...]) -> tuple[str, bool, tuple[str, ..
         return f"{value} ...", True, choices
     names = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH", bool: "{True,False}"}
     return names.get(hint, "VALUE"), False, ()
+
+
+def _reader(hint: Any, extras: Sequence[Any], span: Range | None) -> Callable[[str], object]:
+    """As tyro reads one word of a value of type ``hint``; what it raises says what the value must be."""
+    hint, more = _unwrapped(hint)
+    spec = next((extra for extra in (*extras, *more) if hasattr(extra, "nargs")), None)
+    if spec is not None:
+        return lambda word: spec.instance_from_str([word])
+    if typing.get_origin(hint) is Literal:
+        return functools.partial(_one_of, tuple(map(str, typing.get_args(hint))))
+    if hint is bool:
+        return functools.partial(_one_of, ("True", "False"))
+    if hint in (int, float):
+        return functools.partial(_number, hint, span)
+    kinds = typing.get_args(hint)
+    if typing.get_origin(hint) is tuple:
+        return _reader(kinds[0], (), span)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType) and types.NoneType in kinds:
+        (kind,) = (kind for kind in kinds if kind is not types.NoneType)
+        read = _reader(kind, (), span)
+        return lambda word: None if word == "None" else read(word)
+    return str
+
+
+def _one_of(choices: tuple[str, ...], word: str) -> str:
+    if word not in choices:
+        raise ValueError(f"must be {', '.join(choices[:-1])} or {choices[-1]}")
+    return word
+
+
+def _number(kind: type[int] | type[float], span: Range | None, word: str) -> float:
+    try:
+        number = kind(word)
+    except ValueError:
+        raise ValueError(f"must be a {'whole ' if kind is int else ''}number") from None
+    if span is not None and (problem := span.problem(number)):
+        raise ValueError(problem)
+    return number
 
 
 def _range(hint: Any, extras: Sequence[Any]) -> Range | None:

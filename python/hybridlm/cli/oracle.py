@@ -78,9 +78,13 @@ class Weight:
 
 
 def _parse_weight(word: str) -> Weight:
+    from hybridlm.oracle.sources import MAX_WEIGHT
+
     pattern, equals, times = word.rpartition("=")
     if not (pattern and equals and times.isdecimal()):
         raise ValueError(f"{word!r} is not of the form GLOB=W, such as 'docs_*.bin=4'")
+    if not 1 <= int(times) <= MAX_WEIGHT:
+        raise ValueError(f"{word!r}: a document counts from 1 to {MAX_WEIGHT:,} times")
     return Weight(pattern, int(times))
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 from hybridlm import _core
 from hybridlm.data.shards import ShardHead, expand, is_validation_shard, known_vocabulary
 from hybridlm.data.vocabulary import DEFAULT_BOS, Vocabulary
-from hybridlm.errors import InputError
+from hybridlm.errors import InputError, UsageError
 from hybridlm.files import open_to_read
 from hybridlm.oracle.vocabularies import VocabularyLike
 
@@ -65,7 +65,7 @@ class Sources:
         given = {Path(path).resolve(): path for path in self.shards + self.dense_counts + self.sparse_counts}
         for pattern, weight in weights:
             if not 1 <= weight <= MAX_WEIGHT:
-                raise InputError(f"weights are whole numbers from 1 to {MAX_WEIGHT}, not {weight}")
+                raise UsageError(f"weights are whole numbers from 1 to {MAX_WEIGHT}, not {weight}")
             paths = [given[path] for path in map(Path.resolve, expand(os.fspath(pattern))) if path in given]
             if not paths:
                 raise InputError(f"{os.fspath(pattern)} is given a weight, but is none of the files to count")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hybridlm import _core
 from hybridlm.data.vocabulary import Vocabulary
-from hybridlm.errors import InputError
+from hybridlm.errors import InputError, UsageError
 from hybridlm.files import exclusive, scratch_folder
 from hybridlm.oracle.dense_counting import MAX_ORDER, groups
 from hybridlm.oracle.resume import identified, not_yet_counted
@@ -215,14 +215,14 @@ class Task:
         vocabulary = classified.vocabulary(ngrams.vocabulary, of_counts)
         order = DEFAULT_ORDER if ngrams.order is None else ngrams.order
         if not 2 <= order <= MAX_ORDER:
-            raise InputError(f"a sparse oracle has order 2 to {MAX_ORDER}, not {order}")
+            raise UsageError(f"a sparse oracle has order 2 to {MAX_ORDER}, not {order}")
         return cls(classified.shards, given, vocabulary, order, asked, weights)
 
 
 def check_memory(memory: int) -> None:
     """Raises InputError where ``memory`` bytes are too few for any build."""
     if memory < _LEAST_MEMORY:
-        raise InputError(
+        raise UsageError(
             f"a sparse build needs at least {_LEAST_MEMORY >> 20}M of memory, not {memory:,} bytes"
         )
 
