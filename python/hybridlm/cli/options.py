@@ -241,7 +241,9 @@ def _options(target: Any, defaults: Any, prefix: str, groups: dict[str, str]) ->
         if tyro.conf.Positional in extras:
             value = value if many else name.upper().replace("_", "-")
             read = _reader(hint, extras, _range(hint, extras))
-            yield Option((), value, text, "", _missing(default) or many, "", many, choices, read=read)
+            # Of several files none would do, where no default says what is read then.
+            required = _missing(default) or (many and not default)
+            yield Option((), value, text, "", required, "", many, choices, read=read)
             continue
         names = [f"--{long}"]
         if hint is bool and not _missing(default):
