@@ -111,7 +111,7 @@ def test_becomes_a_page(
     out, summary = finished
     page = tmp_path / "page.html"
     assert main(["report", str(out), "-o", str(page)]) == 0
-    html = page.read_text()
+    html = page.read_text().replace("<wbr>", "")  # where a long word may be broken
     assert f"{summary['bpb']:.4f} bits per byte" in html
     for word in (
         "mixture with oracle",
@@ -135,6 +135,8 @@ def test_prints_a_table_and_keeps_nothing_unasked(
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
+    # PyTorch makes a folder for its compiler wherever it is first imported.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(text_file.parent / "inductor"))
     assert main(["run", "--text", str(text_file), "--ttt", "off", "--estimator", "dense", *QUICK]) == 0
     table = capsys.readouterr().out
     for word in ("neural", "mixture with oracle", "16,000,000", "tokenizer", "train", "score"):
