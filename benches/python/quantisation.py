@@ -40,6 +40,8 @@ WIDTHS = (8, 7, 6, 5, 4)
 
 def unclipped(bits: int) -> str:
     """Steps as those of ``bits``:std:6, but eight bits of them: what lies beyond six deviations stays."""
+    if bits == 8:  # ends there itself
+        return "8:absmax"
     return f"8:std:{6 * 127 / (2 ** (bits - 1) - 1):.4g} embedding=8:absmax"
 
 

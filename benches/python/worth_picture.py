@@ -19,18 +19,15 @@ BUDGETS = (500_000, 1_000_000, 2_000_000, 4_000_000, 8_000_000, 16_000_000)
 
 
 def lines(results: list[dict[str, Any]]) -> list[Series]:
-    series = []
+    alone = sorted({result["rates"]["network"]["bpb"] for result in results})
+    series = [Series("network alone", [(bpb, bpb) for bpb in alone])]
     for text in dict.fromkeys(result["text"] for result in results):
-        points = []
-        for result in results:
-            if result["text"] == text:
-                rates = result["rates"]
-                alone = rates["network"]["bpb"]
-                points.append(
-                    (alone, min(rate["bpb"] for label, rate in rates.items() if label != "network"))
-                )
-        series.append(Series(f"{text}: with everything", sorted(points)))
-        series.append(Series(f"{text}: network alone", sorted((alone, alone) for alone, _ in points)))
+        points = [
+            (result["rates"]["network"]["bpb"], min(rate["bpb"] for rate in result["rates"].values()))
+            for result in results
+            if result["text"] == text
+        ]
+        series.append(Series(f"with everything, {text}", sorted(points)))
     return series
 
 
