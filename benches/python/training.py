@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from hybridlm.config import resolve
 from hybridlm.data import shards
 from hybridlm.data.tokenizer import Tokenizer
-from hybridlm.distributed import initialise
+from hybridlm.distributed import Distributed, initialise
 from hybridlm.model import GPT, ModelConfig
 from hybridlm.threads import thread_count
 from hybridlm.train.config import TrainConfig
@@ -180,13 +180,7 @@ def train_plain(
     torch.set_num_threads(thread_count())
     config = with_facts(config, tokenizer)
     train_shards, val_shards = shards.data_folder(data)
-    loader = TokenLoader(
-        train_shards,
-        sequence_length=config.sequence_length,
-        sequences_per_step=config.sequences_per_step,
-        seed=config.seed,
-        distributed=dist,
-    )
+    loader = loader_of(train_shards, config, dist)
     stream = shards.read_stream(val_shards, tokenizer.vocab_size, config.validation.max_tokens)
     torch.manual_seed(config.seed)
     model = plain_like(config.model)
@@ -281,7 +275,9 @@ def mean_and_error(values: list[float]) -> str:
 def described(options: argparse.Namespace, config: TrainConfig) -> dict[str, Any]:
     """What all runs of a table have in common."""
     clock = {} if options.clock == "wall" else {"clock": options.clock}
-    return {"preset": options.preset, "seconds": config.max_seconds, "iterations": config.iterations, **clock}
+    given = {"set": options.set} if options.set else {}
+    run = {"preset": options.preset, "seconds": config.max_seconds, "iterations": config.iterations}
+    return {**run, **clock, **given}
 
 
 def compare(options: argparse.Namespace, config: TrainConfig, tokenizer: Tokenizer, results: Results) -> None:
@@ -338,48 +334,45 @@ def ablate(options: argparse.Namespace, config: TrainConfig, tokenizer: Tokenize
     print("|---|---|---|---|")
     if not config.max_seconds:
         row("(a tenth more steps)", {"iterations": round(1.1 * config.iterations)}, 1.0)
+    one_step = stepper(config, options.data, tokenizer)
     for name, settings in PIECES.items():
         if not options.only or name in options.only:
-            row(name, settings, step_cost(config, settings, options, tokenizer))
+            switched = stepper(changed(config, settings), options.data, tokenizer)
+            pairs = [(one_step(), switched()) for _ in range(2 + options.pairs)][2:]
+            row(name, settings, statistics.median(other / one for one, other in pairs))
 
 
-def step_cost(
-    config: TrainConfig, settings: dict[str, Any], options: argparse.Namespace, tokenizer: Tokenizer
-) -> float:
-    """The processor time of a step with the settings, as a ratio to that without: the median of pairs."""
-    training, _ = shards.data_folder(options.data)
+def stepper(config: TrainConfig, data: Path, tokenizer: Tokenizer) -> Callable[[], float]:
+    """Trains a new model by a step on the same batch whenever it is called; returns its processor time."""
     dist = initialise("cpu")
     torch.set_num_threads(thread_count())
+    config = with_facts(config, tokenizer)
+    batches = loader_of(shards.data_folder(data)[0], config, dist).batches(0)
+    batch = next(batches)
+    batches.close()
+    model = GPT(config.model)
+    learner = Learner(model, config, dist, activation_dtype(config, dist.device))
+    ema = EMA(model, config.ema_decay)
+    halfway = config.iterations // 2
+    planned = plan(halfway, 0.5, config)
 
-    def stepper(config: TrainConfig) -> Callable[[], float]:
-        config = with_facts(config, tokenizer)
-        loader = TokenLoader(
-            training,
-            sequence_length=config.sequence_length,
-            sequences_per_step=config.sequences_per_step,
-            seed=config.seed,
-            distributed=dist,
-        )
-        batches = loader.batches(0)
-        batch = next(batches)
-        batches.close()
-        model = GPT(config.model)
-        learner = Learner(model, config, dist, activation_dtype(config, dist.device))
-        ema = EMA(model, config.ema_decay)
-        halfway = config.iterations // 2
-        planned = plan(halfway, 0.5, config)
+    def step() -> float:
+        start = time.process_time()
+        learner.step(batch.tokens, batch.weights, planned)
+        ema.update(model, halfway)
+        return time.process_time() - start
 
-        def step() -> float:
-            start = time.process_time()
-            learner.step(batch.tokens, batch.weights, planned)
-            ema.update(model, halfway)
-            return time.process_time() - start
+    return step
 
-        return step
 
-    as_it_is, switched = stepper(config), stepper(changed(config, settings))
-    pairs = [(as_it_is(), switched()) for _ in range(2 + options.pairs)]
-    return statistics.median(other / one for one, other in pairs[2:])
+def loader_of(paths: list[Path], config: TrainConfig, dist: Distributed) -> TokenLoader:
+    return TokenLoader(
+        paths,
+        sequence_length=config.sequence_length,
+        sequences_per_step=config.sequences_per_step,
+        seed=config.seed,
+        distributed=dist,
+    )
 
 
 def main() -> None:
@@ -393,6 +386,9 @@ def main() -> None:
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--seconds", type=float, help="of each run, instead of the preset's")
     parser.add_argument("--iterations", type=int, help="of each run, instead of the preset's")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="NAME=VALUE", help="of the preset, by dotted name"
+    )
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rate", type=float, help="of the plain GPT; by default the best is searched")
@@ -400,6 +396,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=PIECES, metavar="NAME")
     options = parser.parse_args()
     config = resolve(TrainConfig, options.preset)
+    config = changed(
+        config, {name: json.loads(value) for name, _, value in (one.partition("=") for one in options.set)}
+    )
     if options.seconds is not None:
         config = dataclasses.replace(config, max_seconds=options.seconds)
     if options.iterations is not None:

@@ -222,18 +222,18 @@ def measure(artifact: Artifact, text: Text, before: tuple[str, Experts]) -> tupl
 
     by_label = {"network": nll_of(alone), "+ TTT": nll_of(learned)}
     setting, by_label["blend"] = blended(network, text.stream)
-    by_label["+ online"] = mixed([alone, text.online])
     experts: Experts = [alone, text.online]
+    whole = by_label["+ online"] = mixed(experts)
     for label, oracle in text.oracles.items():
         by_label[f"+ oracle {label}"] = mixed([alone, oracle])
         experts = [alone, text.online, oracle]
-        by_label[f"+ online, oracle {label}"] = mixed(experts)
+        whole = by_label[f"+ online, oracle {label}"] = mixed(experts)
         by_label[f"all, oracle {label}"] = mixed([learned, text.online, oracle])
     if before[1]:
         by_label[f"after {before[0]}"] = mixed(experts, before[1])
     model = artifact.load_model()
     assert model is not None
-    gain = (by_label["network"] - mixed(experts)) / math.log(2)
+    gain = (by_label["network"] - whole) / math.log(2)
     return {
         "text": text.name,
         "targets": len(gain),

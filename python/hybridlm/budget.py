@@ -42,7 +42,7 @@ STEPS = tuple(0.08 * 2 ** (index / 2) for index in range(9))
 _PROBE = 0.4
 """The step that a kind's loss is measured at: coarse enough to be seen on a short text."""
 _REACH = 12.0
-"""Deviations that a grid reaches if it isn't the rows' largest weights that it ends at."""
+"""In deviations: a grid that would end sooner ends at each row's largest weight instead."""
 _LARGEST_SHARE = 5.0
 _LOW_RANK = LowRankRule(4, 3)
 
@@ -146,7 +146,7 @@ def choose(
 def grid_of(step: float) -> Grid:
     """The grid of eight bits whose steps are ``step`` standard deviations.
 
-    Where they would end before `_REACH` deviations, steps are as fine as no clipping allows.
+    Where they would end before `_REACH` deviations, it is absmax, with the finest steps that clip nothing.
     """
     end = step * Grid(MAX_BITS).ends[1]
     rule = ClipRule("absmax") if end < _REACH else ClipRule("std", float(f"{end:.4g}"))
