@@ -66,9 +66,6 @@ PHASES = [
 ]
 """What workers do, of a dense and of a sparse build."""
 
-phases = pytest.mark.parametrize(
-    ("module", "phase"), PHASES, ids=[f"{module.__name__[20:]}{phase}" for module, phase in PHASES]
-)
 OPTIONS = {
     ray_counting: ["--layout", "packed", "--orders", "3"],
     ray_building: ["--estimator", "sparse", "--orders", "3", "--max-bytes", "50000"],
@@ -96,30 +93,41 @@ def ending_once(work: Callable[..., Any], mark: Path, *, with_its_node: bool) ->
     return task
 
 
-def compared(folder: Path, cluster: str, shards: list[str], module: ModuleType) -> None:
-    """Builds on the cluster and here: the same bytes, and nothing else is left."""
-    made = folder / "made"
-    made.mkdir()
-    arguments = ["oracle", "build", *shards, *OPTIONS[module], "-o"]
-    assert main([*arguments, str(made / "ray"), "--engine", "ray", "--ray-address", cluster]) == 0
-    assert main([*arguments, str(made / "local")]) == 0
-    assert (made / "ray").read_bytes() == (made / "local").read_bytes()
-    assert sorted(path.name for path in made.iterdir()) == ["local", "ray"]
+class Build:
+    """A build, of which one kind of task ends its worker or its node once."""
+
+    def __init__(self, module: ModuleType, phase: str, shards: list[str], folder: Path) -> None:
+        self.module, self.phase, self.folder = module, phase, folder
+        self.mark = folder / "mark"
+        self.arguments = ["oracle", "build", *shards, *OPTIONS[module], "-o"]
+
+    def end_once(self, monkeypatch: pytest.MonkeyPatch, *, with_its_node: bool) -> None:
+        work = ending_once(getattr(self.module, self.phase), self.mark, with_its_node=with_its_node)
+        monkeypatch.setattr(self.module, self.phase, work)
+
+    def compare(self, cluster: str) -> None:
+        """Builds on the cluster and here: the same bytes, and nothing else is left."""
+        made = self.folder / "made"
+        made.mkdir()
+        ray, local = str(made / "ray"), str(made / "local")
+        assert main([*self.arguments, ray, "--engine", "ray", "--ray-address", cluster]) == 0
+        assert main([*self.arguments, local]) == 0
+        assert (made / "ray").read_bytes() == (made / "local").read_bytes()
+        assert sorted(path.name for path in made.iterdir()) == ["local", "ray"]
+        assert self.mark.exists(), "nothing was killed"
 
 
-@phases
+@pytest.fixture(params=PHASES, ids=[f"{module.__name__[20:]}{phase}" for module, phase in PHASES])
+def build(request: pytest.FixtureRequest, text_shards: list[str], tmp_path: Path) -> Build:
+    """One for each phase."""
+    return Build(*request.param, text_shards, tmp_path)
+
+
 def test_a_build_survives_a_killed_worker_with_the_same_bytes(
-    cluster: str,
-    text_shards: list[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    module: ModuleType,
-    phase: str,
+    cluster: str, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mark = tmp_path / "mark"
-    monkeypatch.setattr(module, phase, ending_once(getattr(module, phase), mark, with_its_node=False))
-    compared(tmp_path, cluster, text_shards, module)
-    assert mark.exists(), "a worker was killed"
+    build.end_once(monkeypatch, with_its_node=False)
+    build.compare(cluster)
 
 
 @pytest.fixture(scope="module")
@@ -162,26 +170,19 @@ def node_ended(cluster: Cluster, nodes: list[Any], mark: Path) -> Iterator[list[
         ender.join()
 
 
-@phases
 def test_a_build_survives_a_node_that_goes(
-    crumbling: Cluster,
-    text_shards: list[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    module: ModuleType,
-    phase: str,
+    crumbling: Cluster, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With it go its workers and what they have made: the other node makes that again."""
-    mark = tmp_path / "mark"
     nodes = [crumbling.add_node(num_cpus=1, object_store_memory=80_000_000) for _ in range(2)]
     crumbling.wait_for_nodes()
-    monkeypatch.setattr(module, phase, ending_once(getattr(module, phase), mark, with_its_node=True))
+    build.end_once(monkeypatch, with_its_node=True)
     try:
-        with node_ended(crumbling, nodes, mark) as ended:
-            compared(tmp_path, crumbling.address, text_shards, module)
+        with node_ended(crumbling, nodes, build.mark) as ended:
+            build.compare(crumbling.address)
     finally:
         for node in nodes:
-            if node.node_id != mark.read_text():
+            if node.node_id != build.mark.read_text():
                 crumbling.remove_node(node)
     assert time.monotonic() - ended[0] < 120
 
@@ -195,18 +196,19 @@ def test_a_build_without_a_node_left_is_one_line(
     capsys: pytest.CaptureFixture[str],
     module: ModuleType,
 ) -> None:
-    mark = tmp_path / "mark"
+    build = Build(module, "_count", text_shards, tmp_path)
     nodes = [crumbling.add_node(num_cpus=1, object_store_memory=80_000_000)]
     crumbling.wait_for_nodes()
-    monkeypatch.setattr(module, "_count", ending_once(module._count, mark, with_its_node=True))
+    build.end_once(monkeypatch, with_its_node=True)
     monkeypatch.setattr("hybridlm.oracle.ray_cluster.SECONDS_BETWEEN_CHECKS", 2.0)
-    arguments = ["oracle", "build", *text_shards, *OPTIONS[module], "-o", str(tmp_path / "out")]
-    with node_ended(crumbling, nodes, mark) as ended:
-        assert main([*arguments, "--engine", "ray", "--ray-address", crumbling.address]) == 1
+    out = tmp_path / "out"
+    with node_ended(crumbling, nodes, build.mark) as ended:
+        command = [*build.arguments, str(out), "--engine", "ray", "--ray-address", crumbling.address]
+        assert main(command) == 1
     assert time.monotonic() - ended[0] < 60
     err = capsys.readouterr().err
     assert "hybridlm: error: no node is left in the Ray cluster that could run a task" in err
-    assert not (tmp_path / "out").exists()
+    assert not out.exists()
 
 
 @pytest.fixture(scope="module")
