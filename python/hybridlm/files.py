@@ -76,7 +76,12 @@ def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
-    atomic_write_bytes(path, text.encode())
+    atomic_write_bytes(path, utf8(text))
+
+
+def utf8(text: str) -> bytes:
+    r"""``text`` in UTF-8. Bytes of a file's name that aren't UTF-8 become ``\udcNN``, as JSON writes them."""
+    return text.encode(errors="backslashreplace")
 
 
 def check_output(path: str | os.PathLike[str]) -> None:

@@ -9,6 +9,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from hybridlm.errors import FormatError
+from hybridlm.files import parse_json
 
 MOST_TENSORS = 1 << 16
 """In a safetensors file; each costs its readers far more than its bytes."""
@@ -32,15 +33,13 @@ def load_arrays(data: bytes, what: str) -> tuple[dict[str, NDArray[Any]], Any]:
     check_tensor_count(data, what)
     try:
         arrays = safetensors.numpy.load(data)
-    except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
-        # KeyError stands for a dtype that NumPy lacks.
+    except KeyError as error:
+        raise FormatError(f"{what}: a tensor of type {error.args[0]}, which NumPy lacks") from None
+    except (safetensors.SafetensorError, ValueError, TypeError) as error:
         raise FormatError(f"{what}: not in safetensors form: {error}") from None
     header = json.loads(data[8 : 8 + _header_length(data)])
     text = (header.get("__metadata__") or {}).get(_KEY, "null")
-    try:
-        return arrays, json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{what}: its metadata is not JSON: {error}") from None
+    return arrays, parse_json(text, f"{what}: the metadata")
 
 
 def check_tensor_count(data: bytes, what: str) -> None:

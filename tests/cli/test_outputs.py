@@ -37,6 +37,7 @@ def given(
         "artifact pack": ["--oracle", oracle, "--tokenizer", str(tokenizer_path)],
         "compress": [str(text), *codec],
         "decompress": [small, *codec],
+        "oracle export": [oracle],
         "baseline kn": ["--train", str(text), "--test", str(text)],
         "data tokenizer": [str(text), "--vocab-size", "300"],
     }
@@ -85,7 +86,7 @@ def test_files_beside_a_score_are_refused_before_the_work(
 
 def test_a_dash_is_standard_output_and_standard_input(given: dict[str, list[str]], tmp_path: Path) -> None:
     for name, arguments in given.items():
-        if name in ("baseline kn", "data tokenizer"):
+        if name == "baseline kn":
             continue
         to_file = tmp_path / "to file"
         assert main([*name.split(), *arguments, "-o", str(to_file)]) == 0, name

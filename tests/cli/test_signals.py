@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hybridlm.cli.main import main
+from hybridlm.data.sidecar import Sidecar
 
 # Sends itself a signal when the module argv[2] is looked for, then runs the command that follows.
 SIGNALLED = """
@@ -109,6 +110,15 @@ def test_a_file_name_that_is_not_text(oracle_artifact: Path, shard_dir: Path, tm
     refused = shell('"$@"', "oracle", "inspect", f"{name}.bin")
     assert refused.returncode == 1
     assert refused.stderr.count(b"\n") == 1
+
+
+def test_a_sidecar_names_a_text_whose_name_is_none(tokenizer_path: Path, tmp_path: Path) -> None:
+    text, data = tmp_path / os.fsdecode(b"t\xff.txt"), tmp_path / "data"
+    text.write_text("The sequence is iterated over.\n\n" * 20)
+    assert main(["data", "shard", str(text), "--tokenizer", str(tokenizer_path), "--out", str(data)]) == 0
+    sidecar = Sidecar.beside(next(data.glob("*.bin")))
+    assert sidecar is not None
+    assert sidecar.source["text"] == [text.name]
 
 
 def test_what_is_read_twice_must_be_a_regular_file(

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridlm.artifact import Artifact
+from hybridlm.cli.main import main
 from hybridlm.data.shards import open_stream
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import FormatError, InputError
@@ -84,6 +86,14 @@ def test_a_page_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
     assert {"table", "svg", "polyline"} <= tags.seen
     assert not {"script", "link", "img", "iframe"} & tags.seen
     assert "1.5000 bits per byte" in page
+
+
+def test_a_folder_whose_name_is_not_text_has_a_page(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"run \xff")
+    folder.mkdir()
+    write_run(folder, SUMMARY, METRICS)
+    assert main(["report", str(folder)]) == 0
+    assert "<h1>hybridlm: run \\udcff</h1>" in (folder / "report.html").read_text()
 
 
 def test_a_line_that_is_still_being_written_is_left_out(tmp_path: Path) -> None:

@@ -36,10 +36,10 @@ def test_without_metadata_there_is_none() -> None:
     assert load_arrays(len(header).to_bytes(8, "little") + header + plain[8 + length :], "it")[1] is None
 
 
-@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "9" * 5000])
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "9" * 5000, '{"a": 1, "a": 2}'])
 def test_metadata_that_is_not_json_is_refused(text: str) -> None:
     data = safetensors.numpy.save(ARRAYS, {"hybridlm": text})
-    with pytest.raises(FormatError, match=r"^it: its metadata is not JSON"):
+    with pytest.raises(FormatError, match=r"^it: the metadata: not JSON"):
         load_arrays(data, "it")
 
 
@@ -48,6 +48,12 @@ def test_bytes_of_another_form_are_refused() -> None:
     for damaged in (b"", b"x" * 50, data[:-1], data + b"x", data.replace(b"U16", b"X16")):
         with pytest.raises(FormatError, match=r"^it: not in safetensors form"):
             load_arrays(damaged, "it")
+
+
+def test_a_type_that_numpy_lacks_is_named() -> None:
+    header = json.dumps({"a": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 2]}}).encode()
+    with pytest.raises(FormatError, match=r"^it: a tensor of type BF16, which NumPy lacks"):
+        load_arrays(len(header).to_bytes(8, "little") + header + b"\0\0", "it")
 
 
 def test_more_tensors_than_anybody_has_are_refused() -> None:

@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import math
+import os
 import pickle
 import shutil
 import signal
@@ -803,6 +804,9 @@ def test_a_foreign_model_file_is_refused_by_name(run: Any, tmp_path: Path) -> No
     path = out / "model.safetensors"
     whole = path.read_bytes()
     tensors = safetensors.torch.load(whole)
+    elsewhere = tmp_path / os.fsdecode(b"not text \xff")
+    shutil.copytree(out, elsewhere)
+    assert checkpoints.load_model(elsewhere)[1] == checkpoints.load_model(out)[1]
 
     def header(step: object = 1, **model: Any) -> dict[str, str]:
         model = dataclasses.asdict(dataclasses.replace(MODEL, vocab_size=512)) | model

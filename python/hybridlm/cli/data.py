@@ -1,6 +1,7 @@
 """`hybridlm data …`: train a tokenizer, turn text into shards, look into a shard."""
 
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,8 +21,7 @@ from hybridlm.cli.arguments import (
     TokenId,
 )
 from hybridlm.cli.options import Range
-from hybridlm.cli.output import print_json
-from hybridlm.files import check_output
+from hybridlm.cli.output import check_output, is_standard, output_file, print_json
 from hybridlm.progress import Progress
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def tokenizer(
         text: Text files, folders of them, globs, or - for stdin: prose with blank lines between documents,
             JSON Lines with a "text" in each, a JSON array of such, or Parquet with a column "text"; UTF-8,
             plain or compressed with gzip, bzip2, xz or zstd. What is in a file decides, not its name.
-        out: The model file to write.
+        out: The model file to write; - is standard output.
         vocab_size: Pieces, the 256 bytes and 4 special ones among them.
         fold_case: Write capitals as marks before lower-case words ("⇧the" for "The"), so that the pieces of
             words needn't be there in two cases. Bits per byte stay those of the text as it was.
@@ -76,8 +76,10 @@ def tokenizer(
     if len(documents) < read:
         log.info("training on a sample of %d of %d documents", len(documents), read)
     texts = (document.text for document in documents)
-    trained = Tokenizer.train(texts, out, vocab_size, fold_case=fold_case)
-    print(f"{out}: {trained.vocab_size} pieces, fingerprint {trained.fingerprint}")
+    with output_file(out) as file:
+        trained = Tokenizer.train(texts, file, vocab_size, fold_case=fold_case)
+    told = f"{out}: {trained.vocab_size} pieces, fingerprint {trained.fingerprint}"
+    print(told, file=sys.stderr if is_standard(out) else sys.stdout)
 
 
 def shard(
@@ -156,7 +158,7 @@ def shard(
             "%d characters %s (U+2581) are spaces now, as SentencePiece writes spaces so", marks, SPACE
         )
     if val_fraction and all(summary.split == "train" for summary in writer.summaries):
-        log.warning("no validation shard: the text is a single document")
+        log.warning("no validation shard: there are no two different documents")
 
 
 def fetch(

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 
 from hybridlm.cli.arguments import ChosenTokenizer, Natural, Out, TokenId
-from hybridlm.cli.output import number_table, print_json, print_table
+from hybridlm.cli.output import (
+    check_output,
+    is_standard,
+    number_table,
+    output_file,
+    print_json,
+    print_table,
+)
 from hybridlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -177,9 +184,12 @@ def export(
 
     Args:
         oracle: The oracle's file.
-        out: The ARPA file to write.
+        out: The ARPA file to write; - is standard output.
     """
     from hybridlm.oracle import Oracle
 
-    Oracle.from_file(oracle).save_arpa(out)
-    print(f"{out}: {out.stat().st_size:,} bytes")
+    check_output(out)
+    with output_file(out) as file:
+        Oracle.from_file(oracle).save_arpa(file)
+    if not is_standard(out):
+        print(f"{out}: {out.stat().st_size:,} bytes")

@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +47,19 @@ def write_output(path: Path, data: bytes) -> None:
     sys.stdout.flush()
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
+
+
+@contextmanager
+def output_file(path: Path) -> Iterator[Path]:
+    """The file to write a command's result to: ``path``, or one that goes to stdout when the block ends."""
+    if not is_standard(path):
+        yield path
+        return
+    from hybridlm.files import read_bytes, scratch_folder
+
+    with scratch_folder() as folder:
+        yield folder / "output"
+        write_output(path, read_bytes(folder / "output"))
 
 
 def read_input(path: Path) -> tuple[bytes, str]:

@@ -33,6 +33,7 @@ def report(
         figure_format: Of these files.
     """
     from hybridlm.cli.output import check_output, is_standard, write_output
+    from hybridlm.files import utf8
     from hybridlm.report.page import render
     from hybridlm.report.run_files import read_run
 
@@ -42,7 +43,7 @@ def report(
     if run.is_dir():  # or read_run says so
         check_output(out)
     runs = [read_run(folder) for folder in (run, other) if folder is not None]
-    write_output(out, render(*runs).encode())
+    write_output(out, utf8(render(*runs)))
     written = [] if is_standard(out) else [out]
     if figures is not None:
         from hybridlm.report.figures import write_figures
