@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from hybridlm import _core
 from hybridlm.artifact import Artifact, pack
+from hybridlm.cli.main import main
 from hybridlm.data.shards import data_folder, read_stream
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
@@ -527,8 +528,27 @@ def test_the_audit_counts_the_bytes_of_any_tokens_as_a_score_does(
         found = audit(subject, part, size, artifact=artifact, tokenizer=tokenizer, rows=2).bytes_exact
         assert found is not None and found.passed, found
         assert found.text_bytes == evaluate(artifact, part, tokenizer.byte_table, settings).bytes
+    nothing = np.full(20, tokenizer.bos_id, np.uint16)
+    found = audit(subject, nothing, size, artifact=artifact, tokenizer=tokenizer, rows=2).bytes_exact
+    assert found is not None and not found.passed
+    with pytest.raises(InputError, match="decode to no text"):
+        evaluate(artifact, nothing, tokenizer.byte_table, settings)
 
 
 def test_too_short_a_stream_is_refused() -> None:
     with pytest.raises(InputError, match="too short"):
         audit(CountsSubject(), STREAM[:2], V)
+
+
+def test_too_short_a_stream_is_refused_before_processes_are_started(
+    neural_artifact: Path,
+    tokenizer_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("hybridlm.scoring.world_sizes.compare", lambda *_: pytest.fail("they were"))
+    _core.write_shard(tmp_path / "short.bin", np.array([1, 7], np.uint16))
+    command = ["audit", str(neural_artifact), "--val", str(tmp_path / "short.bin")]
+    assert main([*command, "--tokenizer", str(tokenizer_path)]) == 1
+    assert "a stream of 2 tokens is too short to audit" in capsys.readouterr().err

@@ -60,6 +60,7 @@ def audit(
     from hybridlm.data import shards
     from hybridlm.scoring import world_sizes
     from hybridlm.scoring.audit import audit as run
+    from hybridlm.scoring.audit import check_length
     from hybridlm.scoring.audit_progress import Watched, targets_to_score
     from hybridlm.scoring.audit_subject import artifact_subject
     from hybridlm.scoring.foreign_subject import load_subject
@@ -89,6 +90,7 @@ def audit(
     bundle.check_tokenizer(vocabulary.vocabulary)
     opened = shards.open_stream(shards.expand(val), vocabulary.vocabulary, max_tokens=max_tokens + 1)
     stream = opened.tokens
+    check_length(stream)  # before processes are started
     neural = bundle.neural_blob is not None and not scoring.no_neural
     if neural and scoring.ttt is None:
         scoring = dataclasses.replace(scoring, ttt=layers.resolve(ScoringConfig).ttt or DEFAULT_TTT)

@@ -221,9 +221,10 @@ def audit(
         rows: Positions at which the whole row is asked for.
         tolerance: Nats by which scores that must be the same may differ, where a scorer's sums are rounded
             differently for other pieces of the stream; 0: not by a bit. Rows may then be off by as much, too.
+
+    Raises InputError for a stream of fewer than three tokens.
     """
-    if len(stream) < 3:
-        raise InputError(f"a stream of {len(stream)} tokens is too short to audit: it takes at least three")
+    check_length(stream)
     random = np.random.default_rng(seed)
     whole, problem = _run(subject, stream, chunk)
     positions = np.sort(random.choice(np.arange(1, len(stream)), min(rows, len(stream) - 1), replace=False))
@@ -239,6 +240,12 @@ def audit(
     parts = (causal, normalised, score_first, single_pass, world_size, bytes_exact)
     passed = all(part.passed for part in parts if part is not None)
     return AuditReport(passed, *parts)
+
+
+def check_length(stream: Tokens) -> None:
+    """Raises InputError unless a stream is long enough to be audited."""
+    if len(stream) < 3:
+        raise InputError(f"a stream of {len(stream)} tokens is too short to audit: it takes at least three")
 
 
 def _run(subject: Subject, stream: Tokens, chunk: int) -> tuple[NDArray[np.float64], str | None]:
@@ -419,6 +426,8 @@ def _bytes(artifact: Artifact, tokenizer: Tokenizer, stream: Tokens) -> BytesExa
     problem = None
     if counted != decoded:
         problem = f"the targets count {counted} bytes and decode to {decoded}"
+    elif not counted:
+        problem = "the targets decode to no text, so there are no bytes to divide by"
     elif size != parts:
         problem = f"the artifact has {size} bytes and its parts {parts}"
     elif size > BUDGET_BYTES:
