@@ -16,6 +16,7 @@ import torch
 import torch.distributed as torch_distributed
 
 from hybridlm.errors import InputError
+from hybridlm.threads import set_by_torchrun
 
 T = TypeVar("T")
 
@@ -109,7 +110,7 @@ def is_first_to_fail() -> bool:
 
     The same answer each time. Needs no process group, but torchrun's store or that of a group.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if os.environ.get("WORLD_SIZE", "1") == "1":
         return True
     has_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if not has_agent and not torch_distributed.is_initialized():
@@ -163,10 +164,22 @@ def initialise(device: str | None = None, *, timeout: float | None = None) -> Di
 
     timeout: seconds that a rank waits for the others in a collective on CPUs; None: torch's half hour. (On
     GPUs ranks may wait for each other's compiler, and NCCL has a watchdog of its own.)
+
+    Raises InputError where the environment has some of torchrun's variables and not others, or nonsense.
     """
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    rank = int(os.environ.get("RANK", "0"))
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    world_size = set_by_torchrun("WORLD_SIZE", 1, least=1)
+    rank = set_by_torchrun("RANK", 0, least=0)
+    local_rank = set_by_torchrun("LOCAL_RANK", 0, least=0)
+    unset = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if world_size > 1 and unset:
+        raise InputError(
+            f"WORLD_SIZE is {world_size} in the environment, but {' and '.join(unset)} not set: start the "
+            "command by torchrun, or unset WORLD_SIZE"
+        )
+    if rank >= world_size:
+        raise InputError(
+            f"RANK is {rank} in the environment, and WORLD_SIZE {world_size}: there is no such rank"
+        )
     picked = pick_device(device, local_rank)
     if world_size > 1 and not torch_distributed.is_initialized():
         # Functions there take for a default the group that exists when the module is imported. Imported
