@@ -17,7 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hybridlm.errors import InputError
+from hybridlm.errors import InputError, UsageError
 from hybridlm.files import read_bytes
 
 T = TypeVar("T")
@@ -31,12 +31,13 @@ def preset_names() -> list[str]:
 
 
 def load_preset(name: str) -> dict[str, Any]:
-    """The preset called ``name``, or the TOML file of that path. Raises InputError, OSError."""
+    """The preset called ``name``, or the TOML file of that path. Raises UsageError for another name,
+    InputError for another file, OSError."""
     if name in preset_names():
         return tomllib.loads((resources.files("hybridlm") / "presets" / f"{name}.toml").read_text())
     path = Path(name)
     if path.suffix != ".toml":
-        raise InputError(
+        raise UsageError(
             f"no preset is called {name!r}; there are {', '.join(preset_names())}, or a .toml file"
         )
     try:

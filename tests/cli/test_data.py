@@ -243,6 +243,7 @@ def test_the_users_mistakes(
     assert "no text" in failure(capsys, "data", "tokenizer", empty, "-o", model)
 
     assert "latin.txt" in failure(capsys, "data", "inspect", latin)
+    assert "name the shards in it" in failure(capsys, "data", "inspect", tmp_path)
     assert sorted(tmp_path.rglob("*")) == before, "nothing half-written"
 
 
@@ -250,6 +251,13 @@ def test_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "tokenizer"]) == 2
     assert main(["data", "shard", "x.txt", "--out", "y", "--no-such-option"]) == 2
     assert main(["data", "inspect"]) == 2
+
+
+def test_inspect_wants_one_shard(shard_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train = data_folder(shard_dir)[0]
+    assert main(["data", "inspect", f"{shard_dir}/{train[0].name}*"]) == 0
+    assert main(["data", "inspect", f"{shard_dir}/*.bin"]) == 2
+    assert "name one of them" in capsys.readouterr().err
 
 
 def test_a_shard_of_another_tokenizer(

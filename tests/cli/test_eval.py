@@ -90,11 +90,11 @@ def output(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
 
 @pytest.fixture
 def refusal(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Runs a command that fails with exit code 1 and one line; gives the line."""
+    """Runs a command that fails with that exit code and one line; gives the line."""
 
-    def run(*arguments: str) -> str:
+    def run(*arguments: str, code: int = 1) -> str:
         capsys.readouterr()
-        assert main(list(arguments)) == 1
+        assert main(list(arguments)) == code
         out, err = capsys.readouterr()
         complaints = [line for line in err.splitlines() if line.startswith("hybridlm: error: ")]
         assert out == "" and len(complaints) == 1 and "Traceback" not in err
@@ -144,7 +144,7 @@ def test_calibration_is_on_training_shards_and_is_named_in_the_artifact(
     assert told["rounding"] == "gptq" and len(told["calibration"]) == 64 and told["low_rank"] == "2:1"
     assert "--calibration" in refusal(
         "artifact", "pack", "--oracle", str(files.oracle), "--tokenizer", str(files.tokenizer),
-        "-o", str(tmp_path / "b"), "--calibration", str(train[0]),
+        "-o", str(tmp_path / "b"), "--calibration", str(train[0]), code=2,
     )  # fmt: skip
     assert "validation shard" in refusal(*command, "-o", str(tmp_path / "b"), "--calibration", str(val[0]))
     assert not (tmp_path / "b").exists()
@@ -360,15 +360,14 @@ def test_bad_input_is_one_line_that_names_it(
     )
     assert "no such file" in refusal("eval", str(tmp_path / "missing.pgar"), "--val", files.val, *common)
     assert "needs a neural model" in refusal(*files.scored_with(files.oracle_only), "--ttt", "sgd")
-    assert "hedge-token" in refusal(*files.scored_with(files.oracle_only), "--mixer", "nosuch")
-    assert "--model or --oracle" in refusal("artifact", "pack", *common, "-o", str(tmp_path / "x"))
+    assert "--model or --oracle" in refusal("artifact", "pack", *common, "-o", str(tmp_path / "x"), code=2)
     oracle = ["--oracle", str(files.oracle)]
     assert "--quantise" in refusal(
-        "artifact", "pack", *oracle, *common, "-o", str(tmp_path / "x"), "--quantise", "absmax"
+        "artifact", "pack", *oracle, *common, "-o", str(tmp_path / "x"), "--quantise", "absmax", code=2
     )
     assert "no kind of matrix" in refusal(
         "artifact", "pack", "--model", str(files.run), *common, "-o", str(tmp_path / "x"),
-        "--quantise", "mpl=5:std:9",
+        "--quantise", "mpl=5:std:9", code=2,
     )  # fmt: skip
     line = refusal("artifact", "pack", *oracle, *common, "-o", str(tmp_path / "no" / "x"))
     assert "there is no folder" in line
@@ -403,4 +402,6 @@ def test_wrong_usage_exits_with_2(files: Files, capsys: pytest.CaptureFixture[st
     assert main([*files.scored_with(files.both), "--chunk", "0"]) == 2
     err = capsys.readouterr().err
     assert err.startswith("hybridlm: error: the chunk must be at least 1") and err.count("\n") == 1
+    assert main([*files.scored_with(files.both), "--mixer", "nope"]) == 2
+    assert "there is no mixer 'nope'; there are bayes" in capsys.readouterr().err
     assert main(["artifact", "inspect"]) == 2

@@ -165,4 +165,4 @@ def test_baseline(method: str, corpus: list[str], tmp_path: Path, capsys: pytest
         ["--train", str(train), "--model", str(model)],
         [],
     ):
-        assert main([*command, *wrong]) == 1
+        assert main([*command, *wrong]) == 2

@@ -118,7 +118,6 @@ def test_a_dry_run_knows_the_tokenizer_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"--preset": "no-such-preset"}, "no preset is called 'no-such-preset'"),
         ({"--data": "nowhere"}, "nowhere: no such folder"),
         ({"--tokenizer": "nowhere.model"}, "nowhere.model: no such file"),
         ({"--oracle": "nowhere.ngor"}, "nowhere.ngor: there is no such oracle"),
@@ -151,6 +150,9 @@ def test_options_without_sense_are_wrong_usage(
 ) -> None:
     assert main(["train", *arguments, "--model.heads", "3"]) == 2
     assert "not a multiple of model.heads 3" in capsys.readouterr().err
+    arguments[arguments.index("--preset") + 1] = "no-such-preset"
+    assert main(["train", *arguments]) == 2
+    assert "no preset is called 'no-such-preset'; there are full" in capsys.readouterr().err
 
 
 def test_an_oracle_named_by_the_environment_must_be_there(

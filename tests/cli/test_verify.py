@@ -327,7 +327,7 @@ def test_scores_that_can_not_be_compared_are_refused(
         err = capsys.readouterr().err
         assert told in err and f"{name}.json" in err and err.count("\n") == 1
     for options in (["--margin", "0.1"], ["--first-seeds", "score.json"]):
-        assert main(["compare", "score.json", "score.json", *options]) == 1
+        assert main(["compare", "score.json", "score.json", *options]) == 2
 
 
 def test_bytes_that_a_file_states_are_counted_and_verified(

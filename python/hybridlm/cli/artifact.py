@@ -8,7 +8,7 @@ import tyro
 from hybridlm.artifact import Artifact, bundle
 from hybridlm.cli.arguments import ChosenTokenizer, Count, Out
 from hybridlm.cli.output import check_output, is_standard, print_json, read_input, write_output
-from hybridlm.errors import InputError
+from hybridlm.errors import InputError, UsageError
 from hybridlm.extras import require_torch
 from hybridlm.files import read_bytes
 from hybridlm.model.grid import Scheme
@@ -54,28 +54,31 @@ def pack(
         json: Print one JSON object, as `hybridlm artifact inspect --json` does, with --budget also `curve`.
     """
     if model is None and oracle is None:
-        raise InputError("an artifact needs a model, an oracle or both: give --model or --oracle")
+        raise UsageError("an artifact needs a model, an oracle or both: give --model or --oracle")
     quantise += () if clip is None else (clip,)
     for option, given in (("--quantise", quantise), ("--calibration", calibration), ("--budget", budget)):
         if given and model is None:
-            raise InputError(f"{option} concerns a model's weights: give --model, too")
+            raise UsageError(f"{option} concerns a model's weights: give --model, too")
     choosing = (("--holdout", holdout is not None), ("--counts", counts), ("--dry-run", dry_run))
     for option, present in choosing:
         if present and budget is None:
-            raise InputError(f"{option} is for choosing within a budget: give --budget, too")
+            raise UsageError(f"{option} is for choosing within a budget: give --budget, too")
     if model is not None:
         require_torch("packing a model")
     if not dry_run:
         check_output(out)
-    scheme = Scheme.parse(quantise)
+    try:
+        scheme = Scheme.parse(quantise)
+    except InputError as error:
+        raise UsageError(str(error)) from None
     curve: dict[str, Any] = {}
     if model is not None and budget is not None:
         if quantise:
-            raise InputError("--budget chooses what --quantise would say: leave one of them out")
+            raise UsageError("--budget chooses what --quantise would say: leave one of them out")
         if holdout is None:
-            raise InputError("--budget needs text to choose by: give --holdout")
+            raise UsageError("--budget needs text to choose by: give --holdout")
         if oracle is not None and counts:
-            raise InputError("--counts makes an oracle, and --oracle gives one: leave one of them out")
+            raise UsageError("--counts makes an oracle, and --oracle gives one: leave one of them out")
         from hybridlm.cli.budget import choose_within
 
         choice, lines = choose_within(

@@ -9,7 +9,7 @@ import tyro
 from hybridlm.cli.arguments import ChosenTokenizer, Count, Glob, Natural
 from hybridlm.cli.options import Range
 from hybridlm.cli.output import print_json
-from hybridlm.errors import InputError
+from hybridlm.errors import UsageError
 from hybridlm.progress import Progress
 from hybridlm.scoring.config import DEFAULT_TTT, ScoringConfig
 
@@ -68,7 +68,7 @@ def audit(
     vocabulary = tokenizer.load()
     if artifact is None or subject is not None:
         if artifact is not None or subject is None:
-            raise InputError("audit takes either an artifact's file or --subject module:factory")
+            raise UsageError("audit takes either an artifact's file or --subject module:factory")
         opened = shards.open_stream(shards.expand(val), vocabulary.vocabulary, max_tokens=max_tokens + 1)
         foreign = load_subject(subject, vocabulary.vocab_size)
         report = run(

@@ -11,7 +11,7 @@ from hybridlm._core import ByteModel
 from hybridlm.cli.arguments import Count, OptionalOut
 from hybridlm.cli.options import Range
 from hybridlm.cli.output import print_json
-from hybridlm.errors import InputError
+from hybridlm.errors import InputError, UsageError
 from hybridlm.files import atomic_write_bytes, check_output, open_to_read, read_bytes
 from hybridlm.progress import Progress
 
@@ -92,13 +92,13 @@ def _measure(method: Method, options: Options) -> None:
 def _trained(method: Method, options: Options) -> ByteModel:
     if options.model is not None and options.train is None:
         if options.depth is not None:
-            raise InputError("the depth of a stored model is in its file: leave --depth out")
+            raise UsageError("the depth of a stored model is in its file: leave --depth out")
         baseline = ByteModel.from_bytes(read_bytes(options.model), str(options.model))
         if baseline.method != method:
             raise InputError(f"{options.model}: a stored model of another method than {method}")
         return baseline
     if options.train is None or options.model is not None:
-        raise InputError("what is learned first comes from --train or from --model: give one of them")
+        raise UsageError("what is learned first comes from --train or from --model: give one of them")
     text = _read(options.train, options.max_train_bytes)
     baseline = ByteModel(method, options.depth)
     with Progress("train", len(text), "bytes") as progress:

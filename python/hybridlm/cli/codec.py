@@ -7,7 +7,7 @@ import tyro
 
 from hybridlm.cli.arguments import ChosenTokenizer, Out
 from hybridlm.cli.output import check_output, is_standard, print_json, read_input, write_output
-from hybridlm.errors import InputError
+from hybridlm.errors import UsageError
 from hybridlm.progress import Progress
 
 
@@ -35,7 +35,7 @@ def compress(
     from hybridlm.codec import Codec
 
     if json and is_standard(out):
-        raise InputError("--json and the compressed file can't both go to standard output")
+        raise UsageError("--json and the compressed file can't both go to standard output")
     check_output(out)
     codec = Codec(Artifact.from_file(artifact), tokenizer.load())
     content, _ = read_input(file)

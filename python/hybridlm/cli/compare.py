@@ -7,7 +7,7 @@ import tyro
 
 from hybridlm.cli.arguments import Margin
 from hybridlm.cli.output import print_json
-from hybridlm.errors import InputError
+from hybridlm.errors import UsageError
 
 
 def compare(
@@ -36,7 +36,7 @@ def compare(
     from hybridlm.verify import ScoredDocuments
 
     if bool(first_seeds) != bool(second_seeds):
-        raise InputError("seeds are compared with seeds: give --first-seeds and --second-seeds, or neither")
+        raise UsageError("seeds are compared with seeds: give --first-seeds and --second-seeds, or neither")
     ours = [ScoredDocuments.read(path) for path in (first, *first_seeds)]
     theirs = [ScoredDocuments.read(path) for path in (second, *second_seeds)]
     for score in (*ours[1:], *theirs):
@@ -53,7 +53,7 @@ def compare(
         print(f"p {by_seeds.p_value:.4f} that the second kind is not better by more than {margin:g}")
         return
     if margin:
-        raise InputError("--margin is for seeds")
+        raise UsageError("--margin is for seeds")
     found = confidence.compare(ours[0].bits, theirs[0].bits, ours[0].bytes)
     if json:
         print_json(asdict(found))

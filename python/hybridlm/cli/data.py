@@ -258,7 +258,7 @@ def _shares(document: "DocumentOverlap") -> list[float]:
 
 
 def inspect(
-    shard: tyro.conf.Positional[Path],
+    shard: tyro.conf.Positional[str],
     tokenizer: Path | None = None,
     bos_id: TokenId | None = None,
     json: bool = False,
@@ -275,14 +275,19 @@ def inspect(
     from hybridlm.data.shards import (
         beginnings,
         examine,
+        expand,
         inspect_shards,
         known_vocabulary,
         refuse_foreign,
     )
     from hybridlm.data.tokenizer import Tokenizer
+    from hybridlm.errors import UsageError
 
     loaded = None if tokenizer is None else Tokenizer.load(tokenizer, bos_id)
-    records = inspect_shards([str(shard)])
+    path, *others = expand(shard)
+    if others:
+        raise UsageError(f"{shard}: {len(others) + 1} files match; name one of them, such as {path}")
+    records = inspect_shards([str(path)])
     if loaded is None:
         vocabulary = known_vocabulary(records, size=None, bos_id=bos_id)
     else:
@@ -292,21 +297,21 @@ def inspect(
         )
     if loaded is not None:
         refuse_foreign(records[0], loaded.vocab_size)
-    contents = examine(shard, loaded, vocabulary.bos_id)
+    contents = examine(path, loaded, vocabulary.bos_id)
     for warning in contents.warnings:
-        log.warning("%s: %s", shard, warning)
+        log.warning("%s: %s", path, warning)
     numbers = {
         "tokens": contents.tokens,
         "documents": contents.documents,
         "distinct_ids": contents.distinct_ids,
         "max_id": contents.max_id,
-        "file_bytes": shard.stat().st_size,
+        "file_bytes": path.stat().st_size,
         "bos_id": vocabulary.bos_id,
     }
     if contents.text_bytes is not None:
         numbers["bytes"] = contents.text_bytes
     per_token = contents.text_bytes / contents.tokens if contents.text_bytes and contents.tokens else None
-    starts = [] if loaded is None else beginnings(shard, loaded)
+    starts = [] if loaded is None else beginnings(path, loaded)
     digests = {"sha256": records[0].sha256, "tokenizer": vocabulary.fingerprint}
     if json:
         print_json(

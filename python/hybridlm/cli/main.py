@@ -174,6 +174,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         if not _is_input_error(error):
             raise
+        if command is not None and _is_usage_error(error):
+            _refuse_usage(str(error), command)
+            return 2
         _complain_once(str(error))
         return 1
     except BaseException as error:
@@ -228,11 +231,6 @@ def _call(command: Command) -> int:
             verdict = parsed.run() if layers else parsed()
     except SystemExit as stop:  # with the exit code of what the command has started
         return stop.code if isinstance(stop.code, int) else 1
-    except ValueError as error:
-        if not _is_usage_error(error):
-            raise
-        _refuse_usage(str(error), command)
-        return 2
     return 1 if verdict is False else 0
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from hybridlm import _core
 from hybridlm.cli.arguments import Glob, Threads, TokenId, VocabSize
 from hybridlm.cli.output import number_table, print_json, print_table
-from hybridlm.errors import FormatError, InputError
+from hybridlm.errors import FormatError, InputError, UsageError
 from hybridlm.scoring.config import DEFAULT_MIXER
 
 if TYPE_CHECKING:
@@ -59,14 +59,17 @@ def mix(
     from hybridlm.oracle import Oracle
     from hybridlm.progress import Progress
     from hybridlm.scorer import Scorer
+    from hybridlm.scoring.mixtures import mixture_names
 
+    if mixer not in mixture_names():
+        raise UsageError(f"there is no mixer {mixer!r} of targets; there are {', '.join(mixture_names())}")
     if per_token is not None:
         if per_token.suffix != ".npy":
-            raise InputError(f"{per_token}: bits per token are written to a .npy file")
+            raise UsageError(f"{per_token}: bits per token are written to a .npy file")
         check_output(per_token)
     names = [path.stem for path in log_probs]
     if len(set(names)) < len(names):
-        raise InputError("two files of log-probabilities have the same name, which is their model's")
+        raise UsageError("two files of log-probabilities have the same name, which is their model's")
     loaded = None if tokenizer is None else Tokenizer.load(tokenizer, bos_id)
     frozen = None if oracle is None else Oracle.from_file(oracle)
     paths = expand(tokens)

@@ -15,7 +15,7 @@ from hybridlm.cli.output import (
     print_json,
     print_table,
 )
-from hybridlm.errors import InputError
+from hybridlm.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from hybridlm.data.tokenizer import Tokenizer
@@ -153,7 +153,7 @@ def ngrams(
         check_asked(loaded.vocabulary, opened.vocabulary, str(counts))
     if text is not None:
         if loaded is None or ids:
-            raise InputError("--text stands in place of --ids and needs --tokenizer")
+            raise UsageError("--text stands in place of --ids and needs --tokenizer")
         ids = tuple(loaded.encode(text).tolist())
     count = opened.count(ids) if ids else opened.tokens
     found: list[tuple[int, int]] = []

@@ -16,7 +16,7 @@ import tyro
 from hybridlm.cli.arguments import Count, Files, Glob, Out, Threads, TokenId, VocabSize
 from hybridlm.cli.options import Range
 from hybridlm.cli.output import check_output, is_standard, read_input, write_output
-from hybridlm.errors import InputError
+from hybridlm.errors import InputError, UsageError
 from hybridlm.files import is_written_through
 
 if TYPE_CHECKING:
@@ -220,9 +220,9 @@ def build(
     from hybridlm.oracle.sparse_counting import Ngrams, Task, counted
 
     if ray_address is not None and engine != "ray":
-        raise InputError("--ray-address is for --engine ray")
+        raise UsageError("--ray-address is for --engine ray")
     if json and not dry_run:
-        raise InputError("--json is for --dry-run")
+        raise UsageError("--json is for --dry-run")
     unfinished = _unfinished(out)
     sources = _sources(shards, weight)
     vocabulary = _vocabulary(sources, vocab_size, bos_id, tokenizer)
@@ -239,7 +239,7 @@ def build(
             from hybridlm.oracle.forecast import forecast
 
             if engine == "ray":
-                raise InputError("--dry-run is for builds on this machine; docs/scaling.md has Ray's costs")
+                raise UsageError("--dry-run is for builds on this machine; docs/scaling.md has Ray's costs")
             task = Task.of(sources, ngrams)
             _show_forecast(forecast(task, max_bytes=max_bytes, memory=memory, threads=threads), json)
             return

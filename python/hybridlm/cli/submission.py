@@ -7,7 +7,7 @@ import tyro
 
 from hybridlm.cli.arguments import Files, Margin, Out
 from hybridlm.cli.output import print_json
-from hybridlm.errors import InputError
+from hybridlm.errors import UsageError
 
 
 def pack(
@@ -44,7 +44,7 @@ def pack(
     from hybridlm.submission.pack import pack as write
 
     if not code:
-        raise InputError("a record must run from its folder: name the files that do so with --code")
+        raise UsageError("a record must run from its folder: name the files that do so with --code")
     about = About(author, github_id, name, date, blurb)
     fields = write([Run.read(folder) for folder in runs], about, code, out)
     if json:

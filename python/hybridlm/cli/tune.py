@@ -9,7 +9,7 @@ import tyro
 
 from hybridlm.cli.arguments import ChosenTokenizer, Glob, OptionalGlob, Threads
 from hybridlm.cli.output import number_table, print_json, print_table
-from hybridlm.errors import InputError
+from hybridlm.errors import UsageError
 
 if TYPE_CHECKING:
     from hybridlm.oracle.interpolation import Interpolation, InterpolationScore
@@ -43,7 +43,7 @@ def tune(
     from hybridlm.oracle.interpolation import tune as find
 
     if len(oracles) < 2:
-        raise InputError("oracle tune mixes several oracles: name at least two files")
+        raise UsageError("oracle tune mixes several oracles: name at least two files")
     loaded = tokenizer.load()
     frozen = [Oracle.from_file(path) for path in oracles]
     for oracle, path in zip(frozen, oracles, strict=True):

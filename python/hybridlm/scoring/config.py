@@ -5,6 +5,7 @@ from typing import Literal
 
 from hybridlm.config import check_ranges
 from hybridlm.errors import InputError
+from hybridlm.scoring.mixtures import find_mixture
 
 DEFAULT_MIXER = "stacked"
 """Of scores, the codec and generation."""
@@ -128,6 +129,7 @@ class ScoringConfig:
     ttt_options: TTTConfig = field(default_factory=TTTConfig)
 
     def __post_init__(self) -> None:
+        find_mixture(self.mixer)
         for name in ("window", "stride", "chunk", "batch"):
             value = getattr(self, name)
             if value is not None and value < 1:
