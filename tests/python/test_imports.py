@@ -60,3 +60,40 @@ def test_no_clock_that_can_be_set_is_asked() -> None:
     rust = package.parents[1] / "rust" / "src"
     found += [str(path) for path in rust.rglob("*.rs") if "SystemTime" in path.read_text()]
     assert not found
+
+
+NETWORK = {
+    "aiohttp",
+    "ftplib",
+    "http",
+    "httpx",
+    "huggingface_hub",
+    "ray",
+    "requests",
+    "smtplib",
+    "socket",
+    "ssl",
+    "urllib",
+}
+ASKED = {
+    "data/hub.py": "data fetch",
+    "oracle/ray_cluster.py": "--engine ray",
+    "distributed.py": "torchrun's processes among themselves",
+    "train/launch.py": "train --processes N",
+    "doctor.py": "whether the above would work, without connecting",
+}
+"""What uses a network, and what a user says for it."""
+
+
+def test_no_network_is_used_but_where_it_was_asked_for() -> None:
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            if any(name.split(".")[0] in NETWORK or name.startswith("torch.distributed") for name in names):
+                found.add(path.relative_to(PACKAGE).as_posix())
+    assert found == ASKED.keys()
+    rust = PACKAGE.parents[1] / "rust" / "src"
+    assert not [path for path in rust.rglob("*.rs") if "std::net" in path.read_text()]

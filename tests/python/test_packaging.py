@@ -94,3 +94,25 @@ def test_hooks_before_a_commit_run_what_the_tests_run() -> None:
         "cargo fmt",
         "cargo clippy",
     }
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other platforms need some other crates")
+def test_the_licences_of_what_is_in_the_native_module_are_listed() -> None:
+    if shutil.which("cargo") is None:
+        pytest.skip("cargo isn't installed")
+    command = ["cargo", "tree", "--locked", "--package", "hybridlm-core", "--features", "python"]
+    command += ["--edges", "normal", "--prefix", "none", "--format", "{p}|{l}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    wanted: dict[str, set[str]] = {}
+    for line in done.stdout.splitlines():
+        crate, licence = line.removesuffix(" (*)").split("|")
+        if not crate.startswith("hybridlm-core "):
+            # "A/B" is an old way to write "A OR B".
+            choices = sorted(re.split(r" ?/ ?| OR ", licence)) if " AND " not in licence else [licence]
+            wanted.setdefault(" OR ".join(choices), set()).add(crate.split()[0])
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    table = page.split("| licence | crates |\n|---|---|\n")[1].split("\n\n")[0]
+    listed = {
+        row.split("|")[1].strip(): set(row.split("|")[2].strip().split(", ")) for row in table.splitlines()
+    }
+    assert listed == wanted
