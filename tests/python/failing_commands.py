@@ -76,6 +76,8 @@ def run(stub: ctypes.CDLL, inputs: Path, out: Path, arguments: list[str]) -> Non
                     wrong.append(f"exit code {code}, {said}")
                 elif not any(str(folder) in complaints[0] for folder in (inputs, out)):
                     wrong.append(f"names no file: {complaints[0]}")
+                elif ".hybridlm-" in complaints[0]:
+                    wrong.append(f"names a file that nobody knows: {complaints[0]}")
                 # A result that is there is whole; what else there is, is for the same command to go on from.
                 for path, data in left.items():
                     if (path in good and data != good[path]) or ".hybridlm-" in path:

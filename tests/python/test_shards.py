@@ -171,6 +171,19 @@ def test_names_that_shards_cannot_have(tmp_path: Path, tokenizer: Tokenizer, nam
         DataFolderWriter(tmp_path, tokenizer, name=name)
 
 
+def test_a_shard_that_cannot_be_written_is_called_by_the_name_it_would_have(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    name = "n" * 250
+    with (
+        pytest.raises(OSError, match="too long") as caught,
+        DataFolderWriter(tmp_path / "data", tokenizer, name=name) as writer,
+    ):
+        writer.add("train", "a text")
+    assert caught.value.filename == str(tmp_path / "data" / f"{name}_train_000000.bin")
+    assert not any(tmp_path.iterdir())
+
+
 def test_sizes_and_folders_that_cannot_be(tmp_path: Path, tokenizer: Tokenizer) -> None:
     for size in (0, -1, 2**31):
         with pytest.raises(InputError, match="a shard must have"):

@@ -20,7 +20,7 @@ from hybridlm.data.sidecar import sidecar_path, write_sidecar
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.data.unknown_characters import UnknownCharacters
 from hybridlm.errors import InputError
-from hybridlm.files import exclusive, scratch_folder
+from hybridlm.files import exclusive, naming, scratch_folder
 
 DEFAULT_SHARD_TOKENS = 10_000_000
 MAX_SHARD_TOKENS = 2**31 - 1
@@ -174,7 +174,8 @@ class DataFolderWriter:
         path = self._staging / f"{self.name}_{split}_{index:06d}.bin"
         tokens = np.concatenate(documents)
         source = {"split": split, "shard_tokens": self.shard_tokens, **self.source}
-        write_shard(path, tokens, self.tokenizer, source=source)
+        with naming(self.folder / path.name):
+            write_shard(path, tokens, self.tokenizer, source=source)
         self._staged.append(ShardSummary(path, split, len(tokens), len(documents)))
         documents.clear()
         self._open_tokens[split] = 0
@@ -186,8 +187,9 @@ class DataFolderWriter:
         for staged in sorted(self._staged, key=lambda staged: staged.path.name):
             final = self.folder / staged.path.name
             # First, so that no moment sees a shard whose sidecar is another's.
-            sidecar_path(staged.path).replace(sidecar_path(final))
-            staged.path.replace(final)
+            with naming(final):
+                sidecar_path(staged.path).replace(sidecar_path(final))
+                staged.path.replace(final)
             self.summaries.append(ShardSummary(final, staged.split, staged.tokens, staged.documents))
 
 
