@@ -33,7 +33,7 @@ impl<T: Integer> Zeroed<T> {
         let bytes = length.checked_mul(size_of::<T>())?;
         // An empty range cannot be mapped.
         let map = if bytes == 0 { None } else { Some(MmapMut::map_anon(bytes).ok()?) };
-        #[cfg(target_os = "linux")]
+        #[cfg(all(target_os = "linux", not(miri)))] // Miri has no such call
         if let Some(map) = &map {
             // Only a hint; small pages work too.
             let _ = map.advise(memmap2::Advice::HugePage);
