@@ -21,7 +21,7 @@ docs/audit.md says what each of them can and can't show.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -190,6 +190,25 @@ class AuditReport:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+_RULES = {
+    "causal": Causal,
+    "normalised": Normalised,
+    "score_first": ScoreFirst,
+    "single_pass": SinglePass,
+    "world_size": WorldSize,
+    "bytes_exact": BytesExact,
+}
+
+
+def told(rule: str, found: Mapping[str, Any]) -> str:
+    """One line of what was tried and what came of it, from what `AuditReport.as_dict` holds of ``rule``.
+
+    Raises KeyError for another rule and where something is missing.
+    """
+    kind = _RULES[rule]
+    return str(kind(**{field.name: found[field.name] for field in fields(kind)}))
 
 
 def audit(
