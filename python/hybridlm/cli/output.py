@@ -71,7 +71,9 @@ def number_table(name: str, *numbers: str, framed: bool = True) -> "Table":
     from rich import box
     from rich.table import Table
 
-    table = Table(name, box=box.HEAVY_HEAD if framed else None, pad_edge=framed)
+    table = Table(box=box.HEAVY_HEAD if framed else None, pad_edge=framed)
+    # A long path goes on in the next line, where it would be cut short.
+    table.add_column(name, overflow="fold")
     for number in numbers:
         table.add_column(number, justify="right")
     return table
