@@ -324,6 +324,19 @@ def test_the_page_says_how_sure_a_score_and_a_difference_are(tmp_path: Path) -> 
     assert f"p {expected.p_value:.4f} that two is not better" in page
     assert "The difference" not in render(one, run("other text", better, sizes + 1))
     assert "95% interval" not in render(read_run(write_run(tmp_path, SUMMARY)))
+    few = "narrower than they should be"
+    assert few not in page and few in render(run("few", bits[:19], sizes[:19]))
+
+
+def test_the_page_says_how_to_audit_what_was_scored_elsewhere(tmp_path: Path) -> None:
+    def file(path: str) -> dict[str, str]:
+        return {"path": path, "sha256": "0" * 64}
+
+    made_of = {"scored": file("my a.pgar"), "tokenizer": file("tok.model"), "shards": [file("x/v_val_0.bin")]}
+    summary = SUMMARY | {"made_of": made_of | {"versions": {}}, "seconds": {"oracle": 0.24}}
+    page = unescape(render(read_run(write_run(tmp_path, summary))))
+    assert "hybridlm audit 'my a.pgar' --val x/v_val_0.bin --tokenizer tok.model --json > " in page
+    assert "0.2 seconds" in page
 
 
 def test_a_broken_trace_or_audit_is_named(traced: Path, tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ line stands beside its numbers.
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
+from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -55,6 +57,9 @@ def render(*runs: RunFiles) -> str:
         ]
     )
 
+
+_MANY_DOCUMENTS = 20
+"""From which on resampling documents gives about the interval that it should."""
 
 Part = tuple[str, str, str]
 """The name of a section, what the table of contents calls it, and its HTML."""
@@ -162,6 +167,12 @@ def _certainty(found: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
                 )
     if told:
         told.append("It is the choice of documents that varies there, not the seed of training.")
+        if any(
+            len(summary["documents"]["bytes"]) < _MANY_DOCUMENTS
+            for _, summary in found
+            if summary.get("documents")
+        ):
+            told.append("Of so few documents, intervals are narrower than they should be.")
     return " ".join(told)
 
 
@@ -420,10 +431,14 @@ def _audits(runs: Sequence[RunFiles], names: list[str]) -> Iterable[Part]:
 def _audit(run: RunFiles) -> str:
     if run.audit is None:
         folder = run.folder
-        command = (
-            f"hybridlm audit {folder}/artifact.pgar --val '{folder}/data/*_val_*.bin' "
-            f"--tokenizer {folder}/tokenizer.model --json > {folder}/{AUDIT}"
-        )
+        files = [f"{folder}/artifact.pgar", f"{folder}/data/*_val_*.bin", f"{folder}/tokenizer.model"]
+        made_of = (run.summary or {}).get("made_of")
+        if made_of and not (folder / "data").is_dir():
+            shards = [shard["path"] for shard in made_of["shards"]]
+            val = shards[0] if len(shards) == 1 else str(Path(shards[0]).with_name("*_val_*.bin"))
+            files = [made_of["scored"]["path"], val, made_of["tokenizer"]["path"]]
+        artifact, val, tokenizer, kept = map(quote, [*files, f"{folder}/{AUDIT}"])
+        command = f"hybridlm audit {artifact} --val {val} --tokenizer {tokenizer} --json > {kept}"
         return note(f"It has not been tried. This does so, and this page shows it then: {command}")
     from hybridlm.scoring.audit import told
 
@@ -451,7 +466,7 @@ def _time(runs: Sequence[RunFiles], names: list[str]) -> Iterable[Part]:
         rows.append(row(stage, *(f"{time:.1f}" for time in times), bars=[time / longest for time in times]))
     rows.append(row("total", *(f"{total:.1f}" for total in totals), "", result=True))
     head = ("stage", *(f"seconds of {name}" if len(found) == 2 else "seconds" for name, _ in found), "")
-    heading = " and ".join(f"{total:.0f}" for total in totals) + " seconds"
+    heading = " and ".join(f"{total:.{int(total < 10)}f}" for total in totals) + " seconds"
     yield "time", "time", section("time", heading, table(head, rows, "wall-clock seconds by stage"))
 
 
