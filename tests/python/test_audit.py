@@ -20,7 +20,7 @@ from hybridlm.errors import InputError
 from hybridlm.model import ModelConfig, neural_blob
 from hybridlm.scoring import world_sizes
 from hybridlm.scoring.artifact_experts import ExpertSet, load_neural
-from hybridlm.scoring.audit import AuditReport, Scorer, Subject, audit, told
+from hybridlm.scoring.audit import AuditReport, ScoreFirst, Scorer, Subject, audit, told
 from hybridlm.scoring.audit_subject import MixtureSubject, artifact_subject
 from hybridlm.scoring.config import ScoringConfig, TTTConfig, TTTOptimizer
 from hybridlm.scoring.evaluate import evaluate
@@ -121,6 +121,11 @@ def test_what_was_kept_as_json_is_told_as_it_was() -> None:
         for rule, found in json.loads(json.dumps(report.as_dict())).items():
             if rule != "passed" and found is not None:
                 assert told(rule, found) == str(getattr(report, rule))
+
+
+def test_nothing_is_claimed_of_a_state_that_cannot_be_seen() -> None:
+    told = str(ScoreFirst(True, 8, None, None, (), {}))
+    assert "no state changed" not in told and "unknown without fingerprint()" in told
 
 
 def test_a_gate_that_sees_the_target_is_caught() -> None:

@@ -131,6 +131,10 @@ class ScoreFirst:
             found = f"{', '.join(self.changed)} changed {where}"
         elif self.first_difference is not None:
             found = f"target {self.first_difference} was not scored by the state that predicted it"
+        elif not self.learns:
+            return (
+                f"{self.rows} predictions: no score moved; what else changed is unknown without fingerprint()"
+            )
         else:
             found = "no state changed between a prediction and its commitment"
         return f"{self.rows} predictions: {found} (state changes: {learns})"
