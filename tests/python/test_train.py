@@ -45,7 +45,7 @@ from hybridlm.train.config import (
 from hybridlm.train.ema import EMA
 from hybridlm.train.estimate import flops_per_token
 from hybridlm.train.loader import TokenLoader, check_shards
-from hybridlm.train.loop import LossGuard, TrainResult, activation_dtype, phases, train
+from hybridlm.train.loop import LossGuard, TrainResult, activation_dtype, interruptible, phases, train
 from hybridlm.train.optimizer import Optimizers
 from hybridlm.train.schedule import (
     SharedClock,
@@ -565,6 +565,16 @@ def test_a_run_resumed_under_a_time_limit_goes_on_at_its_second(run: Any, by: si
     assert steps == of_whole
     assert [scale for *_, scale in steps] == pytest.approx([1, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
     assert (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_a_rank_that_is_ended_does_not_speak_of_its_group() -> None:
+    """The launcher, which ends it because another rank has died, has said so."""
+    with pytest.raises(ConnectionError), interruptible():
+        raise ConnectionError("another rank has died")
+    with pytest.raises(KeyboardInterrupt) as interrupted, interruptible():
+        signal.raise_signal(signal.SIGTERM)
+        raise ConnectionError("another rank has died")
+    assert not str(interrupted.value)
 
 
 def test_an_interrupt_during_the_last_validation_is_not_lost(

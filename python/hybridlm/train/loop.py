@@ -586,7 +586,8 @@ def interruptible() -> Iterator[threading.Event]:
     usual. A SIGHUP that is ignored (nohup) stays so.
 
     Under torchrun signals come several times, from the terminal and from the agent, so there no number of
-    them breaks off the step that is being finished.
+    them breaks off the step that is being finished. Where a rank has died the agent ends the others and says
+    so: a rank that then finds its group gone has been interrupted, and has nothing to add.
     """
     event = threading.Event()
     alone = "TORCHELASTIC_RUN_ID" not in os.environ
@@ -597,4 +598,9 @@ def interruptible() -> Iterator[threading.Event]:
         event.set()
 
     with handled_by(note):
-        yield event
+        try:
+            yield event
+        except ConnectionError:
+            if event.is_set():
+                raise KeyboardInterrupt from None
+            raise
