@@ -93,6 +93,12 @@ def shard_dir(tmp_path_factory: pytest.TempPathFactory, corpus: list[str], token
     return folder
 
 
+@pytest.fixture
+def shards(shard_dir: Path) -> list[str]:
+    """The paths of the training shards, in the order of their names."""
+    return sorted(map(str, shard_dir.glob("*_train_*.bin")))
+
+
 @pytest.fixture(scope="session")
 def oracle_artifact(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer, shard_dir: Path) -> Path:
     """An artifact of version 1 with a small dense oracle alone."""

@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hybridlm import _core
+from hybridlm.arguments import check_kind
 from hybridlm.calibration import draw
 from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import FormatError, InputError
@@ -106,6 +107,12 @@ def bundle(
     >>> Path("artifact.pgar").write_bytes(artifact.to_bytes()) == artifact.total_bytes
     True
     """
+    from hybridlm.data.tokenizer import Tokenizer
+
+    check_kind(tokenizer, Tokenizer, "tokenizer")
+    if oracle is not None and not isinstance(oracle, bytes):
+        kind = type(oracle).__name__
+        raise TypeError(f"oracle must be an oracle file's bytes, as Oracle.to_bytes() gives them, not {kind}")
     neural = None
     if run is not None:
         require_torch("packing a model")

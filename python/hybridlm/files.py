@@ -134,7 +134,7 @@ class _Output(io.FileIO):
 class _Input(io.FileIO):
     """Names its file when a read fails."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str) -> None:
         super().__init__(path, "rb")
         self._path = path
 
@@ -153,7 +153,7 @@ class _Input(io.FileIO):
 
 def open_to_read(path: str | os.PathLike[str]) -> io.BufferedReader:
     """A binary file whose errors name it, as Python's own do only when it can't be opened. Raises OSError."""
-    return io.BufferedReader(_Input(Path(path)))
+    return io.BufferedReader(_Input(os.fspath(path)))
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:

@@ -165,6 +165,8 @@ def _run(config: PipelineConfig, out: Path, record: RunRecord) -> Summary:
     summary = Summary(
         experts=[_named(name, rate) for name, rate in plain.experts.items() if name != "neural"],
         scores=list(_scores(plain, learning)),
+        bpb_interval=learning.bpb_interval,
+        documents=dataclasses.asdict(learning.documents),
         tokens=plain.tokens,
         bytes=plain.bytes,
         parts={

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridlm._core import Predictor
+from hybridlm.arguments import check_kind
 from hybridlm.artifact import Artifact
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import InputError
@@ -31,6 +32,8 @@ class Prediction:
     """
 
     def __init__(self, artifact: Artifact, tokenizer: Tokenizer) -> None:
+        check_kind(artifact, Artifact, "artifact")
+        check_kind(tokenizer, Tokenizer, "tokenizer")
         artifact.require_torch()
         artifact.check_tokenizer(tokenizer.vocabulary)
         self.artifact = artifact

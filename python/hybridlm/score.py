@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hybridlm import _core
 from hybridlm import config as layers
+from hybridlm.arguments import check_kind
 from hybridlm.artifact import Artifact
 from hybridlm.data.shards import ShardRecord, Stream, open_stream
 from hybridlm.data.tokenizer import Tokenizer
@@ -74,6 +75,8 @@ def evaluate(
     >>> result.bpb < result.experts["oracle_3"].bpb  # bits per byte: the mixture, and its best order alone
     True
     """
+    check_kind(artifact, Artifact, "artifact")
+    check_kind(tokenizer, Tokenizer, "tokenizer")
     artifact.check_tokenizer(tokenizer.vocabulary)
     if isinstance(stream, Stream):
         if stream.vocabulary != tokenizer.vocabulary:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hybridlm.arguments import check_kind
 from hybridlm.arrays import Integers, as_numpy, token_array
 from hybridlm.config import shown
 from hybridlm.errors import FormatError, InputError
@@ -96,8 +97,12 @@ class Scorer:
         Raises InputError for an oracle of another vocabulary, for an unknown mixer or one that takes whole
         rows, and for a ``first`` token outside the vocabulary.
         """
-        if oracle is not None and oracle.vocab_size != vocab_size:
-            raise InputError(f"the oracle has a vocabulary of {oracle.vocab_size} tokens, not {vocab_size}")
+        if oracle is not None:
+            check_kind(oracle, Oracle, "oracle")
+            if oracle.vocab_size != vocab_size:
+                raise InputError(
+                    f"the oracle has a vocabulary of {oracle.vocab_size} tokens, not {vocab_size}"
+                )
         self._vocab_size = vocab_size
         self._given = _Given(models, vocab_size)
         spec = MixtureSpec(mixer)

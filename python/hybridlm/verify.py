@@ -92,6 +92,8 @@ class ScoredDocuments:
         name = reported.name
         found: Any = reported.fields.get("documents")
         try:
+            if not isinstance(found, dict):
+                raise TypeError("there are no documents in it")
             tokens, sizes, bits = (list(found[key]) for key in ("tokens", "bytes", "bits"))
             if not all(type(count) is int and count >= 0 for count in (*tokens, *sizes)):
                 raise TypeError("a count is no whole number")

@@ -171,13 +171,13 @@ def test_bytes_are_spent_where_the_mixture_gains_most(
     assert told["total_bytes"] == told["chosen"]["total_bytes"] <= 40_000 and told["oracle_bytes"]
     assert not out.exists()
 
-    assert "give --holdout" in refusal(*command)
+    assert "give --holdout" in refusal(*command, code=2)
     assert "both held out and counted" in refusal(*command, "--holdout", held, "--counts", held)
     assert "both held out and calibrated" in refusal(*command, "--holdout", held, "--calibration", held)
     assert "validation shard" in refusal(*command, "--holdout", str(val[0]))
-    assert "--quantise" in refusal(*choosing, "--quantise", "std:9")
-    assert "--oracle" in refusal(*choosing, "--oracle", str(files.oracle))
-    assert "give --budget" in refusal(*command[:-2], "--holdout", held)
+    assert "--quantise" in refusal(*choosing, "--quantise", "std:9", code=2)
+    assert "--oracle" in refusal(*choosing, "--oracle", str(files.oracle), code=2)
+    assert "give --budget" in refusal(*command[:-2], "--holdout", held, code=2)
     assert not out.exists()
 
 

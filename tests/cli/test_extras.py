@@ -178,6 +178,7 @@ def test_the_doctor_has_one_line_for_it_and_finds_the_rest_well(run: Run) -> Non
     report = json.loads(result.out)
     assert result.code == 0 and report["ok"]
     outcomes = {check["name"]: check["outcome"] for check in report["checks"]}
-    assert [name for name, outcome in outcomes.items() if outcome != "ok"] == ["torch"]
+    # Ray is another extra, which may be missing as well.
+    assert {name for name, outcome in outcomes.items() if outcome != "ok"} - {"ray"} == {"torch"}
     assert outcomes["hashes"] == "ok"
     assert not {"devices", "torchrun", "torch.compile"} & outcomes.keys()

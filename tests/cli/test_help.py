@@ -20,8 +20,10 @@ from hybridlm.cli.completion import completion
 from hybridlm.cli.examples import EXAMPLES
 from hybridlm.cli.help import help_text
 from hybridlm.cli.options import Described, describe, wrong_usage
+from hybridlm.config import preset_names
 from hybridlm.generation import SamplingConfig
 from hybridlm.scoring.config import ScoringConfig
+from hybridlm.scoring.mixtures import mixture_names, row_mixture_names
 from hybridlm.train.config import TrainConfig
 
 SLOW = ("run", "train", "data fetch", "submission pack", "submission check", "submission compare")
@@ -259,9 +261,33 @@ def test_a_number_out_of_its_range_is_wrong_usage(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [
+        ("report", "usage: hybridlm report RUN [OTHER] [OPTIONS]"),
+        ("oracle score", "usage: hybridlm oracle score ORACLE [PATH ...] --tokenizer PATH [OPTIONS]"),
+    ],
+)
+def test_the_usage_shows_arguments_that_may_be_left_out(
+    command: str, usage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*command.split(), "--help"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == usage
+
+
+@pytest.mark.parametrize("command", ["eval", "audit", "run", "mix"])
+def test_options_that_take_names_list_them(command: str) -> None:
+    names = mixture_names() if command == "mix" else [*mixture_names(), *row_mixture_names()]
+    text = described(command).by_name["--mixer"].help
+    assert [name for name in names if not re.search(rf"\b{name}\b", text)] == []
+    if command == "run":
+        text = described(command).by_name["--preset"].help
+        assert [name for name in preset_names() if not re.search(rf"\b{name}\b", text)] == []
+
+
 def test_a_switch_that_is_on_says_that_it_switches_off() -> None:
     option = described("train").by_name["--model.no-qk-norm"]
-    assert option.value is None and option.help.startswith("Switch off what is on unless this is given:")
+    assert option.value is None and option.help.startswith("Switches off: RMS-normalised")
 
 
 def test_defaults_in_help_are_those_of_the_preset() -> None:

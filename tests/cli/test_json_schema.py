@@ -138,6 +138,8 @@ def test_a_runs_summary_fits(oracle_artifact: Path, shard_dir: Path, tokenizer_p
     summary = Summary(
         experts=[one],
         scores=[one],
+        bpb_interval=score.result.bpb_interval,
+        documents=asdict(score.result.documents),
         tokens=1,
         bytes=2,
         parts={"header": 60},

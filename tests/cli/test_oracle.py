@@ -11,11 +11,6 @@ from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.oracle import Oracle
 
 
-@pytest.fixture
-def shards(shard_dir: Path) -> list[str]:
-    return [str(path) for path in sorted(shard_dir.glob("*_train_*.bin"))]
-
-
 def build(*arguments: str) -> int:
     return main(["oracle", "build", "--vocab-size", "512", "--level", "1", *arguments])
 

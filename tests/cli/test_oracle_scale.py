@@ -13,12 +13,6 @@ from hybridlm import _core
 from hybridlm.cli.main import main
 from hybridlm.oracle.dense_counting import read_partial
 
-
-@pytest.fixture
-def shards(shard_dir: Path) -> list[str]:
-    return [str(path) for path in sorted(shard_dir.glob("*_train_*.bin"))]
-
-
 OPTIONS = ["--vocab-size", "512", "--orders", "5", "--buckets", "4=100"]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hybridlm.cli.main import main
+from hybridlm.cli.output import number_table, print_table
 
 Arguments = Callable[..., list[str]]
 
@@ -119,3 +120,13 @@ def test_a_device_stays_a_device_and_a_full_one_is_an_error(
         assert main([*name.split(), *arguments, "-o", "/dev/full"]) == 1, name
         assert capsys.readouterr().err.splitlines()[-1].endswith("error: /dev/full: no space left on device")
         assert Path("/dev/full").is_char_device()
+
+
+def test_a_long_path_in_a_table_is_not_cut_short(capsys: pytest.CaptureFixture[str]) -> None:
+    path = "/".join(f"folder{index}" for index in range(40))
+    table = number_table("text", "bits")
+    table.add_row(path, "1.5")
+    print_table(table)
+    lines = [line.split("│") for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert "".join(cells[1].strip() for cells in lines) == path
+    assert "".join(cells[2].strip() for cells in lines) == "1.5"

@@ -147,8 +147,8 @@ def test_prints_a_table_and_keeps_nothing_unasked(
 def test_refuses_what_it_cannot_use(
     text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def error(*arguments: str) -> str:
-        assert main(["run", *arguments]) == 1
+    def error(*arguments: str, code: int = 1) -> str:
+        assert main(["run", *arguments]) == code
         return capsys.readouterr().err
 
     single = tmp_path / "single.txt"
@@ -157,7 +157,7 @@ def test_refuses_what_it_cannot_use(
     assert "no such file" in error("--text", str(tmp_path / "none.txt"), "--out", str(tmp_path / "b"))
     (tmp_path / "c" / "data").mkdir(parents=True)
     assert "earlier run" in error("--text", str(text_file), "--out", str(tmp_path / "c"))
-    assert "preset" in error("--preset", "huge")
+    assert "preset" in error("--preset", "huge", code=2)
 
 
 def test_an_interrupted_run_goes_on_with_what_it_has_made(

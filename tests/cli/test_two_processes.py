@@ -38,11 +38,6 @@ def held_elsewhere(path: Path) -> Iterator[int]:
         process.communicate()
 
 
-@pytest.fixture
-def shards(shard_dir: Path) -> list[str]:
-    return sorted(map(str, shard_dir.glob("*_train_*.bin")))
-
-
 def commands(
     shards: list[str], shard_dir: Path, tokenizer: Path, artifact: Path, out: Path
 ) -> dict[str, tuple[list[str], Path]]:

@@ -318,7 +318,7 @@ def test_scores_that_can_not_be_compared_are_refused(
     wrong = {**score, "documents": {**score["documents"], "bits": ["x"]}}
     for name, found, told in (
         ("shorter", shorter, "different texts"),
-        ("without", without, "what each document cost"),
+        ("without", without, "what each document cost (there are no documents"),
         ("wrong", wrong, "what each document cost"),
     ):
         (files / f"{name}.json").write_text(json.dumps(found))

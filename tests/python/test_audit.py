@@ -1,6 +1,7 @@
 """The audit passes what is honest, and catches one broken predictor for every rule."""
 
 import hashlib
+import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,7 +21,7 @@ from hybridlm.errors import InputError
 from hybridlm.model import ModelConfig, neural_blob
 from hybridlm.scoring import world_sizes
 from hybridlm.scoring.artifact_experts import ExpertSet, load_neural
-from hybridlm.scoring.audit import AuditReport, Scorer, Subject, audit
+from hybridlm.scoring.audit import AuditReport, ScoreFirst, Scorer, Subject, audit, told
 from hybridlm.scoring.audit_subject import MixtureSubject, artifact_subject
 from hybridlm.scoring.config import ScoringConfig, TTTConfig, TTTOptimizer
 from hybridlm.scoring.evaluate import evaluate
@@ -107,6 +108,25 @@ class GateSeesTarget(Counts):
 
     def score_one(self, stream: Tokens, at: int) -> float:
         return min(super().score_one(stream, at), float(np.log(V)))
+
+
+def test_what_was_kept_as_json_is_told_as_it_was() -> None:
+    subjects: list[Subject] = [
+        CountsSubject(),
+        CountsSubject(LearnsFirst),
+        ScoresTailTwice(),
+        SeesLaterChunks(),
+    ]
+    for subject in subjects:
+        report = audited(subject)
+        for rule, found in json.loads(json.dumps(report.as_dict())).items():
+            if rule != "passed" and found is not None:
+                assert told(rule, found) == str(getattr(report, rule))
+
+
+def test_nothing_is_claimed_of_a_state_that_cannot_be_seen() -> None:
+    told = str(ScoreFirst(True, 8, None, None, (), {}))
+    assert "no state changed" not in told and "unknown without fingerprint()" in told
 
 
 def test_a_gate_that_sees_the_target_is_caught() -> None:

@@ -238,7 +238,9 @@ def test_a_character_cut_off_at_the_end_is_named(tmp_path: Path) -> None:
     ("line", "message"),
     [
         (b'{"body": "x"}', 'no "text" string'),
-        (b'{"text": 3}', 'no "text" string'),
+        (b'{"text": 3}', 'no "text" string here: "text" is a number'),
+        (b'{"text": null}', 'no "text" string here: "text" is null'),
+        (b'{"text": ["x"]}', 'no "text" string here: "text" is an array'),
         (b'["text"]', 'no "text" string'),
         (b'{"text": "x"', "not a line of JSON"),
         (b"text", "not a line of JSON"),

@@ -122,6 +122,6 @@ def test_the_command_writes_nothing(
     assert main(command) == 0
     assert "5,000, counted in one part" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["few.bin"]
-    assert main([*command[:-1], "--json"]) == 1
+    assert main([*command[:-1], "--json"]) == 2
     assert main([*command, "--estimator", "dense"]) == 1
     assert "--dry-run is for the sparse estimator" in capsys.readouterr().err

@@ -86,7 +86,7 @@ def test_a_text_is_not_its_own_test(
     rest = ["--on", shard, "--tokenizer", str(tokenizer_path)]
     assert main(["oracle", "tune", oracle, oracle, *rest, "--val", shard]) == 1
     assert "same content" in capsys.readouterr().err
-    assert main(["oracle", "tune", oracle, *rest]) == 1
+    assert main(["oracle", "tune", oracle, *rest]) == 2
     assert "at least two" in capsys.readouterr().err
     assert main(["oracle", "tune", oracle, oracle, *rest]) == 0
     assert "mixed" in capsys.readouterr().out

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from hybridlm.data import documents, json_documents
 from hybridlm.data.documents import clean, read
+from hybridlm.data.origin import Origin
 from hybridlm.errors import FormatError
 
 RECORDS = [{"text": "first\n\nstill first", "url": "x"}, {"text": "第二", "meta": {"a": [1, 2.5, None]}}]
@@ -136,11 +137,11 @@ def test_where_the_beginning_ends_does_not_show(cut: int, ascii_only: bool) -> N
     array = json.dumps([record] * 9, ensure_ascii=ascii_only).encode()
     pretty = json.dumps(record, ensure_ascii=ascii_only, indent=1).encode() * 9
     path = Path("a.txt")
-    assert json_documents.recognise(path, lines[:cut], whole=False) == "lines"
-    assert json_documents.recognise(path, array[:cut], whole=False) == "array"
+    assert json_documents.recognise(Origin(path), lines[:cut], whole=False) == "lines"
+    assert json_documents.recognise(Origin(path), array[:cut], whole=False) == "array"
     if cut > 3:
         with pytest.raises(FormatError, match="neither JSON Lines nor an array"):
-            json_documents.recognise(path, pretty[:cut], whole=False)
+            json_documents.recognise(Origin(path), pretty[:cut], whole=False)
 
 
 @given(
@@ -191,7 +192,7 @@ def test_an_array_that_is_too_large_to_be_parsed_at_once_is_refused(
     assert len(texts(path)) == 1000
     monkeypatch.setattr(json_documents, "LONGEST_ARRAY", 1 << 17)
     message = refusal(path)
-    assert "too large" in message and f"jq -c '.[]' {path} > {path.with_suffix('.jsonl')}" in message
+    assert "too large" in message and f"jq -c '.[]' < {path} > {path.with_suffix('.jsonl')}" in message
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.NDJSON"])

@@ -405,9 +405,18 @@ def test_from_the_command_line(
     ngram = found["tokens"]
     at = [i for i in range(len(tokens)) if tokens[i : i + len(ngram)] == ngram]
     assert found["count"] == len(at) > 10
+    assert [tokenizer.pieces[token].whole for token in ngram] == [b" the"]
     after = Counter(str(tokens[i + len(ngram)]) for i in at if i + len(ngram) < len(tokens))
     assert found["continuations"] == after
     assert main(command) == 0
     assert f"{len(at):,} times" in capsys.readouterr().out
-    assert main(["oracle", "ngrams", part, "--text", "the"]) == 1
+    capsys.readouterr()
+    assert main(["oracle", "ngrams", part, "--text", "of the", "--tokenizer", model]) == 0
+    said = capsys.readouterr()
+    assert ": 0 times" in said.out and "within a text it is ' of the'" in said.err
+    assert main(["oracle", "ngrams", part, "--text", " of the", "--tokenizer", model, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    pieces = [tokenizer.pieces[token].whole for token in tokens]
+    assert found["count"] == sum(pair == (b" of", b" the") for pair in itertools.pairwise(pieces)) > 0
+    assert main(["oracle", "ngrams", part, "--text", "the"]) == 2
     assert "needs --tokenizer" in capsys.readouterr().err

@@ -4,7 +4,9 @@ import doctest
 import inspect
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,6 +32,41 @@ def test_the_public_names_are_there_and_no_others_are_shown() -> None:
     assert dir(hybridlm) == sorted(hybridlm.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         hybridlm.nothing  # noqa: B018
+
+
+def test_a_path_or_a_tokenizer_in_an_object_s_place_is_told_how_to_get_one(
+    example_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(example_folder)
+    tokenizer = hybridlm.Tokenizer.load("tok.model")
+    oracle = hybridlm.Oracle.from_file("oracle.ngsp")
+    artifact = hybridlm.bundle(None, oracle.to_bytes(), tokenizer)
+    shards: Any = ["data/text_val_000000.bin"]
+    wrong: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str]] = [
+        (hybridlm.open_stream, (shards, tokenizer), {}, "Vocabulary, not Tokenizer: a tokenizer's .vocab"),
+        (hybridlm.OracleBuilder, (tokenizer,), {}, "Vocabulary, not Tokenizer"),
+        (hybridlm.Oracle.from_arpa, ("oracle.arpa", tokenizer), {}, "Vocabulary, not Tokenizer"),
+        (hybridlm.Scorer, (512,), {"oracle": "oracle.ngsp"}, r"Oracle, not str: Oracle\.from_file"),
+        (hybridlm.evaluate, ("artifact.pgar", shards, tokenizer), {}, r"Artifact, not str: Artifact\.from"),
+        (hybridlm.evaluate, (artifact, shards, "tok.model"), {}, r"Tokenizer, not str: Tokenizer\.load"),
+        (hybridlm.Codec, ("artifact.pgar", tokenizer), {}, "Artifact, not str"),
+        (hybridlm.Codec, (artifact, Path("tok.model")), {}, "Tokenizer, not PosixPath"),
+        (hybridlm.Generator, (oracle, tokenizer), {}, "Artifact, not Oracle"),
+        (hybridlm.generate, (artifact, "tok.model"), {}, "Tokenizer, not str"),
+        (
+            hybridlm.bundle,
+            (None, oracle, tokenizer),
+            {},
+            r"bytes, as Oracle\.to_bytes\(\) gives them, not Oracle",
+        ),
+        (hybridlm.bundle, (None, oracle.to_bytes(), "tok.model"), {}, "Tokenizer, not str"),
+    ]
+    for function, arguments, options, message in wrong:
+        with pytest.raises(TypeError, match=message):
+            function(*arguments, **options)
+    with pytest.raises(FileNotFoundError) as missing:
+        hybridlm.Tokenizer.load(Path("none.model"))
+    assert str(missing.value).endswith(": 'none.model'")
 
 
 def test_nothing_is_imported_before_it_is_asked_for() -> None:

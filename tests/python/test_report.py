@@ -22,8 +22,9 @@ from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import FormatError, InputError
 from hybridlm.report.chart import Series, line_chart, tick_step
 from hybridlm.report.page import render
-from hybridlm.report.run_files import read_run
+from hybridlm.report.run_files import RunFiles, read_run
 from hybridlm.score import score_artifact
+from hybridlm.scoring.confidence import bpb_interval, compare
 from hybridlm.scoring.config import ScoringConfig
 from hybridlm.scoring.evaluate import ScoreFiles, evaluate
 from hybridlm.scoring.mixtures import create_mixture
@@ -166,7 +167,13 @@ def traced(
     score_artifact(oracle_artifact, shards, tokenizer_path, max_tokens=3000, trace=folder / "trace.json")
     (folder / "oracle.ngor").write_bytes(Artifact.from_file(oracle_artifact).oracle_blob or b"")
     (folder / "audit.json").write_text(
-        json.dumps({"passed": False, "causal": {"passed": False, "positions": 6}, "world_size": None})
+        json.dumps(
+            {
+                "passed": False,
+                "causal": {"passed": False, "positions": 6, "first_difference": 17},
+                "world_size": None,
+            }
+        )
     )
     return folder
 
@@ -300,6 +307,46 @@ def test_two_runs_stand_side_by_side(traced: Path, tmp_path: Path) -> None:
     assert "It has not been tried" in page
     page = render(read_run(other), read_run(write_run(tmp_path, SUMMARY | {"bytes": 7})))
     assert f"{tmp_path.name} (1)" in page and "The texts differ" in page
+
+
+def test_the_page_says_how_sure_a_score_and_a_difference_are(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    sizes = random.integers(500, 1500, 40)
+    bits = sizes * random.normal(1.5, 0.2, 40)
+    better = bits - sizes * random.normal(0.02, 0.02, 40)
+
+    def run(name: str, bits: np.ndarray[Any, Any], sizes: np.ndarray[Any, Any]) -> RunFiles:
+        (tmp_path / name).mkdir()
+        interval = bpb_interval(bits, sizes.astype(np.float64))
+        documents = {"tokens": sizes.tolist(), "bytes": sizes.tolist(), "bits": bits.tolist()}
+        summary = SUMMARY | {"bpb_interval": interval, "documents": documents}
+        return read_run(write_run(tmp_path / name, summary))
+
+    one, two = run("one", bits, sizes), run("two", better, sizes)
+    assert one.summary is not None
+    low, high = one.summary["bpb_interval"]
+    assert f"95% interval over 40 documents: {low:.4f} to {high:.4f}." in render(one)
+    expected = compare(bits, better, sizes.astype(np.float64))
+    assert expected.interval is not None
+    low, high = expected.interval
+    page = render(one, two)
+    assert f"The difference, {expected.difference:+.4f}, has {low:+.4f} to {high:+.4f}" in page
+    assert f"p {expected.p_value:.4f} that two is not better" in page
+    assert "The difference" not in render(one, run("other text", better, sizes + 1))
+    assert "95% interval" not in render(read_run(write_run(tmp_path, SUMMARY)))
+    few = "narrower than they should be"
+    assert few not in page and few in render(run("few", bits[:19], sizes[:19]))
+
+
+def test_the_page_says_how_to_audit_what_was_scored_elsewhere(tmp_path: Path) -> None:
+    def file(path: str) -> dict[str, str]:
+        return {"path": path, "sha256": "0" * 64}
+
+    made_of = {"scored": file("my a.pgar"), "tokenizer": file("tok.model"), "shards": [file("x/v_val_0.bin")]}
+    summary = SUMMARY | {"made_of": made_of | {"versions": {}}, "seconds": {"oracle": 0.24}}
+    page = unescape(render(read_run(write_run(tmp_path, summary))))
+    assert "hybridlm audit 'my a.pgar' --val x/v_val_0.bin --tokenizer tok.model --json > " in page
+    assert "0.2 seconds" in page
 
 
 def test_a_broken_trace_or_audit_is_named(traced: Path, tmp_path: Path) -> None:

@@ -1,11 +1,15 @@
 import bz2
+import csv
 import gzip
 import lzma
+import pickle
 import shutil
 import subprocess
 import zipfile
+from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hybridlm.data.documents import read
@@ -35,9 +39,9 @@ def refusal(path: Path, content: bytes) -> str:
 
 
 def follow(message: str, command: str) -> None:
-    """Do what the message says."""
-    if shutil.which(command) is None:
-        pytest.skip(f"there is no {command} here")
+    """Do what the message says, from ``command`` on."""
+    if (program := command.split()[0]) and shutil.which(program) is None:
+        pytest.skip(f"there is no {program} here")
     subprocess.run(message[message.index(f"{command} ") :], shell=True, check=True)
 
 
@@ -129,10 +133,16 @@ def test_damaged_utf8_is_told_from_another_encoding(tmp_path: Path) -> None:
         (
             gzip.compress(gzip.compress(b"text", mtime=0), mtime=0),
             "compressed with gzip",
-            "gzip -dc {path} > {folder}/t",
+            "gzip -dc {path} | gzip -dc > {folder}/t",
         ),
-        (bz2.compress(lzma.compress(b"text")), "compressed with xz", "xz -dc {path}"),
-        (b"\x04\x22\x4d\x18\x64\x40\xa7", "compressed with lz4", "lz4 -dc {path}"),
+        (
+            bz2.compress(lzma.compress(b"text")),
+            "compressed with xz",
+            "bzip2 -dc {path} | xz -dc > {folder}/t",
+        ),
+        (b"\x04\x22\x4d\x18\x64\x40\xa7", "compressed with lz4", "lz4 -dc < {path} > {folder}/t"),
+        (bytes(257) + b"ustar\x0000", "a tar archive", "tar x < {path}"),
+        (gzip.compress(bytes(257) + b"ustar  \0"), "a tar archive", "gzip -dc {path} | tar x"),
         (b"%PDF-1.7\n% text", "a PDF", "pdftotext {path}"),
     ],
 )
@@ -143,6 +153,54 @@ def test_other_formats_are_named_whatever_the_files_name(
         path = tmp_path / name
         message = refusal(path, content)
         assert kind in message and advice.format(path=path, folder=tmp_path) in message
+
+
+@pytest.mark.parametrize("packing", ["gzip", "bzip2", "xz"])
+def test_the_advice_for_compressed_text_decompresses_it(tmp_path: Path, packing: str) -> None:
+    compress = {"gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress}[packing]
+    suffix = {"gzip": ".gz", "bzip2": ".bz2", "xz": ".xz"}[packing]
+    german = TEXTS["German"]
+    for content in (german.encode("utf-16-le"), german.encode("latin-1"), german.encode() + b"\0"):
+        follow(refusal(tmp_path / f"t.txt{suffix}", compress(content)), f"{packing} -dc")
+        assert words(tmp_path / "t.utf8.txt") == german.split()
+
+
+def test_the_advice_for_stdin_names_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for content, advice in (
+        (TEXTS["German"].encode("utf-16-le"), "… | iconv -f UTF-16LE -t UTF-8 | hybridlm …"),
+        (gzip.compress(TEXTS["German"].encode("latin-1")), "… | gzip -dc | iconv -f WINDOWS-1252"),
+        (b"one word\0 and two", r"… | tr '\000' ' ' | hybridlm …"),
+        (b'{"a": [}', "… | jq -c . | hybridlm …"),
+        (b"PK\x03\x04", "unpack it first"),
+    ):
+        monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(content)))
+        with pytest.raises(FormatError) as caught:
+            list(read(["-"]))
+        assert str(caught.value).startswith("stdin: ") and advice in str(caught.value)
+
+
+def test_no_program_s_data_are_called_utf_16(tmp_path: Path) -> None:
+    for content in (
+        pickle.dumps(["a sentence of some words"] * 3 + [TEXTS["English"]]),
+        np.arange(2000, dtype="<u2").tobytes(),
+    ):
+        assert "it is no text file" in refusal(tmp_path / "data.bin", content)
+
+
+@pytest.mark.parametrize("name", ["a table.csv", "a table.tsv.gz"])
+def test_a_table_is_refused_and_converted_by_the_advice(tmp_path: Path, name: str) -> None:
+    rows = [["id", "text"], ["1", 'one, "two"'], ["2", "three\nfour"]]
+    content = StringIO()
+    csv.writer(content, "excel-tab" if ".tsv" in name else "excel").writerows(rows)
+    packed = content.getvalue().encode()
+    message = refusal(tmp_path / name, gzip.compress(packed) if name.endswith(".gz") else packed)
+    assert "a table by its name" in message and "--text-field" in message
+    advice = message.removesuffix("; `data shard --plain` takes it for prose")
+    follow(advice, "gzip -dc" if name.endswith(".gz") else "python3")
+    assert [document.text for document in read([tmp_path / "a table.jsonl"])] == ['one, "two"', "three\nfour"]
+    (tmp_path / "prose.csv").write_text("id and text")
+    assert [document.text for document in read([tmp_path / "prose.csv"], plain=True)] == ["id and text"]
 
 
 def test_an_archive_is_named(tmp_path: Path) -> None:

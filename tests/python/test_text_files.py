@@ -102,6 +102,7 @@ def test_folders_globs_and_stdin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert texts(tmp_path) == ["a", "bracket", "z", "y"]
     assert texts(tmp_path / "b" / "*.txt") == ["y"]
     assert texts(f"{tmp_path}/**/[yz].txt") == ["z", "y"]
+    assert texts(f"{tmp_path}/**") == ["a", "bracket", "z", "y"]
     assert texts(tmp_path / "a[1].txt") == ["bracket"]
     for content in (LINES, gzip.compress(LINES), _core.compress(LINES)):
         stdin = io.TextIOWrapper(io.BufferedReader(io.BytesIO(content)))  # type: ignore[arg-type]

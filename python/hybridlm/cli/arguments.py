@@ -61,7 +61,7 @@ class TokenizerChoice:
     """The tokenizer that everything a command reads must have been made with."""
 
     tokenizer: Path
-    """The SentencePiece model that the other files were made with."""
+    """What the other files were made with: a SentencePiece model, or a byte-level tokenizer.json."""
     bos_id: TokenId | None = None
     """The token that documents begin with, where the tokenizer has no BOS piece or documents have another."""
 

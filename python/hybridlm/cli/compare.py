@@ -6,7 +6,7 @@ from pathlib import Path
 import tyro
 
 from hybridlm.cli.arguments import Margin
-from hybridlm.cli.output import print_json
+from hybridlm.cli.output import number_of, print_json
 from hybridlm.errors import UsageError
 
 
@@ -62,4 +62,6 @@ def compare(
     if found.interval is not None:
         interval = f", 95% interval {found.interval[0]:+.4f} to {found.interval[1]:+.4f}"
     print(f"{found.first:.4f} and {found.second:.4f} bits per byte, {found.difference:+.4f}{interval}")
-    print(f"p {found.p_value:.4f} that the second is not better, over {found.documents:,} documents")
+    print(
+        f"p {found.p_value:.4f} that the second is not better, over {number_of(found.documents, 'document')}"
+    )

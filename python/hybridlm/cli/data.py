@@ -21,7 +21,7 @@ from hybridlm.cli.arguments import (
     TokenId,
 )
 from hybridlm.cli.options import Range
-from hybridlm.cli.output import check_output, is_standard, output_file, print_json
+from hybridlm.cli.output import check_output, is_standard, number_of, output_file, print_json
 from hybridlm.progress import Progress
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def shard(
             writer.add(side, document.text)
             marks += document.text.count(SPACE)
     for summary in writer.summaries:
-        print(f"{summary.path}: {summary.tokens:,} tokens, {summary.documents:,} documents")
+        print(f"{summary.path}: {summary.tokens:,} tokens, {number_of(summary.documents, 'document')}")
     if writer.unknown.tokens:
         print(writer.unknown)
     if marks:
@@ -227,8 +227,8 @@ def overlap(
         return
     tokens = sum(document.tokens for document in found.documents)
     print(
-        f"{len(found.documents):,} validation documents of {tokens:,} tokens, against {found.train_tokens:,} "
-        "training tokens"
+        f"{number_of(len(found.documents), 'validation document')} of {tokens:,} tokens, against "
+        f"{found.train_tokens:,} training tokens"
     )
     print(f"{len(found.copies):,} of the documents are in training as a whole")
     table = number_table("n-gram of", "validation n-grams", "in training")
@@ -249,7 +249,8 @@ def overlap(
         same = "" if document.copy_of is None else f"; the same as {document.copy_of}"
         print(f"{document.place}: {document.tokens:,} tokens ({shares}){same}")
     if len(most) > listed:
-        print(f"and {len(most) - listed:,} more documents with something in common, which --json lists")
+        others = number_of(len(most) - listed, "more document")
+        print(f"and {others} with something in common, which --json lists")
 
 
 def _shares(document: "DocumentOverlap") -> list[float]:
@@ -267,8 +268,8 @@ def inspect(
 
     Args:
         shard: The shard's file.
-        tokenizer: The shard's SentencePiece model, to show its bytes (those of the decoded text, which the
-            tokenizer has normalised) and how its first documents begin.
+        tokenizer: The shard's tokenizer, to show its bytes (those of the decoded text, which the tokenizer
+            has normalised) and how its first documents begin.
         bos_id: The token that documents begin with, where neither the tokenizer nor a sidecar says it.
         json: One JSON object instead of a table.
     """

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from hybridlm.cli.arguments import ChosenTokenizer, Count, Glob, OptionalGlob, Threads
-from hybridlm.cli.output import number_table, print_json, print_provenance, print_table
+from hybridlm.cli.output import number_of, number_table, print_json, print_provenance, print_table
 from hybridlm.scoring.config import ScoringConfig
 
 if TYPE_CHECKING:
@@ -113,9 +113,8 @@ def _show(score: "Score[EvaluationResult]", json: bool) -> None:
     print_table(table)
     if result.bpb_interval is not None:
         low, high = result.bpb_interval
-        print(
-            f"95% interval over {len(result.documents.tokens):,} documents: {low:.4f} to {high:.4f} bits/byte"
-        )
+        documents = number_of(len(result.documents.tokens), "document")
+        print(f"95% interval over {documents}: {low:.4f} to {high:.4f} bits/byte")
     stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in result.stages.items())
     print(f"{result.seconds:.1f} s ({stages})")
     print_provenance(made_of)

@@ -34,7 +34,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "oracle tune": (
         "hybridlm oracle tune oracle.ngsp dense.ngor --on 'data/*_val_*.bin' --tokenizer tok.model",
     ),
-    "oracle ngrams": ("hybridlm oracle ngrams all.counts --text 'of the' --tokenizer tok.model",),
+    "oracle ngrams": ("hybridlm oracle ngrams all.counts --text ' of the' --tokenizer tok.model",),
     "oracle export": ("hybridlm oracle export oracle.ngsp -o oracle.arpa",),
     "train": (
         "hybridlm train --data data --tokenizer tok.model --out model --preset tiny",

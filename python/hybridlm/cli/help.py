@@ -16,6 +16,7 @@ def help_text(command: str, described: Described) -> str:
     width = min(shutil.get_terminal_size((100, 24)).columns, _WIDEST)
     required = [option for option in described.options if option.required]
     parts = [option.written for option in required if not option.names]
+    parts += [f"[{option.written}]" for option in described.options if not (option.names or option.required)]
     parts += [option.written.split(", ")[-1] for option in required if option.names]
     usage = textwrap.fill(
         " ".join([f"usage: hybridlm {command}", *parts, "[OPTIONS]"]), width, subsequent_indent="    "

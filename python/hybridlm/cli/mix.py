@@ -46,7 +46,7 @@ def mix(
         bos_id: The token that documents begin with, where the tokenizer doesn't say.
         oracle: An oracle to mix in.
         vocab_size: The vocabulary's size, where neither tokenizer, oracle nor the shards' sidecars say it.
-        mixer: How the experts are mixed.
+        mixer: How the experts are mixed: stacked, eg, fixed-share, bayes, hedge or hedge-token.
         per_token: Write the mixture's bits of each target, float32: a .npy file.
         threads: Of oracle look-ups; unset: HYBRIDLM_NUM_THREADS, else this process's share of the cores.
         json: Print one JSON object.

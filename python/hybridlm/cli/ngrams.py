@@ -1,5 +1,6 @@
 """`hybridlm oracle score`, `ngrams` and `export`: what users of n-gram toolkits look for."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +20,8 @@ from hybridlm.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from hybridlm.data.tokenizer import Tokenizer
+
+log = logging.getLogger("hybridlm.oracle")
 
 
 def score(
@@ -137,7 +140,8 @@ def ngrams(
     Args:
         counts: A file that `oracle count` has written.
         ids: The n-gram as token ids; none is the empty context, which everything follows.
-        text: The n-gram as text in their place; needs --tokenizer.
+        text: The n-gram as text in their place, with the space before its first word that a word has unless
+            a document begins with it; needs --tokenizer.
         tokenizer: The tokenizer of the counts, to show what tokens stand for.
         bos_id: The token that documents begin with, where the tokenizer doesn't say.
         top: How many continuations to show, most frequent first; --json shows all.
@@ -154,8 +158,10 @@ def ngrams(
     if text is not None:
         if loaded is None or ids:
             raise UsageError("--text stands in place of --ids and needs --tokenizer")
-        ids = tuple(loaded.encode(text).tolist())
+        ids = _ngram_of(text, loaded)
     count = opened.count(ids) if ids else opened.tokens
+    if text and not count and not text.startswith(" "):
+        log.warning("%r is what a document begins with; within a text it is %r", text, f" {text}")
     found: list[tuple[int, int]] = []
     if len(ids) < opened.order:
         after = opened.continuations(ids)
@@ -167,6 +173,19 @@ def ngrams(
     print(f"{' '.join(map(str, ids)) or 'all tokens'}{shown}: {count:,} times, {len(found):,} continuations")
     for token, times in found[:top]:
         print(f"{token:>6} {times:>12,}{'' if loaded is None else f'  {_shown(loaded, (token,))}'}")
+
+
+def _ngram_of(text: str, tokenizer: "Tokenizer") -> tuple[int, ...]:
+    """The tokens of ``text`` within a text if it begins with a space, else at a document's beginning.
+
+    SentencePiece drops the space that a text begins with. Raises InputError for a tokenizer whose pieces go
+    across spaces.
+    """
+    before = tokenizer.encode(".").tolist() if text.startswith(" ") else []
+    tokens = tokenizer.encode("." + text if before else text).tolist()
+    if tokens[: len(before)] != before:
+        raise InputError(f"{text!r} has no tokens of its own in this tokenizer; give --ids")
+    return tuple(tokens[len(before) :])
 
 
 def _shown(tokenizer: "Tokenizer", tokens: tuple[int, ...]) -> str:

@@ -251,7 +251,7 @@ def _options(target: Any, defaults: Any, prefix: str, groups: dict[str, str]) ->
             if default:
                 head, dot, tail = long.rpartition(".")
                 names = [f"--{head}{dot}no-{tail}"]
-                text = f"Switch off what is on unless this is given: {text}"
+                text = f"Switches off: {text}"
         if conf is not None and conf.aliases is not None:
             names = [*conf.aliases, *names]
         names.sort(key=lambda name: name.startswith("--"))

@@ -1,7 +1,6 @@
 """`hybridlm oracle …`: build, inspect and evaluate n-gram oracles."""
 
 import dataclasses
-import json as json_module
 import logging
 import math
 import os
@@ -15,7 +14,7 @@ import tyro
 
 from hybridlm.cli.arguments import Count, Files, Glob, Out, Threads, TokenId, VocabSize
 from hybridlm.cli.options import Range
-from hybridlm.cli.output import check_output, is_standard, read_input, write_output
+from hybridlm.cli.output import check_output, is_standard, number_of, print_json, read_input, write_output
 from hybridlm.errors import InputError, UsageError
 from hybridlm.files import is_written_through
 
@@ -195,7 +194,7 @@ def build(
             else 1024.
         bos_id: The token that every document begins with; by default as the tokenizer, the sidecars or the
             partial counts say, or else 1 if all shards begin with it.
-        tokenizer: The SentencePiece model of the shards, where no sidecar names it. What is made carries its
+        tokenizer: The tokenizer of the shards, where no sidecar names it. What is made carries its
             fingerprint, by which other tokenizers are refused later.
         layout: The dense file's layout. reference: NGOR version 1, which other programs read too. packed:
             NGOR version 2, a fifth smaller and built many times faster.
@@ -289,7 +288,7 @@ def build(
 
 def _show_forecast(found: "Forecast", json: bool) -> None:
     if json:
-        print(json_module.dumps(dataclasses.asdict(found)))
+        print_json(dataclasses.asdict(found))
         return
     megabytes = "{:,.0f} MB".format
     disk = "none: counts stay in memory" if found.disk_bytes == 0 else megabytes(found.disk_bytes / 1e6)
@@ -334,7 +333,7 @@ def count(
             else 1024.
         bos_id: The token that every document begins with; by default as the tokenizer, the sidecars or the
             partial counts say, or else 1 if all shards begin with it.
-        tokenizer: The SentencePiece model of the shards, where no sidecar names it. What is made carries its
+        tokenizer: The tokenizer of the shards, where no sidecar names it. What is made carries its
             fingerprint, by which other tokenizers are refused later.
         threads: Threads to use; all cores by default. The bytes don't depend on it.
         memory: About how much memory sparse may use, such as 2G (G is 2^30). The bytes don't depend on it.
@@ -434,9 +433,8 @@ def _save_counts(counts: "NgramCounts", out: Path, threads: int | None) -> None:
 
 
 def _log_counts(counts: "NgramCounts | SparseCounts", size: int, out: Path) -> None:
-    tokens, shards = f"{counts.tokens:,}", len(counts.shards)
-    of = "1 shard" if shards == 1 else f"{shards} shards"
-    log.info("%s: %s bytes, %s tokens in %s", out, f"{size:,}", tokens, of)
+    of = number_of(len(counts.shards), "shard")
+    log.info("%s: %s bytes, %s tokens in %s", out, f"{size:,}", f"{counts.tokens:,}", of)
 
 
 def inspect(oracle: tyro.conf.Positional[Path], json: bool = False) -> None:
@@ -459,7 +457,7 @@ def inspect(oracle: tyro.conf.Positional[Path], json: bool = False) -> None:
         **loaded.info(),
     }
     if json:
-        print(json_module.dumps(info))
+        print_json(info)
         return
     from rich.console import Console
 
@@ -550,7 +548,7 @@ def evaluate(
     Args:
         oracle: The oracle's file.
         val: Validation shards: a glob, taken as one stream in the order of their names.
-        tokenizer: The SentencePiece model of the shards, for their bytes.
+        tokenizer: The tokenizer of the shards, for their bytes.
         bos_id: The token that documents begin with, where the tokenizer has no BOS piece.
         threads: Threads to use; all cores by default.
         json: One JSON object instead of a table.
@@ -562,7 +560,7 @@ def evaluate(
     score = score_oracle(oracle, expand(val), tokenizer, bos_id=bos_id, threads=threads)
     result = score.result
     if json:
-        print(json_module.dumps(score.as_dict()))
+        print_json(score.as_dict())
         return
     from rich.console import Console
     from rich.table import Table

@@ -76,12 +76,19 @@ def print_json(value: dict[str, Any]) -> None:
     print(json.dumps(value))
 
 
+def number_of(count: int, noun: str) -> str:
+    """``count`` of them, such as "1 document" and "1,000 documents"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def number_table(name: str, *numbers: str, framed: bool = True) -> "Table":
     """A table whose rows have a name and, to the right of it, numbers."""
     from rich import box
     from rich.table import Table
 
-    table = Table(name, box=box.HEAVY_HEAD if framed else None, pad_edge=framed)
+    table = Table(box=box.HEAVY_HEAD if framed else None, pad_edge=framed)
+    # A long path goes on in the next line, where it would be cut short.
+    table.add_column(name, overflow="fold")
     for number in numbers:
         table.add_column(number, justify="right")
     return table

@@ -30,7 +30,7 @@ class Run:
     """Folder that keeps everything, ready for the single commands; without it nothing is kept. Interrupted,
     the same command goes on from what is in it."""
     preset: str = DEFAULT_PRESET
-    """Preset of the training settings: a name, or a TOML file."""
+    """Of the training settings: tiny, small, kaggle, full, record, or a TOML file of settings."""
     vocab_size: Pieces = 1024
     """Pieces of the tokenizer."""
     val_fraction: Fraction = 0.025
@@ -42,7 +42,8 @@ class Run:
     ttt: TTTOptimizer = DEFAULT_TTT
     """Test-time training while scoring. Its environment variable is TTT_OPTIMIZER."""
     mixer: str = DEFAULT_MIXER
-    """How the experts are mixed."""
+    """How the experts are mixed: stacked, eg, fixed-share, bayes, hedge, hedge-token; or by whole rows, which
+    takes some hundred times as long: geometric, best."""
     threads: Threads | None = None
     """Threads of native work; default: HYBRIDLM_NUM_THREADS, else all cores."""
     json: bool = False

@@ -24,9 +24,9 @@ def pack(
 ) -> None:
     """Make a record's folder of runs that differ in their seeds.
 
-    It holds README.md, submission.json, the code, and of each seed its log, artifact and score. Refused is
-    more than 16,000,000 bytes of code and artifact. Code counts as the challenge counts it: the files as they
-    are, without libraries and tokenizer; what hybridlm itself would take is stated besides.
+    It holds README.md, submission.json, the code, and of each seed its log, artifact and score. More than
+    16,000,000 bytes of code and artifact are refused. Code counts as the challenge counts it: the files as
+    they are, without libraries and tokenizer; what hybridlm itself would take is stated besides.
 
     Args:
         runs: Folders that `hybridlm run --out` left, or folders with score.json (what `eval --json` printed),

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridlm.data import json_documents, parquet, text_files
-from hybridlm.data.text_encoding import check_beginning, check_nul, not_utf8
+from hybridlm.data.origin import Origin
+from hybridlm.data.text_encoding import check_beginning, check_nul, not_utf8, refuse_table
 from hybridlm.errors import InputError
 
 log = logging.getLogger("hybridlm.data")
@@ -169,17 +170,18 @@ def _read_parquet(opened: text_files.Opened, how: _Reading, noticed: _Noticed) -
 
 
 def _read_file(opened: text_files.Opened, how: _Reading, noticed: _Noticed) -> Iterator[Document]:
-    file = opened.name
+    file = opened.origin
     parts = _parts(opened, noticed)
     head = next(parts, b"")
     parts = chain([head], parts)
     layout = None
     if not how.plain:
+        refuse_table(file)
         layout = json_documents.recognise(file, head, len(head) < _HEAD_BYTES, how.text_field)
     if layout is None:
         text = _tidied(_plain(chunk, noticed.controls) for chunk in _decoded(file, parts))
         if how.one_per_file:
-            yield Document(os.fspath(file), "".join(text).strip())
+            yield Document(str(file), "".join(text).strip())
         else:
             texts = filter(None, map(str.strip, _separated(text)))
             for number, document in enumerate(texts, start=1):
@@ -196,8 +198,8 @@ def _parts(opened: text_files.Opened, noticed: _Noticed) -> Iterator[bytes]:
     digest = hashlib.blake2b(digest_size=16)
     while part := opened.stream.read(_CHUNK_BYTES if position else _HEAD_BYTES):
         if not position:
-            check_beginning(opened.name, part)
-        check_nul(opened.name, part, position)
+            check_beginning(opened.origin, part)
+        check_nul(opened.origin, part, position)
         position += len(part)
         digest.update(part)
         yield part
@@ -255,7 +257,7 @@ def _tidy(text: str) -> str:
     return _MANY_BLANKS.sub(lambda blanks: blanks[0][:MOST_BLANKS], text)
 
 
-def _decoded(file: Path, parts: Iterable[bytes]) -> Iterator[str]:
+def _decoded(file: Origin, parts: Iterable[bytes]) -> Iterator[str]:
     """The text with "\\n" for CR and CRLF. Raises FormatError at the first byte that isn't UTF-8."""
     utf8 = codecs.getincrementaldecoder("utf-8")()
     decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
@@ -266,7 +268,7 @@ def _decoded(file: Path, parts: Iterable[bytes]) -> Iterator[str]:
             text = decoder.decode(part, final=not part)
         except UnicodeDecodeError as error:
             at = position - held_back + error.start
-            raise not_utf8(file, os.fspath(file), error.reason, at, error.object) from None
+            raise not_utf8(file, str(file), error.reason, at, error.object) from None
         position += len(part)
         yield text
 

@@ -13,10 +13,9 @@ named as JSON.
 import json
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
-from shlex import quote
 from typing import Any, Literal
 
+from hybridlm.data.origin import Origin
 from hybridlm.data.text_encoding import not_utf8
 from hybridlm.errors import FormatError
 
@@ -41,7 +40,7 @@ _OBJECT_START = re.compile(r'(?:,\s*)?(?:\[\s*)*\{\s*"(?:[^"\\\n]|\\.)*"\s*:')
 _CUT_OFF = 16
 
 
-def recognise(file: Path, head: bytes, whole: bool, field: str = TEXT_FIELD) -> Layout | None:
+def recognise(file: Origin, head: bytes, whole: bool, field: str = TEXT_FIELD) -> Layout | None:
     """How the documents of a file that begins with ``head`` (or is that, if ``whole``) are laid out.
 
     None is prose. Raises FormatError for JSON that is neither lines nor an array.
@@ -49,7 +48,7 @@ def recognise(file: Path, head: bytes, whole: bool, field: str = TEXT_FIELD) -> 
     text = head.decode(errors="ignore")
     if _is_lines(text, whole, field):
         return "lines"
-    named = file.suffix.lower() in _NAMES
+    named = file.suffix in _NAMES
     text = text.lstrip(_BETWEEN_VALUES)
     if not text.startswith(("{", "[")):
         return "lines" if named else None
@@ -115,15 +114,15 @@ def _read_values(text: str, whole: bool) -> tuple[int, str]:
         return values, problem if _OBJECT_START.match(text, position) else "prose"
 
 
-def _to_lines(file: Path) -> str:
-    lines = file.with_name(f"{file.stem}.lines.jsonl")
+def _to_lines(file: Origin) -> str:
+    rewritten = file.converted_by("jq -c .", ".lines.jsonl")
     return (
-        f'give each document a line {{"text": ...}} of its own (jq -c . {quote(str(file))} > '
-        f"{quote(str(lines))} rewrites valid JSON so); `data shard --plain` takes it for prose"
+        f'give each document a line {{"text": ...}} of its own ({rewritten} rewrites valid JSON so); '
+        "`data shard --plain` takes it for prose"
     )
 
 
-def read_lines(file: Path, parts: Iterable[bytes], field: str = TEXT_FIELD) -> Iterator[tuple[str, str]]:
+def read_lines(file: Origin, parts: Iterable[bytes], field: str = TEXT_FIELD) -> Iterator[tuple[str, str]]:
     """(where it stands, text) of each line of JSON Lines; ``parts`` are the file's bytes.
 
     Of an object the text is that in ``field``.
@@ -159,7 +158,7 @@ def _lines(parts: Iterable[bytes]) -> Iterator[bytes]:
         yield last
 
 
-def read_array(file: Path, parts: Iterable[bytes], field: str = TEXT_FIELD) -> Iterator[tuple[str, str]]:
+def read_array(file: Origin, parts: Iterable[bytes], field: str = TEXT_FIELD) -> Iterator[tuple[str, str]]:
     """(where it stands, text) of each element of one array of objects with a text in ``field`` or of strings.
 
     Raises FormatError for anything else, and for a file of more than LONGEST_ARRAY bytes.
@@ -168,10 +167,10 @@ def read_array(file: Path, parts: Iterable[bytes], field: str = TEXT_FIELD) -> I
     for part in parts:
         content += part
         if len(content) > LONGEST_ARRAY:
-            lines = quote(str(file.with_suffix(".jsonl")))
+            lines = file.converted_by("jq -c '.[]'", ".jsonl")
             raise FormatError(
                 f"{file}: an array of JSON of more than {LONGEST_ARRAY >> 20} MiB, too large to be parsed at "
-                f"once; write its elements as lines: jq -c '.[]' {quote(str(file))} > {lines}"
+                f"once; write its elements as lines: {lines}"
             )
     try:
         text = content.decode().strip(_BETWEEN_VALUES)
@@ -201,18 +200,37 @@ def _parsed(text: str, complaint: str, field: str) -> Any:
 
 
 def _text_of(value: Any, where: str, field: str) -> str:
-    text = value.get(field) if isinstance(value, dict) else value
-    if not isinstance(text, str) and isinstance(value, dict):
-        names = ", ".join(repr(name)[:40] for name in [*value][:8])
-        hint = f", only {names}; --text-field names another" if names else ""
-        raise FormatError(f'{where}: no "{field}" string here{hint}')
-    return checked_text(text, where, field)
+    if isinstance(value, dict):
+        if field not in value:
+            names = ", ".join(repr(name)[:40] for name in [*value][:8])
+            hint = f", only {names}; --text-field names another" if names else ""
+            raise FormatError(f'{where}: no "{field}" string here{hint}')
+        return checked_text(value[field], where, field)
+    if not isinstance(value, str):
+        raise FormatError(f'{where}: no "{field}" string here, but {_kind(value)}')
+    return checked_text(value, where, field)
+
+
+def _kind(value: Any) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true or false"
+        case str():
+            return "a string"
+        case dict():
+            return "an object"
+        case list():
+            return "an array"
+        case _:
+            return "a number"
 
 
 def checked_text(text: Any, where: str, field: str) -> str:
     """``text`` if it is a string that can be a document; else FormatError."""
     if not isinstance(text, str):
-        raise FormatError(f'{where}: no "{field}" string here')
+        raise FormatError(f'{where}: no "{field}" string here: "{field}" is {_kind(text)}')
     try:
         text.encode()
     except UnicodeEncodeError as error:

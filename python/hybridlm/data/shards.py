@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridlm import _core
+from hybridlm.arguments import check_kind
 from hybridlm.data.pieces import Kind
 from hybridlm.data.sidecar import SUFFIX, Sidecar, sidecar_path
 from hybridlm.data.vocabulary import DEFAULT_BOS, DEFAULT_SIZE, Vocabulary
@@ -170,6 +171,7 @@ def open_stream(
     >>> len(stream), int(stream.tokens[0]) == tokenizer.bos_id
     (100, True)
     """
+    check_kind(vocabulary, Vocabulary, "vocabulary")
     names = _names(paths, "open_stream")
     records = inspect_shards(names)
     vocabulary = known_vocabulary(

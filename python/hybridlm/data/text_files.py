@@ -16,10 +16,12 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from hybridlm import _core
+from hybridlm.data.origin import Origin
 from hybridlm.data.shards import expand
 from hybridlm.errors import FormatError, InputError
 from hybridlm.files import open_to_read
@@ -48,8 +50,9 @@ def find(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """The files that ``paths`` name: files, folders, globs, and "-" for stdin.
 
     Of a folder all files, those of folders in it as well, sorted by their paths; of a glob the files that
-    match, sorted; neither gives anything hidden. Raises InputError for a glob without a match, a folder
-    without a file and for stdin that is named twice, FileNotFoundError for what isn't there.
+    match and those in folders that match, each once, sorted; neither gives anything hidden. Raises InputError
+    for a glob without a match, a folder without a file and for stdin that is named twice, FileNotFoundError
+    for what isn't there.
     """
     found: list[Path] = []
     for path in map(Path, paths):
@@ -60,8 +63,9 @@ def find(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
         elif path.is_dir():
             found += _files_in(path)
         elif any(mark in str(path) for mark in "*?[") and not path.exists():
-            for match in expand(path):
-                found += _files_in(match) if match.is_dir() else [match]
+            # "**" gives a folder and the files in it, which are meant once.
+            matches = (_files_in(match) if match.is_dir() else [match] for match in expand(path))
+            found += dict.fromkeys(chain.from_iterable(matches))
         else:
             path.stat()
             found.append(path)
@@ -94,6 +98,11 @@ class Opened:
     name: Path
     kind: str
     stream: BinaryIO
+    is_stdin: bool = False
+
+    @property
+    def origin(self) -> Origin:
+        return Origin(self.name, "" if self.kind in ("text", "parquet") else self.kind, self.is_stdin)
 
 
 @contextmanager
@@ -115,10 +124,10 @@ def open_file(file: Path, on_bytes: Callable[[int], None]) -> Iterator[Opened]:
                 )
             yield Opened(name, kind, io.BytesIO())
         elif kind == "text":
-            yield Opened(name, kind, cast(BinaryIO, counted))
+            yield Opened(name, kind, cast(BinaryIO, counted), file == STDIN)
         else:
             content = _Guarded(name, kind, _decompressed(kind, counted, name))
-            yield Opened(name, kind, cast(BinaryIO, io.BufferedReader(content, _PIECE)))
+            yield Opened(name, kind, cast(BinaryIO, io.BufferedReader(content, _PIECE)), file == STDIN)
     finally:
         if file != STDIN:
             raw.close()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from hybridlm import _core
+from hybridlm.arguments import check_kind
 from hybridlm.arrays import Integers, token_array
 from hybridlm.data.shards import read_stream
 from hybridlm.data.sidecar import write_sidecar
@@ -46,6 +47,7 @@ class OracleBuilder:
         threads: int | None = None,
     ) -> None:
         """``order``: the highest, by default 6 (sparse) or 8 (dense)."""
+        check_kind(vocabulary, Vocabulary, "vocabulary")
         self.vocabulary = vocabulary
         self._estimator = estimator
         self._order = order

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridlm import _core
+from hybridlm.arguments import check_kind
 from hybridlm.arrays import Integers, token_array, whole_numbers
 from hybridlm.data.vocabulary import Vocabulary
 from hybridlm.errors import InputError
@@ -73,6 +74,7 @@ class Oracle:
         `from_file` reads such a file as well, where at most one id has no unigram: ``<s>`` is that one.
         Raises FormatError for a damaged file, and for one whose rows don't sum to one within 10⁻³; OSError.
         """
+        check_kind(vocabulary, Vocabulary, "vocabulary")
         data = read_bytes(path)
         return cls(_core.FrozenOracle.from_arpa(data, vocabulary, os.fspath(path)), data)
 

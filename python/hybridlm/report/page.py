@@ -8,7 +8,11 @@ line stands beside its numbers.
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
+from pathlib import Path
+from shlex import quote
 from typing import Any
+
+import numpy as np
 
 from hybridlm import __version__
 from hybridlm.errors import FormatError
@@ -16,6 +20,7 @@ from hybridlm.report.chart import COLOURS, Series, line_chart
 from hybridlm.report.html import STYLE, columns, details, figure, note, row, section, side_by_side, table
 from hybridlm.report.passage import passage
 from hybridlm.report.run_files import AUDIT, SUMMARY, TRACE, RunFiles
+from hybridlm.scoring.confidence import compare
 
 _MOST_LINES = len(COLOURS)
 
@@ -52,6 +57,9 @@ def render(*runs: RunFiles) -> str:
         ]
     )
 
+
+_MANY_DOCUMENTS = 20
+"""From which on resampling documents gives about the interval that it should."""
 
 Part = tuple[str, str, str]
 """The name of a section, what the table of contents calls it, and its HTML."""
@@ -132,7 +140,40 @@ def _scores(runs: Sequence[RunFiles], names: list[str]) -> Iterable[Part]:
     )
     if len(found) == 2 and len({(summary["tokens"], summary["bytes"]) for _, summary in found}) == 2:
         explained += " The texts differ, so the scores can't be held against each other."
-    yield "scores", "scores", section("scores", heading, table(head, rows), note(explained))
+    certain = _certainty(found)
+    above = [note(certain)] if certain else []
+    yield "scores", "scores", section("scores", heading, *above, table(head, rows), note(explained))
+
+
+def _certainty(found: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """How sure the results and their difference are, as far as that is known. Seeds are another matter."""
+    told = []
+    for name, summary in found:
+        documents, interval = summary.get("documents"), summary.get("bpb_interval")
+        if documents and interval:
+            (low, high), count = interval, len(documents["bytes"])
+            of = f" of {name}" if len(found) == 2 else ""
+            told.append(f"95% interval{of} over {count:,} documents: {low:.4f} to {high:.4f}.")
+    if len(found) == 2 and len(told) == 2:
+        other, (one, two) = found[1][0], (summary["documents"] for _, summary in found)
+        if all(one[key] == two[key] for key in ("tokens", "bytes")):
+            first, second = (np.array(documents["bits"], np.float64) for documents in (one, two))
+            compared = compare(first, second, np.array(one["bytes"], np.float64))
+            if compared.interval is not None:
+                low, high = compared.interval
+                told.append(
+                    f"The difference, {compared.difference:+.4f}, has {low:+.4f} to {high:+.4f}, with "
+                    f"the same documents drawn for both; p {compared.p_value:.4f} that {other} is not better."
+                )
+    if told:
+        told.append("It is the choice of documents that varies there, not the seed of training.")
+        if any(
+            len(summary["documents"]["bytes"]) < _MANY_DOCUMENTS
+            for _, summary in found
+            if summary.get("documents")
+        ):
+            told.append("Of so few documents, intervals are narrower than they should be.")
+    return " ".join(told)
 
 
 def _score_texts(score: Mapping[str, Any] | None, runs: int) -> list[str]:
@@ -390,31 +431,26 @@ def _audits(runs: Sequence[RunFiles], names: list[str]) -> Iterable[Part]:
 def _audit(run: RunFiles) -> str:
     if run.audit is None:
         folder = run.folder
-        command = (
-            f"hybridlm audit {folder}/artifact.pgar --val '{folder}/data/*_val_*.bin' "
-            f"--tokenizer {folder}/tokenizer.model --json > {folder}/{AUDIT}"
-        )
+        files = [f"{folder}/artifact.pgar", f"{folder}/data/*_val_*.bin", f"{folder}/tokenizer.model"]
+        made_of = (run.summary or {}).get("made_of")
+        if made_of and not (folder / "data").is_dir():
+            shards = [shard["path"] for shard in made_of["shards"]]
+            val = shards[0] if len(shards) == 1 else str(Path(shards[0]).with_name("*_val_*.bin"))
+            files = [made_of["scored"]["path"], val, made_of["tokenizer"]["path"]]
+        artifact, val, tokenizer, kept = map(quote, [*files, f"{folder}/{AUDIT}"])
+        command = f"hybridlm audit {artifact} --val {val} --tokenizer {tokenizer} --json > {kept}"
         return note(f"It has not been tried. This does so, and this page shows it then: {command}")
+    from hybridlm.scoring.audit import told
+
     rows = []
     for rule, found in run.audit.items():
         if isinstance(found, Mapping):
             passed = found["passed"]
             mark = f'<td class="{"passed" if passed else "failed"}">{"passed" if passed else "failed"}</td>'
-            told = ", ".join(
-                f"{key.replace('_', ' ')} {_short(value)}" for key, value in found.items() if key != "passed"
-            )
-            rows.append(
-                f'<tr><th scope="row">{escape(rule.replace("_", " "))}</th>{mark}<td>{escape(told)}</td></tr>'
-            )
+            name, text = escape(rule.replace("_", " ")), escape(told(rule, found))
+            rows.append(f'<tr><th scope="row">{name}</th>{mark}<td>{text}</td></tr>')
     verdict = "All rules hold." if run.audit["passed"] else "A rule is broken: the score doesn't count."
     return note(verdict) + table(("rule", "", "what was tried"), rows, "the rules that were tried")
-
-
-def _short(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    text = json.dumps(value) if value not in (None, [], {}) else "none"
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _time(runs: Sequence[RunFiles], names: list[str]) -> Iterable[Part]:
@@ -430,7 +466,7 @@ def _time(runs: Sequence[RunFiles], names: list[str]) -> Iterable[Part]:
         rows.append(row(stage, *(f"{time:.1f}" for time in times), bars=[time / longest for time in times]))
     rows.append(row("total", *(f"{total:.1f}" for total in totals), "", result=True))
     head = ("stage", *(f"seconds of {name}" if len(found) == 2 else "seconds" for name, _ in found), "")
-    heading = " and ".join(f"{total:.0f}" for total in totals) + " seconds"
+    heading = " and ".join(f"{total:.{int(total < 10)}f}" for total in totals) + " seconds"
     yield "time", "time", section("time", heading, table(head, rows, "wall-clock seconds by stage"))
 
 

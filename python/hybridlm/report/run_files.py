@@ -91,6 +91,8 @@ def _summary_of(score: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             "scores": named[-1:],
             "seconds": score["stages"],
             "made_of": score["made_of"],
+            "bpb_interval": score.get("bpb_interval"),
+            "documents": score.get("documents"),
         }
     except (LookupError, TypeError, AttributeError) as error:
         raise FormatError(

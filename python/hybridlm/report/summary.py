@@ -23,6 +23,8 @@ class Summary:
     Attributes:
         experts: every expert alone, before test-time training.
         scores: the neural model and the mixtures, from the plainest to the fullest; the last is the result.
+        bpb_interval: 95% of the result, by resampling documents; None where there are fewer than two.
+        documents: of each scored document, in order, its targets (``tokens``), bytes, and the result's bits.
         tokens, bytes: scored targets, and the UTF-8 bytes of the decoded text that they make up.
         parts: the artifact's bytes by part, in the file's order.
         budget_bytes: what they may add up to.
@@ -33,6 +35,8 @@ class Summary:
 
     experts: list[Score]
     scores: list[Score]
+    bpb_interval: tuple[float, float] | None
+    documents: dict[str, list[Any]]
     tokens: int
     bytes: int
     parts: dict[str, int]

@@ -21,7 +21,7 @@ docs/audit.md says what each of them can and can't show.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -131,6 +131,10 @@ class ScoreFirst:
             found = f"{', '.join(self.changed)} changed {where}"
         elif self.first_difference is not None:
             found = f"target {self.first_difference} was not scored by the state that predicted it"
+        elif not self.learns:
+            return (
+                f"{self.rows} predictions: no score moved; what else changed is unknown without fingerprint()"
+            )
         else:
             found = "no state changed between a prediction and its commitment"
         return f"{self.rows} predictions: {found} (state changes: {learns})"
@@ -190,6 +194,25 @@ class AuditReport:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+_RULES = {
+    "causal": Causal,
+    "normalised": Normalised,
+    "score_first": ScoreFirst,
+    "single_pass": SinglePass,
+    "world_size": WorldSize,
+    "bytes_exact": BytesExact,
+}
+
+
+def told(rule: str, found: Mapping[str, Any]) -> str:
+    """One line of what was tried and what came of it, from what `AuditReport.as_dict` holds of ``rule``.
+
+    Raises KeyError for another rule and where something is missing.
+    """
+    kind = _RULES[rule]
+    return str(kind(**{field.name: found[field.name] for field in fields(kind)}))
 
 
 def audit(
