@@ -98,8 +98,8 @@ class Train:
                 raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
             if isinstance(error, ConnectionError):
                 if launch.VARIABLE in os.environ:
-                    # A launcher that has seen a rank die ends this one before long, and says which it was. On a
-                    # machine that has much else to do, that takes it more than a moment.
+                    # A launcher that has seen a rank die ends this one before long, and says which it was.
+                    # On a machine that has much else to do, that takes it more than a moment.
                     time.sleep(20)
                 raise ConnectionError(
                     f"{error}; the same command with --resume goes on from the last checkpoint"
