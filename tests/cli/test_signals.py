@@ -5,12 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from hybridlm.cli.main import main
 from hybridlm.data.sidecar import Sidecar
+from hybridlm.signals import as_interrupts
 
 # Sends itself a signal when the module argv[2] is looked for, then runs the command that follows.
 SIGNALLED = """
@@ -192,3 +194,36 @@ def test_a_signal_after_the_end_changes_nothing(number: signal.Signals, tmp_path
     )
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1 and "none: no such file" in done.stderr
+
+
+IMPORTED = """
+import os, signal, time
+os.kill(os.getpid(), signal.SIGTERM)
+try:
+    {work}
+except BaseException:
+    pass  # as libraries do that import others from C
+done = True
+"""
+
+
+def test_a_signal_during_an_import_waits_for_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "imported_slowly.py").write_text(IMPORTED.format(work="time.sleep(0.1)"))
+    with pytest.raises(KeyboardInterrupt), as_interrupts():
+        import imported_slowly  # type: ignore[import-not-found]
+
+        time.sleep(60)
+    assert imported_slowly.done
+    (tmp_path / "imported_last.py").write_text(IMPORTED.format(work="pass"))
+    with pytest.raises(KeyboardInterrupt), as_interrupts():
+        import imported_last  # type: ignore[import-not-found] # noqa: F401
+
+
+def test_an_import_that_never_ends_is_broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("hybridlm.signals._PATIENCE", 0.1)
+    code = "import os, signal, time\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(60)\n"
+    (tmp_path / "imported_for_ever.py").write_text(code)
+    with pytest.raises(KeyboardInterrupt), as_interrupts():
+        import imported_for_ever  # type: ignore[import-not-found] # noqa: F401
