@@ -152,8 +152,15 @@ class _Input(io.FileIO):
 
 
 def open_to_read(path: str | os.PathLike[str]) -> io.BufferedReader:
-    """A binary file whose errors name it, as Python's own do only when it can't be opened. Raises OSError."""
-    return io.BufferedReader(_Input(os.fspath(path)))
+    """A binary file whose errors name it, as Python's own do only when it can't be opened.
+
+    Raises OSError, and InputError for a device that never ends, such as /dev/zero.
+    """
+    file = _Input(os.fspath(path))
+    if stat.S_ISCHR(os.fstat(file.fileno()).st_mode) and not file.isatty() and file.read(1):
+        file.close()
+        raise InputError(f"{os.fspath(path)}: a device, which has no end; name a file")
+    return io.BufferedReader(file)
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:

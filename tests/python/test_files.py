@@ -16,6 +16,7 @@ from hybridlm.files import (
     atomic_write_text,
     check_output,
     exclusive,
+    read_bytes,
     read_json,
     write_json,
 )
@@ -109,6 +110,14 @@ def test_a_fifo_is_written_through(tmp_path: Path) -> None:
             assert reading.result(timeout=20) == expected
     assert stat.S_ISFIFO(fifo.stat().st_mode)
     assert list(tmp_path.iterdir()) == [fifo]
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs its devices")
+def test_a_device_without_an_end_is_not_read_to_it() -> None:
+    for device in ("/dev/zero", "/dev/urandom"):
+        with pytest.raises(InputError, match=f"{device}: a device, which has no end"):
+            read_bytes(device)
+    assert read_bytes(os.devnull) == b""
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
