@@ -307,5 +307,5 @@ def test_what_a_worker_cannot_use_is_named(cluster: str, tmp_path: Path) -> None
 def test_no_cluster_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _core.write_shard(tmp_path / "a.bin", np.arange(100, dtype=np.uint16))
     command = ["oracle", "build", str(tmp_path / "a.bin"), "-o", str(tmp_path / "o")]
-    assert main([*command, "--ray-address", "127.0.0.1:1"]) == 1
+    assert main([*command, "--ray-address", "127.0.0.1:1"]) == 2
     assert "--ray-address is for --engine ray" in capsys.readouterr().err
