@@ -46,6 +46,9 @@ def as_interrupts() -> Iterator[None]:
         finally:
             if timer is not None:
                 timer.cancel()
+                # One that is at work already must not send its signal once the handlers are those of before,
+                # of which SIGTERM's would end the process.
+                timer.join()
             if since is not None and not seen:
                 seen = True
                 raise KeyboardInterrupt
