@@ -42,6 +42,12 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("untimed")
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes name no test: what packed them may have put the time into them, and two workers that collect
+    different names stop the whole run."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="session")
 def corpus() -> list[str]:
     """The language reference that `help()` shows: some 80 English documents, 0.5 MB."""
