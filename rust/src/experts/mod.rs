@@ -8,3 +8,4 @@ pub(crate) mod hash;
 pub mod longest_match;
 pub mod reference;
 mod rows;
+pub mod tilted;

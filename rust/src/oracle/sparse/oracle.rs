@@ -5,11 +5,13 @@
 //! look-up depends on the last `order − 1` tokens only, and there is no context before the start of the stream.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use super::logarithm::ln_in_place;
 use super::ngram::MAX_ORDER;
 use super::restore::RestoredOrder;
 use crate::oracle::interface::{Info, Oracle};
+use crate::oracle::raised::{Raised, LEAST_ORDER};
 use crate::vocabulary::Vocabulary;
 
 /// An n-gram, as the continuation of its context and as a context itself.
@@ -57,6 +59,8 @@ pub struct SparseOracle {
     token_count: u64,
     /// Bytes that each order takes in the file.
     stream_bytes: Vec<usize>,
+    /// By order from [`LEAST_ORDER`] on, ln r of each n-gram: made when they are first asked for.
+    raises: OnceLock<Vec<Vec<f32>>>,
 }
 
 /// The n-gram of each order that ends at one place of a stream, up to the longest that the model has.
@@ -81,7 +85,15 @@ impl SparseOracle {
     ) -> Self {
         let unigrams = ngrams[1].nodes[..vocabulary.size].iter().map(|node| node.discounted).collect();
         let order = ngrams.len() - 1;
-        Self { vocabulary, orders: (1..=order).collect(), ngrams, unigrams, token_count, stream_bytes }
+        Self {
+            vocabulary,
+            orders: (1..=order).collect(),
+            ngrams,
+            unigrams,
+            token_count,
+            stream_bytes,
+            raises: OnceLock::new(),
+        }
     }
 
     fn order(&self) -> usize {
@@ -174,6 +186,40 @@ impl SparseOracle {
         }
     }
 
+    /// ln r of each n-gram, by order from [`LEAST_ORDER`] on.
+    fn raises(&self) -> &[Vec<f32>] {
+        self.raises.get_or_init(|| {
+            let mut found = Vec::new();
+            // Of the n-grams of one order: where their suffixes are in the order below, and p of their last tokens.
+            let mut suffixes = vec![0u32; self.vocab_size()];
+            let mut probabilities = self.unigrams.clone();
+            for order in 1..self.order() {
+                let longer = &self.ngrams[order + 1];
+                let mut longer_suffixes = Vec::with_capacity(longer.tokens.len());
+                let mut longer_probabilities = Vec::with_capacity(longer.tokens.len());
+                let mut raises = Vec::with_capacity(longer.tokens.len());
+                for (context, &suffix) in suffixes.iter().enumerate() {
+                    let backoff = self.ngrams[order].nodes[context].backoff;
+                    for successor in self.successors(order, context as u32) {
+                        // Only a forged file has an n-gram without its suffix.
+                        let shorter = self.find(order - 1, suffix, longer.tokens[successor]);
+                        let passed = shorter.map_or(0.0, |shorter| backoff * probabilities[shorter as usize]);
+                        let discounted = longer.nodes[successor].discounted;
+                        let raise = (discounted / passed).ln_1p();
+                        raises.push(if raise.is_finite() { raise.max(0.0) } else { 0.0 });
+                        longer_suffixes.push(shorter.unwrap_or(0));
+                        longer_probabilities.push(discounted + passed);
+                    }
+                }
+                if order + 1 >= LEAST_ORDER {
+                    found.push(raises);
+                }
+                (suffixes, probabilities) = (longer_suffixes, longer_probabilities);
+            }
+            found
+        })
+    }
+
     /// Turns the row of shorter contexts into that of a context of `order` tokens.
     fn refine(&self, order: usize, node: u32, row: &mut [f32]) {
         let backoff = self.ngrams[order].nodes[node as usize].backoff;
@@ -258,6 +304,45 @@ impl Oracle for SparseOracle {
         for (&token, matched) in tokens[range].iter().zip(out) {
             ending = self.advance(&ending, token);
             *matched = (ending.known - 1) as u8;
+        }
+    }
+
+    fn raising_orders(&self) -> usize {
+        self.order().saturating_sub(LEAST_ORDER - 1)
+    }
+
+    fn raised_kernel(&self, tokens: &[u16], range: Range<usize>, visit: &mut dyn FnMut(&Raised)) {
+        let (raises, orders) = (self.raises(), self.raising_orders());
+        let mut ending = self.ending(tokens, range.start);
+        let mut found = Raised::default();
+        for position in range {
+            found.clear();
+            for order in LEAST_ORDER - 1..ending.known.min(self.order()) {
+                let range = self.successors(order, ending.nodes[order]);
+                if range.is_empty() {
+                    // A longer context has no more.
+                    break;
+                }
+                let index = order + 1 - LEAST_ORDER;
+                let successors = &self.ngrams[order + 1].tokens[range.clone()];
+                found.order = order + 1;
+                if index == 0 {
+                    found.tokens.extend_from_slice(successors);
+                    found.values.resize(orders * successors.len(), 0.0);
+                }
+                // They are among those of the shorter context, in the same order.
+                let mut at = 0;
+                for (&token, &raise) in successors.iter().zip(&raises[index][range]) {
+                    at += found.tokens[at..].partition_point(|&known| known < token);
+                    if found.tokens.get(at) == Some(&token) {
+                        found.values[at * orders + index] = raise;
+                    }
+                }
+            }
+            visit(&found);
+            if let Some(&token) = tokens.get(position) {
+                ending = self.advance(&ending, token);
+            }
         }
     }
 
