@@ -4,6 +4,7 @@
 pub mod adaptive;
 pub mod backoff;
 pub mod cache;
+mod exponential;
 pub(crate) mod hash;
 pub mod longest_match;
 pub mod reference;

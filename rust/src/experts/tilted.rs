@@ -16,9 +16,11 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::experts::exponential::exp_in_place;
 use crate::fingerprint::{Fingerprint, Stateful};
-use crate::oracle::raised::{Raised, LEAST_ORDER};
+use crate::oracle::raised::Raised;
 use crate::oracle::Oracle;
+use crate::simd::wide_registers;
 use crate::tokens::check_tokens;
 use crate::{Error, Result};
 
@@ -28,6 +30,7 @@ const FIRST_SQUARE: f64 = 0.01;
 /// The exponents' start, from the least order on; the last one goes for all longer ones.
 const START: [f64; 3] = [0.1, 0.2, 0.3];
 const LARGEST_EXPONENT: f64 = 4.0;
+const LARGEST_GAIN: f32 = 80.0;
 /// Tokens, more than any oracle looks back.
 const CONTEXT: usize = 16;
 
@@ -57,8 +60,8 @@ impl Tilted {
     pub fn raised_tokens(&self, tokens: &[u16], start: usize) -> Result<(Vec<u16>, Vec<u32>)> {
         let range = self.checked(tokens, start)?;
         let (mut found, mut ends) = (Vec::new(), vec![0]);
-        self.oracle.raised_kernel(tokens, range, &mut |raised| {
-            found.extend_from_slice(&raised.tokens);
+        self.oracle.raised_tokens_kernel(tokens, range, &mut |raised| {
+            found.extend_from_slice(raised);
             ends.push(found.len() as u32);
         });
         if u32::try_from(found.len()).is_err() {
@@ -81,14 +84,14 @@ impl Tilted {
             return Err(Error::input(format!("{} targets, and ln p of {}", range.len(), log_probs.len())));
         }
         let oracle = Arc::clone(&self.oracle);
-        let (mut at, mut scored, mut gains) = (0, 0, Vec::new());
+        let (mut at, mut scored, mut work) = (0, 0, Work::default());
         let mut missing = false;
         oracle.raised_kernel(tokens, range, &mut |raised| {
             let end = at + raised.tokens.len();
             match of_raised.get(at..end) {
                 Some(of_raised) => {
                     let target = tokens[start + scored];
-                    log_probs[scored] += self.step(raised, of_raised, target, &mut gains) as f32;
+                    log_probs[scored] += self.step(raised, of_raised, target, &mut work) as f32;
                 }
                 None => missing = true,
             }
@@ -123,7 +126,7 @@ impl Tilted {
             *log_prob = tilted[usize::from(target)];
             let oracle = Arc::clone(&self.oracle);
             oracle.raised_kernel(context, context.len()..context.len() + 1, &mut |raised| {
-                self.step(raised, &of_raised, target, &mut Vec::new());
+                self.step(raised, &of_raised, target, &mut Work::default());
             });
         }
         Ok(())
@@ -140,12 +143,12 @@ impl Tilted {
     pub fn tilt_probabilities(&self, tokens: &[u16], row: &[f32], tilted: &mut [f32]) -> Result<()> {
         self.check_row(tokens, row)?;
         self.after(tokens, |raised| {
-            let mut gains = Vec::new();
-            let scale = 1.0 / self.gains(raised, &logarithms(raised, row), &mut gains);
+            let mut work = Work::default();
+            let scale = 1.0 / self.tilt_raised(raised, &logarithms(raised, row), &mut work);
             tilted.iter_mut().zip(row).for_each(|(tilted, &p)| *tilted = (f64::from(p) * scale) as f32);
-            for (&token, &gain) in raised.tokens.iter().zip(&gains) {
+            for (&token, &factor) in raised.tokens.iter().zip(&work.factors) {
                 let p = f64::from(row[usize::from(token)]) * scale;
-                tilted[usize::from(token)] = (p * gain.exp()) as f32;
+                tilted[usize::from(token)] = (p * f64::from(factor)) as f32;
             }
         });
         Ok(())
@@ -156,7 +159,7 @@ impl Tilted {
         self.check_row(tokens, row)?;
         let oracle = Arc::clone(&self.oracle);
         oracle.raised_kernel(tokens, tokens.len()..tokens.len() + 1, &mut |raised| {
-            self.step(raised, &logarithms(raised, row), token, &mut Vec::new());
+            self.step(raised, &logarithms(raised, row), token, &mut Work::default());
         });
         Ok(())
     }
@@ -182,11 +185,11 @@ impl Tilted {
         let mut of_raised = Vec::new();
         self.after(tokens, |raised| {
             of_raised.extend(raised.tokens.iter().map(|&token| row[usize::from(token)]));
-            let mut gains = Vec::new();
-            let log_sum = self.gains(raised, &of_raised, &mut gains).ln();
+            let mut work = Work::default();
+            let log_sum = self.tilt_raised(raised, &of_raised, &mut work).ln();
             row.iter_mut().for_each(|log_prob| *log_prob -= log_sum as f32);
-            for ((&token, &log_prob), &gain) in raised.tokens.iter().zip(&of_raised).zip(&gains) {
-                row[usize::from(token)] = log_prob + (gain - log_sum) as f32;
+            for ((&token, &log_prob), &gain) in raised.tokens.iter().zip(&of_raised).zip(&work.gains) {
+                row[usize::from(token)] = log_prob + (f64::from(gain) - log_sum) as f32;
             }
         });
         of_raised
@@ -212,49 +215,70 @@ impl Tilted {
         Ok(start..tokens.len())
     }
 
-    /// The set of exponents for the context, where any n-gram has it.
-    fn set(&self, raised: &Raised) -> Option<Range<usize>> {
-        let first = raised.order.checked_sub(LEAST_ORDER)? * self.orders;
-        Some(first..first + self.orders)
+    /// Where the set of exponents for the context begins, where any n-gram has it.
+    fn set(&self, raised: &Raised) -> Option<usize> {
+        Some(raised.known.checked_sub(1)? * self.orders)
     }
 
-    /// Into `gains`: Σ θ ln r of each token that is raised. Returns Z.
-    fn gains(&self, raised: &Raised, of_raised: &[f32], gains: &mut Vec<f64>) -> f64 {
+    /// Fills `work` for the tokens that are raised. Returns Z.
+    fn tilt_raised(&self, raised: &Raised, of_raised: &[f32], work: &mut Work) -> f64 {
+        let Work { gains, factors, probabilities } = work;
         gains.clear();
-        let Some(set) = self.set(raised) else { return 1.0 };
-        let exponents = &self.exponents[set];
+        gains.resize(raised.tokens.len(), 0.0);
+        let Some(set) = self.set(raised) else {
+            factors.clear();
+            probabilities.clear();
+            return 1.0;
+        };
+        for (order, exponent) in raised.known().iter().zip(&self.exponents[set..]) {
+            for (&place, &raise) in order.places.iter().zip(&order.raises) {
+                gains[place as usize] += *exponent as f32 * raise;
+            }
+        }
+        // So that float32 holds its exponential; the target's gain is that same number.
+        gains.iter_mut().for_each(|gain| *gain = gain.min(LARGEST_GAIN));
+        factors.clone_from(gains);
+        probabilities.clear();
+        probabilities.extend_from_slice(of_raised);
+        wide_registers(|| {
+            exp_in_place(factors);
+            exp_in_place(probabilities);
+        });
         let mut sum = 1.0;
-        for (values, &log_prob) in raised.values.chunks_exact(self.orders).zip(of_raised) {
-            let gain = exponents.iter().zip(values).map(|(exponent, &value)| exponent * f64::from(value)).sum();
-            sum += f64::from(log_prob).exp() * f64::exp_m1(gain);
-            gains.push(gain);
+        for (&factor, probability) in factors.iter().zip(probabilities) {
+            sum += f64::from(*probability * (factor - 1.0));
+            *probability *= factor;
         }
         sum
     }
 
     /// By how much ln p of the target changes, and learns from it.
-    fn step(&mut self, raised: &Raised, of_raised: &[f32], target: u16, gains: &mut Vec<f64>) -> f64 {
+    fn step(&mut self, raised: &Raised, of_raised: &[f32], target: u16, work: &mut Work) -> f64 {
         let Some(set) = self.set(raised) else { return 0.0 };
-        let sum = self.gains(raised, of_raised, gains);
+        let sum = self.tilt_raised(raised, of_raised, work);
         let hit = raised.tokens.binary_search(&target).ok();
-        let mut expected = [0.0; 16];
-        let expected = &mut expected[..self.orders];
-        for ((values, &log_prob), &gain) in raised.values.chunks_exact(self.orders).zip(of_raised).zip(&*gains) {
-            let probability = (f64::from(log_prob) + gain).exp() / sum;
-            for (expected, &value) in expected.iter_mut().zip(values) {
-                *expected += probability * f64::from(value);
+        for (index, order) in raised.known().iter().enumerate() {
+            let (mut expected, mut found) = (0.0, 0.0);
+            for (&place, &raise) in order.places.iter().zip(&order.raises) {
+                expected += f64::from(work.probabilities[place as usize] * raise);
+                found += if Some(place as usize) == hit { f64::from(raise) } else { 0.0 };
             }
-        }
-        for (index, expected) in expected.iter().enumerate() {
-            let found = hit.map_or(0.0, |hit| f64::from(raised.values[hit * self.orders + index]));
-            let gradient = found - expected;
-            let at = set.start + index;
+            let gradient = found - expected / sum;
+            let at = set + index;
             self.squares[at] += gradient * gradient;
             let moved = self.exponents[at] + RATE * gradient / self.squares[at].sqrt();
             self.exponents[at] = moved.clamp(0.0, LARGEST_EXPONENT);
         }
-        hit.map_or(0.0, |hit| gains[hit]) - sum.ln()
+        hit.map_or(0.0, |hit| f64::from(work.gains[hit])) - sum.ln()
     }
+}
+
+/// Of the tokens that are raised: Σ θ ln r, its exponential, and p_net times that.
+#[derive(Default)]
+struct Work {
+    gains: Vec<f32>,
+    factors: Vec<f32>,
+    probabilities: Vec<f32>,
 }
 
 fn logarithms(raised: &Raised, row: &[f32]) -> Vec<f32> {

@@ -71,6 +71,11 @@ pub trait Oracle: Send + Sync {
         range.for_each(|_| visit(&none));
     }
 
+    /// As [`Self::raised_kernel`], with the tokens alone.
+    fn raised_tokens_kernel(&self, _tokens: &[u16], range: Range<usize>, visit: &mut dyn FnMut(&[u16])) {
+        range.for_each(|_| visit(&[]));
+    }
+
     /// Calls `visit` with every n-gram that the model has, order by order, and the weight of it as a context, where the
     /// model has n-grams and backs off; else returns false.
     fn visit_ngrams(&self, _visit: &mut dyn FnMut(&[u16], f32)) -> bool {

@@ -12,22 +12,30 @@
 /// The orders whose n-grams are told: below, contexts are so short that any network knows them.
 pub const LEAST_ORDER: usize = 3;
 
-/// Of one context, the tokens that its last two tokens are known to go on with, and ln r for each order from
-/// [`LEAST_ORDER`] on, 0 where an order hasn't the token.
+/// What is raised in one context.
 #[derive(Debug, Default)]
 pub struct Raised {
-    /// The longest order that has the context; 0: none from [`LEAST_ORDER`] on.
-    pub order: usize,
-    /// Ascending.
+    /// The tokens that the last two tokens are known to go on with, ascending.
     pub tokens: Vec<u16>,
-    /// ln r, [tokens, orders]: of a token, those of all orders together.
-    pub values: Vec<f32>,
+    /// Of each order from [`LEAST_ORDER`] on that has the context, shortest first.
+    pub orders: Vec<RaisedByOrder>,
+    /// How many of `orders` have it; what stands after them is of contexts before.
+    pub known: usize,
+}
+
+/// What the n-grams of one order raise: the tokens at `places` among [`Raised::tokens`], by ln r each.
+#[derive(Debug, Default)]
+pub struct RaisedByOrder {
+    pub places: Vec<u32>,
+    pub raises: Vec<f32>,
 }
 
 impl Raised {
-    pub fn clear(&mut self) {
-        self.order = 0;
-        self.tokens.clear();
-        self.values.clear();
+    pub fn new(orders: usize) -> Self {
+        Self { orders: (0..orders).map(|_| RaisedByOrder::default()).collect(), ..Self::default() }
+    }
+
+    pub fn known(&self) -> &[RaisedByOrder] {
+        &self.orders[..self.known]
     }
 }

@@ -311,33 +311,53 @@ impl Oracle for SparseOracle {
         self.order().saturating_sub(LEAST_ORDER - 1)
     }
 
-    fn raised_kernel(&self, tokens: &[u16], range: Range<usize>, visit: &mut dyn FnMut(&Raised)) {
-        let (raises, orders) = (self.raises(), self.raising_orders());
+    fn raised_tokens_kernel(&self, tokens: &[u16], range: Range<usize>, visit: &mut dyn FnMut(&[u16])) {
+        const CONTEXT: usize = LEAST_ORDER - 1;
         let mut ending = self.ending(tokens, range.start);
-        let mut found = Raised::default();
         for position in range {
-            found.clear();
+            let found = match CONTEXT < ending.known.min(self.order()) {
+                true => self.successors(CONTEXT, ending.nodes[CONTEXT]),
+                false => 0..0,
+            };
+            visit(self.ngrams.get(LEAST_ORDER).map_or(&[], |ngrams| &ngrams.tokens[found]));
+            if let Some(&token) = tokens.get(position) {
+                ending = self.advance(&ending, token);
+            }
+        }
+    }
+
+    fn raised_kernel(&self, tokens: &[u16], range: Range<usize>, visit: &mut dyn FnMut(&Raised)) {
+        let raises = self.raises();
+        let mut ending = self.ending(tokens, range.start);
+        let mut found = Raised::new(self.raising_orders());
+        for position in range {
+            found.tokens.clear();
+            found.known = 0;
             for order in LEAST_ORDER - 1..ending.known.min(self.order()) {
                 let range = self.successors(order, ending.nodes[order]);
                 if range.is_empty() {
                     // A longer context has no more.
                     break;
                 }
-                let index = order + 1 - LEAST_ORDER;
                 let successors = &self.ngrams[order + 1].tokens[range.clone()];
-                found.order = order + 1;
-                if index == 0 {
+                if found.known == 0 {
                     found.tokens.extend_from_slice(successors);
-                    found.values.resize(orders * successors.len(), 0.0);
                 }
+                let own = &mut found.orders[found.known];
+                own.places.clear();
+                own.raises.clear();
                 // They are among those of the shorter context, in the same order.
                 let mut at = 0;
-                for (&token, &raise) in successors.iter().zip(&raises[index][range]) {
-                    at += found.tokens[at..].partition_point(|&known| known < token);
+                for (&token, &raise) in successors.iter().zip(&raises[found.known][range]) {
+                    while found.tokens.get(at).is_some_and(|&known| known < token) {
+                        at += 1;
+                    }
                     if found.tokens.get(at) == Some(&token) {
-                        found.values[at * orders + index] = raise;
+                        own.places.push(at as u32);
+                        own.raises.push(raise);
                     }
                 }
+                found.known += 1;
             }
             visit(&found);
             if let Some(&token) = tokens.get(position) {
