@@ -56,7 +56,8 @@ impl Predictor {
         let mut experts = AdaptiveExperts::new(vocab_size, Default::default())?;
         experts.observe(&[first])?;
         let context = vec![first];
-        let tilted = oracle.iter().filter(|_| neural.is_some()).find_map(|oracle| Tilted::new(oracle.clone()));
+        let tilted =
+            oracle.iter().filter(|_| neural.is_some()).find_map(|oracle| Tilted::new(oracle.clone()));
         let first = usize::from(neural.is_some()) + usize::from(tilted.is_some());
         let rows = first + adaptive::NAMES.len();
         let count = rows + oracle.as_ref().map_or(0, |oracle| oracle.orders().len());

@@ -98,7 +98,11 @@ impl Tilted {
             (at, scored) = (end, scored + 1);
         });
         if missing || at != of_raised.len() {
-            return Err(Error::input(format!("{} tokens are raised, and ln p is of {}", at, of_raised.len())));
+            return Err(Error::input(format!(
+                "{} tokens are raised, and ln p is of {}",
+                at,
+                of_raised.len()
+            )));
         }
         Ok(())
     }
@@ -258,12 +262,14 @@ impl Tilted {
         let sum = self.tilt_raised(raised, of_raised, work);
         let hit = raised.tokens.binary_search(&target).ok();
         for (index, order) in raised.known().iter().enumerate() {
-            let (mut expected, mut found) = (0.0, 0.0);
-            for (&place, &raise) in order.places.iter().zip(&order.raises) {
-                expected += f64::from(work.probabilities[place as usize] * raise);
-                found += if Some(place as usize) == hit { f64::from(raise) } else { 0.0 };
-            }
-            let gradient = found - expected / sum;
+            let expected: f64 = order
+                .places
+                .iter()
+                .zip(&order.raises)
+                .map(|(&place, &raise)| f64::from(work.probabilities[place as usize] * raise))
+                .sum();
+            let found = hit.and_then(|hit| order.places.binary_search(&(hit as u32)).ok());
+            let gradient = found.map_or(0.0, |found| f64::from(order.raises[found])) - expected / sum;
             let at = set + index;
             self.squares[at] += gradient * gradient;
             let moved = self.exponents[at] + RATE * gradient / self.squares[at].sqrt();
