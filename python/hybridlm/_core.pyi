@@ -31,6 +31,7 @@ __all__ = [
     "Predictor",
     "Segmenter",
     "SparseCounts",
+    "TiltedExpert",
     "ZstdDecoder",
     "compress",
     "context_buckets",
