@@ -219,41 +219,42 @@ impl Tilted {
         Ok(start..tokens.len())
     }
 
-    /// Where the set of exponents for the context begins, where any n-gram has it.
-    fn set(&self, raised: &Raised) -> Option<usize> {
-        Some(raised.known.checked_sub(1)? * self.orders)
+    /// The exponents for the context, shortest order first, and where they begin; None where no n-gram has it.
+    fn set(&self, raised: &Raised) -> Option<Range<usize>> {
+        let first = raised.known().checked_sub(1)? * self.orders;
+        Some(first..first + self.orders)
     }
 
     /// Fills `work` for the tokens that are raised. Returns Z.
     fn tilt_raised(&self, raised: &Raised, of_raised: &[f32], work: &mut Work) -> f64 {
         let Work { gains, factors, probabilities } = work;
         gains.clear();
-        gains.resize(raised.tokens.len(), 0.0);
-        let Some(set) = self.set(raised) else {
-            factors.clear();
-            probabilities.clear();
-            return 1.0;
-        };
-        for (order, exponent) in raised.known().iter().zip(&self.exponents[set..]) {
-            for (&place, &raise) in order.places.iter().zip(&order.raises) {
-                gains[place as usize] += *exponent as f32 * raise;
+        factors.clear();
+        probabilities.clear();
+        let Some(set) = self.set(raised) else { return 1.0 };
+        let exponents = &self.exponents[set];
+        let shortest = exponents[0] as f32;
+        gains.extend(raised.raises.iter().map(|raise| shortest * raise));
+        for (order, exponent) in raised.longer.iter().zip(&exponents[1..]) {
+            let exponent = *exponent as f32;
+            for (&place, &raise) in order.places.iter().zip(order.raises) {
+                if let Some(gain) = gains.get_mut(usize::from(place)) {
+                    *gain += exponent * raise;
+                }
             }
         }
-        // So that float32 holds its exponential; the target's gain is that same number.
-        gains.iter_mut().for_each(|gain| *gain = gain.min(LARGEST_GAIN));
-        factors.clone_from(gains);
-        probabilities.clear();
         probabilities.extend_from_slice(of_raised);
+        let mut excess = 0.0;
         wide_registers(|| {
+            // So that float32 holds its exponential; the target's gain is that same number.
+            gains.iter_mut().for_each(|gain| *gain = gain.min(LARGEST_GAIN));
+            factors.extend_from_slice(gains);
             exp_in_place(factors);
             exp_in_place(probabilities);
+            excess = sum_of(factors, probabilities, |factor, probability| probability * (factor - 1.0));
+            probabilities.iter_mut().zip(&*factors).for_each(|(p, factor)| *p *= factor);
         });
-        let mut sum = 1.0;
-        for (&factor, probability) in factors.iter().zip(probabilities) {
-            sum += f64::from(*probability * (factor - 1.0));
-            *probability *= factor;
-        }
-        sum
+        1.0 + excess
     }
 
     /// By how much ln p of the target changes, and learns from it.
@@ -261,22 +262,45 @@ impl Tilted {
         let Some(set) = self.set(raised) else { return 0.0 };
         let sum = self.tilt_raised(raised, of_raised, work);
         let hit = raised.tokens.binary_search(&target).ok();
-        for (index, order) in raised.known().iter().enumerate() {
-            let expected: f64 = order
-                .places
-                .iter()
-                .zip(&order.raises)
-                .map(|(&place, &raise)| f64::from(work.probabilities[place as usize] * raise))
+        let mut expected = 0.0;
+        wide_registers(|| expected = sum_of(&work.probabilities, raised.raises, |p, raise| p * raise));
+        self.follow(set.start, hit.map_or(0.0, |hit| f64::from(raised.raises[hit])) - expected / sum);
+        for (at, order) in (set.start + 1..).zip(&raised.longer) {
+            let probability =
+                |&place: &u16| work.probabilities.get(usize::from(place)).copied().unwrap_or(0.0);
+            let expected: f64 = (order.places.iter().zip(order.raises))
+                .map(|(place, raise)| f64::from(probability(place) * raise))
                 .sum();
-            let found = hit.and_then(|hit| order.places.binary_search(&(hit as u32)).ok());
-            let gradient = found.map_or(0.0, |found| f64::from(order.raises[found])) - expected / sum;
-            let at = set + index;
-            self.squares[at] += gradient * gradient;
-            let moved = self.exponents[at] + RATE * gradient / self.squares[at].sqrt();
-            self.exponents[at] = moved.clamp(0.0, LARGEST_EXPONENT);
+            let found = hit.and_then(|hit| order.places.binary_search(&(hit as u16)).ok());
+            self.follow(at, found.map_or(0.0, |found| f64::from(order.raises[found])) - expected / sum);
         }
         hit.map_or(0.0, |hit| f64::from(work.gains[hit])) - sum.ln()
     }
+
+    /// One step of AdaGrad.
+    fn follow(&mut self, at: usize, gradient: f64) {
+        self.squares[at] += gradient * gradient;
+        let moved = self.exponents[at] + RATE * gradient / self.squares[at].sqrt();
+        self.exponents[at] = moved.clamp(0.0, LARGEST_EXPONENT);
+    }
+}
+
+/// Σ term(a, b) in double precision, eight sums side by side: the same order of addition in registers of any width.
+#[inline(always)]
+fn sum_of(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f64 {
+    const LANES: usize = 8;
+    let mut sums = [0.0f64; LANES];
+    let (whole_a, whole_b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let rest = whole_a.remainder().iter().zip(whole_b.remainder());
+    for (a, b) in whole_a.zip(whole_b) {
+        for ((sum, &a), &b) in sums.iter_mut().zip(a).zip(b) {
+            *sum += f64::from(term(a, b));
+        }
+    }
+    for (sum, (&a, &b)) in sums.iter_mut().zip(rest) {
+        *sum += f64::from(term(a, b));
+    }
+    sums.iter().sum()
 }
 
 /// Of the tokens that are raised: Σ θ ln r, its exponential, and p_net times that.

@@ -14,28 +14,26 @@ pub const LEAST_ORDER: usize = 3;
 
 /// What is raised in one context.
 #[derive(Debug, Default)]
-pub struct Raised {
+pub struct Raised<'a> {
     /// The tokens that the last two tokens are known to go on with, ascending.
-    pub tokens: Vec<u16>,
-    /// Of each order from [`LEAST_ORDER`] on that has the context, shortest first.
-    pub orders: Vec<RaisedByOrder>,
-    /// How many of `orders` have it; what stands after them is of contexts before.
-    pub known: usize,
+    pub tokens: &'a [u16],
+    /// By ln r each, as the order [`LEAST_ORDER`] has it.
+    pub raises: &'a [f32],
+    /// Of each longer order that has the context, shortest first.
+    pub longer: Vec<RaisedByOrder<'a>>,
 }
 
-/// What the n-grams of one order raise: the tokens at `places` among [`Raised::tokens`], by ln r each.
-#[derive(Debug, Default)]
-pub struct RaisedByOrder {
-    pub places: Vec<u32>,
-    pub raises: Vec<f32>,
+/// What the n-grams of one order raise: the tokens at `places` among [`Raised::tokens`], by ln r each. Places ascend and
+/// are inside; a forged file's may not be.
+#[derive(Debug)]
+pub struct RaisedByOrder<'a> {
+    pub places: &'a [u16],
+    pub raises: &'a [f32],
 }
 
-impl Raised {
-    pub fn new(orders: usize) -> Self {
-        Self { orders: (0..orders).map(|_| RaisedByOrder::default()).collect(), ..Self::default() }
-    }
-
-    pub fn known(&self) -> &[RaisedByOrder] {
-        &self.orders[..self.known]
+impl Raised<'_> {
+    /// How many orders have the context.
+    pub fn known(&self) -> usize {
+        usize::from(!self.tokens.is_empty()) + self.longer.len()
     }
 }

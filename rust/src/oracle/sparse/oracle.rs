@@ -11,7 +11,7 @@ use super::logarithm::ln_in_place;
 use super::ngram::MAX_ORDER;
 use super::restore::RestoredOrder;
 use crate::oracle::interface::{Info, Oracle};
-use crate::oracle::raised::{Raised, LEAST_ORDER};
+use crate::oracle::raised::{Raised, RaisedByOrder, LEAST_ORDER};
 use crate::vocabulary::Vocabulary;
 
 /// An n-gram, as the continuation of its context and as a context itself.
@@ -59,8 +59,16 @@ pub struct SparseOracle {
     token_count: u64,
     /// Bytes that each order takes in the file.
     stream_bytes: Vec<usize>,
-    /// By order from [`LEAST_ORDER`] on, ln r of each n-gram: made when they are first asked for.
-    raises: OnceLock<Vec<Vec<f32>>>,
+    /// By order from [`LEAST_ORDER`] on: made when they are first asked for.
+    raises: OnceLock<Vec<Raises>>,
+}
+
+/// Of each n-gram of one order, ln r, and the place of its token among those that the two before it are known to go on
+/// with.
+#[derive(Debug)]
+struct Raises {
+    raises: Vec<f32>,
+    places: Vec<u16>,
 }
 
 /// The n-gram of each order that ends at one place of a stream, up to the longest that the model has.
@@ -186,33 +194,40 @@ impl SparseOracle {
         }
     }
 
-    /// ln r of each n-gram, by order from [`LEAST_ORDER`] on.
-    fn raises(&self) -> &[Vec<f32>] {
+    fn raises(&self) -> &[Raises] {
         self.raises.get_or_init(|| {
-            let mut found = Vec::new();
+            let mut found: Vec<Raises> = Vec::new();
             // Of the n-grams of one order: where their suffixes are in the order below, and p of their last tokens.
             let mut suffixes = vec![0u32; self.vocab_size()];
             let mut probabilities = self.unigrams.clone();
             for order in 1..self.order() {
                 let longer = &self.ngrams[order + 1];
-                let mut longer_suffixes = Vec::with_capacity(longer.tokens.len());
-                let mut longer_probabilities = Vec::with_capacity(longer.tokens.len());
-                let mut raises = Vec::with_capacity(longer.tokens.len());
+                let count = longer.tokens.len();
+                let mut longer_suffixes = Vec::with_capacity(count);
+                let mut longer_probabilities = Vec::with_capacity(count);
+                let (mut raises, mut places) = (Vec::with_capacity(count), Vec::with_capacity(count));
                 for (context, &suffix) in suffixes.iter().enumerate() {
                     let backoff = self.ngrams[order].nodes[context].backoff;
-                    for successor in self.successors(order, context as u32) {
+                    for (place, successor) in self.successors(order, context as u32).enumerate() {
                         // Only a forged file has an n-gram without its suffix.
-                        let shorter = self.find(order - 1, suffix, longer.tokens[successor]);
-                        let passed = shorter.map_or(0.0, |shorter| backoff * probabilities[shorter as usize]);
+                        let shorter =
+                            self.find(order - 1, suffix, longer.tokens[successor]).unwrap_or(u32::MAX);
+                        let passed = probabilities.get(shorter as usize).map_or(0.0, |p| backoff * p);
                         let discounted = longer.nodes[successor].discounted;
                         let raise = (discounted / passed).ln_1p();
                         raises.push(if raise.is_finite() { raise.max(0.0) } else { 0.0 });
-                        longer_suffixes.push(shorter.unwrap_or(0));
+                        // The order below has the same token, at the place that it has in the list of all.
+                        let shorter_places = found.last().map(|shorter| &shorter.places);
+                        places.push(match shorter_places {
+                            Some(places) => places.get(shorter as usize).copied().unwrap_or(0),
+                            None => place as u16,
+                        });
+                        longer_suffixes.push(if shorter == u32::MAX { 0 } else { shorter });
                         longer_probabilities.push(discounted + passed);
                     }
                 }
                 if order + 1 >= LEAST_ORDER {
-                    found.push(raises);
+                    found.push(Raises { raises, places });
                 }
                 (suffixes, probabilities) = (longer_suffixes, longer_probabilities);
             }
@@ -327,37 +342,27 @@ impl Oracle for SparseOracle {
     }
 
     fn raised_kernel(&self, tokens: &[u16], range: Range<usize>, visit: &mut dyn FnMut(&Raised)) {
-        let raises = self.raises();
+        const CONTEXT: usize = LEAST_ORDER - 1;
+        let by_order = self.raises();
         let mut ending = self.ending(tokens, range.start);
-        let mut found = Raised::new(self.raising_orders());
+        let mut found = Raised::default();
         for position in range {
-            found.tokens.clear();
-            found.known = 0;
-            for order in LEAST_ORDER - 1..ending.known.min(self.order()) {
+            (found.tokens, found.raises) = (&[], &[]);
+            found.longer.clear();
+            for order in CONTEXT..ending.known.min(self.order()) {
                 let range = self.successors(order, ending.nodes[order]);
                 if range.is_empty() {
                     // A longer context has no more.
                     break;
                 }
-                let successors = &self.ngrams[order + 1].tokens[range.clone()];
-                if found.known == 0 {
-                    found.tokens.extend_from_slice(successors);
+                let own = &by_order[order - CONTEXT];
+                if order == CONTEXT {
+                    found.tokens = &self.ngrams[LEAST_ORDER].tokens[range.clone()];
+                    found.raises = &own.raises[range];
+                } else {
+                    let (places, raises) = (&own.places[range.clone()], &own.raises[range]);
+                    found.longer.push(RaisedByOrder { places, raises });
                 }
-                let own = &mut found.orders[found.known];
-                own.places.clear();
-                own.raises.clear();
-                // They are among those of the shorter context, in the same order.
-                let mut at = 0;
-                for (&token, &raise) in successors.iter().zip(&raises[found.known][range]) {
-                    while found.tokens.get(at).is_some_and(|&known| known < token) {
-                        at += 1;
-                    }
-                    if found.tokens.get(at) == Some(&token) {
-                        own.places.push(at as u32);
-                        own.raises.push(raise);
-                    }
-                }
-                found.known += 1;
             }
             visit(&found);
             if let Some(&token) = tokens.get(position) {
