@@ -11,7 +11,8 @@ use of n-grams beside a strong network that keeps the rules, parameter-golf PR 1
 four tokens, α · ln p of which is added to the network's logits; the count and the smoothing are the PR's, α
 is the best in hindsight of those that it tried. *after TEXT* is the mixture of everything without test-time
 training whose weights were first learned on TEXT, the one named before: what an artifact could gain by
-holding such weights.
+holding such weights. For each text also what there is without a network: each oracle's longest order, online
+experts, and both mixed.
 
 Then, of the network and the mixture of everything without test-time training, where the gain comes from: by
 how far back the last three tokens stood together before (within the network's window, beyond it, never), by
@@ -239,6 +240,16 @@ def gains(gain: Floats, names: list[str], of: NDArray[np.int64]) -> dict[str, di
     }
 
 
+def without_network(text: Text) -> dict[str, Any]:
+    """All figures of one text that need no network."""
+    rates = {"online": text.rate(mixed([text.online]))}
+    for label, oracle in text.by_oracle.items():
+        longest = np.concatenate([scored.log_probs[-1] for scored in oracle[1]]).astype(np.float64)
+        rates[f"oracle {label}"] = text.rate(-longest)
+        rates[f"online, oracle {label}"] = text.rate(mixed([text.online, oracle]))
+    return {"text": text.name, "targets": len(text.lengths), "rates": rates}
+
+
 def measure(artifact: Artifact, text: Text, before: tuple[str, Experts]) -> tuple[dict[str, Any], Experts]:
     """All figures of one network on one text, and all experts without test-time training.
 
@@ -281,17 +292,16 @@ def measure(artifact: Artifact, text: Text, before: tuple[str, Experts]) -> tupl
     }, experts
 
 
-def show(name: str, result: dict[str, Any]) -> None:
-    print(
-        f"\n{name} ({result['parameters']:,} parameters) on {result['text']}: {result['targets']:,} targets"
-    )
+def show(title: str, result: dict[str, Any]) -> None:
+    print(f"\n{title} on {result['text']}: {result['targets']:,} targets")
+    base = result["rates"].get("network")
     print("| | bits per byte | 95% | gain |\n|---|---|---|---|")
-    base = result["rates"]["network"]["bpb"]
     for label, rate in result["rates"].items():
         interval = "" if rate["interval"] is None else "{:.4f} to {:.4f}".format(*rate["interval"])
         note = f" (α {result['blend']['alpha']})" if label == "blend" else ""
-        print(f"| {label}{note} | {rate['bpb']:.4f} | {interval} | {base - rate['bpb']:+.4f} |")
-    for division, buckets in result["gain"].items():
+        gain = "" if base is None else f"{base['bpb'] - rate['bpb']:+.4f}"
+        print(f"| {label}{note} | {rate['bpb']:.4f} | {interval} | {gain} |")
+    for division, buckets in result.get("gain", {}).items():
         print(f"\n| {division} | share | gain | part |\n|---|---|---|---|")
         for bucket, found in buckets.items():
             print(f"| {bucket} | {found['share']:.1%} | {found['gain']:+.3f} | {found['part']:.1%} |")
@@ -302,7 +312,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--artifact", nargs="+", type=Path, required=True)
+    parser.add_argument("--artifact", nargs="*", type=Path, default=[])
     parser.add_argument("--oracle", nargs="+", type=Path, required=True)
     parser.add_argument("--val", nargs="+", required=True, help="name=shards")
     parser.add_argument("--tokenizer", type=Path, required=True)
@@ -319,6 +329,10 @@ def main() -> None:
         stream = open_stream(expand(shards), tokenizer.vocabulary, max_tokens=options.tokens + 1).tokens
         texts.append(Text(name, np.asarray(stream), tokenizer.byte_table, oracles))
     found = []
+    for text in texts:
+        result = without_network(text)
+        show("no network", result)
+        found.append({"artifact": None, "oracle_bytes": sizes, **result})
     for path in options.artifact:
         artifact = Artifact.from_file(path)
         artifact.check_tokenizer(tokenizer.vocabulary)
@@ -326,7 +340,7 @@ def main() -> None:
         for text in texts:
             result, experts = measure(artifact, text, before)
             before = text.name, experts
-            show(path.name, result)
+            show(f"{path.name} ({result['parameters']:,} parameters)", result)
             found.append({"artifact": path.name, "oracle_bytes": sizes, **result})
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")

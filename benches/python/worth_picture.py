@@ -1,11 +1,17 @@
-"""The picture of docs/worth.md, and what a budget is best spent on, from what worth.py has measured.
+"""The pictures of docs/worth.md, and what a budget is best spent on, from what has been measured.
 
-    python benches/python/worth_picture.py docs/worth*.json -o docs/worth.svg
+    python benches/python/worth_picture.py docs/worth*.json -o docs/worth.svg \\
+        [--costs docs/worth_costs.json --peers docs/worth_peers.json --costs-out docs/worth_costs.svg]
 
 Each JSON file is one that ``worth.py --json`` has left. The picture has a line for each text: the least bits
 per byte that the network was part of, by those of the network alone. The table says for each budget which of
 the networks and oracles that fit have the fewest bits per byte of the first text together, with test-time
 training and online experts, and what the best network that fits has with test-time training alone.
+
+The second picture is of the first text alone, by the processor seconds that a model takes to make. Of models
+of a kind, only those are shown that no cheaper one equals. --costs is {"networks": {artifact: seconds},
+"oracles": {bytes: seconds}}, --peers what ``budget_peers.py --json`` has left: of it, what is estimated or
+primed from the same training text.
 """
 
 import argparse
@@ -15,10 +21,13 @@ from typing import Any
 
 from hybridlm.report.chart import Series, line_chart, picture
 
+Results = list[dict[str, Any]]
+Points = list[tuple[float, float]]
+
 BUDGETS = (500_000, 1_000_000, 2_000_000, 4_000_000, 8_000_000, 16_000_000)
 
 
-def lines(results: list[dict[str, Any]]) -> list[Series]:
+def lines(results: Results) -> list[Series]:
     alone = sorted({result["rates"]["network"]["bpb"] for result in results})
     series = [Series("network alone", [(bpb, bpb) for bpb in alone])]
     for text in dict.fromkeys(result["text"] for result in results):
@@ -31,7 +40,7 @@ def lines(results: list[dict[str, Any]]) -> list[Series]:
     return series
 
 
-def budgets(results: list[dict[str, Any]]) -> list[str]:
+def budgets(results: Results) -> list[str]:
     texts = list(dict.fromkeys(result["text"] for result in results))
     names = list(dict.fromkeys(result["artifact"] for result in results))
     by_text = {(result["artifact"], result["text"]): result for result in results}
@@ -56,16 +65,71 @@ def budgets(results: list[dict[str, Any]]) -> list[str]:
     return rows
 
 
+def frontier(points: Points) -> Points:
+    """Those that have fewer bits per byte than any cheaper one."""
+    found: Points = []
+    for seconds, bpb in sorted(points):
+        if not found or bpb < found[-1][1]:
+            found.append((seconds, bpb))
+    return found
+
+
+def by_costs(
+    results: Results, without: Results, costs: dict[str, Any], peers: dict[str, Any]
+) -> list[Series]:
+    text = results[0]["text"]
+    alone, hybrid, oracles, mixtures = [], [], [], []
+    for result in without:
+        if result["text"] == text:
+            for label, size in result["oracle_bytes"].items():
+                seconds = costs["oracles"][str(size)]
+                oracles.append((seconds, result["rates"][f"oracle {label}"]["bpb"]))
+                mixtures.append((seconds, result["rates"][f"online, oracle {label}"]["bpb"]))
+    for result in results:
+        if result["text"] == text:
+            seconds = costs["networks"][result["artifact"]]
+            alone.append((seconds, result["rates"]["network"]["bpb"]))
+            for label, size in result["oracle_bytes"].items():
+                rate = result["rates"][f"all, oracle {label}"]
+                hybrid.append((seconds + costs["oracles"][str(size)], rate["bpb"]))
+    series = {
+        "network alone": alone,
+        "network, test-time training, online experts and oracle": hybrid,
+        "oracle alone": oracles,
+        "oracle and online experts": mixtures,
+    }
+    for row in peers["rows"]:
+        # A dictionary costs nothing to make, which a logarithmic axis has no place for.
+        if row["make_seconds"] and text in row["texts"]:
+            name = f"{row['method']} ({row['bytes_shipped'] / 1e6:.1f} MB)"
+            series[name] = [(row["make_seconds"], row["texts"][text]["bits_per_byte"])]
+    return [Series(name, frontier(points)) for name, points in series.items()]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("json", nargs="+", type=Path)
     parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--costs", type=Path)
+    parser.add_argument("--peers", type=Path)
+    parser.add_argument("--costs-out", type=Path)
     options = parser.parse_args()
-    results = [result for path in options.json for result in json.loads(path.read_text())]
+    found: Results = [result for path in options.json for result in json.loads(path.read_text())]
+    results = [result for result in found if result["artifact"] is not None]
     chart = line_chart(lines(results), x_label="bits per byte of the network alone", y_label="bits per byte")
     options.out.write_text(picture(chart))
+    if options.costs_out is not None:
+        without = [result for result in found if result["artifact"] is None]
+        costs, peers = (json.loads(path.read_text()) for path in (options.costs, options.peers))
+        chart = line_chart(
+            by_costs(results, without, costs, peers),
+            x_label="processor seconds to make",
+            y_label=f"bits per byte, {results[0]['text']}",
+            logarithmic_x=True,
+        )
+        options.costs_out.write_text(picture(chart))
     print("\n".join(budgets(results)))
 
 
