@@ -1,6 +1,7 @@
 """The pictures of docs/worth.md, and what a budget is best spent on, from what has been measured.
 
-    python benches/python/worth_picture.py docs/worth*.json -o docs/worth.svg \\
+    python benches/python/worth_picture.py docs/worth_1024.json docs/worth_8192.json -o docs/worth.svg \\
+        [--foreign 'web text=docs/worth_foreign.json'] \\
         [--costs docs/worth_costs.json --peers docs/worth_peers.json --costs-out docs/worth_costs.svg]
 
 Each JSON file is one that ``worth.py --json`` has left. The picture has a line for each text: the least bits
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridlm.report.chart import Series, line_chart, picture
+from hybridlm.scoring.config import DEFAULT_MIXER
 
 Results = list[dict[str, Any]]
 Points = list[tuple[float, float]]
@@ -27,8 +29,10 @@ Points = list[tuple[float, float]]
 BUDGETS = (500_000, 1_000_000, 2_000_000, 4_000_000, 8_000_000, 16_000_000)
 
 
-def lines(results: Results) -> list[Series]:
-    alone = sorted({result["rates"]["network"]["bpb"] for result in results})
+def lines(results: Results, foreign: dict[str, dict[str, float]]) -> list[Series]:
+    """``foreign``: for texts, bits per byte of the network and of mixtures by name."""
+    networks = {result["rates"]["network"]["bpb"] for result in results}
+    alone = sorted(networks | {bpb["network"] for bpb in foreign.values()})
     series = [Series("network alone", [(bpb, bpb) for bpb in alone])]
     for text in dict.fromkeys(result["text"] for result in results):
         points = [
@@ -36,6 +40,8 @@ def lines(results: Results) -> list[Series]:
             for result in results
             if result["text"] == text
         ]
+        if text in foreign:
+            points.append((foreign[text]["network"], foreign[text][f"{DEFAULT_MIXER}, online and oracle"]))
         series.append(Series(f"with everything, {text}", sorted(points)))
     return series
 
@@ -112,13 +118,20 @@ def main() -> None:
     )
     parser.add_argument("json", nargs="+", type=Path)
     parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--foreign", nargs="*", default=[], help="text=JSON")
     parser.add_argument("--costs", type=Path)
     parser.add_argument("--peers", type=Path)
     parser.add_argument("--costs-out", type=Path)
     options = parser.parse_args()
     found: Results = [result for path in options.json for result in json.loads(path.read_text())]
     results = [result for result in found if result["artifact"] is not None]
-    chart = line_chart(lines(results), x_label="bits per byte of the network alone", y_label="bits per byte")
+    foreign = {}
+    for value in options.foreign:
+        name, _, path = value.partition("=")
+        foreign[name] = json.loads(Path(path).read_text())["bpb"]
+    chart = line_chart(
+        lines(results, foreign), x_label="bits per byte of the network alone", y_label="bits per byte"
+    )
     options.out.write_text(picture(chart))
     if options.costs_out is not None:
         without = [result for result in found if result["artifact"] is None]
