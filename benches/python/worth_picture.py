@@ -1,4 +1,4 @@
-"""The pictures of docs/worth.md, and what a budget is best spent on, from what has been measured.
+"""The tables and pictures of docs/worth.md, and what a budget is best spent on, from what has been measured.
 
     python benches/python/worth_picture.py docs/worth_1024.json docs/worth_8192.json -o docs/worth.svg \\
         [--foreign 'web text=docs/worth_foreign.json'] \\
@@ -44,6 +44,46 @@ def lines(results: Results, foreign: dict[str, dict[str, float]]) -> list[Series
             points.append((foreign[text]["network"], foreign[text][f"{DEFAULT_MIXER}, online and oracle"]))
         series.append(Series(f"with everything, {text}", sorted(points)))
     return series
+
+
+def gains(results: Results, text: str) -> list[str]:
+    """A column for each network, the strongest last."""
+    chosen = by_strength(results, text)
+    names = [result["artifact"].removesuffix(".pgar") for result in chosen]
+    alone = [result["rates"]["network"] for result in chosen]
+    rows = [
+        [text, *names],
+        ["---"] * (1 + len(names)),
+        ["network alone", *(f"{rate['bpb']:.4f}" for rate in alone)],
+        ["95% interval", *("{:.2f} to {:.2f}".format(*rate["interval"]) for rate in alone)],
+    ]
+    # Those of the first; "after TEXT" is of one text only.
+    labels = [label for label in chosen[0]["rates"] if label != "network"]
+    for label in sorted(labels, key=lambda label: (label.startswith("all"), "online" in label)):
+        rates = [result["rates"].get(label) for result in chosen]
+        gained = [
+            rate and f"{rate['bpb'] - base['bpb']:+.4f}" for rate, base in zip(rates, alone, strict=True)
+        ]
+        rows.append([label, *(one or "" for one in gained)])
+    return [f"| {' | '.join(row)} |" for row in rows]
+
+
+def by_strength(results: Results, text: str) -> Results:
+    chosen = [result for result in results if result["text"] == text]
+    return sorted(chosen, key=lambda result: -result["rates"]["network"]["bpb"])
+
+
+def sources(results: Results, text: str) -> list[str]:
+    """Where the gain of online experts and the largest oracle comes from: a row for each bucket."""
+    chosen = by_strength(results, text)
+    names = [result["artifact"].removesuffix(".pgar") for result in chosen]
+    rows = [f"| {text} | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
+    for division, buckets in chosen[-1]["gain"].items():
+        for bucket in buckets:
+            found = [result["gain"][division].get(bucket) for result in chosen]
+            cells = ["" if one is None else f"{one['gain']:+.3f} ({one['part']:.0%})" for one in found]
+            rows.append(f"| {division}: {bucket} | {' | '.join(cells)} |")
+    return rows
 
 
 def budgets(results: Results) -> list[str]:
@@ -143,6 +183,8 @@ def main() -> None:
             logarithmic_x=True,
         )
         options.costs_out.write_text(picture(chart))
+    for text in dict.fromkeys(result["text"] for result in results):
+        print("\n".join([*gains(results, text), "", *sources(results, text), ""]))
     print("\n".join(budgets(results)))
 
 
