@@ -98,7 +98,7 @@ def _show(score: "Score[EvaluationResult]", json: bool) -> None:
     if made_of.stated_bytes:
         counted = f"text as {', '.join(file.path for file in made_of.stated_bytes)} state them"
     print(f"{result.tokens:,} targets, {result.bytes:,} bytes of {counted}, TTT {ttt}")
-    table = number_table("expert", "bits/token", "bits/byte")
+    table = number_table("expert", "bits/token", "BPB")
     for name, rate in result.experts.items():
         table.add_row(name, f"{rate.bits_per_token:.4f}", f"{rate.bpb:.4f}")
     if len(result.ttt_rates) > 1:
@@ -114,7 +114,7 @@ def _show(score: "Score[EvaluationResult]", json: bool) -> None:
     if result.bpb_interval is not None:
         low, high = result.bpb_interval
         documents = number_of(len(result.documents.tokens), "document")
-        print(f"95% interval over {documents}: {low:.4f} to {high:.4f} bits/byte")
+        print(f"95% interval over {documents}: {low:.4f} to {high:.4f} BPB")
     stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in result.stages.items())
     print(f"{result.seconds:.1f} s ({stages})")
     print_provenance(made_of)

@@ -182,7 +182,7 @@ def _show(
         return
     bytes_too = "" if size is None else f", {size:,} bytes of decoded text"
     print(f"{targets:,} targets{bytes_too}")
-    table = number_table("expert", "bits/token", *([] if size is None else ["bits/byte"]))
+    table = number_table("expert", "bits/token", *([] if size is None else ["BPB"]))
     for name, found in [*of_experts.items(), (f"mixture: {mixer}", rate(nats))]:
         if name.startswith("mixture: "):
             table.add_section()

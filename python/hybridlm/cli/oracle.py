@@ -566,7 +566,7 @@ def evaluate(
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for column in ("expert", "bits/token", "bits/byte", "weight in the mix"):
+    for column in ("expert", "bits/token", "BPB", "weight in the mix"):
         table.add_column(column, justify="left" if column == "expert" else "right")
     for order, bits in result.orders.items():
         weight = result.best_static_weights[order]
