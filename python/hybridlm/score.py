@@ -111,7 +111,7 @@ def score_artifact(
 ) -> Score[EvaluationResult]:
     """Scores an artifact's file on shards, read as one stream; at most the first ``max_tokens`` targets.
 
-    ``config.ttt`` None: TTT_OPTIMIZER from the environment, else sgd where there is a neural model.
+    ``config.ttt`` None: TTT_OPTIMIZER from the environment, else `DEFAULT_TTT`, where there is a model.
     ``control``: shards of training text, as long as the stream, that a second model learns from instead.
     ``trace``: a file for what happens along the text (`hybridlm.scoring.trace`), which a report shows.
     ``stated_bytes``: a file for each shard that states the bytes of its tokens (see `read_stated_bytes`).
