@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,15 +55,12 @@ class KenLM:
         return path
 
 
-def kenlm_bits(path: Path, stream: Tokens) -> tuple[float, int]:
-    """Of the model in ``path``: bits of a stream, and how many of its tokens it doesn't know.
+def kenlm_bits(model: Any, stream: Tokens) -> tuple[float, int]:
+    """Of a ``kenlm.Model``: bits of a stream, and how many of its tokens the model doesn't know.
 
     Events are the tokens of every document and its end. The stream begins with BOS, as each document does;
     what follows the last BOS is no document.
     """
-    import kenlm
-
-    model = kenlm.Model(str(path))
     total, events, unknown = 0.0, 0, 0
     for line in documents(stream)[:-1]:
         for log10, _length, is_unknown in model.full_scores(line):

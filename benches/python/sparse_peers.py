@@ -92,15 +92,17 @@ def main() -> None:
         if not options.lmplz or not options.build_binary:
             print("KenLM's lmplz and build_binary are not on PATH: nothing to compare with", file=sys.stderr)
             return
+        from kenlm import Model
+
         kenlm = KenLM(Path(folder), train, options.order, options.lmplz, options.build_binary)
         kenlm.estimate()
         events = len(val) - 1
-        bits = kenlm_bits(kenlm.arpa, val)[0] / events
+        bits = kenlm_bits(Model(str(kenlm.arpa)), val)[0] / events
         report(f"KenLM, order {options.order}, unpruned", None, bits)
         for pruning in options.prune:
             kenlm.estimate(pruning)
             trie = kenlm.trie()
-            bits = kenlm_bits(trie, val)[0] / events
+            bits = kenlm_bits(Model(str(trie)), val)[0] / events
             report(f"KenLM, order {options.order}, pruned {pruning}", trie.stat().st_size, bits, points)
 
 
