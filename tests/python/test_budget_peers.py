@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -43,6 +44,38 @@ print("\\n\\\\2-grams:\\n-9\\t<s> <unk>\\n\\n\\\\end\\\\")
 """
 
 COPY_LAST = "import shutil, sys\nshutil.copy(sys.argv[-2], sys.argv[-1])"
+
+# Prints what a text takes after another, by compressing both and by going on in forks.
+FORKS = """
+import json, sys, zlib
+from budget_peers import Text, anew, forked, primed
+
+class Deflate:
+    def __init__(self):
+        self.made = zlib.compressobj(9)
+        self.encode, self.flush = self.made.compress, self.made.flush
+
+class Fails(Deflate):
+    def __init__(self):
+        super().__init__()
+        self.flush = None
+
+training, texts = Text("t", sys.argv[1:-2]), [Text("v", sys.argv[-2:]), Text("w", sys.argv[1:2])]
+ways = {"anew": anew(lambda data: zlib.compress(data, 9)), "forked": forked(Deflate)}
+try:
+    from pyppmd import Ppmd8Encoder, compress
+except ImportError:
+    pass
+else:
+    ways["PPMd anew"] = anew(lambda data: compress(data, max_order=16, mem_size=10_000_000))
+    ways["PPMd forked"] = forked(lambda: Ppmd8Encoder(16, 10_000_000))
+for budget in (1000, 100_000):
+    for name, begin in ways.items():
+        row = primed(begin, training, budget, texts)
+        print(json.dumps([row[key] for key in ("bytes_shipped", "settings")]
+            + [text["bits_per_byte"] for text in row["texts"].values()]))
+primed(forked(Fails), training, 1000, texts)
+"""
 
 
 def documents(file: Path, texts: list[str]) -> Path:
@@ -133,6 +166,20 @@ def test_compressors_know_what_they_were_primed_with(tmp_path: Path, corpus: lis
         assert 0 < row["bytes_shipped"] <= 1_000_000
         bits = {name: text["bits_per_byte"] for name, text in row["texts"].items()}
         assert bits["seen"] < 1 < bits["unseen"]
+
+
+def test_an_encoder_that_goes_on_in_forks_makes_what_it_makes_of_both(corpus: list[str]) -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", FORKS, *(text[:3000] for text in corpus[:12])],
+        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(BENCHES)},
+    )  # fmt: skip
+    lines = found.stdout.splitlines()
+    assert len(lines) in (4, 8), found.stderr
+    assert lines[::2] == lines[1::2]
+    shares = [json.loads(line)[1]["training_share"] for line in lines]
+    assert 0 < shares[0] < 0.5 and shares[-1] == 1
+    # A fork that fails has no size.
+    assert found.returncode == 1 and "ended without a result" in found.stderr
 
 
 def test_kenlm_ships_the_mildest_pruning_that_fits(
