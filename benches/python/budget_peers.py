@@ -74,8 +74,8 @@ from hybridlm.files import atomic_write_text
 
 # Counts up to which n-grams are left out, by order; the last one holds for the orders after it.
 PRUNINGS = (
-    "", "0 0 0 0 0 1", "0 0 0 0 1", "0 0 0 1", "0 0 1", "0 1", "0 1 1 1 2", "0 1 1 2", "0 1 1 2 3", "0 1 2",
-    "0 1 2 3", "0 1 2 4", "0 1 3 6", "0 1 4 8", "0 2 8 16", "0 4 16 32",
+    "", "0 0 0 0 0 1", "0 0 0 0 1", "0 0 0 1", "0 0 1", "0 1", "0 1 1 1 2", "0 0 1 2", "0 1 1 1 3", "0 0 1 3",
+    "0 1 1 2", "0 1 1 2 3", "0 1 2", "0 1 2 3", "0 1 2 4", "0 1 3 6", "0 1 4 8", "0 2 8 16", "0 4 16 32",
 )  # fmt: skip
 JOINT = b"\n\n"
 LONGEST_WINDOW = 31
@@ -408,8 +408,8 @@ def main() -> None:
     parser.add_argument("--peer", nargs=2, action="append", default=[], metavar=("NAME", "COMMAND"))
     parser.add_argument("--unprimed", nargs=2, action="append", default=[], metavar=("NAME", "COMMAND"))
     parser.add_argument("--unprimed-bytes", type=int, default=300_000)
-    parser.add_argument("--ppmd-orders", nargs="+", type=int, default=[6, 8, 12, 16])
-    parser.add_argument("--ppmd-memory", type=int, default=1 << 30, help="in bytes")
+    parser.add_argument("--ppmd-orders", nargs="+", type=int, default=[8, 16, 24, 32])
+    parser.add_argument("--ppmd-memory", type=int, default=1 << 31, help="in bytes")
     parser.add_argument("--order", type=int, default=6, help="KenLM's")
     parser.add_argument("--prune", nargs="+", default=PRUNINGS, help="as lmplz takes it, each in quotes")
     parser.add_argument("--lmplz", default=shutil.which("lmplz"))
