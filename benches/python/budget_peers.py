@@ -14,8 +14,9 @@ decompresses it first and goes on from there, so a text takes size(compress(trai
 size(compress(training)). With `zstd -22, dictionary`, the last bytes of the training text, as many as the
 budget has, are shipped as they are, for a raw dictionary. PPMd's order is the best of --ppmd-orders on
 --tune, a text that is not reported; that its memory is never full is tried by giving it more. Any other
-program is a --peer: a name and a command in which INPUT and OUTPUT stand for files. One that is too slow for
-the training text can be --unprimed: on each text's first --unprimed-bytes, knowing nothing.
+program is a --peer: a name and a command in which INPUT and OUTPUT stand for files. Slow ones can be given
+the last --peer-training bytes of the training text alone, or be --unprimed: on each text's first
+--unprimed-bytes, knowing nothing.
 
 KenLM estimates modified Kneser-Ney of the tokens of --shards, as words, and is scored on the same events as
 our predictors: the tokens of every document of the texts, and its end. `KenLM, trie` ships the quantised trie
@@ -173,9 +174,11 @@ def forked(encoder_of: Callable[[], Any]) -> Callable[[bytes], Goes]:
     return begin
 
 
-def primed(begin: Callable[[bytes], Goes], training: Text, budget: int, texts: list[Text]) -> Row:
-    """With the last part of the training text that fits the budget compressed."""
-    part = training.content
+def primed(
+    begin: Callable[[bytes], Goes], training: Text, budget: int, texts: list[Text], most: int | None = None
+) -> Row:
+    """With the last part of the training text, of at most ``most`` bytes, that fits the budget compressed."""
+    part = training.content if most is None else training.last(most)
     while True:
         goes, priming = timed(begin, part)
         size, ending = timed(goes, b"")
@@ -228,12 +231,12 @@ class Peers:
         if len({*self.methods, *names}) < len(self.methods) + len(names):
             raise SystemExit("two methods have the same name")
         for name, command in options.peer:
-            self.methods[name] = partial(self._primed, Program(command))
+            self.methods[name] = partial(self._primed, Program(command), options.peer_training)
         for name, command in options.unprimed:
             self.methods[name] = partial(unprimed, Program(command), options.unprimed_bytes, self.texts)
 
-    def _primed(self, compress: Compress) -> Row:
-        return primed(anew(compress), self.training, self._options.budget, self.texts)
+    def _primed(self, compress: Compress, most: int | None = None) -> Row:
+        return primed(anew(compress), self.training, self._options.budget, self.texts, most)
 
     def ppmd(self) -> Row:
         pyppmd = needed("pyppmd")
@@ -369,7 +372,9 @@ def table(rows: list[Row], names: list[str]) -> Iterator[str]:
     yield f"| | bytes shipped | seconds to make | {' | '.join(f'{name} | seconds' for name in names)} |"
     yield "|---" * (3 + 2 * len(names)) + "|"
     for row in rows:
-        cells = [row["method"], f"{row['bytes_shipped']:,}", f"{row['make_seconds']:.0f}"]
+        share = row["settings"].get("training_share", 1)
+        shipped = f"{row['bytes_shipped']:,}" + (f" ({share:.0%} of the text)" if share < 1 else "")
+        cells = [row["method"], shipped, f"{row['make_seconds']:.0f}"]
         for name in names:
             found = row["texts"][name]
             of = f" (first {found['bytes']:,} bytes)" if "bytes" in found else ""
@@ -406,6 +411,7 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path)
     parser.add_argument("--budget", type=int, default=16_000_000)
     parser.add_argument("--peer", nargs=2, action="append", default=[], metavar=("NAME", "COMMAND"))
+    parser.add_argument("--peer-training", type=int, metavar="BYTES", help="default: all that fits")
     parser.add_argument("--unprimed", nargs=2, action="append", default=[], metavar=("NAME", "COMMAND"))
     parser.add_argument("--unprimed-bytes", type=int, default=300_000)
     parser.add_argument("--ppmd-orders", nargs="+", type=int, default=[8, 16, 24, 32])

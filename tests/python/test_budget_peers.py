@@ -137,6 +137,11 @@ def test_of_a_training_text_above_the_budget_the_last_documents_are_shipped(tmp_
     run(*arguments, "--budget", 100, "--only", "copy")
     shipped = rows(tmp_path / "out.json")["copy"]["bytes_shipped"]
     assert shipped == 3 * len("document 88 has so many bytes\n\n")
+    run(*arguments, "--budget", 100, "--only", "copy", "--peer-training", 95)
+    assert rows(tmp_path / "out.json")["copy"]["bytes_shipped"] == shipped
+    table = run(*arguments, "--budget", 100, "--only", "copy", "--peer-training", 70).stdout
+    assert rows(tmp_path / "out.json")["copy"]["bytes_shipped"] == shipped * 2 / 3
+    assert "| copy | 62 (2% of the text) |" in table
     # Rows of other texts or budgets don't stand together.
     assert "name another file" in run(*arguments, "--budget", 101, "--only", "copy", code=2).stderr
     (tmp_path / "out.json").unlink()
