@@ -39,6 +39,7 @@ from hybridlm.scoring.experts.counts import AdaptiveCounts
 from hybridlm.scoring.experts.oracle import OracleExperts
 from hybridlm.scoring.mixing import LinearMixer, Mixers, MixtureSpec, expert_names, gather
 from hybridlm.scoring.mixtures import mixture_names
+from hybridlm.scoring.tilted import has_ngrams, tilted
 
 CHUNK = 32_768
 
@@ -68,7 +69,7 @@ class Clock:
 
 def specs(families: Sequence[str]) -> dict[str, MixtureSpec]:
     """What is compared, as far as there are the experts for it."""
-    ours = tuple(family for family in ("neural", "adaptive", "oracle") if family in families)
+    ours = tuple(family for family in ("neural", "tilted", "adaptive", "oracle") if family in families)
 
     def without(*left_out: str) -> tuple[str, ...]:
         return tuple(family for family in ours if family not in left_out)
@@ -77,16 +78,20 @@ def specs(families: Sequence[str]) -> dict[str, MixtureSpec]:
         "reference Hedge": MixtureSpec("hedge", ("neural", "online", "reference")),
         "reference Hedge without oracle": MixtureSpec("hedge", ("neural", "online")),
         "ours": MixtureSpec(DEFAULT_MIXER, ours),
-        "ours on the reference's oracle": MixtureSpec(DEFAULT_MIXER, (*without("oracle"), "reference")),
-        "ours without oracle": MixtureSpec(DEFAULT_MIXER, without("oracle")),
+        "ours on the reference's oracle": MixtureSpec(
+            DEFAULT_MIXER, (*without("oracle", "tilted"), "reference")
+        ),
+        "ours without oracle": MixtureSpec(DEFAULT_MIXER, without("oracle", "tilted")),
+        "ours without the tilted network": MixtureSpec(DEFAULT_MIXER, without("tilted")),
         "ours without online experts": MixtureSpec(DEFAULT_MIXER, without("adaptive")),
-        "ours without neural": MixtureSpec(DEFAULT_MIXER, without("neural")),
+        "ours without neural": MixtureSpec(DEFAULT_MIXER, without("neural", "tilted")),
         **{f"ours by {name}": MixtureSpec(name, ours) for name in mixture_names() if name != DEFAULT_MIXER},
     }
     needed = {
         "reference Hedge": "reference",
         "ours on the reference's oracle": "reference",
         "ours without oracle": "oracle",
+        "ours without the tilted network": "tilted",
         "ours without neural": "neural",
     }
     return {label: spec for label, spec in wanted.items() if needed.get(label, "online") in families}
@@ -106,7 +111,10 @@ def measure(
     if artifact.neural_blob is not None:
         neural, trainer = load_neural(artifact, ScoringConfig(ttt=options.ttt), None)
         learn = None if trainer is None else trainer.learn
-        experts.append(neural)
+        if oracle is not None and has_ngrams(oracle):
+            experts += tilted(neural, oracle)
+        else:
+            experts.append(neural)
     experts += online_experts(table.vocab_size)
     experts += [] if oracle is None else [OracleExperts(oracle, threads=1)]
     experts += [] if reference is None else [ReferenceOracle(reference)]

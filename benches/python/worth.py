@@ -4,13 +4,14 @@
         --val docs=V.bin web=W.bin --tokenizer T.model [--tokens 100000] [--json OUT]
 
 Each network is scored once, alone and with the default test-time training; each text's experts and oracles
-once for all networks. The oracles are those given, not those of the artifacts. For each network and text, in
-bits per byte: the network alone, and the default mixture over it with more and more of the rest, with 95%
-intervals by bootstrap over documents. *blend* is the best published use of n-grams beside a strong network
-that keeps the rules, parameter-golf PR 1642: online counts of up to four tokens, α · ln p of which is added
-to the network's logits; the count and the smoothing are the PR's, α is the best in hindsight of those that it
-tried. *after TEXT* is the mixture of everything without test-time training whose weights were first learned
-on TEXT, the one named before: what an artifact could gain by holding such weights.
+once for all networks. The oracles are those given, not those of the artifacts; with each goes the network
+tilted by it. For each network and text, in bits per byte: the network alone, and the default mixture over it
+with more and more of the rest, with 95% intervals by bootstrap over documents. *blend* is the best published
+use of n-grams beside a strong network that keeps the rules, parameter-golf PR 1642: online counts of up to
+four tokens, α · ln p of which is added to the network's logits; the count and the smoothing are the PR's, α
+is the best in hindsight of those that it tried. *after TEXT* is the mixture of everything without test-time
+training whose weights were first learned on TEXT, the one named before: what an artifact could gain by
+holding such weights.
 
 Then, of the network and the mixture of everything without test-time training, where the gain comes from: by
 how far back the last three tokens stood together before (within the network's window, beyond it, never), by
@@ -29,12 +30,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hybridlm import _core
 from hybridlm.artifact import Artifact
 from hybridlm.data.byte_table import ByteTable
 from hybridlm.data.shards import expand, open_stream
 from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.oracle import Oracle
 from hybridlm.scoring.artifact_experts import load_neural
+from hybridlm.scoring.asked import Asked, Network
 from hybridlm.scoring.confidence import bpb_interval
 from hybridlm.scoring.config import DEFAULT_MIXER, ScoringConfig
 from hybridlm.scoring.evaluate import Learn
@@ -42,6 +45,7 @@ from hybridlm.scoring.experts import Expert, Scored
 from hybridlm.scoring.experts.counts import AdaptiveCounts
 from hybridlm.scoring.experts.oracle import OracleExperts
 from hybridlm.scoring.mixing import LinearMixer, MixtureSpec, gather
+from hybridlm.scoring.tilted import Questioned, Tilted
 
 CHUNK = 32_768
 BLEND_CHUNK = 16_384
@@ -103,18 +107,47 @@ def pieces(stream: Tokens, chunk: int) -> Iterator[tuple[Tokens, int]]:
         yield stream[: start + chunk], start
 
 
-def gathered(expert: Expert, stream: Tokens, learn: Learn | None = None) -> list[Scored]:
+def gathered(expert: Expert, stream: Tokens) -> list[Scored]:
     """What an expert says of the stream, chunk by chunk."""
-    found = []
+    return [scored for seen, start in pieces(stream, CHUNK) for scored in gather([expert], seen, start)]
+
+
+Said = tuple[Expert, list[Scored]]
+"""An expert, and what it says of a text, chunk by chunk."""
+Experts = Sequence[Said]
+
+
+def together(asked: Sequence[Asked]) -> tuple[Asked, NDArray[np.int64]]:
+    """Several questions about the same targets as one, and where in it the tokens of the first are, then
+    those of the second, and so on."""
+    targets = [np.repeat(np.arange(len(one.ends) - 1), np.diff(one.ends)) for one in asked]
+    order = np.argsort(np.concatenate(targets), kind="stable")
+    places = np.empty(len(order), np.int64)
+    places[order] = np.arange(len(order))
+    ends = np.sum([one.ends for one in asked], axis=0, dtype=np.uint32)
+    return Asked(np.concatenate([one.tokens for one in asked])[order], ends), places
+
+
+def heard(
+    network: Network, stream: Tokens, oracles: dict[str, Oracle], learn: Learn | None = None
+) -> tuple[Said, dict[str, Said]]:
+    """The network, and the network tilted by each of the oracles, from one pass over the text."""
+    tilts = {label: _core.TiltedExpert(oracle.native) for label, oracle in oracles.items()}
+    experts = {label: Tilted(Questioned(network, tilt), tilt) for label, tilt in tilts.items()}
+    own: Said = network, []
+    by_oracle: dict[str, Said] = {label: (expert, []) for label, expert in experts.items()}
     for seen, start in pieces(stream, CHUNK):
-        found += gather([expert], seen, start)
+        asked = [Asked(*tilt.raised_tokens(seen, start)) for tilt in tilts.values()]
+        question, places = together(asked)
+        scored, told = network.score_asked(seen, start, question)
+        own[1].append(scored)
+        each = np.split(told[places], np.cumsum([len(one.tokens) for one in asked])[:-1])
+        for (label, tilt), of_raised in zip(tilts.items(), each, strict=True):
+            tilted = tilt.mix(seen, start, scored.log_probs[0], of_raised)
+            by_oracle[label][1].append(Scored(tilted[None]))
         if learn is not None and len(seen) < len(stream):
             learn(seen, start)
-    return found
-
-
-Experts = Sequence[tuple[Expert, list[Scored]]]
-"""Each with what it says of a text."""
+    return own, by_oracle
 
 
 def mixed(experts: Experts, before: Experts = ()) -> Floats:
@@ -152,12 +185,13 @@ class Text:
         self.documents = np.unique(np.append(0, starts))
         online = AdaptiveCounts(len(table.begins))
         self.online = online, gathered(online, stream)
-        self.oracles = {}
+        self.oracles = oracles
+        self.by_oracle: dict[str, Said] = {}
         for label, oracle in oracles.items():
             expert = OracleExperts(oracle, threads=1)
-            self.oracles[label] = expert, gathered(expert, stream)
-        largest = max(oracles.values(), key=lambda oracle: oracle.nbytes) if oracles else None
-        self.orders = None if largest is None else largest.native.matched_orders(stream, 0)[1:]
+            self.by_oracle[label] = expert, gathered(expert, stream)
+        largest = max(oracles.values(), key=lambda oracle: oracle.nbytes)
+        self.orders = largest.native.matched_orders(stream, 0)[1:]
 
     def rate(self, nll: Floats) -> dict[str, Any]:
         bits = nll / math.log(2)
@@ -181,15 +215,13 @@ class Text:
             seen[tokens[target]] += 1
         starts = self.documents[np.searchsorted(self.documents, np.arange(n), side="right") - 1]
         occurrence = np.select([distance == 0, distance < window], [0, 1], 2)
-        divisions = {
+        names = [str(order) for order in range(int(self.orders.max()) + 1)]
+        return {
             "the last three tokens stood together": (["never", "within the window", "beyond it"], occurrence),
             "target's place in its document": ranges(np.arange(n) - starts, (64, 256, 1024)),
             "times that the text has shown the target": ranges(frequency, (1, 10, 100, 1000)),
+            "longest n-gram of the oracle": (names, self.orders.astype(np.int64)),
         }
-        if self.orders is not None:
-            names = [str(order) for order in range(int(self.orders.max()) + 1)]
-            divisions["longest n-gram of the oracle"] = names, self.orders.astype(np.int64)
-        return divisions
 
 
 def ranges(values: NDArray[np.int64], limits: tuple[int, ...]) -> tuple[list[str], NDArray[np.int64]]:
@@ -213,22 +245,23 @@ def measure(artifact: Artifact, text: Text, before: tuple[str, Experts]) -> tupl
     ``before`` is the name of the text before and the same experts of it, none of the first text.
     """
     network, _ = load_neural(artifact, ScoringConfig(ttt="off"), None)
-    alone = network, gathered(network, text.stream)
+    alone, tilted = heard(network, text.stream, text.oracles)
     adapted, trainer = load_neural(artifact, ScoringConfig(), None)
-    learned = adapted, gathered(adapted, text.stream, None if trainer is None else trainer.learn)
+    learn = None if trainer is None else trainer.learn
+    learned, learned_tilted = heard(adapted, text.stream, text.oracles, learn)
 
-    def nll_of(one: tuple[Expert, list[Scored]]) -> Floats:
+    def nll_of(one: Said) -> Floats:
         return -np.concatenate([scored.log_probs[0] for scored in one[1]]).astype(np.float64)
 
     by_label = {"network": nll_of(alone), "+ TTT": nll_of(learned)}
     setting, by_label["blend"] = blended(network, text.stream)
     experts: Experts = [alone, text.online]
     whole = by_label["+ online"] = mixed(experts)
-    for label, oracle in text.oracles.items():
-        by_label[f"+ oracle {label}"] = mixed([alone, oracle])
-        experts = [alone, text.online, oracle]
+    for label, oracle in text.by_oracle.items():
+        by_label[f"+ oracle {label}"] = mixed([alone, tilted[label], oracle])
+        experts = [alone, tilted[label], text.online, oracle]
         whole = by_label[f"+ online, oracle {label}"] = mixed(experts)
-        by_label[f"all, oracle {label}"] = mixed([learned, text.online, oracle])
+        by_label[f"all, oracle {label}"] = mixed([learned, learned_tilted[label], text.online, oracle])
     if before[1]:
         by_label[f"after {before[0]}"] = mixed(experts, before[1])
     model = artifact.load_model()
@@ -270,7 +303,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--artifact", nargs="+", type=Path, required=True)
-    parser.add_argument("--oracle", nargs="*", type=Path, default=[])
+    parser.add_argument("--oracle", nargs="+", type=Path, required=True)
     parser.add_argument("--val", nargs="+", required=True, help="name=shards")
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--tokens", type=int, default=100_000)

@@ -31,6 +31,7 @@ __all__ = [
     "Predictor",
     "Segmenter",
     "SparseCounts",
+    "TiltedExpert",
     "ZstdDecoder",
     "compress",
     "context_buckets",
@@ -398,6 +399,10 @@ class FrozenOracle:
     @property
     def orders(self) -> tuple[int, ...]: ...
     @property
+    def raising_orders(self) -> int:
+        """How many orders have n-grams by which a `TiltedExpert` tilts; 0 for the dense estimator."""
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the file."""
 
@@ -568,6 +573,52 @@ class GeometricMixture:
     @property
     def exponents(self) -> NDArray[np.float64]:
         """θ [K], as the next target meets them."""
+
+@final
+class TiltedExpert:
+    """A network's distribution, tilted by a sparse oracle's n-grams; the exponents learn target by target.
+
+    ``tokens`` are a stream, uint16 [N], whose targets are tokens[start:]; ln p are float32, in nats.
+    InputError for tokens outside the vocabulary and for arrays of other lengths.
+    """
+
+    def __new__(cls, oracle: FrozenOracle) -> TiltedExpert:
+        """InputError for an oracle without n-grams of three tokens or more."""
+
+    def raised_tokens(
+        self, tokens: NDArray[np.uint16], start: int
+    ) -> tuple[NDArray[np.uint16], NDArray[np.uint32]]:
+        """Of which tokens [m] the network is asked, and how many they are up to each target, [n + 1]."""
+
+    def mix(
+        self,
+        tokens: NDArray[np.uint16],
+        start: int,
+        log_probs: NDArray[np.float32],
+        of_raised: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        """ln p of the targets, [n], from the network's, [n], and its ln p of the tokens asked about, [m]."""
+
+    def mix_rows(
+        self,
+        tokens: NDArray[np.uint16],
+        start: int,
+        rows: NDArray[np.float32],
+        tilted: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        """`mix` from the network's rows, which also fills the rows ``tilted``; both [n V], flattened."""
+
+    def row(self, tokens: NDArray[np.uint16], row: NDArray[np.float32]) -> NDArray[np.float32]:
+        """ln p of each possible token after ``tokens``, [V], from the network's; learns nothing."""
+
+    def state(self) -> NDArray[np.float64]:
+        """All that later scores depend on."""
+
+    def restore(self, state: NDArray[np.float64]) -> None:
+        """Takes over what `state` gave; InputError for another oracle's."""
+
+    def fingerprint(self) -> bytes:
+        """A hash of the whole state, 32 bytes: unchanged as long as nothing has been learned."""
 
 @final
 class ByteModel:

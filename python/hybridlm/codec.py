@@ -14,7 +14,7 @@ A compressed file is, little-endian:
 offset   bytes   what
 ======== ======= ==================================================
 0        4       ``HLMZ``
-4        1       version, 4
+4        1       version, 5
 5        1       flags: 1: the artifact has a neural model; 2: the content is UTF-8 with its capitals as
                  marks (`hybridlm.data.case_folding`), and what follows is said of that form; 4: some blocks
                  are stored
@@ -54,7 +54,7 @@ from hybridlm.errors import FormatError, InputError
 from hybridlm.prediction import Prediction
 
 MAGIC = b"HLMZ"
-VERSION = 4
+VERSION = 5
 _HEADER = struct.Struct("<4sBBBB8s4sI8sQ")
 _CRC = struct.Struct("<I")
 _START = _HEADER.size + _CRC.size

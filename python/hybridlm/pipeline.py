@@ -135,7 +135,8 @@ def _run(config: PipelineConfig, out: Path, record: RunRecord) -> Summary:
         artifact = Artifact.from_bytes(read_bytes(artifact_file), str(artifact_file))
 
     stream = open_stream(val_shards, tokenizer.vocabulary)
-    families = tuple(family for family in find_mixture(config.mixer).families if family != "oracle")
+    of_oracle = ("oracle", "tilted")
+    families = tuple(family for family in find_mixture(config.mixer).families if family not in of_oracle)
     without_oracle = {WITHOUT_ORACLE: MixtureSpec(config.mixer, families)}
 
     scoring = ScoringConfig(mixer=config.mixer, ttt=config.ttt)

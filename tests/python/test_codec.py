@@ -23,6 +23,7 @@ from hybridlm.data.tokenizer import Tokenizer
 from hybridlm.errors import FormatError, InputError
 from hybridlm.generation import Generator, SamplingConfig
 from hybridlm.model import ModelConfig, neural_blob
+from hybridlm.oracle.build import build_sparse
 from hybridlm.scoring.audit_subject import artifact_subject
 from hybridlm.scoring.config import ScoringConfig
 from hybridlm.scoring.evaluate import evaluate
@@ -36,7 +37,7 @@ def artifact(tokenizer: Tokenizer, shard_dir: Path) -> Artifact:
 
 
 @pytest.fixture(scope="module")
-def neural_artifact(artifact: Artifact, tokenizer: Tokenizer) -> Artifact:
+def neural_artifact(tokenizer: Tokenizer, shard_dir: Path) -> Artifact:
     """With a small model that was never trained, but has all its parts at work."""
     import torch
 
@@ -50,7 +51,8 @@ def neural_artifact(artifact: Artifact, tokenizer: Tokenizer) -> Artifact:
         )
     )  # fmt: skip
     blob = neural_blob.encode(model, tokenizer=tokenizer.fingerprint)
-    return Artifact.from_bytes(pack(blob, artifact.oracle_blob), "neural.pgar")
+    oracle = build_sparse(data_folder(shard_dir)[0], tokenizer.vocabulary, max_bytes=20_000)
+    return Artifact.from_bytes(pack(blob, oracle), "neural.pgar")
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from hybridlm.distributed import Distributed
 from hybridlm.model import GPT, ModelConfig, gpt
 from hybridlm.scoring import document_lora
 from hybridlm.scoring.artifact_experts import ExpertSet
+from hybridlm.scoring.asked import Asked
 from hybridlm.scoring.audit import AuditReport, audit
 from hybridlm.scoring.audit_subject import MixtureSubject
 from hybridlm.scoring.config import TTTConfig
@@ -305,13 +306,13 @@ def test_adapters_per_document_pass_the_audit(kept: dict[str, int]) -> None:
 class TrainsFirst(DocumentExpert):
     """Adapters begin a piece as they are after training on it."""
 
-    def score(self, stream: Tokens, start: int) -> Scored:
+    def score_asked(self, stream: Tokens, start: int, asked: Asked) -> tuple[Scored, NDArray[np.float32]]:
         if len(stream) > start:
             seen, origin, opened = self._seen, self._origin, self._open
-            super().score(stream, start)
+            super().score_asked(stream, start, asked)
             self._begin = self._open.vector.clone()
             self._seen, self._origin, self._open = seen, origin, opened
-        return super().score(stream, start)
+        return super().score_asked(stream, start, asked)
 
 
 def test_adapters_trained_on_what_they_score_are_caught() -> None:
@@ -335,15 +336,15 @@ def test_adapters_that_leak_between_documents_are_caught(monkeypatch: pytest.Mon
 
 def test_a_phase_over_documents_that_are_not_committed_is_caught() -> None:
     def spoil(expert: DocumentExpert) -> None:
-        score = expert.score
+        score = expert.score_asked
 
-        def trained_score(stream: Tokens, start: int) -> Scored:
+        def trained_score(stream: Tokens, start: int, asked: Asked) -> tuple[Scored, NDArray[np.float32]]:
             assert expert._base is not None
             if len(stream) > start:
                 expert._base.learn(stream, start)
-            return score(stream, start)
+            return score(stream, start, asked)
 
-        expert.score = trained_score  # type: ignore[method-assign]
+        expert.score_asked = trained_score  # type: ignore[method-assign]
 
     report = audited(parts_with(replace(OPTIONS, phases=9), spoil))
     assert not report.passed and not report.causal.passed and not report.normalised.passed

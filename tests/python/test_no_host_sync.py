@@ -120,7 +120,8 @@ def test_scoring_on_cuda(config: TrainConfig) -> None:
         model = model_on(CUDA, config)
         expert = NeuralExpert(model, WindowGrid(16, 8), Distributed(0, 1, 0, CUDA), group=4)
         stream = torch.zeros(200, dtype=torch.int64, device=CUDA)
-        for target, scores in expert._score_group(stream, 0, 1):
+        rows = expert._rows(stream, expert.grid.start(4))
+        for target, scores in expert._score_group(expert._logits(rows), rows, 1):
             assert scores.device == CUDA and target >= 33
         rows = stream.view(4, 50)
         assert target_log_probs(model(rows[:, :-1]), rows).shape == (4, 49)

@@ -16,7 +16,9 @@ from hybridlm.artifact import Artifact, pack
 from hybridlm.data.byte_table import ByteTable
 from hybridlm.errors import FormatError, InputError
 from hybridlm.model import GPT, ModelConfig, neural_blob
+from hybridlm.oracle.build import build_sparse
 from hybridlm.scoring import evaluate as module
+from hybridlm.scoring.asked import Asked
 from hybridlm.scoring.config import ScoringConfig, TTTConfig
 from hybridlm.scoring.evaluate import EvaluationResult, ScoreFiles, evaluate
 from hybridlm.scoring.experts import Scored
@@ -35,16 +37,16 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def artifact() -> Artifact:
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     torch.manual_seed(0)
     config = ModelConfig(
         layers=2, width=32, heads=2, kv_heads=1, mlp_hidden=32, vocab_size=V, sequence_length=16,
         rope_dims=8, bigram_rows=16, bigram_width=32, zero_init_projections=False,
     )  # fmt: skip
-    counts = _core.NgramCounts(V, 2)
-    counts.count_tokens(STREAM[::-1].copy())
+    shard = tmp_path_factory.mktemp("shard") / "x_train_0.bin"
+    _core.write_shard(str(shard), np.concatenate((STREAM[:100], STREAM[::-1])))
     blob = neural_blob.encode(GPT(config), tokenizer="ab" * 32)
-    return Artifact.from_bytes(pack(blob, counts.dense_oracle(level=1)))
+    return Artifact.from_bytes(pack(blob, build_sparse([shard], V, max_bytes=4000)))
 
 
 def settings(ttt: str) -> ScoringConfig:
@@ -183,14 +185,16 @@ def test_a_signal_ends_the_chunk_and_writes_the_state(
 ) -> None:
     files = ScoreFiles(tmp_path / "a.state")
     before = signal.getsignal(number)
-    score = NeuralExpert.score
+    score = NeuralExpert.score_asked
 
-    def interrupted(self: NeuralExpert, stream: NDArray[np.uint16], start: int) -> Scored:
+    def interrupted(
+        self: NeuralExpert, stream: NDArray[np.uint16], start: int, asked: Asked
+    ) -> tuple[Scored, NDArray[np.float32]]:
         signal.raise_signal(number)
-        return score(self, stream, start)
+        return score(self, stream, start, asked)
 
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
-        patch.setattr(NeuralExpert, "score", interrupted)
+        patch.setattr(NeuralExpert, "score_asked", interrupted)
         with pytest.raises(KeyboardInterrupt, match="stopped after 50 of 399 targets; the same"):
             evaluate(artifact, STREAM, TABLE, settings("off"), files=files)
     assert "end of the chunk" in caplog.text
@@ -202,12 +206,12 @@ def test_a_signal_ends_the_chunk_and_writes_the_state(
 def test_a_second_signal_stops_at_once(
     artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(self: NeuralExpert, stream: NDArray[np.uint16], start: int) -> Scored:
+    def interrupted(self: NeuralExpert, stream: NDArray[np.uint16], start: int, asked: Asked) -> Scored:
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
         raise AssertionError("the second signal was not heard")
 
-    monkeypatch.setattr(NeuralExpert, "score", interrupted)
+    monkeypatch.setattr(NeuralExpert, "score_asked", interrupted)
     with pytest.raises(KeyboardInterrupt):
         evaluate(artifact, STREAM, TABLE, settings("off"), files=ScoreFiles(tmp_path / "a.state"))
     assert not (tmp_path / "a.state").exists()

@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 
 from hybridlm.artifact import Artifact
 from hybridlm.errors import InputError
+from hybridlm.scoring.asked import Network
 from hybridlm.scoring.config import DEFAULT_TTT, ScoringConfig
 from hybridlm.scoring.experts import Expert, Learner, online_experts
 from hybridlm.scoring.experts.oracle import OracleExperts
+from hybridlm.scoring.tilted import Tilted, has_ngrams, tilted
 
 if TYPE_CHECKING:
     from hybridlm.distributed import Distributed
@@ -28,13 +30,15 @@ _NATURAL_WINDOW = 1 << 16
 class ExpertSet:
     """What one score needs, at its start.
 
-    experts: neural, online and adaptive, oracle, control, in this order, as far as there are any.
+    experts: neural, tilted, online and adaptive, oracle, control, in this order, as far as there are any.
     learners: what makes the neural one, and the control, learn between chunks; empty without test-time
     training.
+    tilted: that one.
     """
 
     experts: Sequence[Expert]
     learners: Sequence[Learner] = ()
+    tilted: Tilted | None = None
 
     def learn(self, stream: NDArray[np.uint16], start: int) -> None:
         """Called when the chunk stream[start:] has been committed and more follows."""
@@ -62,17 +66,23 @@ def experts_of(
     """
     experts: list[Expert] = []
     learners: list[Learner] = []
+    by_oracle: Tilted | None = None
+    oracle = None if config.no_oracle else artifact.load_oracle()
+    if oracle is not None:
+        _check_vocabulary("oracle", oracle.vocab_size, vocab_size)
     if artifact.neural_blob is not None and not config.no_neural:
         neural, learner = load_neural(artifact, config, dist)
         learners += [] if learner is None else [learner]
         _check_vocabulary("model", neural.vocab_size, vocab_size)
-        experts.append(neural)
+        if oracle is not None and has_ngrams(oracle):
+            questioned, by_oracle = tilted(neural, oracle)
+            experts += [questioned, by_oracle]
+        else:
+            experts.append(neural)
     elif config.ttt not in (None, "off"):
         raise InputError(f"test-time training ({config.ttt}) needs a neural model, and none is scored")
     experts += online_experts(vocab_size)
-    oracle = None if config.no_oracle else artifact.load_oracle()
     if oracle is not None:
-        _check_vocabulary("oracle", oracle.vocab_size, vocab_size)
         experts.append(OracleExperts(oracle, threads))
     if control is not None:
         if not learners:
@@ -80,7 +90,7 @@ def experts_of(
         expert, learner = load_neural(artifact, config, dist, control=control)
         experts.append(expert)
         learners += [] if learner is None else [learner]
-    return ExpertSet(experts, learners)
+    return ExpertSet(experts, learners, by_oracle)
 
 
 def load_neural(
@@ -89,7 +99,7 @@ def load_neural(
     dist: "Distributed | None",
     *,
     control: NDArray[np.uint16] | None = None,
-) -> tuple[Expert, Learner | None]:
+) -> tuple[Network, Learner | None]:
     """The artifact's neural expert, and what makes it learn; raises as `experts_of` does."""
     artifact.require_torch()
     import torch

@@ -33,10 +33,11 @@ from numpy.typing import NDArray
 from hybridlm.distributed import Distributed
 from hybridlm.model import GPT
 from hybridlm.model.gpt import Cache
+from hybridlm.scoring.asked import Asked, Network, nothing_asked
 from hybridlm.scoring.config import TTTConfig
-from hybridlm.scoring.experts import Expert, Scored
+from hybridlm.scoring.experts import Scored
 from hybridlm.scoring.lora import Adapters
-from hybridlm.scoring.neural import autocasting, healthy_logits, state_hash
+from hybridlm.scoring.neural import autocasting, healthy_logits, state_hash, tell
 from hybridlm.scoring.ttt import DEFAULT_LEARNING_RATE, TestTimeTrainer, deterministic
 
 _TARGETS = 32
@@ -79,7 +80,7 @@ class _Document:
     end: int
 
 
-class DocumentExpert(Expert):
+class DocumentExpert(Network):
     """ln p of each target by adapters of its document; raises ValueError for pieces that don't follow.
 
     ``context`` tokens are seen at once. ``lessons``: what adapters are trained on in place of the stream, at
@@ -135,19 +136,21 @@ class DocumentExpert(Expert):
         self.updates = 0
         self.undone = 0
 
-    def score(self, stream: NDArray[np.uint16], start: int) -> Scored:
+    def score_asked(
+        self, stream: NDArray[np.uint16], start: int, asked: Asked
+    ) -> tuple[Scored, NDArray[np.float32]]:
         """A collective: every rank calls it with the same arguments and gets the same result."""
-        return self._score(stream, start, None)
+        return self._score(stream, start, None, asked)
 
     def score_rows(self, stream: NDArray[np.uint16], start: int, rows: NDArray[np.float32]) -> Scored:
-        return self._score(stream, start, rows[0])
+        return self._score(stream, start, rows[0], nothing_asked(len(stream) - start))[0]
 
     def predict(self, stream: NDArray[np.uint16]) -> Scored:
         target = len(stream)
         (document,) = self._documents(np.append(stream, self._bos_id).astype(np.uint16), target)
         rows = np.empty((1, self.vocab_size), np.float32)
         with deterministic(self._dist.device):
-            _Passes(self, stream, None, rows, target).run([document])
+            _Passes(self, stream, None, rows, target, nothing_asked(1)).run([document])
         return Scored(rows)
 
     def learn(self, stream: NDArray[np.uint16], start: int) -> None:
@@ -222,9 +225,11 @@ class DocumentExpert(Expert):
             found.append(_Document(origin, first, following, memory, steps, self._step_of(origin, following)))
         return found
 
-    def _score(self, stream: NDArray[np.uint16], start: int, rows: NDArray[np.float32] | None) -> Scored:
+    def _score(
+        self, stream: NDArray[np.uint16], start: int, rows: NDArray[np.float32] | None, asked: Asked
+    ) -> tuple[Scored, NDArray[np.float32]]:
         if len(stream) <= start:
-            return Scored(np.empty((1, 0), np.float32))
+            return Scored(np.empty((1, 0), np.float32)), np.empty(0, np.float32)
         documents = self._documents(stream, start)
         # The longest first, so that little is left for one row of the last passes.
         order = sorted(documents, key=lambda document: document.steps - document.end)
@@ -240,12 +245,13 @@ class DocumentExpert(Expert):
         last, trained = documents[-1], [document for document in documents if document.end]
         keep = {document.origin for document in (last, *trained[-1:])}
         with deterministic(self._dist.device):
-            passes = _Passes(self, stream, found, rows, start)
+            passes = _Passes(self, stream, found, rows, start, asked)
             kept = passes.run(shares[self._dist.rank], keep)
         undone = passes.undone
         if rows is None:
             # One rank's score and the others' zeros: their sum is exact in any order.
             self._dist.all_reduce_sum_(found)
+            self._dist.all_reduce_sum_(passes.told)
             self._dist.all_reduce_sum_(undone)
         for document in documents:
             if document.origin in keep:
@@ -258,7 +264,7 @@ class DocumentExpert(Expert):
         if trained:
             self._latest = kept[trained[-1].origin].vector[: self._adapters.first_size].clone()
         self._open, self._origin, self._seen = kept[last.origin], last.origin, len(stream)
-        return Scored(found.cpu().numpy()[None])
+        return Scored(found.cpu().numpy()[None]), passes.told.cpu().numpy()
 
     def _shared(self, memory: _Memory | None, steps: int, owner: int, spread: bool) -> _Memory:
         """The owner's memory, on every rank."""
@@ -342,9 +348,12 @@ class _Passes:
         found: torch.Tensor | None,
         rows: NDArray[np.float32] | None,
         start: int,
+        asked: Asked,
     ) -> None:
-        """Scores go, from target ``start`` on, into ``found`` [n], ln p of the targets, and into ``rows``
-        [n, V], ln p of every token."""
+        """Scores go, from target ``start`` on, into ``found`` [n], ln p of the targets, into ``rows`` [n, V],
+        ln p of every token, and into ``told`` [m], ln p of what is asked."""
+        self.told = torch.zeros(len(asked.tokens), dtype=torch.float32, device=expert._dist.device)
+        self._asked = asked
         self.undone = torch.zeros(1, dtype=torch.int64, device=expert._dist.device)
         self._expert = expert
         self._stream = stream
@@ -479,6 +488,8 @@ class _Passes:
             tokens = torch.from_numpy(self._stream[targets].astype(np.int64)).to(wanted.device)
             at = torch.from_numpy(targets - self._start).to(wanted.device)
             self._found[at] = -F.cross_entropy(wanted, tokens, reduction="none")
+        if len(self.told):
+            tell(wanted, np.arange(len(targets)), targets - self._start, self._asked, self.told)
 
     def _train(self, gradient: torch.Tensor, onwards: list[int]) -> None:
         """One Adam step of the first rows, by ``gradient`` [rows, size]."""

@@ -28,7 +28,7 @@ from hybridlm.scoring.documents import DocumentTotals, check_table_path, write_t
 from hybridlm.scoring.experts import Expert
 from hybridlm.scoring.mixing import Mixers, MixtureSpec, expert_names
 from hybridlm.scoring.mixtures import row_mixture_names
-from hybridlm.scoring.state import Interruption, ScoreState
+from hybridlm.scoring.state import Interruption, Learning, ScoreState
 from hybridlm.scoring.trace import Trace
 from hybridlm.scoring.units import LN_2, UNIT, in_units
 from hybridlm.stopwatch import Stopwatch
@@ -137,6 +137,10 @@ class EvaluationResult:
         return asdict(self)
 
 
+NEEDS_NETWORK = ("neural", "tilted", "control")
+"""The families of experts that say what a network does."""
+
+
 def score_chunks(
     stream: NDArray[np.uint16],
     experts: Sequence[Expert],
@@ -159,8 +163,8 @@ def score_chunks(
     watch = watch or Stopwatch()
     with ThreadPoolExecutor(max_workers=1) as pool:
         # Only where there is something to wait for meanwhile.
-        neural = any(expert.family in ("neural", "control") for expert in experts)
-        ahead = [Ahead(expert, pool) for expert in experts if expert.family not in ("neural", "control")]
+        neural = any(expert.family in NEEDS_NETWORK for expert in experts)
+        ahead = [Ahead(expert, pool) for expert in experts if expert.family not in NEEDS_NETWORK]
         shared = {id(one.expert): one for one in ahead}
         mixers = Mixers(mixtures, [shared.get(id(expert), expert) for expert in experts])
         for start in range(1, len(stream), chunk):
@@ -310,7 +314,7 @@ def _open_state(
     is_main: bool,
 ) -> Iterator[ScoreState]:
     """A score's state, locked against other processes; its file is removed when the block ends well."""
-    kept = [expert for expert in parts.experts if expert.family in ("neural", "control")]
+    kept = [expert for expert in parts.experts if expert.family in NEEDS_NETWORK]
     if kept and any(spec.mixer in row_mixture_names() for spec in specs.values()):
         raise InputError(
             f"a mixture of whole rows ({config.mixer}) can't go on from a state: it would take every row "
@@ -323,7 +327,9 @@ def _open_state(
         "control": hashlib.sha256(lessons).hexdigest(),
     }
     with exclusive(path) if is_main else nullcontext():
-        state = ScoreState(path, identity, stream, kept, parts.learners, writes=is_main)
+        learners: list[Learning] = [*parts.learners]
+        learners += [] if parts.tilted is None else [parts.tilted]
+        state = ScoreState(path, identity, stream, kept, learners, writes=is_main)
         yield state
         state.remove()
 

@@ -16,7 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from hybridlm.errors import InputError
-from hybridlm.scoring.experts import Expert, RateReport, Scored
+from hybridlm.scoring.asked import Asked, Network
+from hybridlm.scoring.experts import RateReport, Scored
+from hybridlm.scoring.log_sum_exp import log_sum_exp
 from hybridlm.scoring.neural import NeuralExpert
 from hybridlm.scoring.rates import RateMixture
 from hybridlm.scoring.units import UNIT, in_units
@@ -61,7 +63,7 @@ class Arm:
     """
 
     rate: float
-    expert: Expert
+    expert: Network
     trainer: Trainer | None
     chunk: NDArray[np.float32] = field(default_factory=_nothing)
     total: int = 0
@@ -72,7 +74,7 @@ class Arm:
         return -float(self.chunk[first:].sum(dtype=np.float64))
 
 
-class LearningExpert(Expert):
+class LearningExpert(Network):
     """One distribution out of those of several arms.
 
     ``untrained`` is the artifact's model, which every arm is held against: one that costs more than
@@ -104,8 +106,14 @@ class LearningExpert(Expert):
         self._probe = probe
         self._lessons = lessons
 
-    def score(self, stream: NDArray[np.uint16], start: int) -> Scored:
-        return self._mixed([arm.expert.score(stream, start) for arm in self.arms])[0]
+    def score_asked(
+        self, stream: NDArray[np.uint16], start: int, asked: Asked
+    ) -> tuple[Scored, NDArray[np.float32]]:
+        said = [arm.expert.score_asked(stream, start, asked) for arm in self.arms]
+        scored, weights = self._mixed([one for one, _ in said])
+        _, targets = asked.of(np.arange(len(stream) - start))
+        told = weights[:, targets] + np.stack([one for _, one in said])
+        return scored, log_sum_exp(told).astype(np.float32)
 
     def score_rows(self, stream: NDArray[np.uint16], start: int, rows: NDArray[np.float32]) -> Scored:
         shown = np.empty((len(self.arms), *rows.shape[1:]), np.float32)

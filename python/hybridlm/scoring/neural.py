@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 from hybridlm.distributed import Distributed
 from hybridlm.model import GPT
 from hybridlm.model.gpt import Rolling
-from hybridlm.scoring.experts import Expert, Scored
+from hybridlm.scoring.asked import Asked, Network
+from hybridlm.scoring.experts import Scored
 from hybridlm.scoring.windows import WindowGrid
 
 LARGEST_LOGIT = 1e30
 """Beyond it, a row is no distribution that float32 can hold. Softmax is exact to its last bit far below."""
 
 
-class NeuralExpert(Expert):
+class NeuralExpert(Network):
     """ln p of the model for each target, the same to the bit for any chunks and any number of ranks.
 
     Consecutive windows of the grid make up fixed groups of ``group`` windows, and a group is always one
@@ -66,8 +67,11 @@ class NeuralExpert(Expert):
         )  # fmt: skip
 
     @torch.no_grad()
-    def score(self, stream: NDArray[np.uint16], start: int) -> Scored:
-        """ln p [1, N − start] of stream[start:], each given the tokens before it. start ≥ 1.
+    def score_asked(
+        self, stream: NDArray[np.uint16], start: int, asked: Asked
+    ) -> tuple[Scored, NDArray[np.float32]]:
+        """ln p [1, N − start] of stream[start:], each given the tokens before it, and ln p [m] of the tokens
+        that are asked about. start ≥ 1.
 
         A collective: every rank calls it with the same arguments and gets the same result.
         """
@@ -76,14 +80,19 @@ class NeuralExpert(Expert):
         origin = self.grid.start(first_group * self._group)
         padded = self._padded(stream, origin, (last_group + 1) * self._group)
         scores = torch.zeros(len(padded), dtype=torch.float32, device=self._dist.device)
+        told = torch.zeros(len(asked.tokens), dtype=torch.float32, device=self._dist.device)
         self.model.eval()
         for group in range(first_group, last_group + 1):
             if group % self._dist.world_size == self._dist.rank:
-                for target, window_scores in self._score_group(padded, origin, group):
+                rows = self._rows(padded, self.grid.start(group * self._group) - origin)
+                logits = self._logits(rows)
+                for target, window_scores in self._score_group(logits, rows, group):
                     scores[target - origin : target - origin + len(window_scores)] = window_scores
+                self._tell(logits, group, start, len(stream), asked, told)
         # One rank's score and the others' zeros: their sum is exact in any order.
         self._dist.all_reduce_sum_(scores)
-        return Scored(scores[start - origin : len(stream) - origin].cpu().numpy()[None])
+        self._dist.all_reduce_sum_(told)
+        return Scored(scores[start - origin : len(stream) - origin].cpu().numpy()[None]), told.cpu().numpy()
 
     @torch.no_grad()
     def score_rows(self, stream: NDArray[np.uint16], start: int, rows: NDArray[np.float32]) -> Scored:
@@ -144,16 +153,46 @@ class NeuralExpert(Expert):
         return healthy_logits(logits, rows[:, :-1], self._untrained, self.autocast, self._rolling)
 
     def _score_group(
-        self, padded: torch.Tensor, origin: int, group: int
+        self, logits: torch.Tensor, rows: torch.Tensor, group: int
     ) -> Iterator[tuple[int, torch.Tensor]]:
         """For each window, the first target that it scores and the ln p of all that it scores."""
         windows = range(group * self._group, (group + 1) * self._group)
-        offset = self.grid.start(windows[0]) - origin
-        rows = self._rows(padded, offset)
-        log_probs = target_log_probs(self._logits(rows), rows)
+        log_probs = target_log_probs(logits, rows)
         for row, window in enumerate(windows):
             target = self.grid.first_target(window)
             yield target, log_probs[row, target - self.grid.start(window) - 1 :]
+
+    def _tell(
+        self, logits: torch.Tensor, group: int, start: int, end: int, asked: Asked, told: torch.Tensor
+    ) -> None:
+        """Into ``told``, what the group's logits [B, T, V] say of the tokens asked about at targets from
+        ``start`` to before ``end``."""
+        if not len(asked.tokens):
+            return
+        targets, cells = [], []
+        for row, window in enumerate(range(group * self._group, (group + 1) * self._group)):
+            first = max(start, self.grid.first_target(window))
+            scored = np.arange(first, min(end, self.grid.last_target(window) + 1))
+            targets.append(scored - start)
+            cells.append(row * logits.shape[1] + scored - 1 - self.grid.start(window))
+        tell(logits.flatten(0, 1), np.concatenate(cells), np.concatenate(targets), asked, told)
+
+
+def tell(
+    logits: torch.Tensor,
+    cells: NDArray[np.int64],
+    targets: NDArray[np.int64],
+    asked: Asked,
+    told: torch.Tensor,
+) -> None:
+    """Into ``told`` [m], ln p of the tokens that are asked about at ``targets`` [n], the logits of which are
+    those of ``cells`` [n] among ``logits`` [N, V]."""
+    places, of = asked.of(targets)
+    device = logits.device
+    rows = torch.from_numpy(cells[of]).to(device)
+    tokens = torch.from_numpy(asked.tokens[places].astype(np.int64)).to(device)
+    normalisers = logits.float().logsumexp(dim=-1)
+    told[torch.from_numpy(places).to(device)] = logits[rows, tokens].float() - normalisers[rows]
 
 
 def autocasting(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:

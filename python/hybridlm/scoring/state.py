@@ -1,10 +1,11 @@
 """A score's state in a file, so that a long one can be stopped and gone on with, to the same bits.
 
-What a neural model has said so far stands in ``FILE.scores``, float32, as each chunk is done. Everything else
-that learns target by target, online experts and mixtures, has no state of its own here: on resuming, they are
-shown the stream and those scores again, which takes them about two microseconds a token. ``FILE`` holds what
-can't be made again so cheaply, the weights and optimisers of test-time training, in safetensors form. It is
-written whole between two chunks, and never unpickled.
+What a neural model, and the expert that tilts it, have said so far stands in ``FILE.scores``, float32, as
+each chunk is done. Everything else that learns target by target, online experts and mixtures, has no state of
+its own here: on resuming, they are shown the stream and those scores again, which takes them about two
+microseconds a token. ``FILE`` holds what can't be made again so cheaply, the weights and optimisers of
+test-time training and the exponents of the tilt, in safetensors form. It is written whole between two chunks,
+and never unpickled.
 """
 
 import hashlib
@@ -16,25 +17,33 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hybridlm.errors import FormatError, InputError
 from hybridlm.files import atomic_write_bytes, naming, open_to_read, read_bytes
-from hybridlm.scoring.experts import Expert, Learner, Scored
+from hybridlm.scoring.experts import Expert, Scored
 from hybridlm.signals import handled_by
 from hybridlm.tensor_file import load_arrays, save_arrays
 
 log = logging.getLogger("hybridlm.eval")
 
-FORMAT = 2
+FORMAT = 3
 SECONDS = 60.0
 """Between two writings, at least."""
 LARGEST = 1 << 34
 """Bytes. A larger file is refused before it is read."""
 _BLOCK = 1 << 22
+
+
+class Learning(Protocol):
+    """What has state that can't be made again from the stream and the experts' scores."""
+
+    def state(self) -> dict[str, NDArray[Any]]: ...
+
+    def restore(self, state: dict[str, NDArray[Any]]) -> None: ...
 
 
 class ScoreState:
@@ -50,7 +59,7 @@ class ScoreState:
         identity: Mapping[str, str],
         stream: NDArray[np.uint16],
         experts: Sequence[Expert],
-        learners: Sequence[Learner],
+        learners: Sequence[Learning],
         *,
         writes: bool = True,
     ) -> None:

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::experts::adaptive::{self, AdaptiveExperts, COUNTING, EVIDENCE, GATES};
+use crate::experts::tilted::Tilted;
 use crate::mixtures::{self, Mixture, Sources};
 use crate::oracle::Oracle;
 use crate::tokens::check_tokens;
@@ -22,14 +23,15 @@ pub trait Neural: Send {
 pub struct Predictor {
     neural: Option<Box<dyn Neural>>,
     oracle: Option<Arc<dyn Oracle>>,
+    tilted: Option<Tilted>,
     experts: AdaptiveExperts,
     mixture: Box<dyn Mixture>,
     vocab_size: usize,
     /// The latest tokens, CONTEXT of them or all.
     context: Vec<u16>,
     learned: usize,
-    /// Of the neural model, if there is one, and of the adaptive experts; the oracle's are never made one
-    /// by one.
+    /// Of the neural model, if there is one, of that as the oracle tilts it, and of the adaptive experts; the oracle's
+    /// own are never made one by one.
     rows: Vec<f32>,
     /// Of the rows, then of the oracle's orders, then of the evidence that the mixture takes.
     weights: Vec<f64>,
@@ -54,7 +56,9 @@ impl Predictor {
         let mut experts = AdaptiveExperts::new(vocab_size, Default::default())?;
         experts.observe(&[first])?;
         let context = vec![first];
-        let first = usize::from(neural.is_some());
+        let tilted =
+            oracle.iter().filter(|_| neural.is_some()).find_map(|oracle| Tilted::new(oracle.clone()));
+        let first = usize::from(neural.is_some()) + usize::from(tilted.is_some());
         let rows = first + adaptive::NAMES.len();
         let count = rows + oracle.as_ref().map_or(0, |oracle| oracle.orders().len());
         let counting = |expert: &usize| {
@@ -69,6 +73,7 @@ impl Predictor {
         Ok(Self {
             neural,
             oracle,
+            tilted,
             experts,
             vocab_size,
             context,
@@ -93,6 +98,7 @@ impl Predictor {
     /// Of the experts and the evidence, in the order of [`Self::weights`]: the order of `hybridlm eval`.
     pub fn names(&self) -> Vec<String> {
         let neural = self.neural.iter().map(|_| "neural".to_owned());
+        let neural = neural.chain(self.tilted.iter().map(|_| "tilted".to_owned()));
         let adaptive = adaptive::NAMES.iter().map(ToString::to_string);
         let orders = self.oracle.iter().flat_map(|oracle| oracle.orders());
         let evidence = EVIDENCE[..self.mixture.lengths()].iter().map(ToString::to_string);
@@ -117,8 +123,9 @@ impl Predictor {
     }
 
     fn fill_rows(&mut self) -> Result<()> {
-        let neural_length = if self.neural.is_some() { self.vocab_size } else { 0 };
-        let (row, adaptive) = self.rows.split_at_mut(neural_length);
+        let length = |present: bool| if present { self.vocab_size } else { 0 };
+        let (row, rest) = self.rows.split_at_mut(length(self.neural.is_some()));
+        let (tilted_row, adaptive) = rest.split_at_mut(length(self.tilted.is_some()));
         if let Some(neural) = &mut self.neural {
             neural.next(self.context[self.context.len() - 1], row)?;
             let sum: f32 = row.iter().sum();
@@ -128,6 +135,9 @@ impl Predictor {
                     self.learned + 1
                 )));
             }
+        }
+        if let Some(tilted) = &self.tilted {
+            tilted.tilt_probabilities(&self.context, row, tilted_row)?;
         }
         self.experts.rows(adaptive);
         Ok(())
@@ -182,6 +192,9 @@ impl Predictor {
     pub fn update(&mut self, token: u16) -> Result<()> {
         let probabilities = self.expert_probabilities(token)?;
         self.mixture.update(&self.gates(), &probabilities);
+        if let Some(tilted) = &mut self.tilted {
+            tilted.update(&self.context, &self.rows[..self.vocab_size], token)?;
+        }
         self.experts.update(token);
         self.context.push(token);
         if self.context.len() >= 64 * CONTEXT {

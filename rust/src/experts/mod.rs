@@ -4,7 +4,9 @@
 pub mod adaptive;
 pub mod backoff;
 pub mod cache;
+mod exponential;
 pub(crate) mod hash;
 pub mod longest_match;
 pub mod reference;
 mod rows;
+pub mod tilted;

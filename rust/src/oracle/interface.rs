@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::oracle::dense::table::DenseTables;
+use crate::oracle::raised::Raised;
 use crate::vocabulary::Vocabulary;
 
 /// A frozen n-gram model of K experts, one per order. Every expert is a normalised distribution over
@@ -56,6 +57,23 @@ pub trait Oracle: Send + Sync {
     /// an estimator has something in every context. The caller has checked the arguments.
     fn matched_kernel(&self, _tokens: &[u16], _range: Range<usize>, out: &mut [u8]) {
         out.fill(self.orders().last().map_or(0, |&order| order as u8));
+    }
+
+    /// Of how many orders [`Self::raised_kernel`] tells; 0 for an estimator without n-grams.
+    fn raising_orders(&self) -> usize {
+        0
+    }
+
+    /// Calls `visit` for each position of `range`, which may end at `tokens.len()` + 1, with what the n-grams raise
+    /// there, given tokens[..position]. The caller has checked the arguments.
+    fn raised_kernel(&self, _tokens: &[u16], range: Range<usize>, visit: &mut dyn FnMut(&Raised)) {
+        let none = Raised::default();
+        range.for_each(|_| visit(&none));
+    }
+
+    /// As [`Self::raised_kernel`], with the tokens alone.
+    fn raised_tokens_kernel(&self, _tokens: &[u16], range: Range<usize>, visit: &mut dyn FnMut(&[u16])) {
+        range.for_each(|_| visit(&[]));
     }
 
     /// Calls `visit` with every n-gram that the model has, order by order, and the weight of it as a context, where the

@@ -10,6 +10,7 @@ pub mod dense;
 mod interface;
 mod load;
 pub mod lookup;
+pub mod raised;
 pub mod sparse;
 
 pub use interface::{Info, Oracle};

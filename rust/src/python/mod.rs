@@ -13,6 +13,7 @@ mod name;
 mod oracle;
 mod reference;
 mod sparse;
+mod tilted;
 mod vocabulary;
 
 use errors::{FormatError, InputError};
@@ -30,6 +31,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     sparse::register(module)?;
     reference::register(module)?;
     experts::register(module)?;
+    module.add_class::<tilted::TiltedExpert>()?;
     baseline::register(module)?;
     codec::register(module)
 }

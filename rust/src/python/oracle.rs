@@ -71,6 +71,11 @@ impl FrozenOracle {
     }
 
     #[getter]
+    fn raising_orders(&self) -> usize {
+        self.core.raising_orders()
+    }
+
+    #[getter]
     fn nbytes(&self) -> usize {
         self.nbytes
     }

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from hybridlm._core import AdaptiveExperts, LinearMixture
 from hybridlm.scoring.mixtures.interface import ready, register
 
-FAMILIES = ("neural", "oracle", "adaptive")
+FAMILIES = ("neural", "tilted", "oracle", "adaptive")
 """Not the reference's online counts, which the adaptive experts replace."""
 
 

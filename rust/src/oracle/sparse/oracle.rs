@@ -5,11 +5,13 @@
 //! look-up depends on the last `order − 1` tokens only, and there is no context before the start of the stream.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use super::logarithm::ln_in_place;
 use super::ngram::MAX_ORDER;
 use super::restore::RestoredOrder;
 use crate::oracle::interface::{Info, Oracle};
+use crate::oracle::raised::{Raised, RaisedByOrder, LEAST_ORDER};
 use crate::vocabulary::Vocabulary;
 
 /// An n-gram, as the continuation of its context and as a context itself.
@@ -57,6 +59,16 @@ pub struct SparseOracle {
     token_count: u64,
     /// Bytes that each order takes in the file.
     stream_bytes: Vec<usize>,
+    /// By order from [`LEAST_ORDER`] on: made when they are first asked for.
+    raises: OnceLock<Vec<Raises>>,
+}
+
+/// Of each n-gram of one order, ln r, and the place of its token among those that the two before it are known to go on
+/// with.
+#[derive(Debug)]
+struct Raises {
+    raises: Vec<f32>,
+    places: Vec<u16>,
 }
 
 /// The n-gram of each order that ends at one place of a stream, up to the longest that the model has.
@@ -81,7 +93,15 @@ impl SparseOracle {
     ) -> Self {
         let unigrams = ngrams[1].nodes[..vocabulary.size].iter().map(|node| node.discounted).collect();
         let order = ngrams.len() - 1;
-        Self { vocabulary, orders: (1..=order).collect(), ngrams, unigrams, token_count, stream_bytes }
+        Self {
+            vocabulary,
+            orders: (1..=order).collect(),
+            ngrams,
+            unigrams,
+            token_count,
+            stream_bytes,
+            raises: OnceLock::new(),
+        }
     }
 
     fn order(&self) -> usize {
@@ -174,6 +194,47 @@ impl SparseOracle {
         }
     }
 
+    fn raises(&self) -> &[Raises] {
+        self.raises.get_or_init(|| {
+            let mut found: Vec<Raises> = Vec::new();
+            // Of the n-grams of one order: where their suffixes are in the order below, and p of their last tokens.
+            let mut suffixes = vec![0u32; self.vocab_size()];
+            let mut probabilities = self.unigrams.clone();
+            for order in 1..self.order() {
+                let longer = &self.ngrams[order + 1];
+                let count = longer.tokens.len();
+                let mut longer_suffixes = Vec::with_capacity(count);
+                let mut longer_probabilities = Vec::with_capacity(count);
+                let (mut raises, mut places) = (Vec::with_capacity(count), Vec::with_capacity(count));
+                for (context, &suffix) in suffixes.iter().enumerate() {
+                    let backoff = self.ngrams[order].nodes[context].backoff;
+                    for (place, successor) in self.successors(order, context as u32).enumerate() {
+                        // Only a forged file has an n-gram without its suffix.
+                        let shorter =
+                            self.find(order - 1, suffix, longer.tokens[successor]).unwrap_or(u32::MAX);
+                        let passed = probabilities.get(shorter as usize).map_or(0.0, |p| backoff * p);
+                        let discounted = longer.nodes[successor].discounted;
+                        let raise = (discounted / passed).ln_1p();
+                        raises.push(if raise.is_finite() { raise.max(0.0) } else { 0.0 });
+                        // The order below has the same token, at the place that it has in the list of all.
+                        let shorter_places = found.last().map(|shorter| &shorter.places);
+                        places.push(match shorter_places {
+                            Some(places) => places.get(shorter as usize).copied().unwrap_or(0),
+                            None => place as u16,
+                        });
+                        longer_suffixes.push(if shorter == u32::MAX { 0 } else { shorter });
+                        longer_probabilities.push(discounted + passed);
+                    }
+                }
+                if order + 1 >= LEAST_ORDER {
+                    found.push(Raises { raises, places });
+                }
+                (suffixes, probabilities) = (longer_suffixes, longer_probabilities);
+            }
+            found
+        })
+    }
+
     /// Turns the row of shorter contexts into that of a context of `order` tokens.
     fn refine(&self, order: usize, node: u32, row: &mut [f32]) {
         let backoff = self.ngrams[order].nodes[node as usize].backoff;
@@ -258,6 +319,55 @@ impl Oracle for SparseOracle {
         for (&token, matched) in tokens[range].iter().zip(out) {
             ending = self.advance(&ending, token);
             *matched = (ending.known - 1) as u8;
+        }
+    }
+
+    fn raising_orders(&self) -> usize {
+        self.order().saturating_sub(LEAST_ORDER - 1)
+    }
+
+    fn raised_tokens_kernel(&self, tokens: &[u16], range: Range<usize>, visit: &mut dyn FnMut(&[u16])) {
+        const CONTEXT: usize = LEAST_ORDER - 1;
+        let mut ending = self.ending(tokens, range.start);
+        for position in range {
+            let found = match CONTEXT < ending.known.min(self.order()) {
+                true => self.successors(CONTEXT, ending.nodes[CONTEXT]),
+                false => 0..0,
+            };
+            visit(self.ngrams.get(LEAST_ORDER).map_or(&[], |ngrams| &ngrams.tokens[found]));
+            if let Some(&token) = tokens.get(position) {
+                ending = self.advance(&ending, token);
+            }
+        }
+    }
+
+    fn raised_kernel(&self, tokens: &[u16], range: Range<usize>, visit: &mut dyn FnMut(&Raised)) {
+        const CONTEXT: usize = LEAST_ORDER - 1;
+        let by_order = self.raises();
+        let mut ending = self.ending(tokens, range.start);
+        let mut found = Raised::default();
+        for position in range {
+            (found.tokens, found.raises) = (&[], &[]);
+            found.longer.clear();
+            for order in CONTEXT..ending.known.min(self.order()) {
+                let range = self.successors(order, ending.nodes[order]);
+                if range.is_empty() {
+                    // A longer context has no more.
+                    break;
+                }
+                let own = &by_order[order - CONTEXT];
+                if order == CONTEXT {
+                    found.tokens = &self.ngrams[LEAST_ORDER].tokens[range.clone()];
+                    found.raises = &own.raises[range];
+                } else {
+                    let (places, raises) = (&own.places[range.clone()], &own.raises[range]);
+                    found.longer.push(RaisedByOrder { places, raises });
+                }
+            }
+            visit(&found);
+            if let Some(&token) = tokens.get(position) {
+                ending = self.advance(&ending, token);
+            }
         }
     }
 
