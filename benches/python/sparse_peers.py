@@ -20,11 +20,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from kenlm_models import KenLM, kenlm_bits
 from numpy.typing import NDArray
 
 from hybridlm import _core
@@ -92,12 +92,18 @@ def main() -> None:
         if not options.lmplz or not options.build_binary:
             print("KenLM's lmplz and build_binary are not on PATH: nothing to compare with", file=sys.stderr)
             return
-        kenlm = KenLM(Path(folder), train, val, options)
-        report(f"KenLM, order {options.order}, unpruned", None, kenlm.arpa_bits(""))
+        from kenlm import Model
+
+        kenlm = KenLM(Path(folder), train, options.order, options.lmplz, options.build_binary)
+        kenlm.estimate()
+        events = len(val) - 1
+        bits = kenlm_bits(Model(str(kenlm.arpa)), val)[0] / events
+        report(f"KenLM, order {options.order}, unpruned", None, bits)
         for pruning in options.prune:
-            bits = kenlm.arpa_bits(pruning)
-            size, bits = kenlm.trie()
-            report(f"KenLM, order {options.order}, pruned {pruning}", size, bits, points)
+            kenlm.estimate(pruning)
+            trie = kenlm.trie()
+            bits = kenlm_bits(Model(str(trie)), val)[0] / events
+            report(f"KenLM, order {options.order}, pruned {pruning}", trie.stat().st_size, bits, points)
 
 
 def unpruned(shard: Path, val: NDArray[np.uint16], vocab_size: int, options: argparse.Namespace) -> float:
@@ -110,66 +116,6 @@ def unpruned(shard: Path, val: NDArray[np.uint16], vocab_size: int, options: arg
         [*command, *arguments], cwd=REPOSITORY, check=True, stdout=subprocess.PIPE, text=True
     )
     return float(np.mean([float(line) for line in done.stdout.split()]))
-
-
-def documents(stream: NDArray[np.uint16]) -> list[str]:
-    """Each document's tokens as words."""
-    parts = np.split(stream, np.flatnonzero(stream == BOS))
-    return [" ".join(map(str, part[1:])) for part in parts if len(part)]
-
-
-class KenLM:
-    """KenLM's models of one text."""
-
-    def __init__(
-        self,
-        folder: Path,
-        train: NDArray[np.uint16],
-        val: NDArray[np.uint16],
-        options: argparse.Namespace,
-    ) -> None:
-        self._folder = folder
-        self._options = options
-        self._events = len(val) - 1
-        # What follows the last BOS is no document.
-        self._val = documents(val)[:-1]
-        with (folder / "train.txt").open("w") as file:
-            file.writelines(line + "\n" for line in documents(train))
-
-    def arpa_bits(self, pruning: str) -> float:
-        """Estimates modified Kneser-Ney; bits per event."""
-        command = [self._options.lmplz, "-o", str(self._options.order), "-S", "1G", "-T", str(self._folder)]
-        prune = ["--prune", *pruning.split()] if pruning else []
-        started = time.perf_counter()
-        with (self._folder / "train.txt").open() as text, (self._folder / "arpa").open("w") as arpa:
-            subprocess.run([*command, *prune], stdin=text, stdout=arpa, stderr=subprocess.DEVNULL, check=True)
-        print(f"lmplz {pruning}: {time.perf_counter() - started:.1f} s", file=sys.stderr, flush=True)
-        return self._bits(self._folder / "arpa") if not pruning else math.nan
-
-    def trie(self) -> tuple[int, float]:
-        """Of the last estimate: bytes of its quantised trie, and bits per event."""
-        path = self._folder / "trie"
-        quantised = ["-q", "8", "-b", "8", "-a", "22", "-T", str(self._folder)]
-        subprocess.run(
-            [self._options.build_binary, *quantised, "trie", str(self._folder / "arpa"), str(path)],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        return path.stat().st_size, self._bits(path)
-
-    def _bits(self, path: Path) -> float:
-        import kenlm
-
-        model = kenlm.Model(str(path))
-        total, events = 0.0, 0
-        for line in self._val:
-            for log10, _length, _unknown in model.full_scores(line):
-                total -= log10
-                events += 1
-        if events != self._events:
-            raise ValueError(f"KenLM scored {events} events, not the same {self._events}")
-        return total * math.log2(10) / events
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Size and speed of `hybridlm compress` beside general compressors, on text that the artifact has not seen.
 
-    python benches/python/compression.py ARTIFACT TEXT --tokenizer MODEL [--max-bytes 1000000] \\
+    python benches/python/compressors.py ARTIFACT TEXT --tokenizer MODEL [--max-bytes 1000000] \\
         [--peer 'lpaq1 9' ./lpaq1 './lpaq1 9 INPUT OUTPUT' './lpaq1 d INPUT OUTPUT']
 
 The artifact and the tokenizer are shared by both sides and not counted in a compressed size; the first line
@@ -21,14 +21,11 @@ import ctypes.util
 import importlib
 import json
 import lzma
-import os
-import shlex
-import subprocess
-import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from programs import Program, processor_time
 
 from hybridlm import _core
 from hybridlm.artifact import Artifact
@@ -67,27 +64,6 @@ def methods(codec: Codec) -> dict[str, Method]:
     return found
 
 
-class Program:
-    """A program's command as a function of bytes; ``peak_mb`` is the largest memory that it has taken."""
-
-    def __init__(self, command: str) -> None:
-        self._command = shlex.split(command)
-        self.peak_mb = 0.0
-
-    def __call__(self, data: bytes) -> bytes:
-        with tempfile.TemporaryDirectory() as folder:
-            files = {"INPUT": Path(folder) / "input", "OUTPUT": Path(folder) / "output"}
-            files["INPUT"].write_bytes(data)
-            words = [str(files.get(word, word)) for word in self._command]
-            with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-                _, status, usage = os.wait4(process.pid, 0)
-                process.returncode = os.waitstatus_to_exitcode(status)
-            if process.returncode:
-                raise SystemExit(f"{shlex.join(words)} ended with {process.returncode}")
-            self.peak_mb = max(self.peak_mb, usage.ru_maxrss / 1e3)
-            return files["OUTPUT"].read_bytes()
-
-
 def optional(name: str) -> Any:
     try:
         return importlib.import_module(name)
@@ -115,15 +91,9 @@ def program_bytes(name: str, programs: dict[str, Path]) -> int:
 
 
 def timed(function: Callable[[bytes], bytes], data: bytes) -> tuple[bytes, float]:
-    started = _processor_time()
+    started = processor_time()
     result = function(data)
-    return result, _processor_time() - started
-
-
-def _processor_time() -> float:
-    """Of this process and the programs that it has run, in seconds."""
-    programs = os.times()
-    return time.process_time() + programs.children_user + programs.children_system
+    return result, processor_time() - started
 
 
 def main() -> None:
