@@ -14,7 +14,9 @@ from hybridlm.data.byte_table import ByteTable
 from hybridlm.distributed import Distributed
 from hybridlm.errors import InputError
 from hybridlm.model import GPT, ModelConfig, neural_blob
+from hybridlm.scoring import learning
 from hybridlm.scoring.artifact_experts import load_neural
+from hybridlm.scoring.asked import Asked
 from hybridlm.scoring.config import ScoringConfig, TTTConfig
 from hybridlm.scoring.evaluate import EvaluationResult, evaluate
 from hybridlm.scoring.neural import NeuralExpert
@@ -187,6 +189,24 @@ def test_adapters_of_a_document_learn_its_language(artifact: Artifact) -> None:
     settings = ScoringConfig(chunk=256, batch=4, ttt="documents", ttt_options=options)
     result = evaluate(artifact, stream, TABLE, settings)
     assert result.experts["neural"].bpb < 0.97 * result.ttt_rates[0].bpb
+
+
+def test_what_is_asked_is_what_the_rows_have_in_blocks_of_any_size(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream, random = text_like(120), np.random.default_rng(1)
+    ends = np.concatenate(([0], np.cumsum(random.integers(0, 9, len(stream) - 1)))).astype(np.uint32)
+    asked = Asked(random.integers(0, V, int(ends[-1])).astype(np.uint16), ends)
+    config = ScoringConfig(ttt="sgd", batch=4, chunk=64)
+    found = []
+    for block in (1 << 18, 7, 1):
+        monkeypatch.setattr(learning, "_BLOCK", block)
+        found.append(load_neural(artifact, config, None)[0].score_asked(stream, 1, asked)[1])
+    assert (found[0] == found[1]).all() and (found[0] == found[2]).all()
+    rows = np.empty((1, len(stream) - 1, V), np.float32)
+    load_neural(artifact, config, None)[0].score_rows(stream, 1, rows)
+    places, of = asked.of(np.arange(len(stream) - 1))
+    np.testing.assert_allclose(found[0], rows[0, of, asked.tokens[places]], atol=2e-6)
 
 
 def test_a_control_learns_from_other_tokens(artifact: Artifact) -> None:

@@ -175,6 +175,22 @@ def test_the_state_of_another_score_or_a_damaged_one_is_refused(
     attempt()
 
 
+def test_the_state_of_an_earlier_format_is_refused(
+    artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hybridlm.scoring.state.SECONDS", 0.0)
+    files = ScoreFiles(tmp_path / "a.state")
+    with monkeypatch.context() as patch:
+        patch.setattr("hybridlm.scoring.state.FORMAT", 2)
+        stop_after(patch, 2)
+        with pytest.raises(Stopped):
+            evaluate(artifact, STREAM, TABLE, settings("off"), files=files)
+    with pytest.raises(
+        FormatError, match=r"state of format 2, and this program reads format 3 alone.*remove it"
+    ):
+        evaluate(artifact, STREAM, TABLE, settings("off"), files=files)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_chunk_and_writes_the_state(
     artifact: Artifact,

@@ -10,7 +10,10 @@ from hybridlm import _core
 from hybridlm.errors import InputError
 from hybridlm.oracle import Oracle
 from hybridlm.oracle.build import build_dense, build_sparse
+from hybridlm.scoring.artifact_experts import ExpertSet
 from hybridlm.scoring.asked import Asked, Network
+from hybridlm.scoring.audit import AuditReport, audit
+from hybridlm.scoring.audit_subject import MixtureSubject
 from hybridlm.scoring.experts import Expert, Scored
 from hybridlm.scoring.tilted import Tilted, has_ngrams, tilted
 
@@ -163,6 +166,67 @@ def test_what_comes_later_changes_nothing(oracle: Oracle) -> None:
     other = STREAM.copy()
     other[200:] = other[200:][::-1]
     assert (scored(oracle, [])[0][:199] == scored(oracle, [], other)[0][:199]).all()
+
+
+class LearnsFirst(Tilted):
+    """Scores a piece by the exponents that it has taught."""
+
+    def score(self, stream: Tokens, start: int) -> Scored:
+        super().score(stream, start)
+        return super().score(stream, start)
+
+
+class SeesTarget(Tilted):
+    """Tilts only where that helps."""
+
+    def score(self, stream: Tokens, start: int) -> Scored:
+        tilted, network = super().score(stream, start), self._told(stream, start)
+        return Scored(np.maximum(tilted.log_probs, network.log_probs))
+
+
+class LooksAhead(Tilted):
+    """Begins with what the end of what it is given has taught."""
+
+    def score(self, stream: Tokens, start: int) -> Scored:
+        found = super().score(stream, start)
+        return Scored(found.log_probs + np.float32(1e-3) * np.float32(stream[-1]))
+
+
+class NotNormalised(Tilted):
+    """Leaves out ln Z."""
+
+    def predict(self, stream: Tokens) -> Scored:
+        network, row = self._network.predict(stream).log_probs[0], super().predict(stream).log_probs[0]
+        return Scored((row - (row - network).min())[None])
+
+
+class LearnsByALook(Tilted):
+    """Learns from a prediction."""
+
+    def predict(self, stream: Tokens) -> Scored:
+        row = self._network.predict(stream).log_probs[0]
+        others = row[Asked(*self._tilt.raised_tokens(stream, len(stream) - 1)).tokens]
+        self._tilt.mix(stream, len(stream) - 1, row[stream[-1:]], others)
+        return super().predict(stream)
+
+
+def audited(oracle: Oracle, kind: type[Tilted]) -> AuditReport:
+    def experts() -> ExpertSet:
+        network, expert = tilted(Given(), oracle)
+        return ExpertSet([network, kind(network, expert._tilt)])
+
+    return audit(MixtureSubject(experts, "eg"), STREAM, V, chunk=64, rows=30)
+
+
+def test_the_audit_passes_it(oracle: Oracle) -> None:
+    report = audited(oracle, Tilted)
+    assert report.passed, report
+    assert report.score_first.learns["tilted"] == "target"
+
+
+@pytest.mark.parametrize("kind", [LearnsFirst, SeesTarget, LooksAhead, NotNormalised, LearnsByALook])
+def test_the_audit_catches_a_dishonest_one(oracle: Oracle, kind: type[Tilted]) -> None:
+    assert not audited(oracle, kind).passed
 
 
 def test_an_oracle_without_ngrams_tilts_nothing(tmp_path_factory: pytest.TempPathFactory) -> None:

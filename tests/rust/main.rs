@@ -21,4 +21,5 @@ mod parallel;
 mod reference_experts;
 mod sparse;
 mod sparse_counts;
+mod tilted;
 mod tokens;

@@ -27,7 +27,7 @@ use hybridlm_core::Error;
 use proptest::prelude::*;
 
 /// Text of a spec: each token follows from the two before it, most of the time. Documents begin with [`BOS`].
-fn text(seed: u64, length: usize, vocab_size: u16) -> Vec<u16> {
+pub(crate) fn text(seed: u64, length: usize, vocab_size: u16) -> Vec<u16> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut random = move |below: u64| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -64,7 +64,7 @@ fn counted(streams: &[Vec<u16>], vocabulary: impl Into<Vocabulary>, order: usize
 /// With room for every n-gram to be a candidate.
 const MEMORY: usize = 1 << 32;
 
-fn built(
+pub(crate) fn built(
     streams: &[Vec<u16>],
     vocabulary: impl Into<Vocabulary>,
     order: usize,
@@ -75,7 +75,7 @@ fn built(
     build(&counted(streams, vocabulary, order), &config, &Control::default()).unwrap()
 }
 
-fn load(file: &[u8]) -> Result<SparseOracle, Error> {
+pub(crate) fn load(file: &[u8]) -> Result<SparseOracle, Error> {
     ngsp::decode(file, "test", 1, &Control::default())
 }
 
@@ -703,7 +703,7 @@ fn info_counts_what_the_file_holds() {
 
 // Damaged files.
 
-fn sealed(mut file: Vec<u8>) -> Vec<u8> {
+pub(crate) fn sealed(mut file: Vec<u8>) -> Vec<u8> {
     let checksum = crc32fast::hash(&file[12..]);
     file[8..12].copy_from_slice(&checksum.to_le_bytes());
     file

@@ -25,6 +25,9 @@ from hybridlm.scoring.units import UNIT, in_units
 
 log = logging.getLogger("hybridlm.eval")
 
+_BLOCK = 1 << 18
+"""Tokens that are asked about, of which the arms are mixed at once."""
+
 
 class Trainer(Protocol):
     """What trains an arm's model between chunks."""
@@ -112,8 +115,12 @@ class LearningExpert(Network):
         said = [arm.expert.score_asked(stream, start, asked) for arm in self.arms]
         scored, weights = self._mixed([one for one, _ in said])
         _, targets = asked.of(np.arange(len(stream) - start))
-        told = weights[:, targets] + np.stack([one for _, one in said])
-        return scored, log_sum_exp(told).astype(np.float32)
+        told = np.empty(len(targets), np.float32)
+        # A block at a time: a chunk asks about millions of tokens, and these sums are in double precision.
+        for at in range(0, len(told), _BLOCK):
+            block = slice(at, at + _BLOCK)
+            told[block] = log_sum_exp(weights[:, targets[block]] + np.stack([one[block] for _, one in said]))
+        return scored, told
 
     def score_rows(self, stream: NDArray[np.uint16], start: int, rows: NDArray[np.float32]) -> Scored:
         shown = np.empty((len(self.arms), *rows.shape[1:]), np.float32)

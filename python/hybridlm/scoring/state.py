@@ -156,7 +156,8 @@ class ScoreState:
         try:
             if metadata["format"] != FORMAT:
                 raise FormatError(
-                    f"{name}: state of format {metadata['format']}; this program reads {FORMAT}"
+                    f"{name}: state of format {metadata['format']}, and this program reads format {FORMAT} "
+                    "alone: go on with the hybridlm that wrote it, or remove it to begin anew"
                 )
             identity, targets = metadata["identity"], int(metadata["targets"])
             columns, digest, checksum = metadata["columns"], metadata["stream"], metadata["scores"]

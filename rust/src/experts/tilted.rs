@@ -150,9 +150,8 @@ impl Tilted {
             let mut work = Work::default();
             let scale = 1.0 / self.tilt_raised(raised, &logarithms(raised, row), &mut work);
             tilted.iter_mut().zip(row).for_each(|(tilted, &p)| *tilted = (f64::from(p) * scale) as f32);
-            for (&token, &factor) in raised.tokens.iter().zip(&work.factors) {
-                let p = f64::from(row[usize::from(token)]) * scale;
-                tilted[usize::from(token)] = (p * f64::from(factor)) as f32;
+            for (&token, &p) in raised.tokens.iter().zip(&work.probabilities) {
+                tilted[usize::from(token)] = (f64::from(p) * scale) as f32;
             }
         });
         Ok(())
@@ -175,12 +174,14 @@ impl Tilted {
 
     /// Takes over what [`Self::state`] gave.
     pub fn restore(&mut self, state: &[f64]) -> Result<()> {
-        let count = self.exponents.len();
-        if state.len() != 2 * count || state.iter().any(|value| !(value.is_finite() && *value >= 0.0)) {
+        let (exponents, squares) = state.split_at(self.exponents.len().min(state.len()));
+        let possible = exponents.iter().all(|exponent| (0.0..=LARGEST_EXPONENT).contains(exponent))
+            && squares.iter().all(|square| (FIRST_SQUARE..f64::INFINITY).contains(square));
+        if !possible || exponents.len() != squares.len() || squares.len() != self.squares.len() {
             return Err(Error::input("not the state of an expert that is tilted by such an oracle"));
         }
-        self.exponents.copy_from_slice(&state[..count]);
-        self.squares.copy_from_slice(&state[count..]);
+        self.exponents.copy_from_slice(exponents);
+        self.squares.copy_from_slice(squares);
         Ok(())
     }
 
@@ -227,9 +228,9 @@ impl Tilted {
 
     /// Fills `work` for the tokens that are raised. Returns Z.
     fn tilt_raised(&self, raised: &Raised, of_raised: &[f32], work: &mut Work) -> f64 {
-        let Work { gains, factors, probabilities } = work;
+        let Work { gains, before, probabilities } = work;
         gains.clear();
-        factors.clear();
+        before.clear();
         probabilities.clear();
         let Some(set) = self.set(raised) else { return 1.0 };
         let exponents = &self.exponents[set];
@@ -243,16 +244,17 @@ impl Tilted {
                 }
             }
         }
-        probabilities.extend_from_slice(of_raised);
+        before.extend_from_slice(of_raised);
         let mut excess = 0.0;
         wide_registers(|| {
             // So that float32 holds its exponential; the target's gain is that same number.
             gains.iter_mut().for_each(|gain| *gain = gain.min(LARGEST_GAIN));
-            factors.extend_from_slice(gains);
-            exp_in_place(factors);
+            // One exponential of the sum: what the network finds all but impossible may have the largest gain, and the
+            // two exponentials apart leave what float32 holds.
+            probabilities.extend(of_raised.iter().zip(&*gains).map(|(log_prob, gain)| log_prob + gain));
+            exp_in_place(before);
             exp_in_place(probabilities);
-            excess = sum_of(factors, probabilities, |factor, probability| probability * (factor - 1.0));
-            probabilities.iter_mut().zip(&*factors).for_each(|(p, factor)| *p *= factor);
+            excess = sum_of(probabilities, before, |tilted, before| tilted - before);
         });
         1.0 + excess
     }
@@ -277,8 +279,11 @@ impl Tilted {
         hit.map_or(0.0, |hit| f64::from(work.gains[hit])) - sum.ln()
     }
 
-    /// One step of AdaGrad.
+    /// One step of AdaGrad. A network that says no number teaches nothing: one such target would spoil all later ones.
     fn follow(&mut self, at: usize, gradient: f64) {
+        if !gradient.is_finite() {
+            return;
+        }
         self.squares[at] += gradient * gradient;
         let moved = self.exponents[at] + RATE * gradient / self.squares[at].sqrt();
         self.exponents[at] = moved.clamp(0.0, LARGEST_EXPONENT);
@@ -303,11 +308,11 @@ fn sum_of(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f64 {
     sums.iter().sum()
 }
 
-/// Of the tokens that are raised: Σ θ ln r, its exponential, and p_net times that.
+/// Of the tokens that are raised: Σ θ ln r, p_net, and p_net Π r^θ.
 #[derive(Default)]
 struct Work {
     gains: Vec<f32>,
-    factors: Vec<f32>,
+    before: Vec<f32>,
     probabilities: Vec<f32>,
 }
 

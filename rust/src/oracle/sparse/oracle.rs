@@ -63,6 +63,10 @@ pub struct SparseOracle {
     raises: OnceLock<Vec<Raises>>,
 }
 
+/// Of an n-gram whose token the two before it are not known to go on with: only a forged file has one, and it raises
+/// nothing. No list is so long, because a vocabulary has at most 65,535 tokens.
+const NO_PLACE: u16 = u16::MAX;
+
 /// Of each n-gram of one order, ln r, and the place of its token among those that the two before it are known to go on
 /// with.
 #[derive(Debug)]
@@ -219,7 +223,7 @@ impl SparseOracle {
                         // The order below has the same token, at the place that it has in the list of all.
                         let shorter_places = found.last().map(|shorter| &shorter.places);
                         places.push(match shorter_places {
-                            Some(places) => places.get(shorter as usize).copied().unwrap_or(0),
+                            Some(places) => places.get(shorter as usize).copied().unwrap_or(NO_PLACE),
                             None => place as u16,
                         });
                         longer_suffixes.push(if shorter == u32::MAX { 0 } else { shorter });
