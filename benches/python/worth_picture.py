@@ -7,7 +7,8 @@
 Each JSON file is one that ``worth.py --json`` has left. The picture has a line for each text: the least bits
 per byte that the network was part of, by those of the network alone. The table says for each budget which of
 the networks and oracles that fit have the fewest bits per byte of the first text together, with test-time
-training and online experts, and what the best network that fits has with test-time training alone.
+training and online experts (without an oracle, with whichever of the two is better), and what the best
+network that fits has with test-time training alone.
 
 The second picture is of the first text alone, by the processor seconds that a model takes to make. Of models
 of a kind, only those are shown that no cheaper one equals. --costs is {"networks": {artifact: seconds},
@@ -26,6 +27,7 @@ from hybridlm.scoring.config import DEFAULT_MIXER
 Results = list[dict[str, Any]]
 Points = list[tuple[float, float]]
 
+SECONDS = (100, 1000)
 BUDGETS = (500_000, 1_000_000, 2_000_000, 4_000_000, 8_000_000, 16_000_000)
 
 
@@ -86,28 +88,34 @@ def sources(results: Results, text: str) -> list[str]:
     return rows
 
 
-def budgets(results: Results) -> list[str]:
+def budgets(results: Results, costs: dict[str, float]) -> list[str]:
+    """``costs``: processor seconds by network, for rows in which no network took more than so many."""
     texts = list(dict.fromkeys(result["text"] for result in results))
     names = list(dict.fromkeys(result["artifact"] for result in results))
     by_text = {(result["artifact"], result["text"]): result for result in results}
     rows = [
-        f"| budget | network | oracle | {' | '.join(texts)} | network with test-time training |",
-        "|---" * (4 + len(texts)) + "|",
+        f"| network's time | budget | network | oracle | {' | '.join(texts)} | network with TTT alone |",
+        "|---" * (5 + len(texts)) + "|",
     ]
-    for budget in BUDGETS:
-        choices, alone = [], []
-        for name in names:
-            first = by_text[name, texts[0]]
-            if first["neural_bytes"] <= budget:
-                alone.append(first["rates"]["+ TTT"]["bpb"])
-            for label, size in first["oracle_bytes"].items():
-                if first["neural_bytes"] + size <= budget:
-                    rates = [by_text[name, text]["rates"][f"all, oracle {label}"]["bpb"] for text in texts]
-                    choices.append((rates, first["neural_bytes"], size))
-        if choices:
-            rates, neural, size = min(choices)
-            shown = " | ".join(f"{rate:.4f}" for rate in rates)
-            rows.append(f"| {budget / 1e6:g} MB | {neural:,} | {size:,} | {shown} | {min(alone):.4f} |")
+    for seconds in (*(SECONDS if costs else ()), None):
+        allowed = [name for name in names if seconds is None or costs[name] <= seconds]
+        limit = "any" if seconds is None else f"up to {seconds:,} s"
+        for budget in BUDGETS:
+            choices, alone = [], []
+            for name in allowed:
+                neural = by_text[name, texts[0]]["neural_bytes"]
+                sizes = by_text[name, texts[0]]["oracle_bytes"]
+                labels = {f"all, oracle {label}": size for label, size in sizes.items()}
+                for label, size in {"+ TTT": 0, "+ online": 0, **labels}.items():
+                    if neural + size <= budget:
+                        rates = [by_text[name, text]["rates"][label]["bpb"] for text in texts]
+                        choices.append((rates, neural, size))
+                        alone += rates[:1] if label == "+ TTT" else []
+            if choices:
+                rates, neural, size = min(choices)
+                cells = [limit, f"{budget / 1e6:g} MB", f"{neural:,}", f"{size:,}" if size else "none"]
+                cells += [f"{rate:.4f}" for rate in (*rates, min(alone))]
+                rows.append(f"| {' | '.join(cells)} |")
     return rows
 
 
@@ -144,11 +152,12 @@ def by_costs(
         "oracle alone": oracles,
         "oracle and online experts": mixtures,
     }
-    for row in peers["rows"]:
-        # A dictionary costs nothing to make, which a logarithmic axis has no place for.
-        if row["make_seconds"] and text in row["texts"]:
-            name = f"{row['method']} ({row['bytes_shipped'] / 1e6:.1f} MB)"
-            series[name] = [(row["make_seconds"], row["texts"][text]["bits_per_byte"])]
+    # A dictionary costs nothing to make, which a logarithmic axis has no place for.
+    shown = [row for row in peers["rows"] if row["make_seconds"] and text in row["texts"]]
+    for counts in (True, False):
+        rows = [row for row in shown if row["method"].startswith("KenLM") == counts]
+        name = "; ".join(f"{row['method']}, {row['bytes_shipped'] / 1e6:.1f} MB" for row in rows)
+        series[name] = [(row["make_seconds"], row["texts"][text]["bits_per_byte"]) for row in rows]
     return [Series(name, frontier(points)) for name, points in series.items()]
 
 
@@ -173,11 +182,13 @@ def main() -> None:
         lines(results, foreign), x_label="bits per byte of the network alone", y_label="bits per byte"
     )
     options.out.write_text(picture(chart))
+    all_costs = json.loads(options.costs.read_text()) if options.costs else {"networks": {}}
     if options.costs_out is not None:
         without = [result for result in found if result["artifact"] is None]
-        costs, peers = (json.loads(path.read_text()) for path in (options.costs, options.peers))
         chart = line_chart(
-            by_costs(results, without, costs, peers),
+            by_costs(
+                results, without, *(json.loads(path.read_text()) for path in (options.costs, options.peers))
+            ),
             x_label="processor seconds to make",
             y_label=f"bits per byte, {results[0]['text']}",
             logarithmic_x=True,
@@ -185,7 +196,7 @@ def main() -> None:
         options.costs_out.write_text(picture(chart))
     for text in dict.fromkeys(result["text"] for result in results):
         print("\n".join([*gains(results, text), "", *sources(results, text), ""]))
-    print("\n".join(budgets(results)))
+    print("\n".join(budgets(results, all_costs["networks"])))
 
 
 if __name__ == "__main__":
