@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from hybridlm.distributed import Distributed
 from hybridlm.model import GPT, ModelConfig
 from hybridlm.scoring.config import TTTConfig
-from hybridlm.scoring.neural import NeuralExpert, target_log_probs
+from hybridlm.scoring.neural import NeuralExpert, normalisers, target_log_probs
 from hybridlm.scoring.ttt import TestTimeTrainer
 from hybridlm.scoring.windows import WindowGrid
 from hybridlm.train.config import OptimizerConfig, TrainConfig
@@ -121,7 +121,8 @@ def test_scoring_on_cuda(config: TrainConfig) -> None:
         expert = NeuralExpert(model, WindowGrid(16, 8), Distributed(0, 1, 0, CUDA), group=4)
         stream = torch.zeros(200, dtype=torch.int64, device=CUDA)
         rows = expert._rows(stream, expert.grid.start(4))
-        for target, scores in expert._score_group(expert._logits(rows), rows, 1):
+        logits = expert._logits(rows)
+        for target, scores in expert._score_group(logits, normalisers(logits), rows, 1):
             assert scores.device == CUDA and target >= 33
         rows = stream.view(4, 50)
         assert target_log_probs(model(rows[:, :-1]), rows).shape == (4, 49)

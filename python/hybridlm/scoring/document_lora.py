@@ -37,7 +37,15 @@ from hybridlm.scoring.asked import Asked, Network, nothing_asked
 from hybridlm.scoring.config import TTTConfig
 from hybridlm.scoring.experts import Scored
 from hybridlm.scoring.lora import Adapters
-from hybridlm.scoring.neural import autocasting, healthy_logits, state_hash, tell
+from hybridlm.scoring.neural import (
+    autocasting,
+    healthy_logits,
+    log_probs_at,
+    normalisers,
+    row_log_probs,
+    state_hash,
+    tell,
+)
 from hybridlm.scoring.ttt import DEFAULT_LEARNING_RATE, TestTimeTrainer, deterministic
 
 _TARGETS = 32
@@ -481,15 +489,18 @@ class _Passes:
 
     def _write(self, logits: torch.Tensor, chosen: NDArray[np.intp], targets: NDArray[np.int64]) -> None:
         """``targets`` [n] are scored by the ``chosen`` [n] of logits [N, V]."""
-        wanted = logits[torch.from_numpy(chosen).to(logits.device)].float()
+        device = logits.device
+        wanted = logits[torch.from_numpy(chosen).to(device)].float()
         if self._rows is not None:
-            self._rows[targets - self._start] = wanted.double().log_softmax(dim=-1).float().cpu().numpy()
+            self._rows[targets - self._start] = row_log_probs(wanted).cpu().numpy()
         if self._found is not None:
-            tokens = torch.from_numpy(self._stream[targets].astype(np.int64)).to(wanted.device)
-            at = torch.from_numpy(targets - self._start).to(wanted.device)
-            self._found[at] = -F.cross_entropy(wanted, tokens, reduction="none")
-        if len(self.told):
-            tell(wanted, np.arange(len(targets)), targets - self._start, self._asked, self.told)
+            normal = normalisers(wanted)
+            tokens = torch.from_numpy(self._stream[targets].astype(np.int64)).to(device)
+            at = torch.from_numpy(targets - self._start).to(device)
+            self._found[at] = log_probs_at(wanted, normal, tokens)
+            if len(self.told):
+                cells = np.arange(len(targets))
+                tell(wanted, normal, cells, targets - self._start, self._asked, self.told)
 
     def _train(self, gradient: torch.Tensor, onwards: list[int]) -> None:
         """One Adam step of the first rows, by ``gradient`` [rows, size]."""
