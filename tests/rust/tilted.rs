@@ -162,3 +162,17 @@ fn a_state_that_learning_never_reaches_is_refused() {
     assert_eq!(tilted.state(), good);
     tilted.restore(&good).unwrap();
 }
+
+#[test]
+fn what_does_not_fit_teaches_nothing() {
+    let (oracle, tokens) = ordinary();
+    let mut tilted = Tilted::new(oracle).unwrap();
+    let before = tilted.fingerprint();
+    let (asked, _) = tilted.raised_tokens(&tokens, 1).unwrap();
+    assert!(asked.len() > 1);
+    for length in [asked.len() - 1, asked.len() + 1] {
+        let mut log_probs = vec![-2.0; tokens.len() - 1];
+        assert!(tilted.mix(&tokens, 1, &vec![-3.0; length], &mut log_probs).is_err());
+        assert!(tilted.fingerprint() == before);
+    }
+}

@@ -13,7 +13,7 @@ from hybridlm.scoring.asked import Network
 from hybridlm.scoring.config import DEFAULT_TTT, ScoringConfig
 from hybridlm.scoring.experts import Expert, Learner, online_experts
 from hybridlm.scoring.experts.oracle import OracleExperts
-from hybridlm.scoring.tilted import Tilted, has_ngrams, tilted
+from hybridlm.scoring.tilted import has_ngrams, tilted
 
 if TYPE_CHECKING:
     from hybridlm.distributed import Distributed
@@ -33,12 +33,10 @@ class ExpertSet:
     experts: neural, tilted, online and adaptive, oracle, control, in this order, as far as there are any.
     learners: what makes the neural one, and the control, learn between chunks; empty without test-time
     training.
-    tilted: that one.
     """
 
     experts: Sequence[Expert]
     learners: Sequence[Learner] = ()
-    tilted: Tilted | None = None
 
     def learn(self, stream: NDArray[np.uint16], start: int) -> None:
         """Called when the chunk stream[start:] has been committed and more follows."""
@@ -66,7 +64,6 @@ def experts_of(
     """
     experts: list[Expert] = []
     learners: list[Learner] = []
-    by_oracle: Tilted | None = None
     oracle = None if config.no_oracle else artifact.load_oracle()
     if oracle is not None:
         _check_vocabulary("oracle", oracle.vocab_size, vocab_size)
@@ -75,8 +72,7 @@ def experts_of(
         learners += [] if learner is None else [learner]
         _check_vocabulary("model", neural.vocab_size, vocab_size)
         if oracle is not None and has_ngrams(oracle):
-            questioned, by_oracle = tilted(neural, oracle)
-            experts += [questioned, by_oracle]
+            experts += tilted(neural, oracle)
         else:
             experts.append(neural)
     elif config.ttt not in (None, "off"):
@@ -90,7 +86,7 @@ def experts_of(
         expert, learner = load_neural(artifact, config, dist, control=control)
         experts.append(expert)
         learners += [] if learner is None else [learner]
-    return ExpertSet(experts, learners, by_oracle)
+    return ExpertSet(experts, learners)
 
 
 def load_neural(

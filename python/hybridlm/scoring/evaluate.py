@@ -29,6 +29,7 @@ from hybridlm.scoring.experts import Expert
 from hybridlm.scoring.mixing import Mixers, MixtureSpec, expert_names
 from hybridlm.scoring.mixtures import row_mixture_names
 from hybridlm.scoring.state import Interruption, Learning, ScoreState
+from hybridlm.scoring.tilted import Tilted
 from hybridlm.scoring.trace import Trace
 from hybridlm.scoring.units import LN_2, UNIT, in_units
 from hybridlm.stopwatch import Stopwatch
@@ -328,7 +329,7 @@ def _open_state(
     }
     with exclusive(path) if is_main else nullcontext():
         learners: list[Learning] = [*parts.learners]
-        learners += [] if parts.tilted is None else [parts.tilted]
+        learners += [expert for expert in parts.experts if isinstance(expert, Tilted)]
         state = ScoreState(path, identity, stream, kept, learners, writes=is_main)
         yield state
         state.remove()

@@ -71,7 +71,8 @@ impl Tilted {
     }
 
     /// ln p [n] of the targets tokens[start..], into `log_probs`, which holds the network's; `of_raised` is the network's
-    /// ln p of what [`Self::raised_tokens`] gives. Learns from each target after it is scored.
+    /// ln p of what [`Self::raised_tokens`] gives. Learns from each target after it is scored, and from none where these
+    /// don't fit.
     pub fn mix(
         &mut self,
         tokens: &[u16],
@@ -83,7 +84,7 @@ impl Tilted {
         if log_probs.len() != range.len() {
             return Err(Error::input(format!("{} targets, and ln p of {}", range.len(), log_probs.len())));
         }
-        let oracle = Arc::clone(&self.oracle);
+        let (oracle, before) = (Arc::clone(&self.oracle), self.state());
         let (mut at, mut scored, mut work) = (0, 0, Work::default());
         let mut missing = false;
         oracle.raised_kernel(tokens, range, &mut |raised| {
@@ -98,6 +99,7 @@ impl Tilted {
             (at, scored) = (end, scored + 1);
         });
         if missing || at != of_raised.len() {
+            self.restore(&before)?;
             return Err(Error::input(format!(
                 "{} tokens are raised, and ln p is of {}",
                 at,
